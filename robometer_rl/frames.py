@@ -1,0 +1,305 @@
+"""Frames of a trajectory, and the protocols that decide which of them a model sees.
+
+A *history* is the list of frames o_0 .. o_t that an environment has shown since its reset. A reward model reads at
+most ``max_frames`` of them, so a `FrameProtocol` names the ones it is shown when step t is scored. Which protocol
+produced a number is part of the number: every output records it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Clip",
+    "FrameError",
+    "FrameProtocol",
+    "FrameSequence",
+    "NestedFrames",
+    "TaskError",
+    "UniformFrames",
+    "as_frame",
+    "as_frames",
+    "check_task",
+    "parse_protocol",
+    "scored_steps",
+]
+
+
+class FrameError(ValueError):
+    """Frames that are not RGB images of one size; the message says what was given and what was expected."""
+
+
+class TaskError(ValueError):
+    """A task that is not a non-empty string."""
+
+
+@runtime_checkable
+class FrameSequence(Protocol):
+    """What `Clip.frames` may be: an array, a memory map, a video decoder."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(T, H, W, 3)``."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Any: ...
+
+
+_EXPECTED = "expected RGB frames: uint8 (T, H, W, 3), float in [0, 1], or channels first (T, 3, H, W)"
+
+
+def _layout(shape: tuple[int, ...]) -> bool:
+    """Whether frames of ``shape`` have their channels first; raises `FrameError` if they are not RGB frames."""
+    if len(shape) != 4:
+        raise FrameError(f"got {len(shape)} dimensions, shape {shape}; {_EXPECTED}")
+    if 0 in shape:
+        raise FrameError(f"got no pixels, shape {shape}; {_EXPECTED}")
+    if shape[3] == 3:
+        return False
+    if shape[1] == 3:
+        return True
+    grey = " (grey frames: repeat the channel three times first)" if 1 in (shape[1], shape[3]) else ""
+    raise FrameError(f"got shape {shape}, which has no axis of 3 colour channels{grey}; {_EXPECTED}")
+
+
+def as_frames(frames: Any) -> NDArray[np.uint8]:
+    """Returns ``frames`` as uint8 RGB of shape (T, H, W, 3), converting on stated rules only.
+
+    Args:
+        frames: An array, or a list of images of one size. uint8 is taken as it is; floating point must be finite and
+            within [0, 1] and is multiplied by 255 and rounded; an axis of length 3 in second place is moved to the
+            end unless the last axis has length 3 already.
+
+    Raises:
+        FrameError: Empty, NaN or outside [0, 1], another dtype, wrong rank, mixed sizes, or not three channels.
+    """
+    if isinstance(frames, (list, tuple)):
+        images = [np.asarray(image) for image in frames]
+        if not images:
+            raise FrameError(f"got an empty list of frames; {_EXPECTED}")
+        shapes = sorted({image.shape for image in images})
+        if len(shapes) > 1:
+            raise FrameError(f"got frames of different shapes, {shapes}; all frames of a clip have one size")
+        array = np.stack(images)
+    else:
+        array = np.asarray(frames)
+    channels_first = _layout(array.shape)
+    if array.dtype != np.uint8:
+        array = _float_to_uint8(array)
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1) if channels_first else array)
+
+
+def _float_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise FrameError(f"got dtype {array.dtype}; {_EXPECTED}")
+    if not np.isfinite(array).all():
+        raise FrameError(f"got NaN or infinite pixels; {_EXPECTED}")
+    low, high = float(array.min()), float(array.max())
+    if low < 0.0 or high > 1.0:
+        raise FrameError(f"got floating point pixels from {low:g} to {high:g}; {_EXPECTED}")
+    return np.rint(array * 255.0).astype(np.uint8)
+
+
+def as_frame(frame: Any) -> NDArray[np.uint8]:
+    """Returns one image as uint8 RGB of shape (H, W, 3); the rules and errors of `as_frames`."""
+    array = np.asarray(frame)
+    if array.ndim != 3:
+        raise FrameError(f"got one frame of shape {array.shape}; expected (H, W, 3) or (3, H, W)")
+    return as_frames(array[None])[0]
+
+
+def check_task(task: Any) -> str:
+    """Returns ``task``; raises `TaskError` unless it is a string with something in it."""
+    if not isinstance(task, str) or not task.strip():
+        raise TaskError(f"got the task {task!r}; expected a non-empty instruction such as 'open the drawer'")
+    return task
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a model is asked about: the frames of a trajectory and one instruction.
+
+    Attributes:
+        frames: (T, H, W, 3) RGB, see `as_frames`; anything with ``len``, ``shape`` and slicing, so that a long
+            episode may stay on disk. A list of images is stacked.
+        task: The instruction, a non-empty string.
+    """
+
+    frames: FrameSequence
+    task: str
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        if isinstance(self.frames, (list, tuple)):
+            object.__setattr__(self, "frames", as_frames(self.frames))
+        if not isinstance(self.frames, FrameSequence):
+            given = type(self.frames).__name__
+            raise FrameError(f"got frames of type {given}; expected something with len, shape and slicing")
+        _layout(tuple(self.frames.shape))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, indices: Iterable[int] | None = None) -> NDArray[np.uint8]:
+        """Reads frames, all or the chosen ones in the order given, as uint8 (T, H, W, 3); see `as_frames`."""
+        if indices is None:
+            return as_frames(self.frames[:])
+        chosen = list(indices)
+        if isinstance(self.frames, np.ndarray):
+            return as_frames(self.frames[chosen])
+        return np.concatenate([as_frames(self.frames[index : index + 1]) for index in chosen])
+
+
+class FrameProtocol(ABC):
+    """Which frames of a history o_0 .. o_t the model sees when it scores step t.
+
+    Attributes:
+        name: The short name that outputs record together with ``max_frames``, as in ``nested(8)``.
+        max_frames: The most frames a model is shown at once.
+    """
+
+    name: str
+    max_frames: int
+
+    @abstractmethod
+    def slots(self, t: int) -> NDArray[np.int64]:
+        """Indices of the frames shown for step ``t``, in order, at most ``max_frames``; the last one is ``t``.
+
+        A frame may appear more than once (padding). Predictions for step t are read at the last slot.
+        """
+
+    @abstractmethod
+    def retained(self, t: int) -> NDArray[np.int64]:
+        """Indices among o_0 .. o_t that some later step may still show."""
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.max_frames})"
+
+
+@dataclass(frozen=True)
+class UniformFrames(FrameProtocol):
+    """The published rule: the whole history, thinned evenly, padded on the right by repeating the last frame.
+
+    Steps below ``max_frames`` show every frame; later ones show ``rint(linspace(0, t, max_frames))``, both ends
+    included (spec section 2.1). Predictions are read at the last slot, padding included, as the reference does.
+
+    Example:
+        >>> UniformFrames(8).slots(31).tolist()
+        [0, 4, 9, 13, 18, 22, 27, 31]
+        >>> UniformFrames(4).slots(1).tolist()
+        [0, 1, 1, 1]
+    """
+
+    max_frames: int = 8
+    name = "uniform"
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1)
+
+    def slots(self, t: int) -> NDArray[np.int64]:
+        """See `FrameProtocol.slots`; always ``max_frames`` of them."""
+        _require_step(t)
+        if t < self.max_frames:
+            return np.minimum(np.arange(self.max_frames), t)
+        if self.max_frames == 1:
+            return np.array([t])
+        return np.rint(np.linspace(0, t, self.max_frames)).astype(np.int64)
+
+    def retained(self, t: int) -> NDArray[np.int64]:
+        """All of them: any frame may be picked again later."""
+        return np.arange(t + 1)
+
+
+@dataclass(frozen=True)
+class NestedFrames(FrameProtocol):
+    """The streaming rule: keyframes at multiples of a power of two, and the newest frame.
+
+    The stride is the smallest power of two with ``ceil(t / stride) <= max_frames - 1``; step t shows the multiples of
+    the stride below t, then t itself. Within a stride the shown frames of neighbouring steps share their prefix, so a
+    causal model can share the work; when the stride doubles, half of the keyframes are dropped for good.
+
+    Example:
+        >>> NestedFrames(4).slots(3).tolist(), NestedFrames(4).slots(5).tolist()
+        ([0, 1, 2, 3], [0, 2, 4, 5])
+    """
+
+    max_frames: int = 8
+    name = "nested"
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 2)
+
+    def stride(self, t: int) -> int:
+        """Distance between the keyframes shown for step ``t``."""
+        _require_step(t)
+        stride = 1
+        while -(-t // stride) > self.max_frames - 1:
+            stride *= 2
+        return stride
+
+    def slots(self, t: int) -> NDArray[np.int64]:
+        """See `FrameProtocol.slots`; no padding."""
+        return np.append(np.arange(0, t, self.stride(t)), t)
+
+    def retained(self, t: int) -> NDArray[np.int64]:
+        """Multiples of the current stride: at most ``max_frames`` of them, however long the history."""
+        return np.arange(0, t + 1, self.stride(t))
+
+
+def _require_at_least(protocol: FrameProtocol, minimum: int) -> None:
+    value = protocol.max_frames
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{protocol.name} frames need an integer max_frames >= {minimum}, got {value!r}")
+
+
+def _require_step(t: int) -> None:
+    if t < 0:
+        raise ValueError(f"steps count from 0 (the reset frame), got {t}")
+
+
+_PROTOCOLS: dict[str, type[UniformFrames] | type[NestedFrames]] = {
+    UniformFrames.name: UniformFrames,
+    NestedFrames.name: NestedFrames,
+}
+
+
+def parse_protocol(text: str) -> FrameProtocol:
+    """The inverse of ``str(protocol)``: ``"nested(8)"``, or a bare name for its default ``max_frames``."""
+    match = re.fullmatch(r"(\w+)(?:\((\d+)\))?", text.strip())
+    if match is None or match[1] not in _PROTOCOLS:
+        raise ValueError(
+            f"unknown frame protocol {text!r}; expected one of {sorted(_PROTOCOLS)}, as in 'nested(8)'"
+        )
+    return _PROTOCOLS[match[1]](int(match[2])) if match[2] else _PROTOCOLS[match[1]]()
+
+
+def scored_steps(num_frames: int, every: int = 1) -> NDArray[np.int64]:
+    """Steps of an episode that are scored: 0, every, 2 every, ... and always the last one.
+
+    Protocols index *this* list, as if the frames between had never been seen: they need not even be rendered.
+
+    Example:
+        >>> scored_steps(12, every=5).tolist()
+        [0, 5, 10, 11]
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"every must be a positive integer, got {every!r}")
+    if num_frames < 1:
+        raise ValueError(f"an episode has at least one frame, got {num_frames}")
+    steps = np.arange(0, num_frames, every)
+    return steps if steps[-1] == num_frames - 1 else np.append(steps, num_frames - 1)
+
+
+def same_length(name: str, values: Sequence[Any], expected: int) -> None:
+    """Raises `ValueError` unless ``values`` has ``expected`` entries."""
+    if len(values) != expected:
+        raise ValueError(f"got {len(values)} {name}, expected {expected}")

@@ -1,0 +1,254 @@
+"""The interface of a reward model, and everything that follows from `RewardModel.predict` alone.
+
+A per-frame value model is one small file: subclass `RewardModel`, implement `predict`, and dense episode scores and
+per-environment streams work. A model that can do better overrides `predict_steps` and `stream`.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip, FrameProtocol, as_frame, check_task, same_length, scored_steps
+from robometer_rl.prediction import Prediction, StepPrediction
+
+__all__ = ["HistoryStream", "RewardModel", "RewardStream", "UnsupportedByModelError"]
+
+T = TypeVar("T")
+
+
+class UnsupportedByModelError(RuntimeError):
+    """This model cannot answer that question, whatever its arguments."""
+
+
+class RewardStream(ABC):
+    """Histories that grow by one frame at a time, scored together.
+
+    Attributes:
+        tasks: The instruction of each history.
+        protocol: Which frames of a history are shown to the model.
+    """
+
+    tasks: list[str]
+    protocol: FrameProtocol
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @abstractmethod
+    def append(
+        self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None
+    ) -> StepPrediction:
+        """Adds one frame to each of the chosen histories and scores it with its history.
+
+        Args:
+            frames: One RGB image per chosen history, see `robometer_rl.frames.as_frame`; sizes may differ between
+                histories, not within one.
+            indices: The histories, all by default; no history twice.
+
+        Returns:
+            One value per entry of ``indices``, in that order.
+        """
+
+    @abstractmethod
+    def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
+        """Empties the chosen histories (all by default) and, if ``tasks`` is given, changes their instructions."""
+
+    def _chosen(self, indices: Sequence[int] | None) -> list[int]:
+        if indices is None:
+            return list(range(len(self)))
+        chosen = [int(index) for index in indices]
+        if len(set(chosen)) != len(chosen) or any(not 0 <= index < len(self) for index in chosen):
+            raise IndexError(f"got histories {chosen}; expected distinct numbers from 0 to {len(self) - 1}")
+        return chosen
+
+    def _frames_for(
+        self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]
+    ) -> list[NDArray[np.uint8]]:
+        same_length("frames", frames, len(chosen))
+        return [as_frame(frame) for frame in frames]
+
+    def _change_tasks(self, chosen: Sequence[int], tasks: Sequence[str] | None) -> None:
+        if tasks is None:
+            return
+        if isinstance(tasks, str):
+            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        same_length("tasks", tasks, len(chosen))
+        for index, task in zip(chosen, tasks, strict=True):
+            self.tasks[index] = check_task(task)
+
+
+class RewardModel(ABC):
+    """Predicts progress and success after each frame of a clip.
+
+    Attributes:
+        source: The string that `robometer_rl.load_reward_model` takes to load the same model again.
+        model_id: Name recorded in outputs.
+        revision: Commit recorded in outputs, if known.
+        dtype: Precision recorded in outputs.
+        default_protocol: What ``protocol=None`` means for this model.
+        success_threshold: Calibrated threshold on the success probability, None if it was never calibrated.
+        lock: Serialises calls from several threads; every public method holds it.
+    """
+
+    source: str
+    model_id: str
+    revision: str | None = None
+    dtype: str = "float32"
+    default_protocol: FrameProtocol
+    success_threshold: float | None = None
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    @abstractmethod
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """Scores exactly the frames given, one value per frame; lengths and sizes may differ between clips."""
+
+    def predict_steps(
+        self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
+    ) -> list[Prediction]:
+        """Scores whole episodes densely: one value per scored step, each with its own history.
+
+        Args:
+            clips: Episodes of any length.
+            protocol: Which frames of its history each step is scored with; the model's default if None.
+            every: Scoring interval, see `robometer_rl.frames.scored_steps`.
+
+        Returns:
+            One prediction per clip with ``len(scored_steps(len(clip), every))`` values.
+        """
+        protocol = protocol or self.default_protocol
+        queries = [_StepQueries(clip, protocol, every) for clip in clips]
+        results: list[list[Prediction]] = [[] for _ in clips]
+        numbered = ((number, query) for number, episode in enumerate(queries) for query in episode)
+        with self.lock:
+            for batch in _batches(numbered, 16):
+                for (number, _), prediction in zip(
+                    batch, self.predict([clip for _, clip in batch]), strict=True
+                ):
+                    results[number].append(prediction)
+        return [
+            replace(
+                answers[0],
+                progress=np.array([answer.progress[-1] for answer in answers], np.float32),
+                success=np.array([answer.success[-1] for answer in answers], np.float32),
+                progress_distribution=np.stack([answer.progress_distribution[-1] for answer in answers]),
+                protocol=str(protocol),
+                every=every,
+            )
+            for answers in results
+        ]
+
+    def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
+        """Probability that the first clip of each pair makes more progress than the second.
+
+        Args:
+            pairs: Two clips with the same task.
+            both_orders: Ask in both orders and average, which removes the preference for a position.
+
+        Returns:
+            (len(pairs),) probabilities.
+
+        Raises:
+            UnsupportedByModelError: The model has no notion of preference.
+        """
+        raise UnsupportedByModelError(
+            f"{type(self).__name__} {self.model_id!r} does not compare trajectories"
+        )
+
+    def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
+        """Starts one empty history per task; see `RewardStream`."""
+        return HistoryStream(self, tasks, protocol or self.default_protocol)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled: it lives once, in the main process. To score environments "
+            "that run in worker processes, wrap the vectorised environment outside with "
+            "robometer_rl.wrappers.vector.RobometerReward (Gymnasium) or robometer_rl.wrappers.sb3.VecRobometerReward "
+            "(Stable-Baselines3), and render in the workers with robometer_rl.wrappers.rendering.RenderToInfo"
+        )
+
+
+@dataclass(frozen=True)
+class _StepQueries:
+    """The clips that the model is shown for the scored steps of one episode, made one at a time."""
+
+    clip: Clip
+    protocol: FrameProtocol
+    every: int
+
+    def __iter__(self) -> Iterator[Clip]:
+        steps = scored_steps(len(self.clip), self.every)
+        for t in range(len(steps)):
+            yield Clip(self.clip.read(steps[self.protocol.slots(t)]), self.clip.task)
+
+
+@dataclass
+class _History:
+    """The frames of one history that its protocol may still show."""
+
+    frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    length: int = 0
+
+
+class HistoryStream(RewardStream):
+    """A stream for any model: keeps the frames a protocol may still show and asks `RewardModel.predict` each time."""
+
+    def __init__(self, model: RewardModel, tasks: Sequence[str], protocol: FrameProtocol) -> None:
+        if isinstance(tasks, str):
+            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        self.model = model
+        self.protocol = protocol
+        self.tasks = [check_task(task) for task in tasks]
+        self._histories = [_History() for _ in self.tasks]
+
+    def append(
+        self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None
+    ) -> StepPrediction:
+        """See `RewardStream.append`."""
+        chosen = self._chosen(indices)
+        images = self._frames_for(frames, chosen)
+        clips = [self._grow(index, image) for index, image in zip(chosen, images, strict=True)]
+        with self.model.lock:
+            answers = self.model.predict(clips)
+        for index in chosen:
+            self._forget(self._histories[index])
+        return StepPrediction(
+            progress=np.array([answer.progress[-1] for answer in answers], np.float32),
+            success=np.array([answer.success[-1] for answer in answers], np.float32),
+            progress_distribution=np.array(
+                [answer.progress_distribution[-1] for answer in answers], np.float32
+            ),
+        )
+
+    def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
+        """See `RewardStream.reset`."""
+        chosen = self._chosen(indices)
+        self._change_tasks(chosen, tasks)
+        for index in chosen:
+            self._histories[index] = _History()
+
+    def _grow(self, index: int, image: NDArray[np.uint8]) -> Clip:
+        history = self._histories[index]
+        t = history.length
+        history.frames[t] = image
+        history.length += 1
+        return Clip([history.frames[slot] for slot in self.protocol.slots(t).tolist()], self.tasks[index])  # pyright: ignore[reportArgumentType]
+
+    def _forget(self, history: _History) -> None:
+        retained = set(self.protocol.retained(history.length - 1).tolist())
+        history.frames = {t: image for t, image in history.frames.items() if t in retained}
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
