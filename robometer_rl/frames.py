@@ -276,9 +276,7 @@ def parse_protocol(text: str) -> FrameProtocol:
     """The inverse of ``str(protocol)``: ``"nested(8)"``, or a bare name for its default ``max_frames``."""
     match = re.fullmatch(r"(\w+)(?:\((\d+)\))?", text.strip())
     if match is None or match[1] not in _PROTOCOLS:
-        raise ValueError(
-            f"unknown frame protocol {text!r}; expected one of {sorted(_PROTOCOLS)}, as in 'nested(8)'"
-        )
+        raise ValueError(f"unknown frame protocol {text!r}; expected one of {sorted(_PROTOCOLS)}, as in 'nested(8)'")
     return _PROTOCOLS[match[1]](int(match[2])) if match[2] else _PROTOCOLS[match[1]]()
 
 

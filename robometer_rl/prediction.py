@@ -50,9 +50,7 @@ class Prediction:
 
     def __post_init__(self) -> None:
         scored = len(self.progress)
-        shapes = {
-            name: getattr(self, name).shape for name in ("progress", "success", "progress_distribution")
-        }
+        shapes = {name: getattr(self, name).shape for name in ("progress", "success", "progress_distribution")}
         if shapes["progress"] != (scored,) or shapes["success"] != (scored,):
             raise ValueError(f"progress and success must be one value per scored frame, got {shapes}")
         if len(shapes["progress_distribution"]) != 2 or shapes["progress_distribution"][0] != scored:
@@ -70,9 +68,7 @@ class Prediction:
                 f"frames, which has {len(steps)} scored frames"
             )
         source = np.searchsorted(steps, np.arange(num_frames), side="right") - 1
-        values = {
-            name: getattr(self, name)[source] for name in ("progress", "success", "progress_distribution")
-        }
+        values = {name: getattr(self, name)[source] for name in ("progress", "success", "progress_distribution")}
         return Prediction(**{**self._as_dict(), **values, "every": 1})
 
     def save(self, path: str | Path) -> None:
@@ -86,9 +82,7 @@ class Prediction:
         with np.load(path, allow_pickle=False) as data:
             version = int(data["schema_version"])
             if version != SCHEMA_VERSION:
-                raise ValueError(
-                    f"{path} has prediction schema {version}; this release reads {SCHEMA_VERSION}"
-                )
+                raise ValueError(f"{path} has prediction schema {version}; this release reads {SCHEMA_VERSION}")
             values: dict[str, Any] = {}
             for field in fields(cls):
                 value = data[field.name]

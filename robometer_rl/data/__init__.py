@@ -1,0 +1,1 @@
+"""Trajectories: how they are recorded, stored, sampled and turned into targets."""

@@ -1,0 +1,1 @@
+"""Reward models: the interface, loading, and the Robometer itself."""

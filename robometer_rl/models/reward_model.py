@@ -43,9 +43,7 @@ class RewardStream(ABC):
         return len(self.tasks)
 
     @abstractmethod
-    def append(
-        self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None
-    ) -> StepPrediction:
+    def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
         """Adds one frame to each of the chosen histories and scores it with its history.
 
         Args:
@@ -69,9 +67,7 @@ class RewardStream(ABC):
             raise IndexError(f"got histories {chosen}; expected distinct numbers from 0 to {len(self) - 1}")
         return chosen
 
-    def _frames_for(
-        self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]
-    ) -> list[NDArray[np.uint8]]:
+    def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
         same_length("frames", frames, len(chosen))
         return [as_frame(frame) for frame in frames]
 
@@ -131,9 +127,7 @@ class RewardModel(ABC):
         numbered = ((number, query) for number, episode in enumerate(queries) for query in episode)
         with self.lock:
             for batch in _batches(numbered, 16):
-                for (number, _), prediction in zip(
-                    batch, self.predict([clip for _, clip in batch]), strict=True
-                ):
+                for (number, _), prediction in zip(batch, self.predict([clip for _, clip in batch]), strict=True):
                     results[number].append(prediction)
         return [
             replace(
@@ -160,9 +154,7 @@ class RewardModel(ABC):
         Raises:
             UnsupportedByModelError: The model has no notion of preference.
         """
-        raise UnsupportedByModelError(
-            f"{type(self).__name__} {self.model_id!r} does not compare trajectories"
-        )
+        raise UnsupportedByModelError(f"{type(self).__name__} {self.model_id!r} does not compare trajectories")
 
     def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
         """Starts one empty history per task; see `RewardStream`."""
@@ -210,9 +202,7 @@ class HistoryStream(RewardStream):
         self.tasks = [check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
 
-    def append(
-        self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None
-    ) -> StepPrediction:
+    def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
         """See `RewardStream.append`."""
         chosen = self._chosen(indices)
         images = self._frames_for(frames, chosen)
@@ -224,9 +214,7 @@ class HistoryStream(RewardStream):
         return StepPrediction(
             progress=np.array([answer.progress[-1] for answer in answers], np.float32),
             success=np.array([answer.success[-1] for answer in answers], np.float32),
-            progress_distribution=np.array(
-                [answer.progress_distribution[-1] for answer in answers], np.float32
-            ),
+            progress_distribution=np.array([answer.progress_distribution[-1] for answer in answers], np.float32),
         )
 
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
