@@ -1,0 +1,147 @@
+"""A recorded run of a robot (or a person) on a task: what training and evaluation read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip, FrameSequence, check_task
+
+__all__ = ["QualityLabel", "Trajectory", "TrajectoryError", "linear_progress"]
+
+QualityLabel = Literal["successful", "suboptimal", "failure"]
+
+
+class TrajectoryError(ValueError):
+    """A trajectory that cannot be learned from; the message names it and what is wrong with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Frames of one run with its instruction, its outcome and where it came from (spec section 1.1).
+
+    Arrays named "per frame" have one entry for each of the T recorded frames; None means that the source does not
+    know. They are never estimated here.
+
+    Attributes:
+        id: Unique name within a data set.
+        task: The instruction, a non-empty string.
+        frames: (T, H, W, 3) RGB with T >= 2; may be lazy, see `robometer_rl.frames.Clip`.
+        quality_label: ``successful``, ``suboptimal`` or ``failure``.
+        data_source: Tag of the data set that it belongs to, as in ``metaworld``.
+        is_robot: False for videos of people.
+        partial_success: Graded outcome in [0, 1], if the source grades.
+        success: (T,) bool per frame: the source's own judgement that the task is done in that frame.
+        state: (T, D) float32 per frame: low-dimensional simulator state.
+        distance: (T,) float32 per frame: distance to the goal in metres, as the simulator measures it.
+        steps: (T,) int64 per frame: environment steps since reset; frame 0 is the reset observation's.
+        instructions: Paraphrases of ``task``, without ``task`` itself.
+        skill: Name of the policy that acted, if known.
+        seed: Seed of the episode, if known.
+        split: ``train`` or ``test``, or another name that the source gives.
+        metadata: Further facts of the source, JSON values only.
+
+    Raises:
+        TaskError: ``task`` is not a non-empty string.
+        FrameError: The frames are not RGB images.
+        TrajectoryError: Fewer than 2 frames, a per-frame array of another length, an unknown quality label, a partial
+            success outside [0, 1], or an empty id or data source.
+    """
+
+    id: str
+    task: str
+    frames: FrameSequence
+    quality_label: QualityLabel
+    data_source: str
+    is_robot: bool = True
+    partial_success: float | None = None
+    success: NDArray[np.bool_] | None = None
+    state: NDArray[np.float32] | None = None
+    distance: NDArray[np.float32] | None = None
+    steps: NDArray[np.int64] | None = None
+    instructions: tuple[str, ...] = ()
+    skill: str | None = None
+    seed: int | None = None
+    split: str = "train"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "data_source", "split"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise TrajectoryError(f"trajectory {self.id!r} has the {name} {value!r}; expected a non-empty string")
+        object.__setattr__(self, "frames", Clip(self.frames, self.task).frames)
+        for instruction in self.instructions:
+            check_task(instruction)
+        if len(self.frames) < 2:
+            raise TrajectoryError(f"trajectory {self.id!r} has {len(self.frames)} frame(s); expected at least 2")
+        if self.quality_label not in get_args(QualityLabel):
+            raise TrajectoryError(
+                f"trajectory {self.id!r} has the quality label {self.quality_label!r}; "
+                f"expected one of {get_args(QualityLabel)}"
+            )
+        if self.partial_success is not None and not 0.0 <= self.partial_success <= 1.0:
+            raise TrajectoryError(
+                f"trajectory {self.id!r} has partial success {self.partial_success!r}; expected a value in [0, 1]"
+            )
+        self._set_per_frame("success", np.bool_, ndim=1)
+        self._set_per_frame("state", np.float32, ndim=2)
+        self._set_per_frame("distance", np.float32, ndim=1)
+        self._set_per_frame("steps", np.int64, ndim=1)
+
+    def _set_per_frame(self, name: str, dtype: type[np.generic], ndim: int) -> None:
+        if getattr(self, name) is None:
+            return
+        array = np.asarray(getattr(self, name), dtype=dtype)
+        if array.ndim != ndim or len(array) != len(self.frames):
+            raise TrajectoryError(
+                f"trajectory {self.id!r} has {name} of shape {array.shape} for {len(self.frames)} frames; "
+                f"expected {ndim} dimension(s), one entry per frame"
+            )
+        if not np.isfinite(array).all():
+            raise TrajectoryError(f"trajectory {self.id!r} has NaN or infinite values in {name}")
+        object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def success_index(self) -> int | None:
+        """Index of the first frame in which the task is done; None if it never is, or if nobody judged."""
+        if self.success is None or not self.success.any():
+            return None
+        return int(np.argmax(self.success))
+
+    def clip(self, task: str | None = None) -> Clip:
+        """The frames with the instruction, or with another ``task``, as a model is asked about them."""
+        return Clip(self.frames, self.task if task is None else task)
+
+
+def linear_progress(num_frames: int, success_index: int) -> NDArray[np.float32]:
+    """True progress of an expert: linear in time from 0 at the reset frame to 1 at first success, 1 from then on.
+
+    It says nothing about a run that wanders, and is meant for runs that head for the goal all the time.
+
+    Args:
+        num_frames: T, frames of the episode.
+        success_index: Index of the first frame in which the task is done, 1 <= success_index < T.
+
+    Returns:
+        (T,) float32 in [0, 1].
+
+    Raises:
+        ValueError: ``success_index`` is not a frame after the reset frame.
+
+    Example:
+        >>> linear_progress(6, success_index=4).tolist()
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    if not 1 <= success_index < num_frames:
+        raise ValueError(
+            f"first success at frame {success_index} of {num_frames}; expected 1 <= success_index < {num_frames}"
+        )
+    return np.minimum(np.arange(num_frames) / success_index, 1.0).astype(np.float32)
