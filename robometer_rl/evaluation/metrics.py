@@ -1,0 +1,343 @@
+"""What makes a reward model good, as pure functions over arrays.
+
+"VOC" means two things in the literature, so no function here is called that alone: `voc_pearson` correlates predicted
+with true progress, `voc_spearman` correlates it with time. Undefined correlations (a constant, a single value) are NaN,
+and aggregation says how many values it left out, rather than counting them as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Estimate",
+    "PreferenceAccuracy",
+    "ThresholdChoice",
+    "auroc",
+    "average_precision",
+    "best_threshold",
+    "bootstrap",
+    "kendall_tau_a",
+    "kendall_tau_b",
+    "mean_tau_a",
+    "pearson",
+    "preference_accuracy",
+    "ranking_accuracy",
+    "spearman",
+    "stall_rise",
+    "voc_pearson",
+    "voc_spearman",
+]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic of several episodes with its bootstrap interval.
+
+    Attributes:
+        value: The statistic; NaN if no episode has one.
+        low: Lower end of the interval.
+        high: Upper end.
+        count: Episodes (or pairs) that it is made of.
+        undefined: Episodes left out because their own value is NaN.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    undefined: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.count})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def bootstrap(
+    values: ArrayLike,
+    statistic: Callable[[NDArray[Any]], float] | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Percentile bootstrap over rows, which are the units that vary independently: episodes, or pairs.
+
+    Args:
+        values: (n,) one value per unit, or (n, ...) whatever ``statistic`` takes. Rows with NaN are left out.
+        statistic: Maps rows to one number; their mean by default. A resample on which it is NaN (one class only, say)
+            is left out of the interval.
+        resamples: Number of resamples.
+        level: Coverage.
+        seed: Of the resampling.
+
+    Returns:
+        The statistic of all rows and its interval; NaN throughout if there are no rows.
+    """
+    rows = np.asarray(values, dtype=np.float64)
+    valid = ~np.isnan(rows.reshape(len(rows), -1)).any(axis=1) if len(rows) else np.zeros(0, bool)
+    kept = rows[valid]
+    undefined = len(rows) - len(kept)
+    if not len(kept):
+        return Estimate(np.nan, np.nan, np.nan, 0, undefined)
+    measure = statistic or _mean
+    draws = np.random.default_rng(seed).integers(len(kept), size=(resamples, len(kept)))
+    samples = np.array([measure(kept[draw]) for draw in draws])
+    tail = 50.0 * (1.0 - level)
+    low, high = np.nanpercentile(samples, [tail, 100.0 - tail]) if not np.isnan(samples).all() else (np.nan, np.nan)
+    return Estimate(float(measure(kept)), float(low), float(high), len(kept), undefined)
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Linear correlation of (n,) and (n,); NaN if either is constant or n < 2."""
+    a, b = _same_shape(x, y)
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation with average ranks for ties; NaN where `pearson` is."""
+    a, b = _same_shape(x, y)
+    return pearson(_average_ranks(a), _average_ranks(b))
+
+
+def kendall_tau_a(x: ArrayLike, y: ArrayLike) -> float:
+    """(concordant - discordant) / all pairs; ties count in the denominator only. NaN if n < 2.
+
+    The reference calls this "tau-b".
+    """
+    concordance, _, _, pairs = _concordance(x, y)
+    return concordance / pairs if pairs else float("nan")
+
+
+def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
+    """Tau with the denominator corrected for ties; NaN if either is constant or n < 2."""
+    concordance, untied_x, untied_y, _ = _concordance(x, y)
+    scale = np.sqrt(float(untied_x) * float(untied_y))
+    return float(concordance / scale) if scale else float("nan")
+
+
+def voc_pearson(progress: ArrayLike, true_progress: ArrayLike) -> float:
+    """Value-order correlation of one episode as the Robometer paper has it: Pearson r against true progress.
+
+    Args:
+        progress: (T,) predicted.
+        true_progress: (T,).
+    """
+    return pearson(progress, true_progress)
+
+
+def voc_spearman(progress: ArrayLike) -> float:
+    """Value-order correlation of one episode as GVL has it: rank correlation of (T,) predictions with time."""
+    values = np.asarray(progress, dtype=np.float64)
+    return spearman(values, np.arange(len(values)))
+
+
+def ranking_accuracy(scores: ArrayLike, ranks: ArrayLike) -> float:
+    """Fraction of pairs of different rank whose scores are in the same order; equal scores count half.
+
+    Args:
+        scores: (n,) predicted.
+        ranks: (n,) true order, higher is better.
+
+    Returns:
+        NaN if all ranks are equal.
+    """
+    score, rank = _same_shape(scores, ranks)
+    below, above = np.nonzero(rank[:, None] < rank[None, :])
+    if not len(below):
+        return float("nan")
+    difference = score[above] - score[below]
+    return float(np.mean(np.where(difference > 0, 1.0, np.where(difference == 0, 0.5, 0.0))))
+
+
+def mean_tau_a(scores_by_rank: Mapping[int, ArrayLike]) -> float:
+    """Mean tau_a over all ways to pick one trajectory per rank, within one task (section 5.2).
+
+    Args:
+        scores_by_rank: Scores of the trajectories of each rank, such as failure 1, suboptimal 2, successful 3.
+
+    Returns:
+        NaN with fewer than two ranks.
+    """
+    ranks = sorted(scores_by_rank)
+    if len(ranks) < 2:
+        return float("nan")
+    groups = [np.asarray(scores_by_rank[rank], dtype=np.float64) for rank in ranks]
+    return float(np.mean([kendall_tau_a(ranks, choice) for choice in product(*groups)]))
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Probability that a positive scores above a negative, ties half; NaN with one class only."""
+    score, positive = _scored_labels(scores, labels)
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return float("nan")
+    rank_sum = _average_ranks(score)[positive].sum() + positives  # ranks counted from 1
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Area under the precision-recall curve as the sum of precision over recall steps; NaN without positives."""
+    score, positive = _scored_labels(scores, labels)
+    if not positive.any():
+        return float("nan")
+    true, predicted, _ = _operating_points(score, positive)
+    recall_step = np.diff(true, prepend=0) / positive.sum()
+    return float(np.sum(recall_step * true / predicted))
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """A threshold on a score and what it achieves where it was chosen.
+
+    Attributes:
+        threshold: Scores at or above it are called positive.
+        balanced_accuracy: Mean of the two rates below and above.
+        true_positive_rate: Positives called positive.
+        false_positive_rate: Negatives called positive.
+    """
+
+    threshold: float
+    balanced_accuracy: float
+    true_positive_rate: float
+    false_positive_rate: float
+
+
+def best_threshold(scores: ArrayLike, labels: ArrayLike, max_false_positive_rate: float = 1.0) -> ThresholdChoice:
+    """The threshold with the best balanced accuracy among those with few enough false positives.
+
+    It lies half-way to the next lower score, so that it does not sit on a value that was seen.
+
+    Args:
+        scores: (n,).
+        labels: (n,), true for positives.
+        max_false_positive_rate: A reward that pays for success which is not there teaches that, so a caller may ask
+            for less.
+
+    Raises:
+        ValueError: Only one class, or no threshold with so few false positives.
+    """
+    score, positive = _scored_labels(scores, labels)
+    if positive.all() or not positive.any():
+        raise ValueError("a threshold between two classes needs scores of both")
+    true, predicted, values = _operating_points(score, positive)
+    tpr = true / positive.sum()
+    fpr = (predicted - true) / (~positive).sum()
+    allowed = fpr <= max_false_positive_rate
+    if not allowed.any():
+        raise ValueError(f"no threshold has a false positive rate of at most {max_false_positive_rate}")
+    best = int(np.argmax(np.where(allowed, tpr - fpr, -np.inf)))
+    below = values[best + 1] if best + 1 < len(values) else values[best]
+    return ThresholdChoice(
+        float((values[best] + below) / 2), float((tpr[best] + 1 - fpr[best]) / 2), float(tpr[best]), float(fpr[best])
+    )
+
+
+@dataclass(frozen=True)
+class PreferenceAccuracy:
+    """How often the better trajectory is preferred, by where it stands in the prompt.
+
+    A model that always answers "A" has 1 and 0, and 0.5 in the mean: the mean of both orders hides no position bias.
+
+    Attributes:
+        better_first: Accuracy when the better one is A.
+        better_second: Accuracy when it is B.
+        mean: Of the two.
+        both: Fraction of pairs right in both orders.
+    """
+
+    better_first: float
+    better_second: float
+    mean: float
+    both: float
+
+
+def preference_accuracy(better_first: ArrayLike, better_second: ArrayLike) -> PreferenceAccuracy:
+    """Accuracy over pairs asked in both orders.
+
+    Args:
+        better_first: (n,) probability given to A when the better trajectory is A.
+        better_second: (n,) probability given to A when it is B.
+    """
+    first, second = _same_shape(better_first, better_second)
+    if not len(first):
+        return PreferenceAccuracy(*[float("nan")] * 4)
+    right_first = np.where(first == 0.5, 0.5, first > 0.5)
+    right_second = np.where(second == 0.5, 0.5, second < 0.5)
+    return PreferenceAccuracy(
+        float(right_first.mean()),
+        float(right_second.mean()),
+        float((right_first.mean() + right_second.mean()) / 2),
+        float(((first > 0.5) & (second < 0.5)).mean()),
+    )
+
+
+def stall_rise(progress: ArrayLike, stop: int, window: int = 10) -> float:
+    """Progress that an episode gains after the robot stops moving: what a stall is paid by a dense reward.
+
+    Args:
+        progress: (T,) predicted.
+        stop: Frame at which the robot stops.
+        window: Frames averaged at the end, so that one noisy frame does not decide.
+
+    Returns:
+        Mean of the last ``window`` frames after the stop minus the value at the stop; NaN if nothing follows it.
+    """
+    values = np.asarray(progress, dtype=np.float64)
+    if stop < 0:
+        raise ValueError(f"the robot stops at a frame counted from 0, got {stop}")
+    after = values[stop + 1 :]
+    return float(after[-window:].mean() - values[stop]) if len(after) else float("nan")
+
+
+def _mean(rows: NDArray[Any]) -> float:
+    return float(rows.mean())
+
+
+def _same_shape(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"expected two arrays of one shape (n,), got {a.shape} and {b.shape}")
+    return a, b
+
+
+def _scored_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    score, label = _same_shape(scores, labels)
+    return score, label.astype(bool)
+
+
+def _average_ranks(values: Floats) -> Floats:
+    """Ranks from 0; equal values share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts + 1) / 2)[inverse]
+
+
+def _concordance(x: ArrayLike, y: ArrayLike) -> tuple[int, int, int, int]:
+    """Concordant minus discordant pairs, pairs untied in x, pairs untied in y, all pairs."""
+    a, b = _same_shape(x, y)
+    upper = np.triu_indices(len(a), k=1)
+    sign_a = np.sign(a[:, None] - a[None, :])[upper]
+    sign_b = np.sign(b[:, None] - b[None, :])[upper]
+    return int((sign_a * sign_b).sum()), int((sign_a != 0).sum()), int((sign_b != 0).sum()), len(sign_a)
+
+
+def _operating_points(score: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """True positives and positives predicted at each distinct score used as threshold, highest first."""
+    order = np.argsort(-score, kind="stable")
+    sorted_scores = score[order]
+    last = np.append(np.nonzero(np.diff(sorted_scores))[0], len(score) - 1)
+    return np.cumsum(positive[order])[last].astype(np.float64), (last + 1).astype(np.float64), sorted_scores[last]
