@@ -1,0 +1,93 @@
+"""Robometer as a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.models.robometer.checkpoint import Checkpoint
+from robometer_rl.models.robometer.heads import decode_progress
+from robometer_rl.prediction import NonFiniteOutputError, Prediction
+
+__all__ = ["Robometer"]
+
+
+class Robometer(RewardModel):
+    """A loaded checkpoint that answers questions; see `RewardModel`.
+
+    Args:
+        checkpoint: Network and processor.
+        source: What `load_reward_model` was given.
+        model_id: Name recorded in outputs.
+        revision: Commit on the Hub, if known.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, source: str, model_id: str, revision: str | None = None) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.network = checkpoint.network
+        self.processor = checkpoint.processor
+        self.source = source
+        self.model_id = model_id
+        self.revision = revision
+        self.dtype = str(self.network.dtype).removeprefix("torch.")
+        self.default_protocol = checkpoint.config.protocol
+        self.success_threshold = checkpoint.config.success_threshold
+
+    @torch.inference_mode()
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """See `RewardModel.predict`; in video mode there is one value per frame pair."""
+        if not clips:
+            return []
+        with self.lock:
+            output = self.network(self.processor.progress_inputs(clips).to(self.network.device))
+        counts = [sum(sides) for sides in output.sides]
+        values = zip(output.progress.split(counts), output.success.split(counts), strict=True)
+        return [self._prediction(*parts, where=f"clip {number}") for number, parts in enumerate(values)]
+
+    @torch.inference_mode()
+    def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
+        """See `RewardModel.compare`."""
+        if not pairs:
+            return np.zeros(0, np.float32)
+        first = self._first_is_better(pairs)
+        if not both_orders:
+            return first
+        return (first + 1.0 - self._first_is_better([(b, a) for a, b in pairs])) / 2
+
+    def _first_is_better(self, pairs: Sequence[tuple[Clip, Clip]]) -> NDArray[np.float32]:
+        with self.lock:
+            output = self.network(self.processor.preference_inputs(pairs).to(self.network.device))
+        assert output.preference is not None  # every pair prompt asks for it
+        probabilities = output.preference.float().sigmoid().cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            bad = np.flatnonzero(~np.isfinite(probabilities)).tolist()
+            raise NonFiniteOutputError(f"{self.model_id} gave a preference that is not finite for pairs {bad}")
+        return probabilities
+
+    def _prediction(self, progress: torch.Tensor, success: torch.Tensor, where: str) -> Prediction:
+        return Prediction(
+            *self._values(progress, success, where),
+            protocol="given",
+            model_id=self.model_id,
+            revision=self.revision,
+            dtype=self.dtype,
+        )
+
+    def _values(self, progress: torch.Tensor, success: torch.Tensor, where: str) -> tuple[NDArray[np.float32], ...]:
+        """Progress (F,), success probability (F,) and progress distribution (F, bins) of raw outputs."""
+        if self.network.config.discrete:
+            value, distribution = decode_progress(progress)
+        else:
+            value, distribution = progress.float(), progress.new_zeros((len(progress), 0))
+        arrays = [part.float().cpu().numpy() for part in (value, success.float().sigmoid(), distribution)]
+        for name, array in zip(("progress", "success"), arrays, strict=False):
+            if not np.isfinite(array).all():
+                frames = np.flatnonzero(~np.isfinite(array)).tolist()
+                raise NonFiniteOutputError(f"{self.model_id} gave {name} that is not finite: {where}, frames {frames}")
+        return tuple(arrays)

@@ -1,0 +1,144 @@
+"""The Robometer network: Qwen3-VL without its language-model head, and three heads (spec section 0)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import Qwen3VLConfig, Qwen3VLModel
+
+from robometer_rl.models.robometer.config import RobometerConfig
+from robometer_rl.models.robometer.decoder import KeyValues, decode
+from robometer_rl.models.robometer.heads import make_head, pool_frames
+from robometer_rl.models.robometer.patches import PatchedFrames, group_by_grid
+from robometer_rl.models.robometer.processing import RobometerInputs
+from robometer_rl.models.robometer.vision import encode_frames
+
+__all__ = ["RobometerNetwork", "RobometerOutput", "SpecialIds"]
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Token ids that the network looks for in its inputs."""
+
+    image: int
+    video: int
+    progress: int
+    preference: int
+
+
+@dataclass
+class RobometerOutput:
+    """Raw outputs for all frames of a batch, flattened: the frames of the first prompt, then of the second, ...
+
+    Attributes:
+        progress: (F, bins) logits, or (F,) progress of a continuous head.
+        success: (F,) logits.
+        preference: (B,) logits that trajectory A is better; None for single clips.
+        sides: Per prompt, how many of the F frames belong to each of its trajectories.
+    """
+
+    progress: torch.Tensor
+    success: torch.Tensor
+    preference: torch.Tensor | None
+    sides: list[tuple[int, ...]]
+
+
+class RobometerNetwork(nn.Module):
+    """Submodule names are the checkpoint's key names.
+
+    Args:
+        backbone: Qwen3-VL shape, with the vocabulary already cut to the tokenizer's length.
+        config: Head and pooling settings.
+        special: Token ids.
+    """
+
+    def __init__(self, backbone: Qwen3VLConfig, config: RobometerConfig, special: SpecialIds) -> None:
+        super().__init__()
+        hidden = backbone.text_config.hidden_size
+        self.config = config
+        self.special = special
+        self.model = Qwen3VLModel(backbone)
+        self.progress_head = make_head(hidden, config.progress_outputs, sigmoid=not config.discrete)
+        self.preference_head = make_head(hidden, 1)
+        self.success_head = make_head(hidden, 1)
+        # Every published file has it, used or not.
+        self.frame_pool_attn = nn.Linear(hidden, 1, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.frame_pool_attn.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the heads, which is the backbone's."""
+        return self.frame_pool_attn.weight.dtype
+
+    def encode(self, frames: list[PatchedFrames]) -> list[torch.Tensor]:
+        """Vision features of every frame: (1 + D, tokens, hidden) each, in order; see `vision.encode_frames`.
+
+        Runs of frames that have one size go through the tower together, wherever they stand.
+        """
+        encoded: dict[int, torch.Tensor] = {}
+        for grid, runs in group_by_grid(frames).items():
+            pixels = torch.cat([run.pixels.to(self.device) for run in runs])
+            features = encode_frames(self.model.visual, PatchedFrames(pixels, grid))
+            for run, part in zip(runs, features.split([len(run) for run in runs]), strict=True):
+                encoded[id(run)] = part
+        return [feature for run in frames for feature in encoded[id(run)]]
+
+    def forward(self, inputs: RobometerInputs) -> RobometerOutput:
+        """One full pass over clips or pairs."""
+        features = inputs.features if inputs.features is not None else self.encode(inputs.frames or [])
+        hidden, _ = self.decode(inputs.input_ids, inputs.position_ids, features)
+        ids = inputs.input_ids
+        if self.config.per_frame_token and self.config.multi_image:
+            frames = hidden[ids == self.special.progress]
+        else:
+            frames = self._pool(hidden[self._visual(ids)], [feature.shape[1] for feature in features])
+        asked = ids == self.special.preference
+        preference = self.preference_head(hidden[asked]).squeeze(-1) if bool(asked.any()) else None
+        return RobometerOutput(*self.read(frames), preference, inputs.sides)
+
+    def decode(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        features: list[torch.Tensor],
+        prefix: KeyValues | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, KeyValues]:
+        """Decoder outputs of token rows with visual features in their places; see `decoder.decode`.
+
+        Args:
+            ids: (B, S).
+            positions: (3, B, S).
+            features: Of every frame in ``ids``, in order of appearance.
+            prefix: Cached keys and values in front of the rows.
+            mask: Needed with a prefix.
+        """
+        decoder = self.model.language_model
+        embeddings = decoder.embed_tokens(ids)
+        rows = self._visual(ids).flatten().nonzero().squeeze(-1)
+        visual = torch.cat(features, dim=1)
+        if visual.shape[1] != len(rows):
+            raise ValueError(f"{visual.shape[1]} visual features for {len(rows)} image tokens")
+        flat = embeddings.flatten(0, 1).index_copy(0, rows, visual[0].to(embeddings.dtype))
+        return decode(decoder, flat.view_as(embeddings), positions, visual[1:], rows, prefix, mask)
+
+    def read(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Progress and success outputs of (F, hidden) frame vectors."""
+        progress = self.progress_head(frames)
+        return progress if self.config.discrete else progress.squeeze(-1), self.success_head(frames).squeeze(-1)
+
+    def _visual(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids == (self.special.image if self.config.multi_image else self.special.video)
+
+    def _pool(self, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        pooling = self.config.frame_pooling
+        if not self.config.multi_image:
+            pooling = "mean" if self.config.average_temporal_patches else "boundary"
+        temperature = self.config.frame_pooling_temperature
+        return pool_frames(tokens, counts, pooling, self.frame_pool_attn, temperature)

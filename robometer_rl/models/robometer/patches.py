@@ -1,0 +1,150 @@
+"""From frames to the patches that the vision tower reads: one resize and one reshape per frame, no torchvision."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from robometer_rl.frames import FrameError
+from robometer_rl.models.robometer.config import CheckpointError
+
+__all__ = ["FramePatcher", "Grid", "PatchedFrames"]
+
+Grid = tuple[int, int]
+"""Rows and columns of patches in a frame, before merging."""
+
+_MAX_ASPECT_RATIO = 200
+
+
+@dataclass
+class PatchedFrames:
+    """Frames of one size, cut into patches.
+
+    Attributes:
+        pixels: (F, rows * columns, 3 * patch_size ** 2) float32 in the order the tower merges them: merge x merge
+            neighbours together, channels before pixels. A still image fills both temporal halves of the published
+            patch embedding with the same pixels, so only one half is kept (see `vision.embed_patches`). In video
+            mode F counts frame pairs and the last axis holds (3, 2, patch, patch).
+        grid: Rows and columns of patches.
+    """
+
+    pixels: torch.Tensor
+    grid: Grid
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class FramePatcher:
+    """Resizes, normalises and cuts frames as the published preprocessing does (spec section 0).
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+        merge_size: Patches per side that the tower merges into one token.
+        mean: Per channel, of pixels in [0, 1].
+        std: Per channel.
+        min_pixels: Smaller frames are enlarged to this area, keeping their shape as closely as the grid allows.
+        max_pixels: Larger ones are reduced to it.
+    """
+
+    patch_size: int
+    merge_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    min_pixels: int
+    max_pixels: int
+
+    @classmethod
+    def from_json(cls, text: str, min_pixels: int, max_pixels: int) -> FramePatcher:
+        """Reads a ``preprocessor_config.json``; its own size limits are ignored, as the reference ignores them."""
+        try:
+            settings: Mapping[str, Any] = json.loads(text)
+            return cls(
+                patch_size=settings["patch_size"],
+                merge_size=settings["merge_size"],
+                mean=tuple(settings["image_mean"]),
+                std=tuple(settings["image_std"]),
+                min_pixels=min_pixels,
+                max_pixels=max_pixels,
+            )
+        except (json.JSONDecodeError, KeyError) as error:
+            raise CheckpointError(f"preprocessor_config.json: {error!r}") from error
+
+    @property
+    def factor(self) -> int:
+        """Side in pixels of the square that becomes one token."""
+        return self.patch_size * self.merge_size
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that a frame is resized to: multiples of `factor` within the pixel limits."""
+        if max(height, width) / min(height, width) > _MAX_ASPECT_RATIO:
+            raise FrameError(f"got frames of {height} x {width}; expected an aspect ratio below {_MAX_ASPECT_RATIO}")
+        factor = self.factor
+        rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))
+        if rows * columns > self.max_pixels:
+            reduction = math.sqrt(height * width / self.max_pixels)
+            rows, columns = (max(factor, math.floor(side / reduction / factor) * factor) for side in (height, width))
+        elif rows * columns < self.min_pixels:
+            growth = math.sqrt(self.min_pixels / (height * width))
+            rows, columns = (math.ceil(side * growth / factor) * factor for side in (height, width))
+        return rows, columns
+
+    def grid(self, height: int, width: int) -> Grid:
+        """Rows and columns of patches of a frame of that size."""
+        rows, columns = self.resized(height, width)
+        return rows // self.patch_size, columns // self.patch_size
+
+    def tokens(self, grid: Grid) -> int:
+        """Tokens that a frame of ``grid`` patches becomes."""
+        return grid[0] * grid[1] // self.merge_size**2
+
+    def __call__(self, frames: NDArray[np.uint8]) -> PatchedFrames:
+        """Cuts uint8 RGB frames (F, H, W, 3) of one size into patches."""
+        grid = self.grid(*frames.shape[1:3])
+        normalised = self._normalise(self.resize(frames))
+        return PatchedFrames(self._cut(normalised, grid), grid)
+
+    def frame_pairs(self, frames: NDArray[np.uint8]) -> PatchedFrames:
+        """Cuts frames (F, H, W, 3) into patches of two frames each; an odd last frame is repeated."""
+        if len(frames) % 2:
+            frames = np.concatenate([frames, frames[-1:]])
+        single = self(frames)
+        halves = single.pixels.unflatten(2, (3, 1, self.patch_size**2)).unflatten(0, (-1, 2))
+        return PatchedFrames(torch.cat([halves[:, 0], halves[:, 1]], dim=3).flatten(2), single.grid)
+
+    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bicubic resize with Pillow, which the published checkpoints saw; nothing if the size fits already."""
+        rows, columns = self.resized(*frames.shape[1:3])
+        if frames.shape[1:3] == (rows, columns):
+            return frames
+        return np.stack(
+            [np.asarray(Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC)) for frame in frames]
+        )
+
+    def _normalise(self, frames: NDArray[np.uint8]) -> torch.Tensor:
+        scale = torch.tensor([1.0 / (255.0 * std) for std in self.std])
+        shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)])
+        return torch.from_numpy(frames).to(torch.float32).mul_(scale).sub_(shift)
+
+    def _cut(self, frames: torch.Tensor, grid: Grid) -> torch.Tensor:
+        patch, merge = self.patch_size, self.merge_size
+        rows, columns = grid
+        cut = frames.view(len(frames), rows // merge, merge, patch, columns // merge, merge, patch, 3)
+        return cut.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(frames), rows * columns, 3 * patch * patch)
+
+
+def group_by_grid(patched: Iterable[PatchedFrames]) -> dict[Grid, list[PatchedFrames]]:
+    """Collects patched frames of the same grid, which the tower can take as one batch."""
+    groups: dict[Grid, list[PatchedFrames]] = {}
+    for frames in patched:
+        groups.setdefault(frames.grid, []).append(frames)
+    return groups

@@ -1,0 +1,177 @@
+"""From clips and pairs of clips to the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from robometer_rl.frames import Clip, TaskError
+from robometer_rl.models.robometer.config import (
+    PUBLISHED_MAX_PIXELS,
+    PUBLISHED_MIN_PIXELS,
+    CheckpointError,
+    RobometerConfig,
+)
+from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames
+from robometer_rl.models.robometer.prompts import (
+    ANNOUNCE_A,
+    ANNOUNCE_B,
+    CLOSING,
+    caption,
+    check_prompt_task,
+    preference_prompt,
+    progress_prompt,
+)
+from robometer_rl.models.robometer.tokens import PromptTokens, Segment, TokenBatch, join, pad
+
+__all__ = ["PREPROCESSOR_FILE", "RobometerInputs", "RobometerProcessor"]
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+
+# Video mode has limits of its own in the reference's preprocessing: 128 to 768 merged tokens of 32 x 32 pixels.
+_VIDEO_MIN_PIXELS = 128 * 32 * 32
+_VIDEO_MAX_PIXELS = 768 * 32 * 32
+
+
+@dataclass
+class RobometerInputs:
+    """One batch for `network.RobometerNetwork`.
+
+    Attributes:
+        tokens: B padded prompts.
+        frames: The frames of all prompts in order of appearance, grouped into runs of one size. None where
+            ``features`` are given.
+        sides: Per prompt, the number of frame values of each of its trajectories: one number for a clip, two for a
+            pair. A frame has one value; in video mode a pair of frames has one.
+        features: Instead of ``frames``: what the vision tower makes of each of them, see `vision.encode_frames`.
+    """
+
+    tokens: TokenBatch
+    frames: list[PatchedFrames] | None
+    sides: list[tuple[int, ...]]
+    features: list[torch.Tensor] | None = None
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """(B, S) token ids."""
+        return self.tokens.ids
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """(B, S) bool."""
+        return self.tokens.mask
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """(3, B, S) rope positions."""
+        return self.tokens.positions
+
+    def to(self, device: torch.device | str) -> RobometerInputs:
+        """A copy on ``device``."""
+        tokens = TokenBatch(*(part.to(device) for part in (self.tokens.ids, self.tokens.mask, self.tokens.positions)))
+        frames = self.frames and [PatchedFrames(part.pixels.to(device), part.grid) for part in self.frames]
+        features = self.features and [part.to(device) for part in self.features]
+        return replace(self, tokens=tokens, frames=frames, features=features)
+
+
+class RobometerProcessor:
+    """Tokenizer, prompts and frame preprocessing of one checkpoint.
+
+    Attributes:
+        tokenizer: With the five extra tokens in it.
+        patcher: Frame preprocessing.
+        tokens: Makes the segments of prompts.
+        config: The checkpoint's settings.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, preprocessor_json: str, config: RobometerConfig) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self._preprocessor_json = preprocessor_json
+        limits = (config.min_pixels, config.max_pixels)
+        if not config.multi_image and limits == (PUBLISHED_MIN_PIXELS, PUBLISHED_MAX_PIXELS):
+            limits = (_VIDEO_MIN_PIXELS, _VIDEO_MAX_PIXELS)
+        self.patcher = FramePatcher.from_json(preprocessor_json, *limits)
+        self.tokens = PromptTokens(tokenizer, self.patcher.merge_size, config.per_frame_token and config.multi_image)
+
+    @classmethod
+    def load(cls, directory: Path, config: RobometerConfig) -> RobometerProcessor:
+        """Reads the tokenizer and preprocessor files of a checkpoint directory."""
+        for name in ("tokenizer_config.json", PREPROCESSOR_FILE):
+            if not (directory / name).is_file():
+                raise CheckpointError(f"{directory} has no {name}; a checkpoint needs its tokenizer and preprocessor")
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return cls(tokenizer, (directory / PREPROCESSOR_FILE).read_text(), config)
+
+    def save(self, directory: Path) -> None:
+        """Writes what `load` reads."""
+        self.tokenizer.save_pretrained(directory)
+        (directory / PREPROCESSOR_FILE).write_text(self._preprocessor_json)
+
+    def progress_inputs(self, clips: Sequence[Clip]) -> RobometerInputs:
+        """One prompt per clip; lengths and sizes may differ."""
+        frames = [self.patch(clip) for clip in clips]
+        prompts = [
+            join(
+                [
+                    *self._trajectory(self.head_text(clip.task), patched, first=1, head=True),
+                    self.tokens.tail(),
+                ]
+            )
+            for clip, patched in zip(clips, frames, strict=True)
+        ]
+        return RobometerInputs(pad(prompts, self.tokens.pad_id), frames, [(len(patched),) for patched in frames])
+
+    def preference_inputs(self, pairs: Sequence[tuple[Clip, Clip]]) -> RobometerInputs:
+        """One prompt per pair; the first clip is trajectory A and the pair has its task.
+
+        Raises:
+            TaskError: The two clips of a pair have different tasks.
+        """
+        frames: list[PatchedFrames] = []
+        prompts, sides = [], []
+        for a, b in pairs:
+            if a.task != b.task:
+                raise TaskError(f"a pair has one task, got {a.task!r} and {b.task!r}")
+            patched_a, patched_b = self.patch(a), self.patch(b)
+            frames += [patched_a, patched_b]
+            sides.append((len(patched_a), len(patched_b)))
+            prompts.append(self._pair(a.task, patched_a, patched_b))
+        return RobometerInputs(pad(prompts, self.tokens.pad_id), frames, sides)
+
+    def patch(self, clip: Clip) -> PatchedFrames:
+        """The patches of a clip's frames, or of its frame pairs in video mode."""
+        frames = clip.read()
+        return self.patcher(frames) if self.config.multi_image else self.patcher.frame_pairs(frames)
+
+    def head_text(self, task: str) -> str:
+        """What a single trajectory's prompt says before its first frame."""
+        return progress_prompt(check_prompt_task(task, self.tokens.reserved))
+
+    def _pair(self, task: str, a: PatchedFrames, b: PatchedFrames) -> Segment:
+        prompt = preference_prompt(
+            check_prompt_task(task, self.tokens.reserved), with_progress=self.config.predict_pref_progress
+        )
+        second = len(a) + 1 if self.config.multi_image else 2
+        return join(
+            [
+                *self._trajectory(prompt + ANNOUNCE_A, a, first=1, head=True),
+                *self._trajectory(ANNOUNCE_B, b, first=second, head=False),
+                self.tokens.tail(CLOSING, preference=True),
+            ]
+        )
+
+    def _trajectory(self, text: str, frames: PatchedFrames, first: int, head: bool) -> list[Segment]:
+        """Segments from ``text`` to the last frame; ``first`` is the number of its first picture, or of its video."""
+        opened = self.tokens.head if head else self.tokens.split
+        if self.config.multi_image:
+            later = [self.tokens.frame(first + number, frames.grid) for number in range(1, len(frames))]
+            return [opened(text + caption(first)), self.tokens.frame(None, frames.grid), *later]
+        # A pair of frames stands at the mean of its two times, one frame a second.
+        stamps = [f"<{2 * number + 0.5:.1f} seconds>" for number in range(len(frames))]
+        segments = [self.tokens.video_pair(stamp, frames.grid) for stamp in stamps[1:]]
+        return [opened(f"{text}Video {first}: {stamps[0]}"), self.tokens.video_pair("", frames.grid), *segments]

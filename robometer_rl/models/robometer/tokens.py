@@ -1,0 +1,172 @@
+r"""Prompts as runs of tokens with rope positions.
+
+A prompt is a chain of segments. Only text between two special tokens is ever tokenised, always as one string, since a
+vocabulary may merge across any seam inside it::
+
+    head     <|im_start|> "user\n The task for the robot is ... Picture 1: "
+    frame 1  <|vision_start|> o o o o o o <|vision_end|> <|prog_token|>
+    frame 2  "Picture 2: " <|vision_start|> o o o o o o <|vision_end|> <|prog_token|>
+    ...
+    tail     <|im_end|> "\n"
+
+Rope positions are three rows: time, height, width (spec section 0). Text advances all three by one. The tokens of a
+frame that starts at p share the time p and spread over heights p + row and widths p + column; whatever follows starts
+at p + max(rows, columns). A segment stores positions relative to its start, so that the segment of a frame depends on
+the number of the picture and the frame's size alone, and is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from robometer_rl.models.robometer.config import CheckpointError
+from robometer_rl.models.robometer.patches import Grid
+from robometer_rl.models.robometer.prompts import (
+    EXTRA_TOKENS,
+    IMAGE_PAD,
+    PREF_TOKEN,
+    PROG_TOKEN,
+    SPLIT_TOKEN,
+    TURN_END,
+    TURN_START,
+    VIDEO_PAD,
+    VISION_END,
+    VISION_START,
+    caption,
+)
+
+__all__ = ["PromptTokens", "Segment", "TokenBatch", "join", "pad"]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A run of tokens.
+
+    Attributes:
+        ids: (n,) token ids.
+        positions: (3, n) rope positions relative to the start of the segment.
+        advance: Where the next segment starts, relative to the start of this one.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    advance: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class TokenBatch:
+    """Token sequences of different lengths, padded on the right.
+
+    Attributes:
+        ids: (B, S) token ids.
+        mask: (B, S) bool, False at padding.
+        positions: (3, B, S) rope positions, 0 at padding.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+
+def join(segments: Iterable[Segment]) -> Segment:
+    """One segment of several that follow each other."""
+    parts = list(segments)
+    start, positions = 0, []
+    for part in parts:
+        positions.append(part.positions + start)
+        start += part.advance
+    return Segment(torch.cat([part.ids for part in parts]), torch.cat(positions, dim=1), start)
+
+
+def pad(sequences: Sequence[Segment], pad_id: int) -> TokenBatch:
+    """Pads sequences on the right to the longest one."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad_id)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.bool)
+    positions = torch.zeros((3, len(sequences), longest), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence.ids
+        mask[row, : len(sequence)] = True
+        positions[:, row, : len(sequence)] = sequence.positions
+    return TokenBatch(ids, mask, positions)
+
+
+class PromptTokens:
+    """Makes the segments of prompts for one tokenizer.
+
+    Args:
+        tokenizer: With the five extra tokens in it.
+        merge_size: Patches per side that become one token.
+        per_frame_token: Whether a progress token follows each frame.
+
+    Raises:
+        CheckpointError: A token that prompts need is missing from the tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, merge_size: int, per_frame_token: bool) -> None:
+        self._tokenizer = tokenizer
+        self._merge_size = merge_size
+        self._per_frame_token = per_frame_token
+        vocabulary = tokenizer.get_vocab()
+        required = (TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD, *EXTRA_TOKENS)
+        missing = [token for token in required if token not in vocabulary]
+        if missing:
+            raise CheckpointError(f"the tokenizer lacks {missing}, which Robometer prompts are made of")
+        self._special = {token: vocabulary[token] for token in required}
+        self.reserved = frozenset(tokenizer.all_special_tokens) | frozenset(required)
+        self.image_id = self._special[IMAGE_PAD]
+        self.video_id = self._special[VIDEO_PAD]
+        self.progress_id = self._special[PROG_TOKEN]
+        self.preference_id = self._special[PREF_TOKEN]
+        self.pad_id = int(tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0)
+        # Per instance, so that the cache goes with the tokenizer. Grids and picture numbers are few.
+        self.frame = lru_cache(maxsize=512)(self._frame)
+
+    def head(self, text: str) -> Segment:
+        """Start of the user turn and ``text``, which ends with the caption of the first frame."""
+        return self._text([TURN_START], "user\n" + text)
+
+    def split(self, text: str) -> Segment:
+        """The seam between two trajectories and the ``text`` that announces the second."""
+        return self._text([SPLIT_TOKEN], text)
+
+    def tail(self, text: str = "", preference: bool = False) -> Segment:
+        """``text``, the preference token if asked for, and the end of the user turn."""
+        parts = [self._ids(text), [self._special[PREF_TOKEN]] if preference else [], [self._special[TURN_END]]]
+        return _run([*parts[0], *parts[1], *parts[2], *self._ids("\n")])
+
+    def _frame(self, number: int | None, grid: Grid) -> Segment:
+        """One frame; ``number`` is the picture's number, or None where the text before it has captioned it already."""
+        before = [] if number is None else self._ids(caption(number))
+        return self._visual(before, self.image_id, grid, [PROG_TOKEN] if self._per_frame_token else [])
+
+    def video_pair(self, text: str, grid: Grid) -> Segment:
+        """One frame pair of a video, after the ``text`` that stands before it."""
+        return self._visual(self._ids(text), self.video_id, grid, [])
+
+    def _visual(self, before: list[int], pad_id: int, grid: Grid, after: list[str]) -> Segment:
+        rows, columns = (side // self._merge_size for side in grid)
+        lead = _run([*before, self._special[VISION_START]])
+        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        places = torch.stack([torch.zeros_like(row), row, column]).flatten(1)
+        image = Segment(torch.full((rows * columns,), pad_id), places, max(rows, columns))
+        return join([lead, image, _run([self._special[VISION_END], *(self._special[token] for token in after)])])
+
+    def _text(self, special: list[str], text: str) -> Segment:
+        return _run([*(self._special[token] for token in special), *self._ids(text)])
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+def _run(ids: list[int]) -> Segment:
+    """Tokens that advance by one each."""
+    return Segment(torch.tensor(ids, dtype=torch.long), torch.arange(len(ids)).expand(3, -1), len(ids))

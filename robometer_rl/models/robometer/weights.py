@@ -1,0 +1,117 @@
+"""Weight files of the layouts in circulation, as one mapping from our key names to tensors.
+
+Known layouts (spec sections 0 and 4.4), all safetensors, one file or shards with an index:
+
+- published: ``model.visual.*``, ``model.language_model.*``, the three heads, ``frame_pool_attn.weight``;
+- the same with a second ``model.`` in front of the backbone (files saved through Unsloth);
+- the reference's LoRA runs: every key of the adapted part wrapped by PEFT
+  (``...base_model.model.*.base_layer.weight``, ``...lora_A.default.weight``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from robometer_rl.models.robometer.config import CheckpointError
+
+__all__ = ["check_coverage", "has_lora", "normalise_keys", "read_weights"]
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# Present in some files, without a place in the network: the tied language-model head, and buffers that are computed.
+_IGNORED = re.compile(r"(^|\.)lm_head\.weight$|\.rotary_emb\.inv_freq$")
+
+State = dict[str, torch.Tensor]
+
+
+def read_weights(directory: Path) -> State:
+    """Reads all tensors of a checkpoint directory under the keys the files use.
+
+    Raises:
+        CheckpointError: No weights, a missing shard, a shard without a tensor its index promises, a damaged file.
+    """
+    if (directory / WEIGHTS_FILE).is_file():
+        return read_file(directory / WEIGHTS_FILE)
+    index = directory / INDEX_FILE
+    if not index.is_file():
+        raise CheckpointError(f"{directory} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+    try:
+        places: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"{index} is not a weight index: {error!r}") from error
+    state: State = {}
+    for name in sorted(set(places.values())):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{index} names the shard {name}, which is missing")
+        state |= read_file(directory / name)
+    if absent := sorted(set(places) - set(state)):
+        raise CheckpointError(f"{index} promises tensors that no shard has: {_listed(absent)}")
+    return state
+
+
+def read_file(path: Path) -> State:
+    """Reads one safetensors file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def normalise_keys(state: Mapping[str, torch.Tensor]) -> State:
+    """Renames keys of any known layout to the network's, and drops the few that have no place in it.
+
+    PEFT's own names inside adapted layers (``base_layer``, ``lora_A.default``) stay: the network has them too once
+    adapters are attached.
+    """
+    renamed: State = {}
+    for key, tensor in state.items():
+        name = re.sub(r"^model\.(?=model\.)", "", key)
+        name = name.replace(".base_model.model.", ".", 1)
+        if _IGNORED.search(name):
+            logger.info("ignored %s: it has no place in a Robometer", key)
+            continue
+        if name in renamed:
+            raise CheckpointError(f"two tensors are named {name} once prefixes are removed; one of them is {key}")
+        renamed[name] = tensor
+    return renamed
+
+
+def has_lora(keys: Iterable[str]) -> bool:
+    """Whether a full state holds adapted layers, as the reference's LoRA runs leave them."""
+    return any(".lora_A." in key for key in keys)
+
+
+def check_coverage(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: object) -> None:
+    """Every key accounted for, with the right shape.
+
+    Raises:
+        CheckpointError: Names the missing, unexpected or misshapen tensors.
+    """
+    problems = []
+    if missing := sorted(set(expected) - set(found)):
+        problems.append(f"missing {_listed(missing)}")
+    if unexpected := sorted(set(found) - set(expected)):
+        problems.append(f"unexpected {_listed(unexpected)}")
+    problems += [
+        f"{key} has shape {tuple(found[key].shape)}, expected {tuple(tensor.shape)}"
+        for key, tensor in sorted(expected.items())
+        if key in found and found[key].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(f"the weights in {where} do not fit the network: " + "; ".join(problems))
+
+
+def _listed(keys: list[str], most: int = 8) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
