@@ -1,0 +1,63 @@
+"""The values that figures, overlays and tables show of one episode."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EpisodeScores"]
+
+
+@dataclass(frozen=True)
+class EpisodeScores:
+    """What a model said about an episode, frame by frame.
+
+    Attributes:
+        task: The instruction.
+        numbers: (N,) int64, which frames of the episode these are.
+        progress: (N,) float32 in [0, 1].
+        success: (N,) float32 probability.
+        achieved: (N,) bool, whether the success rule holds.
+        threshold: Probability that the success rule asks for.
+    """
+
+    task: str
+    numbers: NDArray[np.int64]
+    progress: NDArray[np.float32]
+    success: NDArray[np.float32]
+    achieved: NDArray[np.bool_]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.numbers), len(self.progress), len(self.success), len(self.achieved)}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(f"an episode's values belong to the same frames, at least one; got lengths {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def success_frame(self) -> int | None:
+        """Number of the first frame in which the success rule holds, None if there is none."""
+        return int(self.numbers[np.argmax(self.achieved)]) if self.achieved.any() else None
+
+    def hold(self, numbers: NDArray[np.int64]) -> EpisodeScores:
+        """The values at other frames, none before the first: between frames the last value is held."""
+        source = np.searchsorted(self.numbers, numbers, side="right") - 1
+        return EpisodeScores(
+            self.task, numbers, self.progress[source], self.success[source], self.achieved[source], self.threshold
+        )
+
+    def write_csv(self, path: str | Path, fps: float | None = None) -> None:
+        """Writes one row per frame: ``frame,seconds,progress,success,achieved``; seconds are empty without ``fps``."""
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["frame", "seconds", "progress", "success", "achieved"])
+            rows = zip(self.numbers, self.progress, self.success, self.achieved, strict=True)
+            for number, progress, success, achieved in rows:
+                seconds = f"{number / fps:.3f}" if fps else ""
+                writer.writerow([number, seconds, f"{progress:.6f}", f"{success:.6f}", int(achieved)])

@@ -1,0 +1,144 @@
+"""One HTML page, without scripts or outside resources, that shows episodes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+__all__ = ["EpisodeCard", "render_page"]
+
+_STYLE: Final = """
+:root {
+  color-scheme: light dark;
+  --background: #f1f5f9; --surface: #ffffff; --ink: #0f172a; --muted: #5b6b82; --line: #e2e8f0;
+  --accent: #2563eb; --good: #047857; --good-tint: #d1fae5; --plain-tint: #e2e8f0;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --background: #0b1120; --surface: #0f172a; --ink: #f1f5f9; --muted: #94a3b8; --line: #24304a;
+    --accent: #60a5fa; --good: #6ee7b7; --good-tint: #064e3b; --plain-tint: #24304a;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--background); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+}
+main { max-width: 1120px; margin: 0 auto; padding: 48px 24px 72px; }
+h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 8px; }
+h2 { font-size: 19px; letter-spacing: -0.01em; margin: 44px 0 14px; }
+.lead { color: var(--muted); max-width: 46em; margin: 0; }
+.card { background: var(--surface); border: 1px solid var(--line); border-radius: 14px; overflow: hidden; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 12px 18px; text-align: right; white-space: nowrap; }
+th { color: var(--muted); font-size: 13px; font-weight: 600; }
+tbody tr { border-top: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; font-weight: 600; }
+.pill { border-radius: 999px; padding: 2px 10px; font-size: 13px; font-weight: 600;
+        background: var(--plain-tint); color: var(--muted); }
+.pill.yes { background: var(--good-tint); color: var(--good); }
+figure { margin: 0; }
+figure img, video { display: block; width: 100%; height: auto; }
+.grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
+.caption { padding: 14px 18px 16px; }
+.caption strong { display: block; }
+.caption span { color: var(--muted); font-size: 14px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 28px; margin: 0; padding: 18px 22px; }
+dt { color: var(--muted); }
+dd { margin: 0; overflow-wrap: anywhere; }
+pre { margin: 14px 0 0; padding: 16px 22px; overflow-x: auto; font: 14px/1.5 ui-monospace, Consolas, monospace; }
+"""
+
+
+@dataclass(frozen=True)
+class EpisodeCard:
+    """One episode on the page.
+
+    Attributes:
+        name: What produced it.
+        description: One sentence about it.
+        video: Address of its video, relative to the page.
+        values: Column name to value, the same columns for every episode; booleans become "yes" and "no".
+    """
+
+    name: str
+    description: str
+    video: str
+    values: Mapping[str, str | bool]
+
+
+def render_page(
+    title: str,
+    lead: str,
+    episodes: Sequence[EpisodeCard],
+    figure: tuple[str, str],
+    facts: Mapping[str, str],
+    command: str,
+) -> str:
+    """Renders a page about a few episodes; everything but the markup itself is escaped.
+
+    Args:
+        title: Heading.
+        lead: A sentence or two below it.
+        episodes: What was run, at least one.
+        figure: Addresses of the curves for a light and for a dark page, relative to the page.
+        facts: What produced the numbers: model, protocol, versions.
+        command: The command line that makes this page again.
+
+    Returns:
+        A complete HTML document.
+    """
+    light, dark = (escape(address) for address in figure)
+    sections = [
+        f"<h1>{escape(title)}</h1>\n<p class='lead'>{escape(lead)}</p>",
+        f"<h2>Results</h2>\n{_table(episodes)}",
+        "<h2>Predictions</h2>\n<figure class='card'><picture>"
+        f"<source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
+        f"<img src='{light}' alt='Progress and success probability of each episode'></picture></figure>",
+        f"<h2>Episodes</h2>\n<div class='grid'>{''.join(_card(episode) for episode in episodes)}</div>",
+        f"<h2>How this was made</h2>\n<div class='card'><dl>{_facts(facts)}</dl></div>\n"
+        f"<pre class='card'>{escape(command)}</pre>",
+    ]
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        "<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _table(episodes: Sequence[EpisodeCard]) -> str:
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in episodes[0].values)
+    rows = (
+        f"<tr><td>{escape(episode.name)}</td>"
+        + "".join(f"<td>{_cell(value)}</td>" for value in episode.values.values())
+        + "</tr>"
+        for episode in episodes
+    )
+    body = "".join(rows)
+    return (
+        f"<div class='card wide'><table><thead><tr><th scope='col'>Policy</th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(value: str | bool) -> str:
+    if isinstance(value, bool):
+        return "<span class='pill yes'>yes</span>" if value else "<span class='pill'>no</span>"
+    return escape(value)
+
+
+def _card(episode: EpisodeCard) -> str:
+    return (
+        "<div class='card'>"
+        f"<video src='{escape(episode.video)}' controls loop muted autoplay playsinline></video>"
+        f"<div class='caption'><strong>{escape(episode.name)}</strong><span>{escape(episode.description)}</span></div>"
+        "</div>"
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

@@ -1,0 +1,165 @@
+"""``robometer-rl score``: what a reward model says about a recording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from robometer_rl.frames import Clip, check_task, parse_protocol, scored_steps
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.prediction import Prediction
+from robometer_rl.report.canvas import LIGHT
+from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.figure import Curve, Panel, draw_figure
+from robometer_rl.report.overlay import overlay_frames
+from robometer_rl.rewards import RewardSpec, episode_rewards
+from robometer_rl.video import Recording, read_recording, write_video
+
+__all__ = ["ScoreConfig", "episode_scores", "run_score", "score"]
+
+# At which overlays of recordings without a frame rate are played.
+_DEFAULT_FPS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Score a video: predicted progress and success probability in every frame.
+
+    Writes the predictions (prediction.npz, prediction.csv), a figure (curves.png) and the video with the predictions
+    below it (overlay.mp4).
+    """
+
+    video: Annotated[Path, tyro.conf.Positional]
+    """A video file, a .gif, an .npz (array 'frames', 'arr_0' or the only one), or a folder of images."""
+    task: str
+    """The instruction, such as 'open the drawer'."""
+    model: str = "mini"
+    """The embedded 'mini', a checkpoint directory, or a Hub id ('robometer/Robometer-4B', 'ID@REVISION')."""
+    protocol: str | None = None
+    """Frames that a step is scored with: 'uniform' or 'nested', also as 'nested(8)'; the model's own if not given."""
+    every: int = 1
+    """Score every so many frames, and the last one; between them the overlay holds the last value."""
+    fps: float | None = None
+    """Thin a video or GIF to this many frames per second before anything else; all frames if not given."""
+    device: str = "cpu"
+    """Where the model runs, such as 'cuda'."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the model; as stored in the checkpoint if not given."""
+    out: Path | None = None
+    """Folder for the results; outputs/score/NAME for a video called NAME if not given."""
+
+
+def run_score(config: ScoreConfig) -> None:
+    """Scores the recording that ``config`` names with the model that it names."""
+    # Reading first: a wrong path should not cost the time of loading a model.
+    recording = read_recording(config.video, config.fps)
+    check_task(config.task)
+    from robometer_rl.models.loading import load_reward_model
+
+    score(config, recording, load_reward_model(config.model, config.device, config.dtype))
+
+
+def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Prediction:
+    """Scores a recording, writes the results and shows a summary.
+
+    Args:
+        config: The task, how to score, and where to write.
+        recording: The frames of ``config.video``.
+        model: The model, whatever ``config.model`` says.
+
+    Returns:
+        One value per scored frame, see `robometer_rl.RewardModel.predict_steps`.
+    """
+    clip = Clip(recording.frames, config.task)
+    protocol = parse_protocol(config.protocol) if config.protocol else None
+    console = Console()
+    with Console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):
+        prediction = model.predict_steps([clip], protocol, config.every)[0]
+    threshold = RewardSpec().threshold(model.success_threshold)
+    scores = episode_scores(recording, prediction, config.task, threshold)
+    out = config.out or Path("outputs") / "score" / config.video.stem
+    _write(out, recording, prediction, scores)
+    console.print(_summary(config.video.name, prediction, scores))
+    console.print(f"prediction.npz, prediction.csv, curves.png and overlay.mp4 are in {out}")
+    return prediction
+
+
+def episode_scores(recording: Recording, prediction: Prediction, task: str, threshold: float) -> EpisodeScores:
+    """Puts predictions and the success rule beside the frames of the recording that they are about.
+
+    Args:
+        recording: The frames that were scored, T of them.
+        prediction: One value per scored frame.
+        task: The instruction.
+        threshold: Of the success rule, see `robometer_rl.RewardSpec.threshold`.
+    """
+    spec = RewardSpec(every=prediction.every)
+    no_task_reward = np.zeros(len(recording) - 1)
+    paid = episode_rewards(
+        spec, prediction.progress, prediction.success, no_task_reward, terminated=False, threshold=threshold
+    )
+    steps = scored_steps(len(recording), prediction.every)
+    return EpisodeScores(
+        task=task,
+        numbers=recording.numbers[steps],
+        progress=prediction.progress,
+        success=prediction.success,
+        achieved=np.append(False, paid.holds)[steps],
+        threshold=threshold,
+    )
+
+
+def _write(out: Path, recording: Recording, prediction: Prediction, scores: EpisodeScores) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    prediction.save(out / "prediction.npz")
+    scores.write_csv(out / "prediction.csv", recording.fps)
+    _figure(prediction, scores).save(out / "curves.png")
+    overlay = overlay_frames(recording.frames, scores.hold(recording.numbers))
+    write_video(out / "overlay.mp4", overlay, recording.playback_fps or _DEFAULT_FPS)
+
+
+def _figure(prediction: Prediction, scores: EpisodeScores) -> Image.Image:
+    curves = [
+        Curve("progress", scores.numbers, scores.progress, LIGHT.progress),
+        Curve("success probability", scores.numbers, scores.success, LIGHT.success),
+    ]
+    mark = scores.success_frame
+    label = "" if mark is None else f"success from frame {mark}"
+    panel = Panel("Prediction", curves, scores.threshold, mark, label)
+    return draw_figure(scores.task, _origin(prediction), [panel])
+
+
+def _origin(prediction: Prediction) -> str:
+    return f"{_model(prediction)} · {prediction.protocol} · {_interval(prediction.every)} · {prediction.dtype}"
+
+
+def _model(prediction: Prediction) -> str:
+    return f"{prediction.model_id}@{prediction.revision}" if prediction.revision else prediction.model_id
+
+
+def _interval(every: int) -> str:
+    return "every frame" if every == 1 else f"every {every} frames"
+
+
+def _summary(name: str, prediction: Prediction, scores: EpisodeScores) -> Table:
+    progress, found = prediction.progress, scores.success_frame
+    rule = f"probability >= {scores.threshold:.2f} on {RewardSpec().patience} consecutive scored frames"
+    table = Table(title=f"{name}: {scores.task}", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("frames", f"{int(scores.numbers[-1]) + 1} in the file, {len(prediction)} scored")
+    table.add_row("progress", f"first {progress[0]:.3f}, last {progress[-1]:.3f}, highest {progress.max():.3f}")
+    table.add_row("success", "never" if found is None else f"from frame {found}")
+    table.add_row("success rule", rule)
+    table.add_row("final probability", f"{prediction.success[-1]:.3f}")
+    table.add_row("model", _model(prediction))
+    table.add_row("protocol", f"{prediction.protocol}, {_interval(prediction.every)}")
+    table.add_row("dtype", prediction.dtype)
+    return table
