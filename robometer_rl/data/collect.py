@@ -1,0 +1,232 @@
+"""Recording simulated episodes into a store: seeded, resumable, in several processes.
+
+What an episode shows depends on the configuration's seed and on the episode's own task, skill, split and number, and
+on nothing else: not on the order, the number of workers, or what a worker recorded before.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from robometer_rl.data.sources.metaworld import TASKS, make_env
+from robometer_rl.data.sources.metaworld_skills import DATA_SOURCE, SKILLS, Skill, record_episode
+from robometer_rl.data.store import TrajectoryStore
+
+__all__ = ["DEFAULT_TASKS", "CollectConfig", "EpisodeCounts", "RecordingMismatchError", "collect"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TASKS = (
+    "button-press",
+    "button-press-topdown",
+    "door-close",
+    "door-open",
+    "drawer-close",
+    "drawer-open",
+    "faucet-close",
+    "faucet-open",
+    "plate-slide",
+    "sweep",
+    "window-close",
+    "window-open",
+)
+
+_BATCH = 8  # episodes per worker process: long enough to pay for its start, short enough to balance workers
+
+
+class RecordingMismatchError(ValueError):
+    """The store already holds an episode of this name that was recorded with other settings."""
+
+
+@dataclass(frozen=True)
+class EpisodeCounts:
+    """Episodes per task by skill.
+
+    Attributes:
+        expert: The scripted policy, at a random pace.
+        noisy: The scripted policy with smooth noise; may or may not succeed.
+        stop_halfway: The scripted policy until 30 to 70 % of its usual time, then standing still.
+        wrong_place: A hand that goes to a wrong place and stays there.
+        random: Smooth random motion.
+    """
+
+    expert: int = 25
+    noisy: int = 12
+    stop_halfway: int = 12
+    wrong_place: int = 12
+    random: int = 8
+
+    def of(self, skill: Skill) -> int:
+        """How many episodes of ``skill``."""
+        counts: dict[Skill, int] = {
+            "expert": self.expert,
+            "noisy": self.noisy,
+            "stop_halfway": self.stop_halfway,
+            "wrong_place": self.wrong_place,
+            "random": self.random,
+        }
+        return counts[skill]
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Records Meta-World episodes at several skill levels.
+
+    Attributes:
+        output: Directory of the store; what it already holds is kept and not recorded again.
+        tasks: Meta-World tasks without ``-v3``.
+        episodes: Episodes per task by skill.
+        split: Split to record under; splits never share goals.
+        seed: Everything is drawn from it.
+        size: Height and width of a frame in pixels.
+        frame_interval: Environment steps between kept frames.
+        workers: Processes that record at the same time.
+    """
+
+    output: Path
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    episodes: EpisodeCounts = field(default_factory=EpisodeCounts)
+    split: str = "train"
+    seed: int = 0
+    size: int = 128
+    frame_interval: int = 3
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown or not self.tasks:
+            raise ValueError(f"tasks {unknown or 'empty'}: expected some of {sorted(TASKS)}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"a task is named twice in {self.tasks}")
+        for name in ("frame_interval", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        negative = [skill for skill in SKILLS if self.episodes.of(skill) < 0]
+        if negative:
+            raise ValueError(f"a negative number of episodes for {negative}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class _Episode:
+    task: str
+    skill: Skill
+    number: int
+
+    def name(self, config: CollectConfig) -> str:
+        """The id of its trajectory."""
+        return f"{DATA_SOURCE}-{self.task}-{self.skill}-{config.split}-s{config.seed}-{self.number:04d}"
+
+    def seeds(self, config: CollectConfig) -> np.random.SeedSequence:
+        """A source of randomness that no other episode has."""
+        words = (self.task, self.skill, config.split)
+        return np.random.SeedSequence([config.seed, *(zlib.crc32(word.encode()) for word in words), self.number])
+
+
+def collect(config: CollectConfig) -> TrajectoryStore:
+    """Records what ``config`` asks for and the store does not hold yet; interrupting it leaves a valid store.
+
+    All tasks and skills fill up evenly, so that an unfinished recording is already of use. With more than one worker
+    the caller's main module must be importable (``if __name__ == "__main__"``), since workers are spawned.
+
+    Returns:
+        The store, with everything that it held before.
+
+    Raises:
+        StoreError: ``output`` is a directory with something else in it.
+        RecordingMismatchError: The store holds an episode of the same name with another size or frame interval.
+        BlankFrameError: The renderer failed; what was recorded until then is kept.
+    """
+    store = TrajectoryStore(config.output)
+    episodes = list(_interleaved(config))
+    missing = [episode for episode in episodes if episode.name(config) not in store]
+    _check_recorded(config, store, set(episodes) - set(missing))
+    logger.info("%d of %d episodes are to be recorded into %s", len(missing), len(episodes), config.output)
+    if missing:
+        _record_all(config, list(_batches(missing)), done=len(episodes) - len(missing), total=len(episodes))
+    return TrajectoryStore(config.output)
+
+
+def _interleaved(config: CollectConfig) -> Iterator[_Episode]:
+    """Every episode, ordered so that any prefix has tasks and skills in about their final proportions."""
+    turns = [
+        ((number + 0.5) / config.episodes.of(skill), skill, number)
+        for skill in SKILLS
+        for number in range(config.episodes.of(skill))
+    ]
+    for _, skill, number in sorted(turns, key=lambda turn: turn[0]):
+        for task in config.tasks:
+            yield _Episode(task, skill, number)
+
+
+def _check_recorded(config: CollectConfig, store: TrajectoryStore, episodes: set[_Episode]) -> None:
+    expected = (config.size, config.frame_interval)
+    for episode in episodes:
+        trajectory = store[episode.name(config)]
+        found = (trajectory.frames.shape[1], trajectory.metadata["frame_interval"])
+        if found != expected:
+            raise RecordingMismatchError(
+                f"{config.output} holds {trajectory.id!r} with (size, frame interval) {found}, and {expected} is asked "
+                "for; choose another output directory or the settings of the first recording"
+            )
+
+
+def _batches(episodes: list[_Episode]) -> Iterator[list[_Episode]]:
+    """Episodes of one task each, in about the order given."""
+    waiting: dict[str, list[_Episode]] = {}
+    for episode in episodes:
+        batch = waiting.setdefault(episode.task, [])
+        batch.append(episode)
+        if len(batch) == _BATCH:
+            yield waiting.pop(episode.task)
+    yield from waiting.values()
+
+
+def _record_batch(config: CollectConfig, batch: list[_Episode]) -> int:
+    """Records episodes of one task in this process; returns how many."""
+    store = TrajectoryStore(config.output)
+    env = make_env(batch[0].task, size=config.size)
+    try:
+        for episode in batch:
+            trajectory = record_episode(
+                env,
+                episode.skill,
+                episode.seeds(config),
+                trajectory_id=episode.name(config),
+                split=config.split,
+                frame_interval=config.frame_interval,
+            )
+            store.append(trajectory)
+    finally:
+        env.close()
+    return len(batch)
+
+
+def _record_all(config: CollectConfig, batches: list[list[_Episode]], done: int, total: int) -> None:
+    """Every batch gets a process of its own: a renderer's context dies with it, and the next one starts clean."""
+    columns = (
+        TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        Progress(*columns) as progress,
+        ProcessPoolExecutor(config.workers, mp_context=spawn, max_tasks_per_child=1) as workers,
+    ):
+        bar = progress.add_task("recording", completed=done, total=total)
+        futures: list[Future[int]] = [workers.submit(_record_batch, config, batch) for batch in batches]
+        try:
+            for future in as_completed(futures):
+                progress.advance(bar, future.result())
+        except BaseException:  # an interrupt too: start no more batches, then let it go on its way
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise

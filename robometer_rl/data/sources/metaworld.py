@@ -1,0 +1,295 @@
+"""Meta-World as a Gymnasium environment with pictures to trust and instructions in words.
+
+The simulator's own environments render slowly, upside down and with a goal that is frozen or drawn from global state.
+`make_env` gives the same task with: a fresh seeded goal at every reset, shadows and reflections off (three times the
+frames per second), and ``render()`` returning one fixed camera the right way up.
+
+Camera. ``corner2`` hangs upside down, so its picture is flipped top to bottom. A camera that was turned round would
+show the mirror image of that; the flip is kept because it is what published Meta-World videos show (the simulator's
+first renderer returned its rows bottom up). Instructions therefore never say left, right or clockwise.
+
+This module imports the simulator only when an environment is made.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.frames import FrameError
+
+__all__ = [
+    "CAMERA",
+    "CONTROL_HZ",
+    "ENV_ID",
+    "STATE_NAMES",
+    "TASKS",
+    "BlankFrameError",
+    "Instructions",
+    "MetaWorldEnv",
+    "make_env",
+    "state_of",
+]
+
+CAMERA = "corner2"
+CONTROL_HZ = 80
+ENV_ID = "robometer_rl/MetaWorld-v0"
+
+STATE_NAMES = (
+    *(f"hand_{axis}" for axis in "xyz"),
+    "gripper_opening",
+    *(f"object_{name}" for name in ("x", "y", "z", "qx", "qy", "qz", "qw")),
+    *(f"second_object_{name}" for name in ("x", "y", "z", "qx", "qy", "qz", "qw")),
+    *(f"goal_{axis}" for axis in "xyz"),
+)
+"""What `state_of` returns; positions in metres, missing objects are zeros."""
+
+
+class BlankFrameError(FrameError):
+    """The renderer returned one colour: its context is lost, not a picture of the scene."""
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """How a person would ask for a task: the instruction, and other ways to say it."""
+
+    task: str
+    paraphrases: tuple[str, ...]
+
+
+TASKS: Mapping[str, Instructions] = {
+    "button-press": Instructions(
+        "press the button on the box",
+        ("push the button on the side of the box", "press the button in", "push the red button"),
+    ),
+    "button-press-topdown": Instructions(
+        "press the button from above",
+        ("push the button down", "press down on top of the box", "push the button on top of the box"),
+    ),
+    "coffee-button": Instructions(
+        "press the button on the coffee machine",
+        ("start the coffee machine", "push the coffee machine's button", "turn the coffee maker on"),
+    ),
+    "dial-turn": Instructions(
+        "turn the dial", ("rotate the dial", "turn the knob on the table", "twist the dial around")
+    ),
+    "door-close": Instructions(
+        "close the door", ("shut the door", "push the door closed", "close the safe's door", "swing the door shut")
+    ),
+    "door-lock": Instructions("lock the door", ("turn the lock to lock the door", "bolt the door", "secure the door")),
+    "door-open": Instructions(
+        "open the door", ("pull the door open", "swing the door open", "open the safe's door")
+    ),
+    "door-unlock": Instructions(
+        "unlock the door", ("turn the lock to unlock the door", "release the door's lock", "unbolt the door")
+    ),
+    "drawer-close": Instructions(
+        "close the drawer", ("shut the drawer", "push the drawer in", "slide the drawer closed", "push the drawer shut")
+    ),
+    "drawer-open": Instructions(
+        "open the drawer", ("pull the drawer open", "pull out the drawer", "slide the drawer open")
+    ),
+    "faucet-close": Instructions(
+        "close the faucet", ("turn off the faucet", "shut the tap", "turn the faucet handle to close it")
+    ),
+    "faucet-open": Instructions(
+        "open the faucet", ("turn on the faucet", "open the tap", "turn the faucet handle to open it")
+    ),
+    "handle-pull": Instructions(
+        "pull the handle up", ("lift the handle", "raise the handle on the box", "pull up the handle")
+    ),
+    "peg-unplug-side": Instructions(
+        "unplug the peg", ("pull the peg out", "remove the peg from the hole", "take the peg out of the box")
+    ),
+    "pick-place": Instructions(
+        "pick up the puck and hold it at the goal",
+        ("lift the puck to the marker", "grasp the puck and bring it to the goal", "carry the puck to the target"),
+    ),
+    "plate-slide": Instructions(
+        "slide the plate into the cabinet",
+        ("push the plate into the goal", "move the plate into the cabinet", "shove the plate into the net"),
+    ),
+    "plate-slide-back": Instructions(
+        "slide the plate out of the cabinet",
+        ("pull the plate back", "move the plate out of the goal", "drag the plate out of the cabinet"),
+    ),
+    "push": Instructions(
+        "push the puck to the goal", ("slide the puck to the marker", "move the puck to the target on the table")
+    ),
+    "reach": Instructions(
+        "reach the goal position", ("move the hand to the marker", "bring the gripper to the red dot")
+    ),
+    "sweep": Instructions(
+        "sweep the block off the table",
+        ("push the block off the table", "move the cube over the table's edge", "knock the block off the table"),
+    ),
+    "window-close": Instructions(
+        "close the window", ("shut the window", "slide the window shut", "push the window closed")
+    ),
+    "window-open": Instructions(
+        "open the window", ("slide the window open", "push the window open", "pull the window open")
+    ),
+}
+"""Tasks whose goal can be seen and whose scripted expert was seen to succeed, by Meta-World name without ``-v3``."""
+
+
+class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
+    """One Meta-World task; see the module.
+
+    Observations are the simulator's 39 numbers with the goal visible; actions are hand velocity (3) and gripper
+    effort (1) in [-1, 1]; the reward is the simulator's own dense one. ``info`` holds the simulator's entries,
+    ``is_success`` (bool) and ``distance`` (float), the latter two after ``reset`` as well.
+
+    ``distance`` is the simulator's own measure of how far the object is from its goal, in metres (the joint's or the
+    straight-line distance, as the task defines success). The success of a task is a threshold on it.
+
+    Attributes:
+        task: Name in `TASKS`.
+        instruction: What the task is called in words.
+        paraphrases: Other ways to say it.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (Gymnasium's declaration)
+
+    def __init__(self, task: str, size: int = 128, render_mode: str | None = "rgb_array") -> None:
+        """Builds the simulator.
+
+        Args:
+            task: Name in `TASKS`, as in ``drawer-open``.
+            size: Height and width of a frame in pixels.
+            render_mode: ``rgb_array``, or None if no frame is ever asked for.
+
+        Raises:
+            ValueError: An unknown task, render mode or size.
+            ImportError: Meta-World is not installed.
+        """
+        if task not in TASKS:
+            raise ValueError(f"unknown Meta-World task {task!r}; expected one of {sorted(TASKS)}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode {render_mode!r}; expected 'rgb_array' or None")
+        if size < 16:
+            raise ValueError(f"frames of {size} pixels; expected at least 16")
+        self.task = task
+        self.instruction = TASKS[task].task
+        self.paraphrases = TASKS[task].paraphrases
+        self.render_mode = render_mode
+        self._simulator = _simulator(task, size)
+        self.action_space = self._simulator.action_space
+        self.observation_space = self._simulator.observation_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Starts an episode with a new goal; the same seed gives the same episode."""
+        import mujoco
+
+        super().reset(seed=seed)
+        simulator = self._simulator
+        if seed is not None:
+            simulator.seed(seed)
+        simulator.reset()
+        # Some tasks move a joint at the end of their reset without recomputing the scene: a window would be seen (and
+        # judged) closed in the first frame.
+        mujoco.mj_forward(simulator.model, simulator.data)
+        simulator._prev_obs = simulator._get_curr_obs_combined_no_goal()
+        observation = self._inside(simulator._get_obs())
+        _, info = simulator.evaluate_state(observation, np.zeros(4, np.float32))
+        return observation, self._described(observation, info)
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """Applies one action for 1/80 s; the simulator truncates after 500 steps and never terminates."""
+        observation, reward, terminated, truncated, info = self._simulator.step(action)
+        return observation, float(reward), terminated, truncated, self._described(observation, info)
+
+    def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The camera's picture, uint8 (size, size, 3), the right way up.
+
+        Raises:
+            BlankFrameError: The picture has one colour only.
+            RuntimeError: The environment was made with ``render_mode=None``.
+        """
+        if self.render_mode is None:
+            raise RuntimeError("this environment was made with render_mode=None; expected render_mode='rgb_array'")
+        frame = self._simulator.render()[::-1]
+        if int(frame.min()) == int(frame.max()):
+            raise BlankFrameError(
+                f"{self.task}: the renderer returned a constant frame of value {int(frame.min())}; close other "
+                "environments of this process, or use one process per environment, or another MUJOCO_GL"
+            )
+        return np.ascontiguousarray(frame)
+
+    def close(self) -> None:
+        """Frees the simulator and its rendering context."""
+        self._simulator.close()
+
+    def _inside(self, observation: NDArray[np.float64]) -> NDArray[np.float64]:
+        space = self.observation_space
+        assert isinstance(space, gym.spaces.Box)
+        return np.clip(observation, space.low, space.high)
+
+    def _described(self, observation: NDArray[np.float64], info: dict[str, Any]) -> dict[str, Any]:
+        distance = float(info["obj_to_target"])
+        if self.task == "door-open":  # the simulator reports 0; this is the difference that its success looks at
+            distance = abs(float(observation[4] - observation[36]))
+        return {**info, "is_success": bool(info["success"]), "distance": distance}
+
+
+def _simulator(task: str, size: int) -> Any:
+    """The simulator's environment with a visible goal that is drawn anew from its own seeded generator."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    except ImportError as error:
+        raise ImportError("Meta-World is not installed: pip install 'robometer-rl[metaworld]'") from error
+    simulator: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](
+        render_mode="rgb_array", camera_name=CAMERA, width=size, height=size
+    )
+    # As metaworld.env_dict makes its goal-observable environments, which take no camera and freeze the goal.
+    simulator._partially_observable = False
+    del simulator.sawyer_observation_space  # cached while the goal was hidden
+    simulator._freeze_rand_vec = False
+    simulator.seeded_rand_vec = True
+    simulator._set_task_called = True
+    simulator.model.light_castshadow[:] = 0
+    simulator.model.mat_reflectance[:] = 0
+    return simulator
+
+
+def state_of(observation: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Low-dimensional state, (21,) float32 named by `STATE_NAMES`, of one observation (39,)."""
+    return np.concatenate([observation[:18], observation[36:39]]).astype(np.float32)
+
+
+def make_env(
+    task: str, *, size: int = 128, max_episode_steps: int = 500, render_mode: str | None = "rgb_array"
+) -> gym.Env[NDArray[np.float64], NDArray[np.float32]]:
+    """A Meta-World task through ``gymnasium.make``, so that ``env.spec`` can rebuild it; see `MetaWorldEnv`.
+
+    Args:
+        task: Name in `TASKS`, as in ``drawer-open``.
+        size: Height and width of a frame in pixels.
+        max_episode_steps: Episodes are truncated after this many steps, at most 500.
+        render_mode: ``rgb_array``, or None if no frame is ever asked for.
+
+    Example:
+        >>> env = make_env("drawer-open")                     # doctest: +SKIP
+        >>> observation, info = env.reset(seed=0)             # doctest: +SKIP
+        >>> env.render().shape, env.unwrapped.instruction     # doctest: +SKIP
+        ((128, 128, 3), 'open the drawer')
+    """
+    if not 1 <= max_episode_steps <= 500:
+        raise ValueError(f"max_episode_steps {max_episode_steps}; Meta-World episodes have 1 to 500 steps")
+    return gym.make(ENV_ID, task=task, size=size, render_mode=render_mode, max_episode_steps=max_episode_steps)
+
+
+gym.register(ENV_ID, entry_point=f"{__name__}:MetaWorldEnv", max_episode_steps=500)
