@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -245,6 +245,19 @@ class NestedFrames(FrameProtocol):
         while -(-t // stride) > self.max_frames - 1:
             stride *= 2
         return stride
+
+    def levels(self, num_steps: int) -> Iterator[tuple[int, range]]:
+        """The strides of a history of ``num_steps`` steps, each with the steps that use it.
+
+        Example:
+            >>> list(NestedFrames(4).levels(10))
+            [(1, range(0, 4)), (2, range(4, 7)), (4, range(7, 10))]
+        """
+        start, stride = 0, 1
+        while start < num_steps:
+            stop = (self.max_frames - 1) * stride + 1
+            yield stride, range(start, min(stop, num_steps))
+            start, stride = stop, 2 * stride
 
     def slots(self, t: int) -> NDArray[np.int64]:
         """See `FrameProtocol.slots`; no padding."""

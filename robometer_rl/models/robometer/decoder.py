@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
-__all__ = ["KeyValues", "UnsupportedAttentionError", "decode"]
+__all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode"]
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 """Per layer, keys and values (B, key/value heads, length, head_dim), rotary positions applied."""
@@ -24,19 +24,45 @@ class UnsupportedAttentionError(ValueError):
 
 
 @dataclass
-class _Recorder:
-    """What the attention layers see as their cache: a fixed prefix in front, the new keys and values written down."""
+class Prefix:
+    """Cached tokens in front of the rows of a pass.
 
-    prefix: KeyValues | None
+    Attributes:
+        layers: Keys and values of C caches.
+        visible: (B, P) bool, which of the cached tokens each row sees.
+        caches: (B,) which cache stands in front of each row.
+    """
+
+    layers: KeyValues
+    visible: torch.Tensor
+    caches: torch.Tensor
+
+    def mask(self, length: int) -> torch.Tensor:
+        """(B, 1, length, P + length) bool, True where a new token may look."""
+        batch, cached = self.visible.shape
+        mask = self.visible.new_ones((batch, 1, length, cached + length))
+        mask[..., :cached] = self.visible[:, None, None, :]
+        mask[..., cached:].tril_()
+        return mask
+
+
+@dataclass
+class _Recorder:
+    """What the attention layers see as their cache: fixed prefixes in front, the new keys and values written down."""
+
+    prefix: Prefix | None
+    keep: bool
     new: KeyValues = field(default_factory=list)
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.new.append((key, value))
+        if self.keep:
+            self.new.append((key, value))
         if self.prefix is None:
             return key, value
-        before = self.prefix[layer_idx]
+        caches = self.prefix.caches
+        before = [part.index_select(0, caches) for part in self.prefix.layers[layer_idx]]
         return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
 
 
@@ -46,10 +72,13 @@ def decode(
     positions: torch.Tensor,
     deepstack: torch.Tensor,
     visual_rows: torch.Tensor,
-    prefix: KeyValues | None = None,
-    mask: torch.Tensor | None = None,
+    prefix: Prefix | None = None,
+    keep: bool = False,
 ) -> tuple[torch.Tensor, KeyValues]:
     """Runs new tokens through the decoder.
+
+    Every token sees the new tokens of its row up to itself, and what is visible of its prefix. Padding on the right
+    needs no mask, since nothing before it looks at it.
 
     Args:
         decoder: The checkpoint's language model.
@@ -57,22 +86,20 @@ def decode(
         positions: (3, B, S) rope positions.
         deepstack: (D, N, hidden) features added after the first D layers at the N visual tokens.
         visual_rows: (N,) where these tokens stand in the flattened (B * S) batch.
-        prefix: Cached keys and values in front of every row.
-        mask: (B or 1, 1, S, prefix + S) bool, True where a token may look. None for plain causal attention without a
-            prefix; padding on the right needs no mask, since nothing before it looks at it.
+        prefix: Cached tokens in front of the rows.
+        keep: Whether to return the keys and values of the new tokens.
 
     Returns:
-        (B, S, hidden) outputs after the final norm, and the keys and values of the new tokens.
+        (B, S, hidden) outputs after the final norm, and the new keys and values, empty unless ``keep``.
     """
-    if prefix is not None and mask is None:
-        raise ValueError("a prefix needs a mask")
-    mask = _mask_for(decoder, mask, embeddings.shape[1], embeddings.dtype)
-    recorder = _Recorder(prefix)
+    recorder = _Recorder(prefix, keep)
+    mask = _mask_for(decoder, prefix, embeddings)
     rotation = decoder.rotary_emb(embeddings, positions)
+    checkpointing = decoder.gradient_checkpointing and decoder.training
     hidden = embeddings
     for depth, layer in enumerate(decoder.layers):
-        # A layer that is checkpointed must not be given the recorder: it would record twice.
-        if decoder.gradient_checkpointing and decoder.training:
+        if checkpointing:
+            # Without the recorder, which the second forward of a checkpointed layer would write to again.
             hidden = checkpoint(layer, hidden, position_embeddings=rotation, attention_mask=mask, use_reentrant=False)
         else:
             hidden = layer(hidden, position_embeddings=rotation, attention_mask=mask, past_key_values=recorder)
@@ -82,19 +109,18 @@ def decode(
     return decoder.norm(hidden), recorder.new
 
 
-def _mask_for(
-    decoder: Qwen3VLTextModel, mask: torch.Tensor | None, length: int, dtype: torch.dtype
-) -> torch.Tensor | None:
-    """The mask as the decoder's attention implementation takes it."""
+def _mask_for(decoder: Qwen3VLTextModel, prefix: Prefix | None, embeddings: torch.Tensor) -> torch.Tensor | None:
+    """The mask as the decoder's attention implementation takes it, None where it is causal by itself."""
     implementation = decoder.config._attn_implementation
+    length = embeddings.shape[1]
     if implementation == "sdpa":
-        return mask
+        return None if prefix is None else prefix.mask(length)
     if implementation == "eager":
-        device = decoder.embed_tokens.weight.device
-        if mask is None:
-            mask = torch.ones((1, 1, length, length), dtype=torch.bool, device=device).tril()
-        return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min)
-    if mask is None:
+        causal = torch.ones((1, 1, length, length), dtype=torch.bool, device=embeddings.device).tril()
+        mask = causal if prefix is None else prefix.mask(length)
+        blocked = torch.finfo(embeddings.dtype).min
+        return torch.zeros(mask.shape, dtype=embeddings.dtype, device=mask.device).masked_fill(~mask, blocked)
+    if prefix is None:
         return None
     raise UnsupportedAttentionError(
         f"attn_implementation {implementation!r} takes no attention masks, which scoring steps with a shared prefix "

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robometer_rl.frames import Clip
+from robometer_rl.frames import Clip, FrameProtocol, NestedFrames
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.heads import decode_progress
+from robometer_rl.models.robometer.packed import PackedSteps
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
 
 __all__ = ["Robometer"]
@@ -25,7 +27,12 @@ class Robometer(RewardModel):
         source: What `load_reward_model` was given.
         model_id: Name recorded in outputs.
         revision: Commit on the Hub, if known.
+
+    Attributes:
+        token_budget: Tokens per pass of the decoder when whole episodes are scored; bounds memory.
     """
+
+    token_budget: int = 8192
 
     def __init__(self, checkpoint: Checkpoint, source: str, model_id: str, revision: str | None = None) -> None:
         super().__init__()
@@ -49,6 +56,22 @@ class Robometer(RewardModel):
         counts = [sum(sides) for sides in output.sides]
         values = zip(output.progress.split(counts), output.success.split(counts), strict=True)
         return [self._prediction(*parts, where=f"clip {number}") for number, parts in enumerate(values)]
+
+    @torch.inference_mode()
+    def predict_steps(
+        self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
+    ) -> list[Prediction]:
+        """See `RewardModel.predict_steps`; under nested frames each frame is computed once (see `packed`)."""
+        protocol = protocol or self.default_protocol
+        if not (isinstance(protocol, NestedFrames) and self.network.reads_tokens):
+            return super().predict_steps(clips, protocol, every)
+        packed = PackedSteps(self.network, self.processor, protocol, self.token_budget)
+        with self.lock:
+            outputs = [self.network.read(vectors) for vectors in packed.vectors(clips, every)]
+        return [
+            replace(self._prediction(*output, where=f"clip {number}"), protocol=str(protocol), every=every)
+            for number, output in enumerate(outputs)
+        ]
 
     @torch.inference_mode()
     def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:

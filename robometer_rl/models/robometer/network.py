@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from robometer_rl.models.robometer.config import RobometerConfig
-from robometer_rl.models.robometer.decoder import KeyValues, decode
+from robometer_rl.models.robometer.decoder import KeyValues, Prefix, decode
 from robometer_rl.models.robometer.heads import make_head, pool_frames
 from robometer_rl.models.robometer.patches import PatchedFrames, group_by_grid
 from robometer_rl.models.robometer.processing import RobometerInputs
@@ -76,6 +76,11 @@ class RobometerNetwork(nn.Module):
         """Precision of the heads, which is the backbone's."""
         return self.frame_pool_attn.weight.dtype
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the heads read a progress token after each frame, rather than pool its patches."""
+        return self.config.per_frame_token and self.config.multi_image
+
     def encode(self, frames: list[PatchedFrames]) -> list[torch.Tensor]:
         """Vision features of every frame: (1 + D, tokens, hidden) each, in order; see `vision.encode_frames`.
 
@@ -94,7 +99,7 @@ class RobometerNetwork(nn.Module):
         features = inputs.features if inputs.features is not None else self.encode(inputs.frames or [])
         hidden, _ = self.decode(inputs.input_ids, inputs.position_ids, features)
         ids = inputs.input_ids
-        if self.config.per_frame_token and self.config.multi_image:
+        if self.reads_tokens:
             frames = hidden[ids == self.special.progress]
         else:
             frames = self._pool(hidden[self._visual(ids)], [feature.shape[1] for feature in features])
@@ -107,8 +112,8 @@ class RobometerNetwork(nn.Module):
         ids: torch.Tensor,
         positions: torch.Tensor,
         features: list[torch.Tensor],
-        prefix: KeyValues | None = None,
-        mask: torch.Tensor | None = None,
+        prefix: Prefix | None = None,
+        keep: bool = False,
     ) -> tuple[torch.Tensor, KeyValues]:
         """Decoder outputs of token rows with visual features in their places; see `decoder.decode`.
 
@@ -116,17 +121,19 @@ class RobometerNetwork(nn.Module):
             ids: (B, S).
             positions: (3, B, S).
             features: Of every frame in ``ids``, in order of appearance.
-            prefix: Cached keys and values in front of the rows.
-            mask: Needed with a prefix.
+            prefix: Cached tokens in front of the rows.
+            keep: Whether to return the keys and values of the new tokens.
         """
         decoder = self.model.language_model
         embeddings = decoder.embed_tokens(ids)
         rows = self._visual(ids).flatten().nonzero().squeeze(-1)
+        if not features:
+            return decode(decoder, embeddings, positions, embeddings.new_zeros(0), rows, prefix, keep)
         visual = torch.cat(features, dim=1)
         if visual.shape[1] != len(rows):
             raise ValueError(f"{visual.shape[1]} visual features for {len(rows)} image tokens")
         flat = embeddings.flatten(0, 1).index_copy(0, rows, visual[0].to(embeddings.dtype))
-        return decode(decoder, flat.view_as(embeddings), positions, visual[1:], rows, prefix, mask)
+        return decode(decoder, flat.view_as(embeddings), positions, visual[1:], rows, prefix, keep)
 
     def read(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Progress and success outputs of (F, hidden) frame vectors."""

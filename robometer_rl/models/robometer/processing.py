@@ -118,7 +118,7 @@ class RobometerProcessor:
         prompts = [
             join(
                 [
-                    *self._trajectory(self.head_text(clip.task), patched, first=1, head=True),
+                    *self._trajectory(self._progress_text(clip.task), patched, first=1, head=True),
                     self.tokens.tail(),
                 ]
             )
@@ -148,8 +148,11 @@ class RobometerProcessor:
         frames = clip.read()
         return self.patcher(frames) if self.config.multi_image else self.patcher.frame_pairs(frames)
 
-    def head_text(self, task: str) -> str:
-        """What a single trajectory's prompt says before its first frame."""
+    def progress_head(self, task: str) -> Segment:
+        """The prompt of a single trajectory up to the caption of its first frame, which it includes."""
+        return self.tokens.head(self._progress_text(task) + caption(1))
+
+    def _progress_text(self, task: str) -> str:
         return progress_prompt(check_prompt_task(task, self.tokens.reserved))
 
     def _pair(self, task: str, a: PatchedFrames, b: PatchedFrames) -> Segment:

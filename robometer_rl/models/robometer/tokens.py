@@ -78,7 +78,7 @@ class TokenBatch:
 
 def join(segments: Iterable[Segment]) -> Segment:
     """One segment of several that follow each other."""
-    parts = list(segments)
+    parts = [_run([]), *segments]
     start, positions = 0, []
     for part in parts:
         positions.append(part.positions + start)
