@@ -1,0 +1,50 @@
+"""What the documentation says still works: its commands exist, its links lead somewhere, its example runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+COMMANDS = {name for page in PAGES for name in re.findall(r"robometer-rl ([a-z]+)", page.read_text())}
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pages
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pages
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"`make ([a-z-]+)", page.read_text()) + re.findall(r"^make ([a-z-]+)", page.read_text(), re.M)
+    assert set(named) <= targets
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_commands_exist(command: str) -> None:
+    program = Path(sys.executable).with_name("robometer-rl")
+    done = subprocess.run([program, command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"robometer-rl {command}" in done.stdout
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 20
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
