@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from robometer_rl.frames import Clip, check_task, parse_protocol, scored_steps
+from robometer_rl.frames import Clip, FrameProtocol, check_task, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
 from robometer_rl.report.canvas import LIGHT
@@ -36,7 +36,7 @@ class ScoreConfig:
     below it (overlay.mp4).
     """
 
-    video: Annotated[Path, tyro.conf.Positional]
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
     """A video file, a .gif, an .npz (array 'frames', 'arr_0' or the only one), or a folder of images."""
     task: str
     """The instruction, such as 'open the drawer'."""
@@ -58,12 +58,18 @@ class ScoreConfig:
 
 def run_score(config: ScoreConfig) -> None:
     """Scores the recording that ``config`` names with the model that it names."""
-    # Reading first: a wrong path should not cost the time of loading a model.
-    recording = read_recording(config.video, config.fps)
+    # A wrong option or path should not cost the time of loading a model.
     check_task(config.task)
+    _protocol(config)
+    recording = read_recording(config.video, config.fps)
+    scored_steps(len(recording), config.every)
     from robometer_rl.models.loading import load_reward_model
 
     score(config, recording, load_reward_model(config.model, config.device, config.dtype))
+
+
+def _protocol(config: ScoreConfig) -> FrameProtocol | None:
+    return parse_protocol(config.protocol) if config.protocol else None
 
 
 def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Prediction:
@@ -78,10 +84,9 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
         One value per scored frame, see `robometer_rl.RewardModel.predict_steps`.
     """
     clip = Clip(recording.frames, config.task)
-    protocol = parse_protocol(config.protocol) if config.protocol else None
     console = Console()
     with Console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):
-        prediction = model.predict_steps([clip], protocol, config.every)[0]
+        prediction = model.predict_steps([clip], _protocol(config), config.every)[0]
     threshold = RewardSpec().threshold(model.success_threshold)
     scores = episode_scores(recording, prediction, config.task, threshold)
     out = config.out or Path("outputs") / "score" / config.video.stem

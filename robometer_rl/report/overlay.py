@@ -76,8 +76,8 @@ def _draw_bar(canvas: Canvas, middle: float, label: str, value: float, color: st
     bar = Box(_MARGIN + 62, middle - 4, canvas.width - _MARGIN - 58, middle + 4)
     canvas.text((_MARGIN, middle), label, theme.muted, size=12, anchor="lm")
     canvas.rectangle(bar, fill=theme.grid, radius=4)
-    if value > 0:
-        end = bar.left + max(value, 0.02) * bar.width
+    if value >= 0.005:  # what is not written as 0.00
+        end = bar.left + max(value * bar.width, bar.height)
         canvas.rectangle(Box(bar.left, bar.top, end, bar.bottom), fill=color, radius=4)
     canvas.text((bar.right + 8, middle), f"{value:.2f}", theme.ink, size=12, anchor="lm")
     return bar

@@ -1,0 +1,299 @@
+"""``robometer-rl demo``: three policies in a Meta-World task, paid by what a reward model sees."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from robometer_rl import __version__
+from robometer_rl.data.sources.metaworld import CONTROL_HZ, TASKS, make_env
+from robometer_rl.data.sources.metaworld_skills import expert
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.report.canvas import DARK, LIGHT, Theme
+from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.figure import Curve, Panel, draw_figure
+from robometer_rl.report.overlay import overlay_frames
+from robometer_rl.report.page import EpisodeCard, render_page
+from robometer_rl.rewards import RewardSpec
+from robometer_rl.video import write_video
+from robometer_rl.wrappers import RobometerReward
+
+__all__ = ["DemoConfig", "DemoEpisode", "demo", "run_demo"]
+
+# Steps after the expert's success, so that it can be seen, and what an expert that never succeeds is given.
+_LINGER: Final = 21
+_PATIENCE: Final = 200
+
+# Slower than the robot, which moves faster than the eye can compare.
+_PLAYBACK_FPS: Final = 12.0
+
+Policy = Callable[[NDArray[np.float64], bool], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Watch three policies in a Meta-World task whose reward is what the embedded model sees.
+
+    An expert, one that stops half-way and a random one start from the same state. Prints a table and writes the
+    curves, the videos and a page that shows them (index.html).
+    """
+
+    task: str = "drawer-open"
+    """A Meta-World task, without the version at its end."""
+    model: str = "mini"
+    """The embedded 'mini', a checkpoint directory, or a Hub id."""
+    device: str = "cpu"
+    """Where the model runs, such as 'cuda'."""
+    every: int = 3
+    """Render and score every so many steps; the reward of a step between them is 0."""
+    seed: int = 0
+    """Of the positions of the objects, and of the random policy."""
+    out: Path = Path("outputs/demo")
+    """Folder for the results."""
+
+
+@dataclass(frozen=True)
+class DemoEpisode:
+    """One episode of one policy.
+
+    Attributes:
+        name: Of the policy.
+        description: What the policy does.
+        frames: (N, H, W, 3) uint8, the frames that were scored after steps.
+        scores: What the model said about them.
+        true_success: Whether the simulator says that the task is done at the end.
+        predicted_success: Whether the success rule holds at the end.
+        learned_return: Sum of the rewards.
+    """
+
+    name: str
+    description: str
+    frames: NDArray[np.uint8]
+    scores: EpisodeScores
+    true_success: bool
+    predicted_success: bool
+    learned_return: float
+
+    def values(self) -> dict[str, str | bool]:
+        """A row of the table."""
+        return {
+            "True success": self.true_success,
+            "Predicted success": self.predicted_success,
+            "Final progress": f"{self.scores.progress[-1]:.3f}",
+            "Return": f"{self.learned_return:+.3f}",
+        }
+
+
+def run_demo(config: DemoConfig) -> None:
+    """Runs the demonstration with the model that ``config`` names."""
+    from robometer_rl.models.loading import load_reward_model
+
+    demo(config, load_reward_model(config.model, config.device))
+
+
+def demo(config: DemoConfig, model: RewardModel) -> list[DemoEpisode]:
+    """Runs the three policies, writes the results and shows a summary.
+
+    Args:
+        config: The task and where to write.
+        model: The model, whatever ``config.model`` says.
+
+    Raises:
+        ValueError: An unknown task or a wrong interval.
+        ImportError: Meta-World is not installed.
+    """
+    spec = RewardSpec(mode="delta", every=config.every)
+    success_step = _rehearse(config)
+    num_steps = success_step + _LINGER
+    console = Console()
+    episodes = [
+        _run(config, model, spec, num_steps, cast)
+        for cast in track(_policies(config, success_step), "three policies", console=Console(stderr=True))
+    ]
+    _write(config, model, spec, episodes)
+    console.print(_table(config, episodes))
+    console.print(f"Curves, videos and a page that shows them: {config.out / 'index.html'}")
+    return episodes
+
+
+def _rehearse(config: DemoConfig) -> int:
+    """Steps in which the expert succeeds from the starting state, found without rendering."""
+    env = make_env(config.task, render_mode=None)
+    policy = expert(config.task)
+    observation, info = env.reset(seed=config.seed)
+    step = 0
+    while step < _PATIENCE and not info["is_success"]:
+        observation, _, _, _, info = env.step(policy.act(observation, info["is_success"]))
+        step += 1
+    env.close()
+    return step
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """One of the policies, to be run for one episode."""
+
+    name: str
+    description: str
+    act: Policy
+
+
+def _policies(config: DemoConfig, success_step: int) -> list[_Cast]:
+    half = success_step // 2
+    rng = np.random.default_rng(config.seed)
+    return [
+        _Cast("expert", "The simulator's scripted policy.", expert(config.task).act),
+        _Cast("half-way", f"The same, standing still from step {half} on.", _Stopping(expert(config.task).act, half)),
+        _Cast("random", "Actions drawn uniformly.", lambda observation, done: rng.uniform(-1, 1, 4).astype(np.float32)),
+    ]
+
+
+class _Stopping:
+    """Another policy for some steps, then no motion, with the gripper as it was."""
+
+    def __init__(self, policy: Policy, steps: int) -> None:
+        self._policy = policy
+        self._left = steps
+        self._action = np.zeros(4, np.float32)
+
+    def __call__(self, observation: NDArray[np.float64], success: bool) -> NDArray[np.float32]:
+        if self._left > 0:
+            self._left -= 1
+            self._action = self._policy(observation, success)
+            return self._action
+        return np.append(np.zeros(3, np.float32), self._action[3])
+
+
+class _KeepFrames(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps what was rendered, so that the videos show exactly what was scored."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.frames: list[NDArray[np.uint8]] = []
+
+    def render(self) -> Any:
+        frame = self.env.render()
+        assert isinstance(frame, np.ndarray), "make_env renders arrays"
+        self.frames.append(frame)
+        return frame
+
+
+def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: int, cast: _Cast) -> DemoEpisode:
+    camera = _KeepFrames(make_env(config.task, max_episode_steps=num_steps))
+    task = TASKS[config.task].task
+    env = RobometerReward(camera, model, task=task, reward=spec, frames="render")
+    observation, info = env.reset(seed=config.seed)
+    scored: list[tuple[int, dict[str, Any]]] = []
+    step, over = 0, False
+    while not over:
+        observation, _, terminated, truncated, info = env.step(cast.act(observation, info["is_success"]))
+        step, over = step + 1, terminated or truncated
+        if info["robometer/scored"]:
+            scored.append((step, info))
+    env.close()
+    scores = EpisodeScores(
+        task=task,
+        numbers=np.array([step for step, _ in scored]),
+        progress=np.array([info["robometer/progress"] for _, info in scored], np.float32),
+        success=np.array([info["robometer/success"] for _, info in scored], np.float32),
+        achieved=np.array([info["robometer/success_detected"] for _, info in scored]),
+        threshold=spec.threshold(model.success_threshold),
+    )
+    return DemoEpisode(
+        name=cast.name,
+        description=cast.description,
+        frames=np.stack(camera.frames[1:]),  # the first is that of the reset, which pays nothing
+        scores=scores,
+        true_success=info["robometer/true_success"],
+        predicted_success=info["robometer/success_detected"],
+        learned_return=info["robometer/episode"]["return"],
+    )
+
+
+def _write(config: DemoConfig, model: RewardModel, spec: RewardSpec, episodes: list[DemoEpisode]) -> None:
+    config.out.mkdir(parents=True, exist_ok=True)
+    _figure(config, model, episodes, LIGHT).save(config.out / "curves.png")
+    _figure(config, model, episodes, DARK).save(config.out / "curves-dark.png")
+    for episode in episodes:
+        overlay = overlay_frames(episode.frames, episode.scores)
+        write_video(config.out / f"{episode.name}.mp4", overlay, _PLAYBACK_FPS)
+    page = render_page(
+        title=f"Robometer as the reward: {TASKS[config.task].task}",
+        lead="Three policies start from the same state of a Meta-World task. Each step pays the change of the progress "
+        "that the reward model sees in the camera's frames; the simulator's own reward is not used.",
+        episodes=[EpisodeCard(each.name, each.description, f"{each.name}.mp4", each.values()) for each in episodes],
+        figure=("curves.png", "curves-dark.png"),
+        facts=_facts(config, model, spec),
+        command=_command(config),
+    )
+    (config.out / "index.html").write_text(page, encoding="utf-8")
+
+
+def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode], theme: Theme) -> Image.Image:
+    def curves(values: Callable[[EpisodeScores], NDArray[np.float32]]) -> list[Curve]:
+        return [
+            Curve(episode.name, episode.scores.numbers, values(episode.scores), color)
+            for episode, color in zip(episodes, theme.series, strict=False)
+        ]
+
+    panels = [
+        Panel("Progress", curves(lambda scores: scores.progress)),
+        Panel("Success probability", curves(lambda scores: scores.success), episodes[0].scores.threshold),
+    ]
+    return draw_figure(TASKS[config.task].task, _origin(config, model), panels, theme)
+
+
+def _origin(config: DemoConfig, model: RewardModel) -> str:
+    return f"{_name(model)} · {model.default_protocol} · every {config.every} steps · {model.dtype}"
+
+
+def _name(model: RewardModel) -> str:
+    return f"{model.model_id}@{model.revision}" if model.revision else model.model_id
+
+
+def _facts(config: DemoConfig, model: RewardModel, spec: RewardSpec) -> dict[str, str]:
+    threshold = spec.threshold(model.success_threshold)
+    rule = f"probability ≥ {threshold:.2f} on {spec.patience} consecutive scored frames"
+    packages = ("torch", "transformers", "gymnasium", "metaworld", "mujoco")
+    return {
+        "Model": f"{_name(model)}, {model.dtype}",
+        "Frame protocol": str(model.default_protocol),
+        "Reward": f"{spec.mode}, rendered and scored every {spec.every} steps",
+        "Success rule": rule,
+        "Environment": f"Meta-World {config.task}, seed {config.seed}, {CONTROL_HZ} steps per second",
+        "Instruction": TASKS[config.task].task,
+        "Versions": ", ".join(
+            [f"robometer-rl {__version__}"]
+            + [f"{name} {version(name)}" for name in packages]
+            + [f"Python {platform.python_version()}"]
+        ),
+    }
+
+
+def _command(config: DemoConfig) -> str:
+    options = (f"--{field.name} {shlex.quote(str(getattr(config, field.name)))}" for field in fields(config))
+    return " ".join(["robometer-rl demo", *options])
+
+
+def _table(config: DemoConfig, episodes: list[DemoEpisode]) -> Table:
+    table = Table(title=f"Meta-World {config.task}: {TASKS[config.task].task}", title_justify="left")
+    table.add_column("Policy", style="bold")
+    for column in episodes[0].values():
+        table.add_column(column, justify="right")
+    for episode in episodes:
+        cells = (("yes" if cell else "no") if isinstance(cell, bool) else cell for cell in episode.values().values())
+        table.add_row(episode.name, *cells)
+    return table

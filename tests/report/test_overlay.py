@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from robometer_rl.report.canvas import DARK
+from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.overlay import overlay_frames
+
+
+def scores(count: int = 3, achieved: bool = False, task: str = "open the drawer") -> EpisodeScores:
+    values = np.linspace(0, 1, count, dtype=np.float32)
+    return EpisodeScores(task, np.arange(count), values, values, np.full(count, achieved), 0.65)
+
+
+def frames(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    return np.full((count, height, width, 3), 200, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "picture"),
+    [
+        ((128, 128), (480, 480)),  # enlarged
+        ((480, 640), (480, 640)),  # as it is
+        ((1080, 1920), (540, 960)),  # reduced
+        ((1280, 720), (720, 404)),  # portrait: as high as allowed, on a strip of the least width
+        ((33, 1000), (32, 960)),
+    ],
+)
+def test_pictures_have_an_even_comfortable_size(size: tuple[int, int], picture: tuple[int, int]) -> None:
+    (image,) = overlay_frames(frames(1, *size), scores(1))
+    assert image.shape == (picture[0] + 150, max(480, picture[1]), 3)
+    assert image.shape[0] % 2 == image.shape[1] % 2 == 0
+    bright = (image[: picture[0]] > 180).all(axis=2)
+    assert bright.mean(axis=0).round().sum() == picture[1]
+
+
+def test_the_lamp_is_lit_while_the_success_rule_holds() -> None:
+    green = np.array([int(DARK.success[start : start + 2], 16) for start in (1, 3, 5)])
+
+    def lamp(achieved: bool) -> NDArray[np.uint8]:
+        (image,) = overlay_frames(frames(1, 480, 480), scores(1, achieved))
+        return image[480 + 62, 480 - 16 - 6]
+
+    assert np.abs(lamp(True).astype(int) - green).max() < 10
+    assert np.abs(lamp(False).astype(int) - green).max() > 60
+
+
+def test_curves_grow_with_the_frames() -> None:
+    images = list(overlay_frames(frames(30, 128, 128), scores(30)))
+    history = np.array([image[480 + 80 : 480 + 136, 16:464, 2] > 150 for image in images])
+    reach = [np.nonzero(seen.any(axis=0))[0].max() for seen in history]
+    assert (np.diff(reach) > 0).all()
+    assert reach[0] < 20
+    assert reach[-1] > 435
+
+
+def test_a_long_task_does_not_run_into_the_frame_number() -> None:
+    (short,) = overlay_frames(frames(1, 128, 128), scores(1, task="x"))
+    (long,) = overlay_frames(frames(1, 128, 128), scores(1, task="open the drawer " * 30))
+    np.testing.assert_array_equal(short[480:510, 380:], long[480:510, 380:])
+
+
+def test_every_frame_has_its_values() -> None:
+    with pytest.raises(ValueError, match="got 4 frames, expected 3"):
+        list(overlay_frames(frames(4, 32, 32), scores(3)))

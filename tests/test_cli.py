@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl import score
+from robometer_rl.cli import main
+
+FIXTURE = Path(__file__).parent / "fixtures" / "robometer_tiny" / "checkpoint"
+HEAVY = ("torch", "transformers", "mujoco", "metaworld", "matplotlib")
+
+# What `robometer-rl WORDS` imports, whatever it prints, and the CPU seconds it takes: those do not depend on what else
+# the machine is doing.
+MEASURE = f"""
+import json, sys, time
+start = time.process_time()
+from robometer_rl.cli import main
+try:
+    main(json.loads(sys.argv[1]))
+except SystemExit as stop:
+    assert stop.code == 0
+print(json.dumps([time.process_time() - start, sorted(set(sys.modules) & set({HEAVY!r}))]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("robometer_rl")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "clip.npz", frames=frames)
+    return tmp_path / "clip.npz"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["collect", "--help"], ["score", "--help"], ["demo", "--help"]])
+def test_help_answers_at_once(words: list[str]) -> None:
+    command = [sys.executable, "-c", MEASURE, json.dumps(words)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, heavy = json.loads(output.splitlines()[-1])
+    assert heavy == []
+    assert seconds < 1.5
+    assert "usage: robometer-rl" in output
+
+
+def test_help_lists_the_commands_and_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for line in ("demo", "score", "collect", "Score a video", "--debug"):
+        assert line in shown
+
+
+@pytest.mark.parametrize("words", [[], ["scor"], ["--verbose", "score"], ["score"], ["score", "a.mp4", "--tsak", "x"]])
+def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "robometer-rl" in capsys.readouterr().err
+
+
+def test_score_runs_on_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["score", str(clip), "--task", "open the drawer", "--model", str(FIXTURE), "--every", "2"]
+    assert main([*words, "--protocol", "nested(4)", "--out", str(tmp_path / "results")]) == 0
+    shown = capsys.readouterr().out
+    assert "5 in the file, 3 scored" in shown
+    assert "nested(4), every 2 frames" in shown
+    assert (tmp_path / "results" / "overlay.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.mp4", "--task", "open the drawer"], "no video at missing.mp4"),
+        (["clip.npz", "--task", ""], "expected a non-empty instruction"),
+        (["clip.npz", "--task", "open the drawer", "--model", "no model"], "unknown model 'no model'"),
+        (["clip.npz", "--task", "open the drawer", "--fps", "3"], "stores no frame rate"),
+        (["clip.npz", "--task", "open the drawer", "--protocol", "last"], "unknown frame protocol 'last'"),
+    ],
+)
+def test_an_error_of_the_user_is_one_line(
+    words: list[str], message: str, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    assert main(["score", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("robometer-rl score: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_debug_shows_where_an_error_came_from(
+    by_environment: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROBOMETER_DEBUG", "1" if by_environment else "0")
+    flags = [] if by_environment else ["--debug"]
+    assert main([*flags, "score", "missing.mp4", "--task", "open the drawer"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "read_recording" in shown
+
+
+def test_an_error_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    def broken(config: score.ScoreConfig) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(score, "run_score", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["score", str(clip), "--task", "open the drawer"])
+
+
+def test_interrupting_is_quiet(clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(config: score.ScoreConfig) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "run_score", interrupted)
+    assert main(["score", str(clip), "--task", "open the drawer"]) == 130
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from robometer_rl.frames import NestedFrames, TaskError
+from robometer_rl.prediction import Prediction
+from robometer_rl.score import ScoreConfig, episode_scores, run_score, score
+from robometer_rl.video import Recording, VideoError, read_recording, write_video
+from tests.fixed_models import BrightnessModel
+
+TASK = "open the drawer"
+
+
+def grey_frames(levels: list[int], size: int = 32) -> NDArray[np.uint8]:
+    """Frames of uniform brightness, so that `BrightnessModel` sees progress ``level / 255``."""
+    return np.stack([np.full((size, size, 3), level, np.uint8) for level in levels])
+
+
+def recording_of(levels: list[int]) -> Recording:
+    return Recording(grey_frames(levels), np.arange(len(levels)))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ScoreConfig:
+    return ScoreConfig(tmp_path / "drawer.npz", TASK, out=tmp_path / "results")
+
+
+def test_it_writes_predictions_figure_and_overlay(config: ScoreConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = [0, 51, 102, 255, 255, 255]
+    prediction = score(config, recording_of(levels), BrightnessModel())
+    assert config.out is not None
+    loaded = Prediction.load(config.out / "prediction.npz")
+    np.testing.assert_allclose(loaded.progress, np.array(levels) / 255, atol=1e-6)
+    np.testing.assert_array_equal(loaded.success, prediction.success)
+    assert (loaded.protocol, loaded.model_id) == ("uniform(8)", "brightness")
+    rows = read_csv(config.out / "prediction.csv")
+    assert [row["frame"] for row in rows] == [str(number) for number in range(6)]
+    assert [float(row["progress"]) for row in rows] == pytest.approx([level / 255 for level in levels], abs=1e-6)
+    assert [row["achieved"] for row in rows] == ["0", "0", "0", "0", "1", "1"]
+    assert {row["seconds"] for row in rows} == {""}
+    assert Image.open(config.out / "curves.png").size[0] > 1000
+    overlay = read_recording(config.out / "overlay.mp4")
+    assert len(overlay) == 6
+    shown = capsys.readouterr().out
+    for expected in ("6 in the file, 6 scored", "last 1.000", "from frame 4", "uniform(8)", "brightness", "float32"):
+        assert expected in shown
+
+
+def test_the_overlay_shows_each_frame_above_its_values(config: ScoreConfig) -> None:
+    levels = [0, 60, 120, 240]
+    score(config, recording_of(levels), BrightnessModel())
+    assert config.out is not None
+    overlay = read_recording(config.out / "overlay.mp4").frames
+    assert overlay.shape[2] == 480
+    np.testing.assert_allclose(overlay[:, 100:380, 100:380].mean(axis=(1, 2, 3)), levels, atol=3)
+    # The progress bar: blue as far as the progress, dark beyond.
+    bar = overlay[:, 480 + 42, 80:400, 2].astype(float)
+    filled = (bar > 180).mean(axis=1)
+    np.testing.assert_allclose(filled, np.array(levels) / 255, atol=0.05)
+
+
+def test_scoring_every_few_frames_holds_values_in_between(config: ScoreConfig) -> None:
+    every_other = ScoreConfig(config.video, TASK, every=3, protocol="nested(4)", out=config.out)
+    levels = [0, 255, 255, 51, 255, 255, 255, 102]
+    prediction = score(every_other, recording_of(levels), BrightnessModel())
+    assert (prediction.every, prediction.protocol) == (3, str(NestedFrames(4)))
+    assert config.out is not None
+    rows = read_csv(config.out / "prediction.csv")
+    assert [row["frame"] for row in rows] == ["0", "3", "6", "7"]
+    overlay = read_recording(config.out / "overlay.mp4").frames
+    bar = overlay[:, 480 + 42, 80:400, 2].astype(float)
+    held = np.array([0, 0, 0, 51, 51, 51, 255, 102]) / 255
+    np.testing.assert_allclose((bar > 180).mean(axis=1), held, atol=0.05)
+
+
+def test_success_is_counted_on_scored_frames_after_the_first() -> None:
+    def achieved(levels: list[int], every: int) -> list[bool]:
+        recording = recording_of(levels)
+        prediction = BrightnessModel().predict_steps([_clip(recording)], every=every)[0]
+        return episode_scores(recording, prediction, TASK, 0.65).achieved.tolist()
+
+    assert achieved([255, 255, 255, 0], every=1) == [False, False, True, False]
+    # Two frames of the recording are one scored frame: not yet patience's two.
+    assert achieved([0, 0, 255, 255, 0], every=2) == [False, False, False]
+    assert achieved([0, 0, 255, 255, 255], every=2) == [False, False, True]
+    assert achieved([255], every=1) == [False]
+
+
+def _clip(recording: Recording):
+    from robometer_rl.frames import Clip
+
+    return Clip(recording.frames, TASK)
+
+
+def test_the_threshold_is_the_one_that_the_model_was_calibrated_to(config: ScoreConfig) -> None:
+    score(config, recording_of([0, 200, 200, 200]), BrightnessModel(success_threshold=0.9))
+    assert config.out is not None
+    assert all(row["achieved"] == "0" for row in read_csv(config.out / "prediction.csv"))
+
+
+def test_a_thinned_video_keeps_its_own_frame_numbers_and_times(tmp_path: Path) -> None:
+    write_video(tmp_path / "drawer.mp4", grey_frames([0, 40, 80, 120, 160, 200, 240]), fps=10)
+    config = ScoreConfig(tmp_path / "drawer.mp4", TASK, fps=5, out=tmp_path / "results")
+    score(config, read_recording(config.video, config.fps), BrightnessModel())
+    rows = read_csv(tmp_path / "results" / "prediction.csv")
+    assert [(row["frame"], row["seconds"]) for row in rows] == [
+        ("0", "0.000"),
+        ("2", "0.200"),
+        ("4", "0.400"),
+        ("6", "0.600"),
+    ]
+    assert read_recording(tmp_path / "results" / "overlay.mp4").fps == pytest.approx(5)
+
+
+def test_a_single_frame_is_scored(config: ScoreConfig) -> None:
+    assert len(score(config, recording_of([128]), BrightnessModel())) == 1
+
+
+def test_results_go_to_a_folder_named_after_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    score(ScoreConfig(Path("videos/drawer.npz"), TASK), recording_of([0, 255]), BrightnessModel())
+    names = sorted(path.name for path in (tmp_path / "outputs" / "score" / "drawer").iterdir())
+    assert names == ["curves.png", "overlay.mp4", "prediction.csv", "prediction.npz"]
+
+
+def test_bad_input_is_found_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.mp4"):
+        run_score(ScoreConfig(tmp_path / "nothing.mp4", TASK, model="no such model"))
+    np.savez(tmp_path / "clip.npz", frames=grey_frames([0, 255]))
+    with pytest.raises(TaskError, match="non-empty instruction"):
+        run_score(ScoreConfig(tmp_path / "clip.npz", "  ", model="no such model"))
+    with pytest.raises(ValueError, match="unknown frame protocol 'first'"):
+        run_score(ScoreConfig(tmp_path / "clip.npz", TASK, protocol="first", model="no such model"))
+    with pytest.raises(VideoError, match="stores no frame rate"):
+        run_score(ScoreConfig(tmp_path / "clip.npz", TASK, fps=3, model="no such model"))
+    with pytest.raises(ValueError, match="every must be a positive integer"):
+        run_score(ScoreConfig(tmp_path / "clip.npz", TASK, every=0, model="no such model"))
