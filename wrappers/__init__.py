@@ -1,1 +1,37 @@
-"""Environment wrappers that pay a learned reward."""
+"""Environment wrappers that pay a learned reward.
+
+Names are imported on first use (PEP 562): worker processes that only render must not pay for a model's packages, and
+Stable-Baselines3 need not be installed. The vector twin of `RobometerReward` has the same name and lives in
+`robometer_rl.wrappers.vector`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robometer_rl.wrappers.rendering import RenderToInfo
+    from robometer_rl.wrappers.reward import RobometerReward
+    from robometer_rl.wrappers.sb3 import VecRobometerReward
+    from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo
+
+_HOMES = {
+    "RenderToInfo": "robometer_rl.wrappers.rendering",
+    "RobometerReward": "robometer_rl.wrappers.reward",
+    "TaskFromAttribute": "robometer_rl.wrappers.tasks",
+    "TaskFromInfo": "robometer_rl.wrappers.tasks",
+    "VecRobometerReward": "robometer_rl.wrappers.sb3",
+}
+
+__all__ = ["RenderToInfo", "RobometerReward", "TaskFromAttribute", "TaskFromInfo", "VecRobometerReward"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))

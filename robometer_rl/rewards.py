@@ -1,0 +1,378 @@
+"""How predictions become a reward: the modes, the success rule, and what a step pays.
+
+Time: an episode of T steps shows T + 1 frames. The frame of the reset is scored (p_0) and pays nothing; step t ends in
+frame t + 1, whose prediction p_{t+1} decides what step t pays. Between scored frames the last prediction is held.
+
+Everything here works on arrays: `RewardState` on the running episodes of a batch of environments, `episode_rewards`
+on a recorded episode. Both pay through `step_reward` and count through `next_streak`, so a relabelled episode has the
+rewards that a live wrapper would have paid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
+from numbers import Integral, Real
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robometer_rl.frames import scored_steps
+
+__all__ = [
+    "DEFAULT_REWARD",
+    "DEFAULT_SUCCESS_THRESHOLD",
+    "EpisodeRewards",
+    "RewardSpec",
+    "RewardState",
+    "StepRewards",
+    "episode_rewards",
+    "is_scored",
+    "next_streak",
+    "step_reward",
+]
+
+Mode = Literal["level", "delta", "potential", "success"]
+TerminalPotential = Literal["zero", "keep"]
+Unscored = Literal["hold", "zero"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+DEFAULT_SUCCESS_THRESHOLD: Final = 0.65
+"""Used where neither the spec nor the checkpoint states one; the published model was well calibrated at 0.65-0.69."""
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """What a step pays: ``task_weight * task + scale * learned + success_bonus * fires``.
+
+    With p_t the predicted progress, ``learned`` is one of
+
+    * ``"level"``: p_{t+1}. Farmable: an agent is paid for standing still near the goal.
+    * ``"delta"``: p_{t+1} - p_t, which sums to p_T - p_0 over an episode.
+    * ``"potential"``: gamma Phi' - Phi with Phi = p, which leaves optimal policies as the task reward has them.
+    * ``"success"``: 1 while the success rule holds, else 0.
+
+    The success rule holds once the success probability was at least the threshold on ``patience`` consecutive scored
+    frames, the frame of the reset not counted; it ``fires`` on the first step of an episode on which it holds.
+
+    Attributes:
+        mode: The learned part.
+        task_weight: Weight of the environment's own reward.
+        scale: Weight of the learned part.
+        gamma: Discount in (0, 1] of ``"potential"``, which requires it; the other modes ignore it.
+        terminal_potential: Phi' of ``"potential"`` on a terminated step: ``"zero"``, or ``"keep"`` for p_T. A truncated
+            episode always keeps p_T, since it would have gone on.
+        success_threshold: In [0, 1]; None takes the checkpoint's calibration, else `DEFAULT_SUCCESS_THRESHOLD`.
+        patience: Consecutive scored frames that the success rule needs.
+        success_bonus: Paid once per episode, on the step on which the success rule fires.
+        terminate_on_success: Whether the episode terminates there.
+        every: Scoring interval in steps, see `robometer_rl.frames.scored_steps`.
+        unscored: What ``"level"`` and ``"success"`` pay between scored frames: the held value, or zero. The others
+            act on the held prediction: ``"delta"`` pays 0 there, ``"potential"`` (gamma - 1) p.
+        allow_pure_shaping: Permits ``"potential"`` without a task weight, which cannot teach a task by itself.
+
+    Raises:
+        ValueError: A value out of its range, or a combination that cannot work; the message says which.
+        TypeError: A value of the wrong type.
+
+    Example:
+        >>> spec = RewardSpec(mode="potential", task_weight=1.0, gamma=0.99)
+        >>> RewardSpec.from_json(spec.to_json()) == spec
+        True
+    """
+
+    mode: Mode = "delta"
+    task_weight: float = 0.0
+    scale: float = 1.0
+    gamma: float | None = None
+    terminal_potential: TerminalPotential = "zero"
+    success_threshold: float | None = None
+    patience: int = 2
+    success_bonus: float = 0.0
+    terminate_on_success: bool = False
+    every: int = 1
+    unscored: Unscored = "hold"
+    allow_pure_shaping: bool = False
+
+    def __post_init__(self) -> None:
+        self._choose("mode", get_args(Mode))
+        self._choose("terminal_potential", get_args(TerminalPotential))
+        self._choose("unscored", get_args(Unscored))
+        for name in ("task_weight", "scale", "success_bonus"):
+            self._finite(name)
+        for name in ("patience", "every"):
+            self._count(name)
+        for name in ("terminate_on_success", "allow_pure_shaping"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.gamma is not None and not 0.0 < self._finite("gamma") <= 1.0:
+            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
+        if self.success_threshold is not None and not 0.0 <= self._finite("success_threshold") <= 1.0:
+            raise ValueError(f"success_threshold is a probability in [0, 1], got {self.success_threshold!r}")
+        if self.mode == "potential":
+            self._check_potential()
+
+    def _check_potential(self) -> None:
+        if self.gamma is None:
+            raise ValueError("mode='potential' needs gamma, the discount of the agent that will be paid")
+        if self.task_weight == 0.0 and not self.allow_pure_shaping:
+            raise ValueError(
+                "mode='potential' without a task reward cannot teach the task: shaping leaves the best policy as it "
+                "was. Give task_weight, another mode, or allow_pure_shaping=True"
+            )
+
+    def _choose(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
+
+    # Numbers are stored as Python's own, so that a spec written as JSON is equal to the one read back.
+    def _finite(self, name: str) -> float:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value!r}")
+        object.__setattr__(self, name, float(value))
+        return float(value)
+
+    def _count(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}")
+        object.__setattr__(self, name, int(value))
+
+    def threshold(self, calibrated: float | None) -> float:
+        """The success threshold in force, given a checkpoint's ``success_threshold``."""
+        if self.success_threshold is not None:
+            return self.success_threshold
+        return DEFAULT_SUCCESS_THRESHOLD if calibrated is None else calibrated
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, values as JSON has them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RewardSpec:
+        """The inverse of `to_dict`; absent fields take their defaults, unknown ones raise `ValueError`."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"unknown RewardSpec fields {unknown}; the fields are {known}")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> RewardSpec:
+        """The inverse of `to_json`; see `from_dict`."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"expected a JSON object with RewardSpec fields, got {text!r}")
+        return cls.from_dict(values)
+
+
+DEFAULT_REWARD: Final = RewardSpec()
+
+
+def is_scored(step: ArrayLike, every: int, done: ArrayLike) -> Bools:
+    """Whether the frame ``step`` steps after a reset is scored: `robometer_rl.frames.scored_steps` as time goes by.
+
+    Args:
+        step: Steps since the reset, any shape.
+        every: Scoring interval.
+        done: Whether the episode ends in this frame, same shape.
+    """
+    return (np.asarray(step) % every == 0) | np.asarray(done, np.bool_)
+
+
+def next_streak(streak: ArrayLike, success: ArrayLike, threshold: float) -> NDArray[np.int64]:
+    """Consecutive scored frames at or above ``threshold``, one scored frame later.
+
+    Args:
+        streak: The count so far, any shape; 0 after a reset, whose frame is not counted.
+        success: Success probability in the newly scored frame, same shape.
+        threshold: Of `RewardSpec.threshold`.
+    """
+    return np.where(np.asarray(success) >= threshold, np.asarray(streak) + 1, 0)
+
+
+def step_reward(
+    spec: RewardSpec,
+    *,
+    before: Floats,
+    after: Floats,
+    holds: Bools,
+    fires: Bools,
+    scored: Bools,
+    terminated: Bools,
+    task_rewards: Floats,
+) -> Floats:
+    """What steps pay, elementwise: over the environments of a batch or over the steps of an episode.
+
+    Args:
+        spec: The reward.
+        before: Held progress before the step.
+        after: Held progress after it.
+        holds: Whether the success rule holds after it.
+        fires: Whether that is for the first time in the episode.
+        scored: Whether the frame after it was scored.
+        terminated: Whether it terminated the episode, on predicted success included.
+        task_rewards: The environment's own reward.
+
+    Returns:
+        Rewards of the same shape.
+    """
+    if spec.mode == "level":
+        learned = after
+    elif spec.mode == "success":
+        learned = holds.astype(np.float64)
+    elif spec.mode == "delta":
+        learned = after - before
+    else:
+        assert spec.gamma is not None, "RewardSpec requires it"
+        potential = np.where(terminated, 0.0, after) if spec.terminal_potential == "zero" else after
+        learned = spec.gamma * potential - before
+    if spec.unscored == "zero" and spec.mode in ("level", "success"):
+        learned = np.where(scored, learned, 0.0)
+    return spec.task_weight * task_rewards + spec.scale * learned + spec.success_bonus * fires
+
+
+@dataclass(frozen=True)
+class StepRewards:
+    """What one step paid in n environments.
+
+    Attributes:
+        rewards: (n,) float64.
+        holds: (n,) bool, whether the success rule holds.
+        fires: (n,) bool, whether it does for the first time in the episode.
+        terminated: (n,) bool, as the environments reported it or because predicted success ends the episode.
+    """
+
+    rewards: Floats
+    holds: Bools
+    fires: Bools
+    terminated: Bools
+
+
+class RewardState:
+    """What a `RewardSpec` has to remember about the running episodes of a batch of environments.
+
+    Args:
+        num_envs: Number of environments.
+        spec: The reward.
+        threshold: Success threshold, see `RewardSpec.threshold`.
+    """
+
+    def __init__(self, num_envs: int, spec: RewardSpec, threshold: float) -> None:
+        self.spec = spec
+        self.threshold = threshold
+        self._progress = np.zeros(num_envs)
+        self._streak = np.zeros(num_envs, np.int64)
+        self._fired = np.zeros(num_envs, np.bool_)
+
+    def start(self, indices: NDArray[np.int64], progress: Floats) -> None:
+        """Begins episodes in the chosen environments; ``progress`` (len(indices),) is that of their reset frames."""
+        self._progress[indices] = progress
+        self._streak[indices] = 0
+        self._fired[indices] = False
+
+    def step(
+        self, *, progress: Floats, success: Floats, scored: Bools, terminated: Bools, task_rewards: Floats
+    ) -> StepRewards:
+        """Pays one step of every environment; every argument is (num_envs,), predictions held between scored frames."""
+        self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
+        holds = self._streak >= self.spec.patience
+        fires = holds & ~self._fired
+        self._fired |= fires
+        ended = terminated | fires if self.spec.terminate_on_success else terminated
+        rewards = step_reward(
+            self.spec,
+            before=self._progress,
+            after=progress,
+            holds=holds,
+            fires=fires,
+            scored=scored,
+            terminated=ended,
+            task_rewards=task_rewards,
+        )
+        self._progress = progress.copy()
+        return StepRewards(rewards, holds, fires, ended)
+
+
+@dataclass(frozen=True)
+class EpisodeRewards:
+    """What the T steps of a recorded episode pay.
+
+    Attributes:
+        rewards: (T,) float64.
+        holds: (T,) bool, whether the success rule holds after the step.
+        fires: (T,) bool, True at most once.
+    """
+
+    rewards: Floats
+    holds: Bools
+    fires: Bools
+
+
+def episode_rewards(
+    spec: RewardSpec,
+    progress: ArrayLike,
+    success: ArrayLike,
+    task_rewards: ArrayLike,
+    *,
+    terminated: bool,
+    threshold: float,
+) -> EpisodeRewards:
+    """Rewards of a recorded episode of T steps, as a wrapper would have paid them.
+
+    The episode is taken as it was recorded: with ``terminate_on_success``, cut it after the step that fires and pass
+    ``terminated=True``.
+
+    Args:
+        spec: The reward.
+        progress: (S,) progress of the scored frames, S = ``len(scored_steps(T + 1, spec.every))``, as
+            `robometer_rl.RewardModel.predict_steps` returns them for T + 1 frames.
+        success: (S,) success probability of the same frames.
+        task_rewards: (T,) the environment's own rewards.
+        terminated: Whether the last step terminated the episode (False: it was truncated, or the recording stops).
+        threshold: Success threshold, see `RewardSpec.threshold`.
+
+    Raises:
+        ValueError: The number of predictions does not belong to T steps scored every ``spec.every``.
+    """
+    task = np.asarray(task_rewards, np.float64)
+    num_steps = len(task)
+    scored = scored_steps(num_steps + 1, spec.every)
+    values = {"progress": np.asarray(progress, np.float64), "success": np.asarray(success, np.float64)}
+    for name, value in values.items():
+        if value.shape != scored.shape:
+            raise ValueError(
+                f"got {name} of shape {value.shape}; an episode of {num_steps} steps has {num_steps + 1} frames, of "
+                f"which {len(scored)} are scored with every={spec.every}"
+            )
+    held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
+    counted = accumulate(values["success"][1:], lambda streak, p: next_streak(streak, p, threshold), initial=0)
+    holds = (np.array(list(counted)) >= spec.patience)[held][1:]
+    fires = holds & (np.cumsum(holds) == 1)
+    ended = np.zeros(num_steps, np.bool_)
+    ended[-1:] = terminated
+    rewards = step_reward(
+        spec,
+        before=values["progress"][held][:-1],
+        after=values["progress"][held][1:],
+        holds=holds,
+        fires=fires,
+        scored=np.isin(np.arange(1, num_steps + 1), scored),
+        terminated=ended,
+        task_rewards=task,
+    )
+    return EpisodeRewards(rewards, holds, fires)

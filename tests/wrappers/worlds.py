@@ -1,0 +1,194 @@
+"""Small environments whose frames are a pure function of the episode and the step, and what they should be paid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.rewards import RewardSpec, episode_rewards
+
+TASK = "open the drawer"
+CAMERAS = ("render", "obs/image", "info/wrist")
+
+
+@dataclass(frozen=True)
+class NoiseEpisode:
+    """Everything that happens in the episode with this number."""
+
+    number: int
+    max_length: int
+    size: int
+
+    @cached_property
+    def length(self) -> int:
+        return int(self._rng(0).integers(1, self.max_length + 1))
+
+    @cached_property
+    def end(self) -> tuple[bool, bool]:
+        """(terminated, truncated) of the last step."""
+        return [(True, False), (False, True), (True, True)][int(self._rng(1).integers(3))]
+
+    @cached_property
+    def success(self) -> bool:
+        return bool(self._rng(2).integers(2))
+
+    @property
+    def task(self) -> str:
+        return f"task {self.number % 3}"
+
+    def task_reward(self, t: int) -> float:
+        return float(self._rng(3, t).integers(-4, 5)) / 4
+
+    @lru_cache(maxsize=100_000)  # noqa: B019
+    def frame(self, t: int, camera: str) -> NDArray[np.uint8]:
+        frame = self._rng(4, t, CAMERAS.index(camera)).integers(0, 256, (self.size, self.size, 3), np.uint8)
+        frame.flags.writeable = False
+        return frame
+
+    def _rng(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.number, *purpose))
+
+
+class NoiseWorld(gym.Env[dict[str, Any], int]):
+    """Shows noise; which noise depends on the episode and the step only.
+
+    ``render`` draws into one buffer, as some simulators do, and counts how often it is called.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space: spaces.Dict
+    action_space: spaces.Discrete
+
+    def __init__(self, render_mode: str | None = "rgb_array", max_length: int = 9, size: int = 8) -> None:
+        self.render_mode = render_mode
+        self.max_length = max_length
+        image = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.observation_space = spaces.Dict({"image": image, "state": spaces.Box(-1, 1, (2,), np.float32)})
+        self.action_space = spaces.Discrete(2)
+        self.renders = 0
+        self.instruction = ""
+        self._buffer = np.zeros(image.shape, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        size = len(self._buffer)
+        self.episode = NoiseEpisode(int(self.np_random.integers(2**31)), self.max_length, size)
+        self.instruction = self.episode.task
+        self.t = 0
+        return self._observation(), self._info() | {"instruction": self.episode.task}
+
+    def step(self, action: int) -> Any:
+        self.t += 1
+        last = self.t >= self.episode.length
+        terminated, truncated = self.episode.end if last else (False, False)
+        return self._observation(), self.episode.task_reward(self.t), terminated, truncated, self._info()
+
+    def render(self) -> Any:
+        self.renders += 1
+        self._buffer[:] = self.episode.frame(self.t, "render")
+        return self._buffer
+
+    def _observation(self) -> dict[str, Any]:
+        return {"image": self.episode.frame(self.t, "obs/image").copy(), "state": np.zeros(2, np.float32)}
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "number": self.episode.number,
+            "t": self.t,
+            "wrist": self.episode.frame(self.t, "info/wrist"),
+            "is_success": self.episode.success,
+        }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an episode should be paid, from the whole episode at once."""
+
+    rewards: NDArray[np.float64]
+    progress: NDArray[np.float64]
+    success: NDArray[np.float64]
+    reset_progress: float
+    terminated: bool
+    truncated: bool
+
+
+@lru_cache(maxsize=10_000)
+def expected_episode(
+    episode: NoiseEpisode, model: RewardModel, spec: RewardSpec, cameras: tuple[str, ...], task: str
+) -> Expected:
+    """Scores the frames 0 .. T with `RewardModel.predict_steps` and pays with `episode_rewards`."""
+    terminated, truncated = episode.end
+    threshold = spec.threshold(model.success_threshold)
+
+    def score(num_steps: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        clips = [Clip(np.stack([episode.frame(t, name) for t in range(num_steps + 1)]), task) for name in cameras]
+        predictions = model.predict_steps(clips, every=spec.every)
+        progress = np.mean([prediction.progress for prediction in predictions], axis=0, dtype=np.float64)
+        return progress, np.mean([prediction.success for prediction in predictions], axis=0, dtype=np.float64)
+
+    def pay(num_steps: int) -> Any:
+        task_rewards = [episode.task_reward(t + 1) for t in range(num_steps)]
+        return episode_rewards(spec, *score(num_steps), task_rewards, terminated=terminated, threshold=threshold)
+
+    num_steps = episode.length
+    paid = pay(num_steps)
+    if spec.terminate_on_success and paid.fires.any():
+        fired = int(paid.fires.argmax()) + 1
+        terminated, truncated = True, truncated and fired == num_steps
+        num_steps = fired
+        paid = pay(num_steps)
+    progress, success = score(num_steps)
+    steps = np.arange(num_steps + 1)
+    scored = np.unique(np.append(np.arange(0, num_steps + 1, spec.every), num_steps))
+    held = np.searchsorted(scored, steps, side="right") - 1
+    return Expected(paid.rewards, progress[held], success[held], float(progress[0]), terminated, truncated)
+
+
+class BrightnessWorld(gym.Env[NDArray[np.uint8], int]):
+    """Shows frames of given brightness, one after the other; the image is the observation and the rendering."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(
+        self,
+        levels: Sequence[int] = (0, 51, 102, 153, 204, 255),
+        render_mode: str | None = "rgb_array",
+        terminates: bool = True,
+        shape: tuple[int, ...] = (8, 8, 3),
+    ) -> None:
+        self.levels = levels
+        self.render_mode = render_mode
+        self.terminates = terminates
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = spaces.Discrete(2)
+        self.renders = 0
+        self.resets = 0
+        self.t = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.resets += 1
+        self.t = 0
+        return self._image(), {}
+
+    def step(self, action: int) -> Any:
+        self.t += 1
+        last = self.t >= len(self.levels) - 1
+        return self._image(), 1.0, last and self.terminates, last and not self.terminates, {"success": float(last)}
+
+    def render(self) -> Any:
+        self.renders += 1
+        return self._image()
+
+    def _image(self) -> NDArray[np.uint8]:
+        level = self.levels[min(self.t, len(self.levels) - 1)]
+        return np.full(self.observation_space.shape, level, np.uint8)

@@ -1,0 +1,128 @@
+"""Where the frames of an environment come from: the ``frames`` argument of the reward wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robometer_rl.frames import FrameError, as_frame
+from robometer_rl.wrappers.rendering import FRAME_KEY
+
+__all__ = ["Camera", "FrameSource", "FrameSources", "View", "info_camera", "parse_cameras"]
+
+FrameSource = str | Callable[[Any, Mapping[str, Any]], Any]
+"""``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, or a callable of one environment's observation and info."""
+
+FrameSources = FrameSource | tuple[FrameSource, ...]
+"""One source, or several cameras."""
+
+_CHOICES = "'render', 'obs', 'obs/KEY', 'info/KEY', a callable of (obs, info), or a tuple of these for several cameras"
+
+
+@dataclass(frozen=True)
+class View:
+    """What one environment shows at one moment, unbatched.
+
+    Attributes:
+        index: Number of the environment in its batch.
+        observation: Its observation.
+        info: Its info.
+    """
+
+    index: int
+    observation: Any
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One source of frames.
+
+    Attributes:
+        name: For messages.
+        read: Takes the image from a view.
+    """
+
+    name: str
+    read: Callable[[View], Any]
+
+    def frame(self, view: View) -> NDArray[np.uint8]:
+        """The frame, (H, W, 3) uint8, owned by the caller: environments may draw the next one into the same buffer.
+
+        Raises:
+            FrameError: There is no frame, or it is not an RGB image.
+        """
+        try:
+            return np.array(as_frame(self.read(view)))
+        except FrameError as error:
+            raise FrameError(f"environment {view.index}, frames={self.name!r}: {error}") from error
+
+
+def parse_cameras(
+    frames: Any, observation_space: spaces.Space[Any], render: Callable[[], Camera]
+) -> tuple[Camera, ...]:
+    """The cameras that ``frames`` names, checked as far as the spaces tell.
+
+    Args:
+        frames: A `FrameSource`, or several in a tuple (or a list, which a tuple becomes in JSON).
+        observation_space: Of one environment.
+        render: Makes the camera for ``"render"``, or raises because this kind of environment has none.
+
+    Raises:
+        ValueError: An unknown source, no camera at all, or an observation key that does not exist.
+        FrameError: Observations that are not images.
+    """
+    sources = frames if isinstance(frames, (tuple, list)) else (frames,)
+    if not sources:
+        raise ValueError(f"frames=() names no camera; expected {_CHOICES}")
+    return tuple(_parse_camera(source, observation_space, render) for source in sources)
+
+
+def _parse_camera(source: Any, observation_space: spaces.Space[Any], render: Callable[[], Camera]) -> Camera:
+    if callable(source):
+        return Camera(str(source), lambda view: source(view.observation, view.info))
+    if source == "render":
+        return render()
+    if source == "obs":
+        _require_image_space("obs", observation_space)
+        return Camera("obs", lambda view: view.observation)
+    kind, _, key = source.partition("/") if isinstance(source, str) else ("", "", "")
+    if kind == "obs" and key:
+        return _observation_camera(key, observation_space)
+    if kind == "info" and key:
+        return info_camera(key)
+    raise ValueError(f"unknown frames {source!r}; expected {_CHOICES}")
+
+
+def _observation_camera(key: str, space: spaces.Space[Any]) -> Camera:
+    if not isinstance(space, spaces.Dict) or key not in space.spaces:
+        has = f"has the keys {sorted(space.spaces)}" if isinstance(space, spaces.Dict) else f"is {space}"
+        raise ValueError(f"frames='obs/{key}' needs an observation with the key {key!r}; the observation space {has}")
+    _require_image_space(f"obs/{key}", space.spaces[key])
+    return Camera(f"obs/{key}", lambda view: view.observation[key])
+
+
+def _require_image_space(name: str, space: spaces.Space[Any]) -> None:
+    if not isinstance(space, spaces.Box):
+        raise FrameError(f"frames={name!r} needs image observations, a Box space; the observation space is {space}")
+    try:
+        as_frame(np.zeros(space.shape, space.dtype))
+    except FrameError as error:
+        raise FrameError(f"frames={name!r}, observation space {space}: {error}") from error
+
+
+def info_camera(key: str) -> Camera:
+    """The camera that reads an info key; `FRAME_KEY` is what `RenderToInfo` sends."""
+    hint = "; is RenderToInfo outside TimeLimit, and outside every wrapper that makes a new info?"
+
+    def read(view: View) -> Any:
+        if key not in view.info:
+            raise FrameError(f"the info has no {key!r}; it has {sorted(view.info)}{hint if key == FRAME_KEY else ''}")
+        return view.info[key]
+
+    return Camera(f"info/{key}", read)
