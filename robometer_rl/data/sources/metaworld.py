@@ -181,8 +181,8 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.paraphrases = TASKS[task].paraphrases
         self.render_mode = render_mode
         self._simulator = _simulator(task, size)
-        self.action_space = self._simulator.action_space
-        self.observation_space = self._simulator.observation_space
+        self.action_space: gym.spaces.Box = self._simulator.action_space
+        self.observation_space: gym.spaces.Box = self._simulator.sawyer_observation_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -199,7 +199,7 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         # judged) closed in the first frame.
         mujoco.mj_forward(simulator.model, simulator.data)
         simulator._prev_obs = simulator._get_curr_obs_combined_no_goal()
-        observation = self._inside(simulator._get_obs())
+        observation = np.clip(simulator._get_obs(), self.observation_space.low, self.observation_space.high)
         _, info = simulator.evaluate_state(observation, np.zeros(4, np.float32))
         return observation, self._described(observation, info)
 
@@ -230,11 +230,6 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     def close(self) -> None:
         """Frees the simulator and its rendering context."""
         self._simulator.close()
-
-    def _inside(self, observation: NDArray[np.float64]) -> NDArray[np.float64]:
-        space = self.observation_space
-        assert isinstance(space, gym.spaces.Box)
-        return np.clip(observation, space.low, space.high)
 
     def _described(self, observation: NDArray[np.float64], info: dict[str, Any]) -> dict[str, Any]:
         distance = float(info["obj_to_target"])
