@@ -69,7 +69,8 @@ class RewardStream(ABC):
 
     def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
         same_length("frames", frames, len(chosen))
-        return [as_frame(frame) for frame in frames]
+        # Copies: an environment may draw every frame into the same buffer.
+        return [np.array(as_frame(frame)) for frame in frames]
 
     def _change_tasks(self, chosen: Sequence[int], tasks: Sequence[str] | None) -> None:
         if tasks is None:

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip, FrameProtocol, NestedFrames
-from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.checkpoint import Checkpoint
-from robometer_rl.models.robometer.heads import decode_progress
 from robometer_rl.models.robometer.packed import PackedSteps
-from robometer_rl.prediction import NonFiniteOutputError, Prediction
+from robometer_rl.models.robometer.readout import frame_values, require_finite
+from robometer_rl.models.robometer.streaming import RobometerStream
+from robometer_rl.prediction import Prediction
 
 __all__ = ["Robometer"]
 
@@ -88,29 +89,24 @@ class Robometer(RewardModel):
             output = self.network(self.processor.preference_inputs(pairs).to(self.network.device))
         assert output.preference is not None  # every pair prompt asks for it
         probabilities = output.preference.float().sigmoid().cpu().numpy()
-        if not np.isfinite(probabilities).all():
-            bad = np.flatnonzero(~np.isfinite(probabilities)).tolist()
-            raise NonFiniteOutputError(f"{self.model_id} gave a preference that is not finite for pairs {bad}")
+        require_finite("a preference", probabilities, "pairs")
         return probabilities
 
+    def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
+        """See `RewardModel.stream`; only what changed since the last step is computed (see `streaming`)."""
+        protocol = protocol or self.default_protocol
+        if not self.network.reads_tokens:
+            return super().stream(tasks, protocol)
+        return RobometerStream(self.network, self.processor, self.lock, tasks, protocol)
+
     def _prediction(self, progress: torch.Tensor, success: torch.Tensor, where: str) -> Prediction:
+        values = frame_values(self.network, progress, success, where)
         return Prediction(
-            *self._values(progress, success, where),
+            values.progress,
+            values.success,
+            values.progress_distribution,
             protocol="given",
             model_id=self.model_id,
             revision=self.revision,
             dtype=self.dtype,
         )
-
-    def _values(self, progress: torch.Tensor, success: torch.Tensor, where: str) -> tuple[NDArray[np.float32], ...]:
-        """Progress (F,), success probability (F,) and progress distribution (F, bins) of raw outputs."""
-        if self.network.config.discrete:
-            value, distribution = decode_progress(progress)
-        else:
-            value, distribution = progress.float(), progress.new_zeros((len(progress), 0))
-        arrays = [part.float().cpu().numpy() for part in (value, success.float().sigmoid(), distribution)]
-        for name, array in zip(("progress", "success"), arrays, strict=False):
-            if not np.isfinite(array).all():
-                frames = np.flatnonzero(~np.isfinite(array)).tolist()
-                raise NonFiniteOutputError(f"{self.model_id} gave {name} that is not finite: {where}, frames {frames}")
-        return tuple(arrays)
