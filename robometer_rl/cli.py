@@ -11,10 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated, Final
 
 import tyro
+
+from robometer_rl.prediction import NonFiniteOutputError
 
 __all__ = ["main"]
 
@@ -43,22 +45,20 @@ Command = Demo | Score | Collect
 class _Home:
     """Where a command lives: the dataclass of its options, and the function that is called with them."""
 
-    module: str
     options: str
     function: str
 
 
 _HOMES: Final[dict[type[Command], _Home]] = {
-    Demo: _Home("robometer_rl.demo", "DemoConfig", "run_demo"),
-    Score: _Home("robometer_rl.score", "ScoreConfig", "run_score"),
-    Collect: _Home("robometer_rl.data.collect", "CollectConfig", "collect"),
+    Demo: _Home("robometer_rl.demo:DemoConfig", "robometer_rl.demo:run_demo"),
+    Score: _Home("robometer_rl.score:ScoreConfig", "robometer_rl.score:run_score"),
+    Collect: _Home("robometer_rl.data.collect:CollectConfig", "robometer_rl.data.collect:collect"),
 }
 
 
 @dataclass(frozen=True)
 class Program:
-    """Rewards for robot learning from the Robometer video-language reward model. The options of a command are listed by
-    'robometer-rl COMMAND --help'."""  # noqa: D205, D209 - one paragraph on the screen
+    """Rewards for robot learning from Robometer. Each command describes its options: robometer-rl COMMAND --help."""
 
     command: Command
     """commands"""
@@ -82,13 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
     try:
-        module = import_module(home.module)
-        options = tyro.cli(getattr(module, home.options), args=words[split:], prog=f"robometer-rl {words[split - 1]}")
-        getattr(module, home.function)(options)
+        options = tyro.cli(resolve_name(home.options), args=words[split:], prog=f"robometer-rl {words[split - 1]}")
+        resolve_name(home.function)(options)
     except KeyboardInterrupt:
         return 130
-    # What a person can set right: wrong values, missing files, extras that are not installed.
-    except (ValueError, OSError, ImportError) as error:
+    # What a person can set right: wrong values, missing files, extras that are not installed, a broken checkpoint.
+    except (ValueError, OSError, ImportError, NonFiniteOutputError) as error:
         logger.debug("the error came from here:", exc_info=True)
         sys.stderr.write(f"robometer-rl {words[split - 1]}: {error}\n")
         return 2

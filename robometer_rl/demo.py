@@ -125,7 +125,7 @@ def demo(config: DemoConfig, model: RewardModel) -> list[DemoEpisode]:
     ]
     _write(config, model, spec, episodes)
     console.print(_table(config, episodes))
-    console.print(f"Curves, videos and a page that shows them: {config.out / 'index.html'}")
+    console.print(f"Curves, videos and a page that shows them: {config.out / 'index.html'}", soft_wrap=True)
     return episodes
 
 

@@ -92,7 +92,7 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
     out = config.out or Path("outputs") / "score" / config.video.stem
     _write(out, recording, prediction, scores)
     console.print(_summary(config.video.name, prediction, scores))
-    console.print(f"prediction.npz, prediction.csv, curves.png and overlay.mp4 are in {out}")
+    console.print(f"prediction.npz, prediction.csv, curves.png and overlay.mp4 are in {out}", soft_wrap=True)
     return prediction
 
 

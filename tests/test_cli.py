@@ -84,6 +84,16 @@ def test_score_runs_on_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "results" / "overlay.mp4").is_file()
 
 
+def test_collect_is_given_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = [f"--episodes.{skill}=0" for skill in ("expert", "noisy", "stop-halfway", "wrong-place", "random")]
+    assert main(["collect", "--output", str(tmp_path / "store"), "--tasks", "drawer-open", *counts]) == 0
+    assert (tmp_path / "store").is_dir()
+    with pytest.raises(SystemExit) as stop:
+        main(["collect", "--output", str(tmp_path / "store"), "--tasks", "drawer"])
+    assert stop.value.code == 2
+    assert "drawer-open" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
