@@ -159,7 +159,7 @@ def collect(config: CollectConfig) -> TrajectoryStore:
 
 def _interleaved(config: CollectConfig) -> Iterator[_Episode]:
     """Every episode, ordered so that any prefix has tasks and skills in about their final proportions."""
-    turns = [
+    turns: list[tuple[float, Skill, int]] = [
         ((number + 0.5) / config.episodes.of(skill), skill, number)
         for skill in SKILLS
         for number in range(config.episodes.of(skill))
@@ -227,6 +227,5 @@ def _record_all(config: CollectConfig, batches: list[list[_Episode]], done: int,
         try:
             for future in as_completed(futures):
                 progress.advance(bar, future.result())
-        except BaseException:  # an interrupt too: start no more batches, then let it go on its way
+        finally:  # after an error or an interrupt: finish no batch that has not begun
             workers.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -84,8 +84,8 @@ class StoredFrames:
             IndexError: There is no such frame.
         """
         chosen = np.arange(len(self))[index]
-        content = self._content()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        self._verify_once()
+        with zipfile.ZipFile(self.path) as archive:
             images = [np.asarray(Image.open(archive.open(_member(i)))) for i in np.atleast_1d(chosen)]
         if np.ndim(chosen) == 0:
             return images[0]
@@ -94,15 +94,15 @@ class StoredFrames:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
-    def _content(self) -> bytes:
+    def _verify_once(self) -> None:
+        if self._verified:
+            return
         try:
             content = self.path.read_bytes()
         except FileNotFoundError as error:
             raise ChecksumError(f"trajectory {self._row['id']!r}: its frame file {self.path} is missing") from error
-        if not self._verified:
-            _verify(self._row, content)
-            self._verified = True
-        return content
+        _verify(self._row, content)
+        self._verified = True
 
 
 class TrajectoryStore:
@@ -194,7 +194,7 @@ class TrajectoryStore:
     def verify(self) -> None:
         """Compares every checksum; raises `ChecksumError` for the first trajectory that fails."""
         for trajectory in self:
-            trajectory.frames[:0]
+            trajectory.frames[:0]  # reads the checksum and decodes nothing
 
 
 def _row(trajectory: Trajectory, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -84,9 +84,7 @@ TASKS: Mapping[str, Instructions] = {
         "close the door", ("shut the door", "push the door closed", "close the safe's door", "swing the door shut")
     ),
     "door-lock": Instructions("lock the door", ("turn the lock to lock the door", "bolt the door", "secure the door")),
-    "door-open": Instructions(
-        "open the door", ("pull the door open", "swing the door open", "open the safe's door")
-    ),
+    "door-open": Instructions("open the door", ("pull the door open", "swing the door open", "open the safe's door")),
     "door-unlock": Instructions(
         "unlock the door", ("turn the lock to unlock the door", "release the door's lock", "unbolt the door")
     ),
@@ -197,15 +195,13 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         simulator.reset()
         # Some tasks move a joint at the end of their reset without recomputing the scene: a window would be seen (and
         # judged) closed in the first frame.
-        mujoco.mj_forward(simulator.model, simulator.data)
+        mujoco.mj_forward(simulator.model, simulator.data)  # pyright: ignore[reportAttributeAccessIssue]
         simulator._prev_obs = simulator._get_curr_obs_combined_no_goal()
         observation = np.clip(simulator._get_obs(), self.observation_space.low, self.observation_space.high)
         _, info = simulator.evaluate_state(observation, np.zeros(4, np.float32))
         return observation, self._described(observation, info)
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         """Applies one action for 1/80 s; the simulator truncates after 500 steps and never terminates."""
         observation, reward, terminated, truncated, info = self._simulator.step(action)
         return observation, float(reward), terminated, truncated, self._described(observation, info)
@@ -220,9 +216,9 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         if self.render_mode is None:
             raise RuntimeError("this environment was made with render_mode=None; expected render_mode='rgb_array'")
         frame = self._simulator.render()[::-1]
-        if int(frame.min()) == int(frame.max()):
+        if (frame == frame[0, 0]).all():
             raise BlankFrameError(
-                f"{self.task}: the renderer returned a constant frame of value {int(frame.min())}; close other "
+                f"{self.task}: the renderer returned nothing but the colour {frame[0, 0].tolist()}; close other "
                 "environments of this process, or use one process per environment, or another MUJOCO_GL"
             )
         return np.ascontiguousarray(frame)
@@ -287,4 +283,5 @@ def make_env(
     return gym.make(ENV_ID, task=task, size=size, render_mode=render_mode, max_episode_steps=max_episode_steps)
 
 
-gym.register(ENV_ID, entry_point=f"{__name__}:MetaWorldEnv", max_episode_steps=500)
+# Tasks with a fixed goal have observation bounds that coincide, which Gymnasium's checker would warn of at every start.
+gym.register(ENV_ID, entry_point=f"{__name__}:MetaWorldEnv", max_episode_steps=500, disable_env_checker=True)

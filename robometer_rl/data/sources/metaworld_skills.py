@@ -7,6 +7,7 @@ ones, so that nothing can be read off the length: the expert is rehearsed on the
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, Protocol, get_args
@@ -17,8 +18,20 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.sources.metaworld import CAMERA, CONTROL_HZ, MetaWorldEnv, state_of
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.frames import as_frame
 
-__all__ = ["DATA_SOURCE", "SKILLS", "Policy", "Skill", "expert", "record_episode"]
+__all__ = [
+    "DATA_SOURCE",
+    "SKILLS",
+    "ExpertPolicy",
+    "NoisyPolicy",
+    "Policy",
+    "RandomPolicy",
+    "Skill",
+    "StopHalfwayPolicy",
+    "WrongPlacePolicy",
+    "record_episode",
+]
 
 DATA_SOURCE = "metaworld"
 
@@ -34,17 +47,23 @@ _SUBOPTIMAL = 0.25  # part of the way to the goal from which a failure counts as
 
 
 class Policy(Protocol):
-    """Acts for one episode."""
+    """Acts for one episode; a new episode takes a new policy."""
 
     def act(self, observation: Observation, success: bool) -> Action:
-        """Hand velocity and gripper effort (4,) in [-1, 1], given what is seen and whether the task is done."""
+        """Hand velocity and gripper effort (4,) float32 in [-1, 1].
+
+        Args:
+            observation: What the environment returned last.
+            success: Whether the task is done now, ``info["is_success"]``.
+        """
         ...
 
 
-class _Expert:
-    """The scripted policy of the task at a fraction of its speed; stands still once the task is done."""
+class ExpertPolicy:
+    """The scripted policy of a task at a fraction of its speed; it stands still once the task is done."""
 
-    def __init__(self, task: str, pace: float) -> None:
+    def __init__(self, task: str, pace: float = 1.0) -> None:
+        """A policy for ``task`` (as in ``drawer-open``) with its hand velocity multiplied by ``pace``."""
         from metaworld.policies import ENV_POLICY_MAP
 
         self._scripted = ENV_POLICY_MAP[f"{task}-v3"]()
@@ -52,44 +71,58 @@ class _Expert:
         self._done_for = 0
 
     def act(self, observation: Observation, success: bool) -> Action:
+        """See `Policy.act`."""
         self._done_for += bool(success or self._done_for)
-        action = np.clip(self._scripted.get_action(observation), -1.0, 1.0).astype(np.float32)
+        with warnings.catch_warnings():  # some scripts ask for more than the simulator grants, and say so
+            warnings.simplefilter("ignore")
+            action = np.clip(self._scripted.get_action(observation), -1.0, 1.0).astype(np.float32)
         action[:3] *= 0.0 if self._done_for > _LINGER else self._pace
         return action
 
 
-class _Noisy:
-    """An expert whose action is disturbed by smooth Gaussian noise, before and after the task is done."""
+class NoisyPolicy:
+    """Another policy disturbed by smooth Gaussian noise, also after the task is done."""
 
-    def __init__(self, expert: Policy, rng: np.random.Generator, magnitude: float) -> None:
-        self._expert = expert
+    def __init__(self, policy: Policy, rng: np.random.Generator, magnitude: float) -> None:
+        """Adds noise of standard deviation ``magnitude`` to the actions of ``policy``."""
+        self._policy = policy
         self._noise = _SmoothNoise(rng, memory=0.8, magnitude=magnitude)
 
     def act(self, observation: Observation, success: bool) -> Action:
-        return np.clip(self._expert.act(observation, success) + self._noise.next(), -1.0, 1.0).astype(np.float32)
+        """See `Policy.act`."""
+        return np.clip(self._policy.act(observation, success) + self._noise.next(), -1.0, 1.0).astype(np.float32)
 
 
-class _StopHalfway:
-    """An expert that stands still from some step on."""
+class StopHalfwayPolicy:
+    """Another policy that stands still from some step on."""
 
-    def __init__(self, expert: Policy, stop_step: int) -> None:
-        self._expert = expert
+    def __init__(self, policy: Policy, stop_step: int) -> None:
+        """Follows ``policy`` for ``stop_step`` steps, then keeps the hand and the gripper as they are."""
+        self._policy = policy
         self._left = stop_step
-        self._last = np.zeros(4, np.float32)
+        self._gripper = np.float32(0.0)
 
     def act(self, observation: Observation, success: bool) -> Action:
+        """See `Policy.act`."""
         if self._left > 0:
             self._left -= 1
-            self._last = self._expert.act(observation, success)
-            return self._last
-        return np.append(np.zeros(3, np.float32), self._last[3])
+            action = self._policy.act(observation, success)
+            self._gripper = action[3]
+            return action
+        return np.array([0.0, 0.0, 0.0, self._gripper], np.float32)
 
 
-class _WrongPlace:
-    """Follows an expert for some steps (none: goes straight), then moves to a wrong place and stays there."""
+class WrongPlacePolicy:
+    """Goes to a wrong place and stays there, perhaps after following another policy part of the way."""
 
-    def __init__(self, expert: Policy, leave_step: int, place: NDArray[np.float64], pace: float, grip_every: int):
-        self._expert = expert
+    def __init__(
+        self, policy: Policy, leave_step: int, place: NDArray[np.float64], pace: float = 1.0, grip_every: int = 0
+    ) -> None:
+        """Follows ``policy`` for ``leave_step`` steps, then moves to ``place`` (3,) in metres at ``pace``.
+
+        The gripper closes and opens every ``grip_every`` steps; 0 keeps it open.
+        """
+        self._policy = policy
         self._leave_step = leave_step
         self._place = place
         self._pace = pace
@@ -97,21 +130,24 @@ class _WrongPlace:
         self._step = -1
 
     def act(self, observation: Observation, success: bool) -> Action:
+        """See `Policy.act`."""
         self._step += 1
         if self._step < self._leave_step:
-            return self._expert.act(observation, success)
+            return self._policy.act(observation, success)
         velocity = self._pace * np.clip(10.0 * (self._place - observation[:3]), -1.0, 1.0)
         closed = self._grip_every > 0 and (self._step // self._grip_every) % 2 == 1
         return np.append(velocity, 1.0 if closed else -1.0).astype(np.float32)
 
 
-class _Random:
+class RandomPolicy:
     """Smooth random motion."""
 
-    def __init__(self, rng: np.random.Generator, magnitude: float) -> None:
+    def __init__(self, rng: np.random.Generator, magnitude: float = 0.8) -> None:
+        """Actions of standard deviation ``magnitude`` before they are clipped to [-1, 1]."""
         self._noise = _SmoothNoise(rng, memory=0.93, magnitude=magnitude)
 
     def act(self, observation: Observation, success: bool) -> Action:
+        """See `Policy.act`."""
         return np.clip(self._noise.next(), -1.0, 1.0).astype(np.float32)
 
 
@@ -128,11 +164,6 @@ class _SmoothNoise:
         fresh = np.sqrt(1.0 - self._memory**2) * self._rng.standard_normal(4)
         self._value = self._memory * self._value + fresh
         return self._magnitude * self._value
-
-
-def expert(task: str, pace: float = 1.0) -> Policy:
-    """The scripted policy of ``task`` with its hand velocity multiplied by ``pace``."""
-    return _Expert(task, pace)
 
 
 @dataclass(frozen=True)
@@ -155,27 +186,27 @@ class _Plan:
 def _plan(env: gym.Env[Any, Any], task: str, skill: Skill, seed: int, rng: np.random.Generator) -> _Plan:
     pace = float(rng.uniform(0.7, 1.0))
     tail = int(rng.integers(8, 25))
-    observation, expert_steps = _rehearse(env, expert(task, pace), seed)
+    observation, expert_steps = _rehearse(env, ExpertPolicy(task, pace), seed)
     usual = _PATIENCE if expert_steps is None else expert_steps
     facts: dict[str, Any] = {"pace": pace, "expert_success_step": expert_steps}
-    policy: Policy = expert(task, pace)
+    policy: Policy = ExpertPolicy(task, pace)
     max_steps = usual + tail
     if skill == "noisy":
         facts["noise"] = float(rng.uniform(0.2, 1.0))
-        policy = _Noisy(policy, rng, facts["noise"])
+        policy = NoisyPolicy(policy, rng, facts["noise"])
         max_steps = int(1.25 * usual) + tail
     elif skill == "stop_halfway":
         facts["stop_step"] = round(usual * float(rng.uniform(0.3, 0.7)))
-        policy = _StopHalfway(policy, facts["stop_step"])
+        policy = StopHalfwayPolicy(policy, facts["stop_step"])
     elif skill == "wrong_place":
         facts["leave_step"] = round(usual * float(rng.uniform(0.1, 0.6))) if rng.random() < 0.4 else 0
         place = _wrong_place(rng, around=observation[4:7], goal=observation[36:39])
         facts["place"] = place.tolist()
         grip_every = int(rng.integers(8, 25)) if rng.random() < 0.5 else 0
-        policy = _WrongPlace(policy, facts["leave_step"], place, pace, grip_every)
+        policy = WrongPlacePolicy(policy, facts["leave_step"], place, pace, grip_every)
     elif skill == "random":
         facts["noise"] = float(rng.uniform(0.4, 1.2))
-        policy = _Random(rng, facts["noise"])
+        policy = RandomPolicy(rng, facts["noise"])
     return _Plan(policy, max_steps, tail, facts)
 
 
@@ -237,13 +268,18 @@ def record_episode(
     seed = int(seeds.generate_state(1)[0] >> 1)
     plan = _plan(env, metaworld.task, skill, seed, np.random.default_rng(seeds))
     kept = _act_out(env, plan, seed, frame_interval)
-    partial = 1.0 if kept["success"][-1] else _part_covered(kept["distance"])
+    partial = 1.0 if kept.success[-1] else _part_covered(kept.distance)
     return Trajectory(
         id=trajectory_id,
         task=metaworld.instruction,
-        quality_label=_quality(kept["success"], partial, skill),
+        frames=kept.frames,
+        quality_label=_quality(kept.success, partial, skill),
         data_source=DATA_SOURCE,
         partial_success=partial,
+        success=kept.success,
+        state=kept.state,
+        distance=kept.distance,
+        steps=kept.steps,
         instructions=metaworld.paraphrases,
         skill=skill,
         seed=seed,
@@ -257,13 +293,23 @@ def record_episode(
             "mujoco": version("mujoco"),
             **plan.facts,
         },
-        **kept,
     )
 
 
-def _act_out(env: gym.Env[Any, Any], plan: _Plan, seed: int, frame_interval: int) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of an episode, one entry per frame; the fields of `Trajectory`."""
+
+    frames: NDArray[np.uint8]
+    steps: NDArray[np.int64]
+    success: NDArray[np.bool_]
+    state: NDArray[np.float32]
+    distance: NDArray[np.float32]
+
+
+def _act_out(env: gym.Env[Any, Any], plan: _Plan, seed: int, frame_interval: int) -> _Kept:
     observation, info = env.reset(seed=seed)
-    frames, steps, success = [env.render()], [0], [info["is_success"]]
+    frames, steps, success = [_frame(env)], [0], [info["is_success"]]
     state, distance = [state_of(observation)], [info["distance"]]
     end = _on_grid(plan.max_steps, frame_interval)
     done_before = False
@@ -275,18 +321,16 @@ def _act_out(env: gym.Env[Any, Any], plan: _Plan, seed: int, frame_interval: int
             done_before = True
             end = min(end, _on_grid(step + plan.tail, frame_interval))
         if step % frame_interval == 0:
-            frames.append(env.render())
+            frames.append(_frame(env))
             steps.append(step)
             success.append(info["is_success"])
             state.append(state_of(observation))
             distance.append(info["distance"])
-    return {
-        "frames": np.stack(frames),  # pyright: ignore[reportArgumentType, reportCallIssue]
-        "steps": np.array(steps),
-        "success": np.array(success),
-        "state": np.stack(state),
-        "distance": np.array(distance, np.float32),
-    }
+    return _Kept(np.stack(frames), np.array(steps), np.array(success), np.stack(state), np.array(distance, np.float32))
+
+
+def _frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
+    return as_frame(env.render())
 
 
 def _on_grid(step: int, interval: int) -> int:
