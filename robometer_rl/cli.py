@@ -101,6 +101,3 @@ def _configure_logging(debug: bool) -> None:
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=debug)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("robometer_rl").setLevel(logging.DEBUG if debug else logging.INFO)
-    # Simulators warn about their own spaces and constants, which is nothing that a user of this program can act on.
-    logging.captureWarnings(True)
-    logging.getLogger("py.warnings").setLevel(logging.WARNING if debug else logging.ERROR)
