@@ -1,0 +1,1 @@
+../../../robometer_rl/__init__.py
