@@ -32,7 +32,7 @@ ALL := $(VENV)/installed-all
 
 $(DEMO): EXTRAS := metaworld
 $(DEV): EXTRAS := metaworld,sb3,train,dev
-$(ALL): EXTRAS := metaworld,sb3,train,dev,libero
+$(ALL): EXTRAS := metaworld,libero,sb3,train,int8,dev
 $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh $(VENV) $(EXTRAS)
 	@touch $@

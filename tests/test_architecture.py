@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.library import LIBRARY, ROOT
 
 # From left to right: a room may import from its own and from those before it. Rooms side by side in one line may
 # import from each other, as long as their modules form no circle.
@@ -33,15 +33,6 @@ POSITION = {room: position for position, rooms in enumerate(FLOW) for room in ro
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    if parts[0] == "wrappers":
-        parts = ("robometer_rl", *parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-LIBRARY = {module_name(path): path for folder in ("robometer_rl", "wrappers") for path in (ROOT / folder).rglob("*.py")}
 PROGRAMS = [path for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 
 

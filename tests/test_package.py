@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import packages_distributions, version
 
 import pytest
 
 import robometer_rl
+from tests.library import LIBRARY, ROOT
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "peft", "datasets", "mujoco", "metaworld", "libero", "stable_baselines3")
 
 # Prints the CPU seconds of importing the module named on the command line, and which heavy packages came with it.
@@ -72,8 +73,8 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_every_folder_with_modules_is_a_listed_package() -> None:
     """setuptools cannot find packages where a folder is mapped, so a forgotten one would be missing from the wheel."""
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "robometer_rl").rglob("*.py")}
-    packages = {".".join(folder.parts) for folder in folders} | {"robometer_rl.wrappers"}
+    packages = {name for name, path in LIBRARY.items() if path.name == "__init__.py"}
+    assert packages == {name if name in packages else name.rpartition(".")[0] for name in LIBRARY}
     assert set(project()["tool"]["setuptools"]["packages"]) == packages
 
 
@@ -82,11 +83,32 @@ def test_type_checkers_find_the_annotations_and_the_mapped_folder() -> None:
     assert (ROOT / "tools" / "types" / "robometer_rl" / "wrappers").resolve() == ROOT / "wrappers"
 
 
-def test_every_extra_is_pinned_by_the_constraints() -> None:
-    """Anything unpinned is resolved on the day of installation, and one day it resolves to what does not work."""
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+def requirements(*extras: str) -> set[str]:
+    """Names of the packages that an installation with ``extras`` asks for."""
     table = project()["project"]
-    required = [*table["dependencies"], *(name for extra in table["optional-dependencies"].values() for name in extra)]
-    names = {requirement.split("=")[0].split(">")[0].lower() for requirement in required}
-    # pip freeze leaves out the packaging tools.
-    assert names - pinned == {"setuptools"}
+    lines = [*table["dependencies"], *(line for extra in extras for line in table["optional-dependencies"][extra])]
+    return {re.split(r"[^\w-]", line)[0].lower() for line in lines}
+
+
+def test_every_requirement_is_pinned_by_the_constraints() -> None:
+    """What is not pinned is resolved on the day of installation, and one day it resolves to what does not work."""
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    # `pip freeze` leaves out the packaging tools.
+    assert requirements(*project()["project"]["optional-dependencies"]) - pinned == {"setuptools"}
+
+
+def test_the_library_requires_what_it_imports_and_nothing_else() -> None:
+    packages_of = packages_distributions()
+    imported: set[str] = set()
+    for path in LIBRARY.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            imported |= {module.partition(".")[0] for module in modules}
+    third_party = imported - set(sys.stdlib_module_names) - {"robometer_rl"}
+    # A package that is not installed here belongs to an extra that is named like its module.
+    names = {name for module in third_party for name in packages_of.get(module, [module])}
+    names = {name.lower().replace("_", "-") for name in names}
+    assert names <= requirements(*project()["project"]["optional-dependencies"])
+    assert requirements() <= names

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from tests.library import LIBRARY
+
 EXTRAS = (
     "libero",
     "matplotlib",
@@ -14,6 +16,7 @@ EXTRAS = (
     "qwen_vl_utils",
     "robosuite",
     "stable_baselines3",
+    "torchao",
     "torchvision",
 )
 
@@ -50,16 +53,15 @@ def test_the_extras_are_really_hidden() -> None:
 
 
 def test_only_the_sb3_wrapper_needs_an_extra_to_be_imported() -> None:
-    refused = run("""
-import importlib, pkgutil
-import robometer_rl
+    refused = run(f"""
+import importlib
 
-refused = {}
-for module in pkgutil.walk_packages(robometer_rl.__path__, "robometer_rl."):
+refused = {{}}
+for name in {sorted(LIBRARY)!r}:
     try:
-        importlib.import_module(module.name)
+        importlib.import_module(name)
     except ModuleNotFoundError as error:
-        refused[module.name] = error.name.partition(".")[0]
+        refused[name] = error.name
 print(refused)
 """)
     assert refused.strip() == str({"robometer_rl.wrappers.sb3": "stable_baselines3"})
