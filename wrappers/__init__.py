@@ -10,11 +10,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
+
 if TYPE_CHECKING:
     from robometer_rl.wrappers.rendering import RenderToInfo
     from robometer_rl.wrappers.reward import RobometerReward
     from robometer_rl.wrappers.sb3 import VecRobometerReward
     from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo
+
+# The horizon that libero_90 is evaluated with; docs/libero.md lists those of the other suites.
+gym.register("robometer_rl/Libero-v0", entry_point="robometer_rl.wrappers.libero:LiberoEnv", max_episode_steps=400)
 
 _HOMES = {
     "RenderToInfo": "robometer_rl.wrappers.rendering",

@@ -58,15 +58,13 @@ class NoiseEpisode:
         return np.random.default_rng((self.number, *purpose))
 
 
-class NoiseWorld(gym.Env[dict[str, Any], int]):
+class NoiseWorld(gym.Env[Any, Any]):
     """Shows noise; which noise depends on the episode and the step only.
 
     ``render`` draws into one buffer, as some simulators do, and counts how often it is called.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
-    observation_space: spaces.Dict
-    action_space: spaces.Discrete
 
     def __init__(self, render_mode: str | None = "rgb_array", max_length: int = 9, size: int = 8) -> None:
         self.render_mode = render_mode
@@ -104,7 +102,7 @@ class NoiseWorld(gym.Env[dict[str, Any], int]):
         return {
             "number": self.episode.number,
             "t": self.t,
-            "wrist": self.episode.frame(self.t, "info/wrist"),
+            "wrist": self.episode.frame(self.t, "info/wrist").copy(),
             "is_success": self.episode.success,
         }
 
@@ -132,8 +130,9 @@ def expected_episode(
     def score(num_steps: int) -> tuple[NDArray[Any], NDArray[Any]]:
         clips = [Clip(np.stack([episode.frame(t, name) for t in range(num_steps + 1)]), task) for name in cameras]
         predictions = model.predict_steps(clips, every=spec.every)
-        progress = np.mean([prediction.progress for prediction in predictions], axis=0, dtype=np.float64)
-        return progress, np.mean([prediction.success for prediction in predictions], axis=0, dtype=np.float64)
+        progress = np.stack([prediction.progress for prediction in predictions]).astype(np.float64)
+        success = np.stack([prediction.success for prediction in predictions]).astype(np.float64)
+        return progress.mean(axis=0), success.mean(axis=0)
 
     def pay(num_steps: int) -> Any:
         task_rewards = [episode.task_reward(t + 1) for t in range(num_steps)]
@@ -153,7 +152,7 @@ def expected_episode(
     return Expected(paid.rewards, progress[held], success[held], float(progress[0]), terminated, truncated)
 
 
-class BrightnessWorld(gym.Env[NDArray[np.uint8], int]):
+class BrightnessWorld(gym.Env[Any, Any]):
     """Shows frames of given brightness, one after the other; the image is the observation and the rendering."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -168,6 +167,7 @@ class BrightnessWorld(gym.Env[NDArray[np.uint8], int]):
         self.levels = levels
         self.render_mode = render_mode
         self.terminates = terminates
+        self.shape = shape
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
         self.action_space = spaces.Discrete(2)
         self.renders = 0
@@ -191,4 +191,4 @@ class BrightnessWorld(gym.Env[NDArray[np.uint8], int]):
 
     def _image(self) -> NDArray[np.uint8]:
         level = self.levels[min(self.t, len(self.levels) - 1)]
-        return np.full(self.observation_space.shape, level, np.uint8)
+        return np.full(self.shape, level, np.uint8)
