@@ -49,7 +49,8 @@ figure img, video { display: block; width: 100%; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 28px; margin: 0; padding: 18px 22px; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
-pre { margin: 14px 0 0; padding: 16px 22px; overflow-x: auto; font: 14px/1.5 ui-monospace, Consolas, monospace; }
+pre { margin: 14px 0 0; padding: 16px 22px; white-space: pre-wrap; overflow-wrap: anywhere;
+      font: 14px/1.5 ui-monospace, Consolas, monospace; }
 """
 
 
