@@ -38,7 +38,17 @@ class Collect:
     """Record episodes of scripted policies at several skill levels."""
 
 
-Command = Demo | Score | Collect
+@dataclass(frozen=True)
+class Train:
+    """Train a model on recorded episodes, or go on with an interrupted training."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure how right a model is on recorded episodes."""
+
+
+Command = Demo | Score | Collect | Train | Evaluate
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ _HOMES: Final[dict[type[Command], _Home]] = {
     Demo: _Home("robometer_rl.demo:DemoConfig", "robometer_rl.demo:run_demo"),
     Score: _Home("robometer_rl.score:ScoreConfig", "robometer_rl.score:run_score"),
     Collect: _Home("robometer_rl.data.collect:CollectConfig", "robometer_rl.data.collect:collect"),
+    Train: _Home("robometer_rl.training.config:TrainConfig", "robometer_rl.training.pipeline:train"),
+    Evaluate: _Home("robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:evaluate"),
 }
 
 
@@ -99,5 +111,7 @@ def _configure_logging(debug: bool) -> None:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=debug)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    # What libraries warn of is for those who write programs with them; this is for those who run one.
+    level = logging.WARNING if debug else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("robometer_rl").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -67,6 +67,15 @@ def test_help_lists_the_commands_and_what_they_do(capsys: pytest.CaptureFixture[
         assert line in shown
 
 
+@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate"])
+def test_every_command_exists_and_describes_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: robometer-rl {command}" in shown
+
+
 @pytest.mark.parametrize("words", [[], ["scor"], ["--verbose", "score"], ["score"], ["score", "a.mp4", "--tsak", "x"]])
 def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -82,6 +91,19 @@ def test_score_runs_on_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.C
     assert "5 in the file, 3 scored" in shown
     assert "nested(4), every 2 frames" in shown
     assert (tmp_path / "results" / "overlay.mp4").is_file()
+
+
+def test_the_store_that_train_and_evaluate_need_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "out")]
+    assert main(["train", *data]) == 2
+    assert main(["evaluate", "--model", str(FIXTURE), *data]) == 2
+    train, evaluate = capsys.readouterr().err.splitlines()
+    assert train.startswith("robometer-rl train: ")
+    assert evaluate.startswith("robometer-rl evaluate: ")
+    assert "holds no trajectories" in train
+    assert "0 episodes" in evaluate
 
 
 def test_collect_is_given_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
