@@ -1,8 +1,7 @@
 """What a frame is trained to say: progress, its two-hot bins, success, and which frames count.
 
-Two sources of truth. Recordings without a simulator have only time and a quality label; the three target modes of the
-published datasets (`progress_targets`) turn these into a ramp. Recordings from a simulator know when the task was done
-and how far a failure got; `true_progress` is their ground truth, for training and for evaluation.
+Recordings without a simulator have only time and a quality label; the three target modes of the published datasets turn
+these into a ramp. What a simulator knows beyond that is in `robometer_rl.data.labels`.
 
 Section numbers refer to the description of the reference implementation. ``legacy=True`` reproduces its numbers,
 defects included; without it the corrections named in each docstring apply.
@@ -25,7 +24,6 @@ __all__ = [
     "success_labels",
     "success_mask",
     "supervises_progress",
-    "true_progress",
     "two_hot",
 ]
 
@@ -103,46 +101,6 @@ def _fraction_of_recording(path: NDArray[np.int64], num_frames: int, cutoff: flo
 
 def _differences(progress: Floats, mode: ProgressMode) -> Floats:
     return np.diff(progress, prepend=progress[:1]) if mode == "relative_first_frame" else progress
-
-
-def true_progress(
-    success: Sequence[bool] | NDArray[np.bool_],
-    stop: int | None = None,
-    expected_length: float | None = None,
-    ceiling: float = 0.9,
-) -> Floats:
-    """Ground truth of a simulated episode, in which the simulator says when the task is done.
-
-    A successful episode advances linearly from its first frame to the first frame with success, then stays at 1. A
-    failure advances at the pace of a usual success up to the frame at which it leaves the path to the goal, then gains
-    nothing: standing still, going elsewhere and flailing are worth no progress.
-
-    Args:
-        success: (T,) per frame, whether the task is done in that frame or was before.
-        stop: Last frame of a failure that is on the way to the goal; 0 for one that never was. Needed for failures.
-        expected_length: Frames that a success usually takes from the start to its first success frame. Needed for
-            failures with ``stop > 0``.
-        ceiling: The most that a failure can reach.
-
-    Returns:
-        (T,) float64 in [0, 1].
-
-    Raises:
-        ValueError: A failure without ``stop`` or ``expected_length``.
-    """
-    done = np.asarray(success, dtype=bool)
-    time = np.arange(len(done), dtype=np.float64)
-    if done.any():
-        first = int(np.argmax(done))
-        return np.minimum(1.0, time / first) if first else np.ones(len(done))
-    if stop is None or (stop > 0 and not expected_length):
-        raise ValueError(
-            f"the progress of a failure needs the frame at which it left the path to the goal (stop, got {stop}) and, "
-            f"unless that is 0, the usual length of a success (expected_length, got {expected_length})"
-        )
-    if stop == 0 or not expected_length:
-        return np.zeros(len(done))
-    return np.minimum(ceiling, np.minimum(time, stop) / expected_length)
 
 
 def two_hot(values: ArrayLike, bins: int) -> NDArray[np.float32]:
@@ -246,8 +204,7 @@ def supervises_progress(
 ) -> bool:
     """Whether the progress targets of a recording without a simulator may be trusted (section 2.7).
 
-    A failure without a graded outcome says nothing about how far it got. Trajectories with `true_progress` need no
-    such rule.
+    A failure without a graded outcome says nothing about how far it got.
 
     Args:
         quality_label: As recorded.

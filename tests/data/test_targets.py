@@ -13,7 +13,6 @@ from robometer_rl.data.targets import (
     success_labels,
     success_mask,
     supervises_progress,
-    true_progress,
     two_hot,
 )
 
@@ -116,19 +115,3 @@ def test_progress_supervision_equals_the_reference():
         )
         assert known == bool(case["mask"]), case
     assert not supervises_progress("successful", data_source="epic", preference_only=frozenset({"epic"}))
-
-
-def test_true_progress_of_a_success_is_linear_until_it_is_done():
-    np.testing.assert_allclose(true_progress([False, False, True, False, True]), [0, 0.5, 1, 1, 1])
-    assert true_progress([True, True]).tolist() == [1, 1]
-
-
-def test_true_progress_of_a_failure_stops_where_it_left_the_path():
-    failure = [False] * 6
-    np.testing.assert_allclose(true_progress(failure, stop=2, expected_length=4), [0, 0.25, 0.5, 0.5, 0.5, 0.5])
-    assert true_progress(failure, stop=0).tolist() == [0] * 6
-    assert true_progress(failure, stop=5, expected_length=2).max() == 0.9
-    with pytest.raises(ValueError, match="left the path"):
-        true_progress(failure)
-    with pytest.raises(ValueError, match="expected_length"):
-        true_progress(failure, stop=3)

@@ -1,0 +1,175 @@
+"""Ground truth of recorded episodes: the progress and success of every frame, as far as the source knows them.
+
+True progress, for training and for evaluation:
+
+- An episode of an expert advances linearly in time from 0 at its first frame to 1 at its first success.
+- Any other frame in which the task is done has progress 1.
+- Any other frame is worth what experts are worth in similar states of the simulator, discounted by how far it is from
+  all of them (`ExpertStates`). So stopping half-way keeps what was reached, going away from the object loses it, and a
+  pose that no expert visits is worth nothing, however it was reached and however long it took.
+- Where neither success nor state was recorded, the quality label decides whether time is a usable guide
+  (`targets.supervises_progress`); otherwise progress is unknown and masked out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.targets import progress_targets, success_labels, supervises_progress
+from robometer_rl.data.trajectory import Trajectory, linear_progress
+
+__all__ = ["EXPERT", "ExpertStates", "FrameLabels", "group_key", "label_trajectories"]
+
+EXPERT = "expert"
+"""The skill whose episodes define progress."""
+
+# The weight of a millimetre in finger opening against a millimetre of distance. The simulator reports openings of 0
+# to 1 for some 10 cm.
+_GRIPPER_METRES = 0.05
+_NEIGHBOURS = 8
+_BANDWIDTH = 0.02  # metres: states closer than this are the same moment of the task
+_REACH = 0.12  # metres: a state this far from every expert is worth 1 / e of the nearest one
+_SPREAD = 0.04  # metres by which a relation may differ at success before it counts half
+_UNDONE_CEILING = 0.95  # progress of a frame in which the task is not done
+
+_HAND, _GRIPPER, _OBJECT, _SECOND, _GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(11, 14), slice(18, 21)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameLabels:
+    """What the frames of one trajectory are worth under its own instruction.
+
+    Attributes:
+        progress: (T,) float32 in [0, 1]; 0 where unknown.
+        progress_known: (T,) bool.
+        success: (T,) float32, 0 or 1.
+        success_known: (T,) bool.
+    """
+
+    progress: NDArray[np.float32]
+    progress_known: NDArray[np.bool_]
+    success: NDArray[np.float32]
+    success_known: NDArray[np.bool_]
+
+
+def group_key(trajectory: Trajectory) -> str:
+    """What makes two trajectories attempts at the same thing: the simulator's task if there is one, else the text."""
+    return str(trajectory.metadata.get("environment", trajectory.task))
+
+
+def label_trajectories(
+    trajectories: Sequence[Trajectory], references: Iterable[Trajectory] | None = None
+) -> list[FrameLabels]:
+    """Labels every trajectory.
+
+    Args:
+        trajectories: What to label.
+        references: Where to look for experts; ``trajectories`` themselves by default.
+
+    Returns:
+        One entry per trajectory, in order.
+    """
+    experts: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories if references is None else references:
+        if _defines_progress(trajectory) and trajectory.state is not None:
+            experts.setdefault(group_key(trajectory), []).append(trajectory)
+    states = {key: ExpertStates.of(members) for key, members in experts.items()}
+    return [_label(trajectory, states.get(group_key(trajectory))) for trajectory in trajectories]
+
+
+def _label(trajectory: Trajectory, experts: ExpertStates | None) -> FrameLabels:
+    if trajectory.success is None:
+        return _label_by_quality(trajectory)
+    success = trajectory.success.astype(np.float32)
+    known = np.ones(len(trajectory), bool)
+    if _defines_progress(trajectory):
+        progress = _expert_progress(trajectory)
+    elif experts is not None and trajectory.state is not None:
+        progress = np.where(trajectory.success, 1.0, np.minimum(experts.progress(trajectory.state), _UNDONE_CEILING))
+    else:
+        progress, known = success, trajectory.success
+    return FrameLabels(progress.astype(np.float32), known, success, np.ones(len(trajectory), bool))
+
+
+def _label_by_quality(trajectory: Trajectory) -> FrameLabels:
+    usable = supervises_progress(trajectory.quality_label, None, trajectory.data_source, trajectory.partial_success)
+    length = len(trajectory)
+    progress = progress_targets(range(length), length, partial_success=trajectory.partial_success)
+    success = success_labels(progress, trajectory.quality_label)
+    # Somewhere between its middle and its end a demonstration begins to look done; nobody said where.
+    decided = (progress < 0.5) | (success == 1) | (trajectory.quality_label != "successful")
+    known = np.full(length, usable)
+    return FrameLabels(np.where(known, progress, 0.0).astype(np.float32), known, success, decided)
+
+
+def _defines_progress(trajectory: Trajectory) -> bool:
+    return trajectory.skill == EXPERT and bool(trajectory.success_index)
+
+
+def _expert_progress(trajectory: Trajectory) -> NDArray[np.float32]:
+    assert trajectory.success_index is not None
+    return linear_progress(len(trajectory), trajectory.success_index)
+
+
+class ExpertStates:
+    """What experts are worth, by simulator state, for one task.
+
+    States are compared by where the hand, the objects and the goal are relative to each other, so that episodes with
+    different goals can be compared. Relations that experts do not bring about, such as the place of an object that the
+    task is not about, differ at success from episode to episode and count less for it.
+    """
+
+    def __init__(
+        self, features: NDArray[np.float64], progress: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> None:
+        """Features (N, F) in metres and progress (N,) of N states of experts, and the weight (F,) of each feature."""
+        self._features = features * weights
+        self._progress = progress
+        self._weights = weights
+
+    @classmethod
+    def of(cls, experts: Sequence[Trajectory]) -> ExpertStates:
+        """Collects the frames of expert episodes up to their first success."""
+        features, progress = [], []
+        for expert in experts:
+            assert expert.state is not None
+            assert expert.success_index is not None
+            end = expert.success_index + 1
+            features.append(_relative(expert.state[:end]))
+            progress.append(_expert_progress(expert)[:end])
+        at_success = np.stack([episode[-1] for episode in features])
+        return cls(np.concatenate(features), np.concatenate(progress).astype(np.float64), _consistency(at_success))
+
+    def progress(self, state: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Progress in [0, 1] of (T, 21) states, see `robometer_rl.data.sources.metaworld.STATE_NAMES`."""
+        query = _relative(state) * self._weights
+        squared = ((query[:, None] - self._features[None]) ** 2).sum(-1)
+        count = min(_NEIGHBOURS, len(self._features))
+        nearest = np.argpartition(squared, count - 1, axis=1)[:, :count]
+        distance = np.sqrt(np.take_along_axis(squared, nearest, axis=1))
+        closest = distance.min(axis=1, keepdims=True)
+        weight = np.exp(-(((distance - closest) / _BANDWIDTH) ** 2))
+        value = (weight * self._progress[nearest]).sum(1) / weight.sum(1)
+        # Experts of unseen goals are a bandwidth apart themselves; only what lies beyond that is a departure.
+        departure = np.maximum(closest[:, 0] - _BANDWIDTH, 0.0)
+        return value * np.exp(-((departure / _REACH) ** 2))
+
+
+def _relative(state: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(T, 13) features of (T, 21) states; relations to a missing object are constant or copies of the hand's place."""
+    values = state.astype(np.float64)
+    hand, thing, second, goal = (values[:, part] for part in (_HAND, _OBJECT, _SECOND, _GOAL))
+    second_present = np.any(second != 0.0, axis=1, keepdims=True)
+    pieces = [hand - thing, hand - goal, thing - goal, (hand - second) * second_present]
+    return np.concatenate([*pieces, _GRIPPER_METRES * values[:, _GRIPPER]], axis=1)
+
+
+def _consistency(at_success: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight (F,) of each relation from its features (episodes, F) at success."""
+    spread = at_success.std(axis=0)[:12].reshape(4, 3)
+    relation = np.sqrt((spread**2).sum(axis=1))
+    return np.append(np.repeat(1.0 / (1.0 + (relation / _SPREAD) ** 2), 3), 1.0)

@@ -1,0 +1,366 @@
+"""Which clips and pairs a Robometer is trained on.
+
+A sample is a function of (seed, epoch, index) and of nothing else, so that workers, restarts and machines agree. What
+a sample shows is what a model will be shown when it scores an episode: a history that ends somewhere, of which a frame
+protocol picks at most ``max_frames``. Because the decoder is causal, every frame of a clip is supervised as the end of
+the history before it.
+
+Progress belongs to the state of the world, not to the clip: the targets of a rewound or reversed clip are those of its
+frames, in the order in which they are shown, and a clip that starts in the middle of an episode starts there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.frames import NestedFrames, UniformFrames, scored_steps
+
+__all__ = [
+    "ClipSample",
+    "ClipStrategies",
+    "Episode",
+    "PairSample",
+    "PairStrategies",
+    "Sample",
+    "Sampler",
+    "SamplingConfig",
+    "SamplingError",
+    "clip_path",
+    "make_episodes",
+]
+
+
+class SamplingError(ValueError):
+    """A data set in which a requested strategy has nothing to work on; the message says what is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """A trajectory as the sampler sees it: everything but its frames.
+
+    Attributes:
+        index: Its position in the data set.
+        task: What it is an attempt at; two episodes with the same value are attempts at the same thing.
+        instructions: The ways to say it, the first being the recorded one.
+        successful: Whether the task is done in its last frame.
+        labels: Ground truth of its frames.
+    """
+
+    index: int
+    task: str
+    instructions: tuple[str, ...]
+    successful: bool
+    labels: FrameLabels
+
+    def __len__(self) -> int:
+        return len(self.labels.progress)
+
+
+def make_episodes(trajectories: Sequence[Trajectory]) -> list[Episode]:
+    """Labels trajectories and keeps what the sampler needs."""
+    return [
+        Episode(
+            index=index,
+            task=group_key(trajectory),
+            instructions=(trajectory.task, *trajectory.instructions),
+            successful=trajectory.quality_label == "successful",
+            labels=labels,
+        )
+        for index, (trajectory, labels) in enumerate(zip(trajectories, label_trajectories(trajectories), strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class ClipStrategies:
+    """Relative frequency of each kind of single clip.
+
+    Attributes:
+        success: A history of a successful episode.
+        failure: A history of any other episode.
+        rewind: A successful episode played forwards, then some of it backwards.
+        reverse: A successful episode played backwards.
+        other_task: A history of a successful episode with the instruction of another task: progress and success 0.
+    """
+
+    success: float = 0.35
+    failure: float = 0.35
+    rewind: float = 0.1
+    reverse: float = 0.05
+    other_task: float = 0.15
+
+
+@dataclass(frozen=True)
+class PairStrategies:
+    """Relative frequency of each kind of pair; the better clip is always a history of a successful episode.
+
+    Attributes:
+        rewind: Against the same episode rewound.
+        reverse: Against the same episode reversed.
+        failure: Against an episode of the same task that failed.
+        other_task: Against a successful episode of another task.
+    """
+
+    rewind: float = 0.2
+    reverse: float = 0.1
+    failure: float = 0.5
+    other_task: float = 0.2
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """What to draw.
+
+    Attributes:
+        max_frames: Most frames of a clip.
+        pair_fraction: Part of the samples that are pairs; the rest are single clips.
+        clips: Kinds of single clips.
+        pairs: Kinds of pairs.
+        nested_fraction: Part of the clips laid out by the nested protocol; the rest by the uniform one.
+        whole_fraction: Part of the histories that reach to the end of their episode.
+        from_start_fraction: Part of the histories that begin with their episode; the others begin within it.
+        intervals: Scoring intervals, in recorded frames, to choose from.
+    """
+
+    max_frames: int = 8
+    pair_fraction: float = 0.3
+    clips: ClipStrategies = field(default_factory=ClipStrategies)
+    pairs: PairStrategies = field(default_factory=PairStrategies)
+    nested_fraction: float = 0.5
+    whole_fraction: float = 0.3
+    from_start_fraction: float = 0.8
+    intervals: tuple[int, ...] = (1, 1, 2, 3, 5)
+
+
+@dataclass(frozen=True, eq=False)
+class ClipSample:
+    """Frames to show and what each of them should say.
+
+    Attributes:
+        episode: Position of the trajectory in the data set.
+        indices: (T,) frames to show, in order.
+        task: The instruction to show them with.
+        progress: (T,) float32 in [0, 1].
+        progress_known: (T,) bool.
+        success: (T,) float32, 0 or 1.
+        success_known: (T,) bool.
+        strategy: How it was made.
+        view: A number for whoever augments frames: equal numbers, equal augmentation.
+    """
+
+    episode: int
+    indices: NDArray[np.int64]
+    task: str
+    progress: NDArray[np.float32]
+    progress_known: NDArray[np.bool_]
+    success: NDArray[np.float32]
+    success_known: NDArray[np.bool_]
+    strategy: str
+    view: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class PairSample:
+    """Two clips with one instruction, in the order in which they are shown.
+
+    Attributes:
+        first: Trajectory A.
+        second: Trajectory B.
+        first_is_better: The label.
+        strategy: How the worse one was made.
+    """
+
+    first: ClipSample
+    second: ClipSample
+    first_is_better: bool
+    strategy: str
+
+
+Sample = ClipSample | PairSample
+
+
+def clip_path(num_frames: int, start: int, end: int | None, turn: int | None = None) -> NDArray[np.int64]:
+    """Frames of a segment in the order in which they are played (section 2.1).
+
+    Args:
+        num_frames: Length of the recording; indices are clipped to it.
+        start: First frame shown.
+        end: Last frame shown; before ``start`` the segment is played backwards. None for one frame.
+        turn: Frame beyond ``start`` and ``end`` at which a forward segment turns round. Ignored otherwise.
+    """
+    last = num_frames - 1
+    first = min(max(start, 0), last)
+    final = first if end is None else min(max(end, 0), last)
+    if turn is not None and first < final < turn:
+        peak = min(turn, last)
+        return np.concatenate([np.arange(first, peak + 1), np.arange(peak - 1, final - 1, -1)])
+    return np.arange(first, final + 1) if first <= final else np.arange(first, final - 1, -1)
+
+
+class Sampler:
+    """Draws samples from labelled episodes.
+
+    Args:
+        episodes: What to draw from.
+        config: What to draw.
+        seed: Together with epoch and index it decides everything.
+
+    Raises:
+        SamplingError: A strategy with a positive frequency has no candidates.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], config: SamplingConfig, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+        self._by_task: dict[str, tuple[list[Episode], list[Episode]]] = {}
+        for episode in episodes:
+            done, failed = self._by_task.setdefault(episode.task, ([], []))
+            (done if episode.successful else failed).append(episode)
+        self._tasks = sorted(self._by_task)
+        self._successful = [task for task in self._tasks if self._by_task[task][0]]
+        self._failed = [task for task in self._tasks if self._by_task[task][1]]
+        self._contrasted = [task for task in self._successful if self._by_task[task][1]]
+        self._check()
+        self._protocols = (NestedFrames(config.max_frames), UniformFrames(config.max_frames))
+
+    def _check(self) -> None:
+        config = self.config
+        singles, pairs = 1.0 - config.pair_fraction, config.pair_fraction
+        used = {name for name, weight in _weights(config.clips).items() if singles * weight > 0}
+        contrasts = {name for name, weight in _weights(config.pairs).items() if pairs * weight > 0}
+        needs = {
+            "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts),
+            "an episode that fails": bool(self._failed) or "failure" not in used,
+            "a task with both successful episodes and others": bool(self._contrasted) or "failure" not in contrasts,
+            "successful episodes of one task and another task's instruction": len(self._tasks) > 1
+            or "other_task" not in used,
+            "successful episodes of two tasks": len(self._successful) > 1 or "other_task" not in contrasts,
+        }
+        missing = [need for need, met in needs.items() if not met]
+        if missing:
+            raise SamplingError(
+                f"sampling needs {' and '.join(missing)}; the data set has none. Record some, or set the frequency of "
+                f"the strategies that need it to 0 (clips: {config.clips}, pairs: {config.pairs})"
+            )
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """The sample at ``index`` of ``epoch``."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if rng.random() < self.config.pair_fraction:
+            return self._pair(rng)
+        strategy = _choose(rng, self.config.clips)
+        if strategy == "failure":
+            task = _pick(rng, self._failed)
+            return self._history(rng, _pick(rng, self._by_task[task][1]), strategy)
+        task = _pick(rng, self._successful)
+        return self._success_clip(rng, task, strategy)
+
+    def _success_clip(self, rng: np.random.Generator, task: str, strategy: str) -> ClipSample:
+        episode = _pick(rng, self._by_task[task][0])
+        if strategy == "other_task":
+            other = _pick(rng, [name for name in self._tasks if name != task])
+            return self._history(rng, episode, strategy, self._instruction(rng, other), wrong=True)
+        if strategy == "success":
+            return self._history(rng, episode, strategy)
+        return self._played(rng, episode, strategy)
+
+    def _pair(self, rng: np.random.Generator) -> PairSample:
+        strategy = _choose(rng, self.config.pairs)
+        task = _pick(rng, self._contrasted if strategy == "failure" else self._successful)
+        done, failed = self._by_task[task]
+        instruction = self._instruction(rng, task)
+        episode = _pick(rng, done)
+        better = self._history(rng, episode, "success", instruction, whole=True)
+        if strategy == "failure":
+            worse = self._history(rng, _pick(rng, failed), strategy, instruction, whole=True)
+        elif strategy == "other_task":
+            other = _pick(rng, [name for name in self._successful if name != task])
+            stranger = _pick(rng, self._by_task[other][0])
+            worse = self._history(rng, stranger, strategy, instruction, wrong=True, whole=True)
+        else:
+            worse = self._played(rng, episode, strategy, instruction)
+        first_is_better = bool(rng.random() < 0.5)
+        pair = (better, worse) if first_is_better else (worse, better)
+        return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
+
+    def _instruction(self, rng: np.random.Generator, task: str) -> str:
+        done, failed = self._by_task[task]
+        return _pick(rng, (done or failed)[0].instructions)
+
+    def _history(
+        self,
+        rng: np.random.Generator,
+        episode: Episode,
+        strategy: str,
+        instruction: str | None = None,
+        wrong: bool = False,
+        whole: bool = False,
+    ) -> ClipSample:
+        """An episode played forwards up to some frame."""
+        last = len(episode) - 1
+        end = last if whole or rng.random() < self.config.whole_fraction else int(rng.integers(last + 1))
+        start = 0 if rng.random() < self.config.from_start_fraction else int(rng.integers(end + 1))
+        return self._clip(rng, episode, clip_path(len(episode), start, end), strategy, instruction, wrong)
+
+    def _played(
+        self, rng: np.random.Generator, episode: Episode, strategy: str, instruction: str | None = None
+    ) -> ClipSample:
+        """A successful episode backwards, or forwards and then backwards; it ends well before success."""
+        done = int(np.argmax(episode.labels.success > 0)) if episode.labels.success.any() else len(episode) - 1
+        peak = int(rng.integers(max(1, done // 2), len(episode)))
+        final = int(rng.integers(max(1, min(peak, done) * 2 // 3)))
+        path = np.arange(peak, final - 1, -1)
+        if strategy == "rewind":
+            path = np.concatenate([np.arange(peak), path])
+        return self._clip(rng, episode, path, strategy, instruction)
+
+    def _clip(
+        self,
+        rng: np.random.Generator,
+        episode: Episode,
+        path: NDArray[np.int64],
+        strategy: str,
+        instruction: str | None,
+        wrong: bool = False,
+    ) -> ClipSample:
+        """Lays out a path of frames as a protocol would when it scores the path's last frame."""
+        path = path[scored_steps(len(path), _pick(rng, self.config.intervals))]
+        protocol = self._protocols[int(rng.random() >= self.config.nested_fraction)]
+        indices = path[protocol.slots(len(path) - 1)]
+        labels = episode.labels
+        known = np.ones(len(indices), bool)
+        nothing = np.zeros(len(indices), np.float32)
+        return ClipSample(
+            episode=episode.index,
+            indices=indices,
+            task=instruction or _pick(rng, episode.instructions),
+            progress=nothing if wrong else labels.progress[indices],
+            progress_known=known if wrong else labels.progress_known[indices],
+            success=nothing if wrong else labels.success[indices],
+            success_known=known if wrong else labels.success_known[indices],
+            strategy=strategy,
+            view=int(rng.integers(1 << 16)),
+        )
+
+
+def _weights(strategies: ClipStrategies | PairStrategies) -> Mapping[str, float]:
+    return {entry.name: getattr(strategies, entry.name) for entry in fields(strategies)}
+
+
+def _choose(rng: np.random.Generator, strategies: ClipStrategies | PairStrategies) -> str:
+    weights = _weights(strategies)
+    total = np.cumsum(list(weights.values()))
+    return list(weights)[int(np.searchsorted(total, rng.random() * total[-1], side="right"))]
+
+
+def _pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
+    return choices[int(rng.integers(len(choices)))]

@@ -1,0 +1,248 @@
+"""Training from a store of trajectories to a calibrated checkpoint, in stages that survive an interruption.
+
+The layout of a run::
+
+    config.json        what was asked for; the same run goes on only with the same configuration
+    report.json        what was done: steps, seconds, episodes, calibration
+    vision/            pre-trained tower of a new network
+    features.npy       what the frozen tower makes of every frame
+    frozen/ joint/     one complete checkpoint per finished stage
+    checkpoint/        the result
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from robometer_rl.data.collate import Collator, FrameSource, PixelSource
+from robometer_rl.data.labels import group_key
+from robometer_rl.data.sampling import Sampler, make_episodes
+from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.evaluation.metrics import ThresholdChoice, best_threshold
+from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.training.config import StageConfig, TrainConfig
+from robometer_rl.training.features import FeatureCache
+from robometer_rl.training.pretrain import pretrain_vision
+from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.trainer import has_save, run_stage, training_arguments
+from robometer_rl.training.vocabulary import instructions
+
+__all__ = ["TrainConfig", "calibrate", "split_episodes", "train"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_FALSE_SUCCESS = 0.01
+"""Of the frames in which the task is not done, the part that may be taken for success when calibrating."""
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs all stages.
+
+    Returns:
+        The directory of the finished checkpoint.
+
+    Raises:
+        SamplingError: The data lacks what a sampling strategy needs.
+        ValueError: An empty store, or an output directory that belongs to another configuration.
+    """
+    run = _Run.open(config)
+    trajectories = list(TrajectoryStore(config.data))
+    if not trajectories:
+        raise ValueError(f"{config.data} holds no trajectories")
+    kept, held_out = split_episodes(trajectories, config.validation_fraction, config.seed)
+    logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
+    sampler = Sampler(make_episodes(kept), config.sampling, config.seed)
+    checkpoint = _start(config, kept)
+    if config.pretraining.steps:
+        checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, kept, saves))
+    if config.frozen.steps:
+        checkpoint = run.stage("frozen", checkpoint, lambda made, saves: _frozen(config, made, kept, sampler, saves))
+    if config.joint.steps:
+        source = PixelSource(kept, config.augment, config.seed)
+        checkpoint = run.stage(
+            "joint", checkpoint, lambda made, saves: _train(config, made, source, sampler, config.joint, saves, 1)
+        )
+    if held_out:
+        choice = calibrate(checkpoint, held_out)
+        run.note(calibration=asdict(choice))
+    run.note(train_episodes=len(kept), calibration_episodes=len(held_out), frames=sum(map(len, kept)))
+    save_checkpoint(config.output / "checkpoint", checkpoint)
+    return config.output / "checkpoint"
+
+
+def split_episodes(
+    trajectories: Sequence[Trajectory], fraction: float, seed: int
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Splits off a part of the successful and of the other episodes of each task; the same part for the same seed."""
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for index, trajectory in enumerate(trajectories):
+        groups.setdefault((group_key(trajectory), trajectory.quality_label == "successful"), []).append(index)
+    rng = np.random.default_rng(seed)
+    held_out: set[int] = set()
+    for key in sorted(groups):
+        members = groups[key]
+        count = int(fraction * len(members) + 0.5) if len(members) > 1 else 0
+        held_out.update(rng.choice(members, size=count, replace=False).tolist())
+    kept = [trajectory for index, trajectory in enumerate(trajectories) if index not in held_out]
+    return kept, [trajectories[index] for index in sorted(held_out)]
+
+
+def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> ThresholdChoice:
+    """Chooses the success threshold on held-out episodes and writes it into the checkpoint's settings.
+
+    The threshold separates frames in which the task is done from all others as well as it can with few false
+    successes, since those would be paid.
+
+    Raises:
+        ValueError: No frame, or every frame, of these episodes is a success.
+    """
+    judged = [trajectory for trajectory in trajectories if trajectory.success is not None]
+    predictions = Robometer(checkpoint, "calibration", "calibration").predict_steps([trajectory.clip() for trajectory in judged])
+    scores = np.concatenate([prediction.success for prediction in predictions])
+    labels = np.concatenate([trajectory.success for trajectory in judged if trajectory.success is not None])
+    choice = best_threshold(scores, labels, _MAX_FALSE_SUCCESS)
+    settings = checkpoint.config.updated(success_threshold=round(choice.threshold, 4))
+    checkpoint.processor.config = settings
+    checkpoint.network.config = settings
+    logger.info("success threshold %.3f: %s", choice.threshold, choice)
+    return choice
+
+
+@dataclass
+class _Run:
+    """The output directory of a run."""
+
+    directory: Path
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, config: TrainConfig) -> _Run:
+        """Starts a run, or goes on with one of the same configuration."""
+        settings = json.dumps(asdict(config), indent=2, default=str)
+        file = config.output / "config.json"
+        if file.exists() and file.read_text() != settings:
+            raise ValueError(f"{config.output} holds a run with another configuration; choose another output")
+        config.output.mkdir(parents=True, exist_ok=True)
+        file.write_text(settings)
+        run = cls(config.output)
+        if run._report_file.exists():
+            run.report = json.loads(run._report_file.read_text())
+        packages = ("torch", "transformers", "robometer-rl")
+        run.note(
+            versions={name: version(name) for name in packages}, machine=platform.processor() or platform.machine()
+        )
+        return run
+
+    @property
+    def _report_file(self) -> Path:
+        return self.directory / "report.json"
+
+    def note(self, **entries: Any) -> None:
+        """Adds to the report."""
+        self.report |= entries
+        self._report_file.write_text(json.dumps(self.report, indent=2))
+
+    def stage(self, name: str, checkpoint: Checkpoint, work: Callable[[Checkpoint, Path], None]) -> Checkpoint:
+        """Runs a stage unless it is finished; returns its result."""
+        directory = self.directory / name
+        if (directory / "model.safetensors").exists():
+            logger.info("stage %s is finished", name)
+            return load_checkpoint(directory)
+        saves = directory / "saves"
+        started = time.perf_counter()
+        work(checkpoint, saves)
+        seconds = self.report.get("seconds", {}) | {name: round(time.perf_counter() - started)}
+        shutil.rmtree(saves, ignore_errors=True)
+        save_checkpoint(directory, checkpoint)
+        self.note(seconds=seconds, threads=torch.get_num_threads())
+        logger.info("stage %s took %d s", name, seconds[name])
+        return checkpoint
+
+
+def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
+    if config.start is not None:
+        return load_checkpoint(config.start)
+    texts = sorted({text for episode in trajectories for text in (episode.task, *episode.instructions)})
+    checkpoint = make_checkpoint(config.shape, [*instructions(), *texts], config.seed, config.sampling.max_frames)
+    size = sum(parameter.numel() for parameter in checkpoint.network.parameters())
+    logger.info("made a network of %.2f M parameters", size / 1e6)
+    return checkpoint
+
+
+def _pretrain(config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequence[Trajectory], saves: Path) -> None:
+    stage = config.pretraining
+    arguments = _arguments(
+        config,
+        saves,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        weight_decay=stage.weight_decay,
+        warmup=stage.warmup,
+    )
+    pretrain_vision(checkpoint, trajectories, arguments, resume=has_save(saves))
+
+
+def _frozen(
+    config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequence[Trajectory], sampler: Sampler, saves: Path
+) -> None:
+    with torch.autocast(checkpoint.network.device.type, torch.bfloat16, enabled=config.bf16):
+        cache = FeatureCache.compute(
+            checkpoint.network,
+            checkpoint.processor,
+            trajectories,
+            config.output / "features.npy",
+            config.feature_views,
+            config.seed,
+        )
+    _train(config, checkpoint, cache, sampler, config.frozen, saves, 0)
+
+
+def _train(
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    source: FrameSource,
+    sampler: Sampler,
+    stage: StageConfig,
+    saves: Path,
+    number: int,
+) -> None:
+    arguments = _arguments(
+        config,
+        saves,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        weight_decay=stage.weight_decay,
+        warmup=stage.warmup,
+        accumulate=stage.accumulate,
+        max_grad_norm=stage.max_grad_norm,
+    )
+    run_stage(checkpoint, sampler, Collator(checkpoint.processor, source), stage, config.losses, arguments, number)
+
+
+def _arguments(config: TrainConfig, saves: Path, **settings: Any) -> TrainingArguments:
+    return training_arguments(
+        saves,
+        seed=config.seed,
+        bf16=config.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        save_steps=config.save_every,
+        logging_steps=config.log_every,
+        **settings,
+    )

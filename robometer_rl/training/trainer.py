@@ -1,0 +1,267 @@
+"""One stage of training: the objective as a module, and a small subclass of the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from robometer_rl.data.collate import Collator, TrainingBatch
+from robometer_rl.data.sampling import Sample, Sampler
+from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
+from robometer_rl.training.config import LossWeights, StageConfig
+from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
+
+__all__ = ["Objective", "RobometerTrainer", "SampleDataset", "TargetCounts", "count_targets", "run_stage"]
+
+
+class TargetCounts(NamedTuple):
+    """What the losses of one optimiser step are divided by; scalars."""
+
+    progress: Tensor
+    positives: Tensor
+    negatives: Tensor
+    pairs: Tensor
+
+
+def count_targets(batches: list[TrainingBatch]) -> TargetCounts:
+    """Counts over all micro-batches of a step."""
+    classes = [count_classes(batch.success, batch.success_mask) for batch in batches]
+    return TargetCounts(
+        torch.stack([batch.progress_mask.sum() for batch in batches]).sum(),
+        torch.stack([count.positives for count in classes]).sum(),
+        torch.stack([count.negatives for count in classes]).sum(),
+        torch.tensor(float(sum(len(batch.preference) for batch in batches))),
+    )
+
+
+class Objective(nn.Module):
+    """The network and its losses: progress and success of every frame shown, and the preference of pairs.
+
+    Both trajectories of a pair are supervised.
+
+    Args:
+        checkpoint: The network to train.
+        weights: Of the losses.
+    """
+
+    accepts_loss_kwargs = True
+    """Tells the Trainer that the loss is normalised over all micro-batches of a step."""
+
+    def __init__(self, checkpoint: Checkpoint, weights: LossWeights) -> None:
+        super().__init__()
+        self.network = checkpoint.network
+        self.weights = weights
+        self.parts: dict[str, list[float]] = defaultdict(list)
+
+    def forward(self, batch: TrainingBatch, num_items_in_batch: TargetCounts | None = None) -> dict[str, Tensor]:
+        """The weighted loss of a batch.
+
+        Args:
+            batch: Clips, pairs and their targets.
+            num_items_in_batch: What to divide by; this batch's own counts by default.
+        """
+        counts = num_items_in_batch or count_targets([batch])
+        outputs = [self.network(inputs) for inputs in (batch.clips, batch.pairs) if inputs is not None]
+        progress = torch.cat([output.progress for output in outputs]).float()
+        success = torch.cat([output.success for output in outputs]).float()
+        kind = self.network.config.progress_type
+        losses = {
+            "progress": progress_loss(progress, batch.progress, batch.progress_mask, kind, counts.progress),
+            "success": success_loss(
+                success, batch.success, batch.success_mask, ClassCounts(counts.positives, counts.negatives)
+            ),
+        }
+        if batch.pairs is not None:
+            preference = outputs[-1].preference.float()
+            losses["preference"] = preference_loss(preference, batch.preference, counts.pairs)
+            right = (preference > 0) == (batch.preference > 0.5)
+            self.parts["preference_accuracy"].append(right.float().mean().item())
+        for name, loss in losses.items():
+            self.parts[name].append(loss.item())
+        weights = {"progress": self.weights.progress, "success": self.weights.success}
+        weights["preference"] = self.weights.preference
+        return {"loss": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()}
+
+    def take_parts(self) -> dict[str, float]:
+        """Means of the parts of the loss since the last call."""
+        means = {name: sum(values) / len(values) for name, values in self.parts.items()}
+        self.parts.clear()
+        return means
+
+
+class SampleDataset(Dataset[Sample]):
+    """Samples of one stage in their order; the position alone decides what a sample is.
+
+    Args:
+        sampler: Draws the samples.
+        length: How many.
+        stage: Stands for the epoch, so that stages do not repeat each other's samples.
+    """
+
+    def __init__(self, sampler: Sampler, length: int, stage: int) -> None:
+        self._sampler = sampler
+        self._length = length
+        self._stage = stage
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return self._sampler.sample(self._stage, index)
+
+
+class RobometerTrainer(Trainer):
+    """Trains an `Objective`; every save is a complete checkpoint that `load_reward_model` loads.
+
+    Args:
+        objective: What to train.
+        checkpoint: The checkpoint that the objective's network belongs to.
+        vision_learning_rate: Of the vision tower; None if it is frozen.
+        kwargs: As for the Trainer.
+    """
+
+    def __init__(
+        self, objective: Objective, checkpoint: Checkpoint, vision_learning_rate: float | None, **kwargs: Any
+    ) -> None:
+        super().__init__(model=objective, **kwargs)
+        self.objective = objective
+        self.checkpoint = checkpoint
+        self.vision_learning_rate = vision_learning_rate
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches of a step, and the counts that normalise their losses, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack(count_targets([entry["batch"] for entry in batches])).to(device)
+        if self.args.world_size > 1:
+            gathered = self.accelerator.gather(counts[None])
+            assert isinstance(gathered, Tensor)
+            counts = gathered.sum(dim=0)
+        return batches, TargetCounts(*counts)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with weight decay on matrices only, and a learning rate of its own for the vision tower."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(
+                _parameter_groups(self.objective, self.args.weight_decay, self.vision_learning_rate),
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+            )
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss."""
+        super().log({**logs, **self.objective.take_parts()}, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_checkpoint(Path(output_dir or str(self.args.output_dir)), self.checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.checkpoint.network.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+
+
+def run_stage(
+    checkpoint: Checkpoint,
+    sampler: Sampler,
+    collator: Collator,
+    stage: StageConfig,
+    weights: LossWeights,
+    arguments: TrainingArguments,
+    number: int,
+) -> None:
+    """Trains ``checkpoint`` in place; goes on from the last save in the arguments' output directory, if there is one.
+
+    Args:
+        checkpoint: What to train.
+        sampler: Draws samples.
+        collator: Makes batches of them.
+        stage: How long and how fast.
+        weights: Of the losses.
+        arguments: See `training_arguments`.
+        number: Of the stage; no two stages of a run have one number.
+    """
+    network = checkpoint.network
+    network.train()
+    network.requires_grad_(True)
+    network.model.visual.requires_grad_(stage.vision_learning_rate is not None)
+    if not sampler.config.pair_fraction:
+        network.preference_head.requires_grad_(False)
+    dataset = SampleDataset(sampler, stage.steps * stage.batch_size * stage.accumulate, number)
+    trainer = RobometerTrainer(
+        Objective(checkpoint, weights),
+        checkpoint,
+        stage.vision_learning_rate,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+    )
+    trainer.train(resume_from_checkpoint=has_save(Path(str(arguments.output_dir))))
+    network.requires_grad_(True)
+    network.eval()
+
+
+def has_save(directory: Path) -> bool:
+    """Whether a stage was interrupted after a save."""
+    return any(directory.glob("checkpoint-*/trainer_state.json"))
+
+
+def training_arguments(
+    directory: Path,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    warmup: float,
+    accumulate: int = 1,
+    max_grad_norm: float = 1.0,
+    **settings: Any,
+) -> TrainingArguments:
+    """Arguments that all stages share: a fixed order of samples, a cosine schedule, one save kept."""
+    return TrainingArguments(
+        output_dir=str(directory),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulate,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_steps=round(warmup * steps),
+        lr_scheduler_type="cosine",
+        max_grad_norm=max_grad_norm,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        save_total_limit=1,
+        disable_tqdm=True,
+        report_to=[],
+        **settings,
+    )
+
+
+def _parameter_groups(
+    objective: Objective, weight_decay: float, vision_learning_rate: float | None
+) -> list[dict[str, Any]]:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and "embed" not in name
+            groups[".visual." in name, decays].append(parameter)
+    settings = []
+    for (vision, decays), parameters in groups.items():
+        group: dict[str, Any] = {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        if vision and vision_learning_rate is not None:
+            group["lr"] = vision_learning_rate
+        settings.append(group)
+    return settings

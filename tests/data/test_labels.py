@@ -1,0 +1,95 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from robometer_rl.data.labels import ExpertStates, group_key, label_trajectories
+from tests.data.episodes import make_episode, make_episodes_of_two_tasks
+
+
+def _label(trajectory, references):
+    return label_trajectories([trajectory], references)[0]
+
+
+def test_experts_advance_linearly_until_they_are_done():
+    expert = make_episode("push", "expert", 0)
+    labels = _label(expert, [expert])
+    np.testing.assert_allclose(labels.progress, np.minimum(np.arange(12) / 9, 1.0), atol=1e-6)
+    assert labels.progress_known.all()
+    assert labels.success.tolist() == [0] * 9 + [1] * 3
+
+
+def test_others_are_worth_what_experts_are_worth_in_the_same_state():
+    experts = [make_episode("push", "expert", number) for number in range(4)]
+    halfway = make_episode("push", "stop_halfway", 9)
+    progress = _label(halfway, experts).progress
+    np.testing.assert_allclose(progress[:5], np.arange(5) / 9, atol=0.05)
+    assert np.ptp(progress[5:]) == 0, "standing still is worth nothing more"
+    assert progress[-1] == pytest.approx(4 / 9, abs=0.05)
+
+
+def test_a_place_that_no_expert_visits_is_worth_nothing():
+    experts = [make_episode("push", "expert", number) for number in range(4)]
+    stray = make_episode("push", "stop_halfway", 1)
+    state = stray.state.copy()
+    state[6:, 1] = 0.4  # aside by 40 cm
+    progress = _label(replace(stray, state=state), experts).progress
+    assert progress[4] > 0.3
+    assert progress[-1] < 0.01
+
+
+def test_done_and_undone_again():
+    experts = [make_episode("push", "expert", number) for number in range(2)]
+    undone = make_episode("push", "expert", 2)
+    state, success = undone.state.copy(), undone.success.copy()
+    state[-1], success[-1] = state[3], False
+    fumbled = replace(undone, state=state, success=success, skill="noisy", quality_label="suboptimal")
+    labels = _label(fumbled, experts)
+    assert labels.progress[-2] == 1
+    assert labels.progress[-1] == pytest.approx(3 / 9, abs=0.05)
+    assert labels.success.tolist()[-2:] == [1, 0]
+
+
+def test_progress_without_success_never_reaches_that_of_success():
+    experts = [make_episode("push", "expert", number) for number in range(2)]
+    close = replace(make_episode("push", "expert", 0), success=np.zeros(12, bool), skill="noisy")
+    assert _label(close, experts).progress.max() == pytest.approx(0.95)
+
+
+def test_relations_that_experts_do_not_bring_about_count_less():
+    """In a reaching task the object lies anywhere; only hand and goal matter."""
+    experts = []
+    for number in range(6):
+        expert = make_episode("push", "expert", 0)
+        state = expert.state.copy()
+        state[:, 4:7] = np.random.default_rng(number).uniform(-0.3, 0.3, 3)
+        experts.append(replace(expert, state=state))
+    query = experts[0].state.copy()
+    query[:, 4:7] = [0.1, 0.2, 0.0]
+    progress = ExpertStates.of(experts).progress(query)
+    np.testing.assert_allclose(progress, np.minimum(np.arange(12) / 9, 1.0), atol=0.15)
+
+
+def test_without_experts_or_state_only_what_is_known_is_supervised():
+    trajectory = replace(make_episode("push", "expert", 0), skill="noisy", state=None)
+    labels = _label(trajectory, [])
+    assert labels.progress_known.tolist() == trajectory.success.tolist()
+    assert labels.success_known.all()
+
+
+def test_videos_with_a_quality_label_only():
+    video = replace(make_episode("push", "expert", 0), success=None, state=None, skill=None)
+    done = _label(video, [])
+    np.testing.assert_allclose(done.progress, np.linspace(0, 1, 12), atol=1e-6)
+    assert done.success.tolist() == [0] * 11 + [1]
+    assert done.success_known.tolist() == [True] * 6 + [False] * 5 + [True]
+    failed = _label(replace(video, quality_label="failure"), [])
+    assert not failed.progress_known.any()
+    assert failed.success_known.all()
+    assert not failed.success.any()
+
+
+def test_attempts_at_one_task_belong_together_whatever_they_are_called():
+    assert {group_key(trajectory) for trajectory in make_episodes_of_two_tasks()} == {"push", "pull"}
+    anonymous = replace(make_episode("push", "expert", 0), metadata={})
+    assert group_key(anonymous) == "push the block"
