@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -310,7 +310,7 @@ def scored_steps(num_frames: int, every: int = 1) -> NDArray[np.int64]:
     return steps if steps[-1] == num_frames - 1 else np.append(steps, num_frames - 1)
 
 
-def same_length(name: str, values: Sequence[Any], expected: int) -> None:
-    """Raises `ValueError` unless ``values`` has ``expected`` entries."""
-    if len(values) != expected:
-        raise ValueError(f"got {len(values)} {name}, expected {expected}")
+def same_length(name: str, given: int, expected: int) -> None:
+    """Raises `ValueError` unless as many ``name`` were given as expected."""
+    if given != expected:
+        raise ValueError(f"got {given} {name}, expected {expected}")

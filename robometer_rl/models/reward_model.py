@@ -68,7 +68,7 @@ class RewardStream(ABC):
         return chosen
 
     def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
-        same_length("frames", frames, len(chosen))
+        same_length("frames", len(frames), len(chosen))
         # Copies: an environment may draw every frame into the same buffer.
         return [np.array(as_frame(frame)) for frame in frames]
 
@@ -77,7 +77,7 @@ class RewardStream(ABC):
             return
         if isinstance(tasks, str):
             raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
-        same_length("tasks", tasks, len(chosen))
+        same_length("tasks", len(tasks), len(chosen))
         for index, task in zip(chosen, tasks, strict=True):
             self.tasks[index] = check_task(task)
 

@@ -34,7 +34,7 @@ def overlay_frames(frames: FrameSequence, scores: EpisodeScores, theme: Theme = 
     Yields:
         uint8 images of one size with even height and width.
     """
-    same_length("frames", range(len(frames)), len(scores))
+    same_length("frames", len(frames), len(scores))
     picture = _picture_size(frames.shape[1], frames.shape[2])
     width = max(_MIN_WIDTH, picture[0])
     for index in range(len(scores)):

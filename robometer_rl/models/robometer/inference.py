@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from robometer_rl.frames import Clip, FrameProtocol, NestedFrames
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.checkpoint import Checkpoint
-from robometer_rl.models.robometer.packed import PackedSteps
+from robometer_rl.models.robometer.packed import NestedPass
 from robometer_rl.models.robometer.readout import frame_values, require_finite
+from robometer_rl.models.robometer.repeated import RepeatedPass
 from robometer_rl.models.robometer.streaming import RobometerStream
 from robometer_rl.prediction import Prediction
 
@@ -62,13 +63,16 @@ class Robometer(RewardModel):
     def predict_steps(
         self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
     ) -> list[Prediction]:
-        """See `RewardModel.predict_steps`; under nested frames each frame is computed once (see `packed`)."""
+        """See `RewardModel.predict_steps`; see `packed` and `repeated` for how work is shared."""
         protocol = protocol or self.default_protocol
-        if not (isinstance(protocol, NestedFrames) and self.network.reads_tokens):
+        if not self.network.reads_tokens:
             return super().predict_steps(clips, protocol, every)
-        packed = PackedSteps(self.network, self.processor, protocol, self.token_budget)
+        if isinstance(protocol, NestedFrames):
+            scoring = NestedPass(self.network, self.processor, protocol, self.token_budget)
+        else:
+            scoring = RepeatedPass(self.network, self.processor, protocol, self.token_budget)
         with self.lock:
-            outputs = [self.network.read(vectors) for vectors in packed.vectors(clips, every)]
+            outputs = [self.network.read(vectors) for vectors in scoring.vectors(clips, every)]
         return [
             replace(self._prediction(*output, where=f"clip {number}"), protocol=str(protocol), every=every)
             for number, output in enumerate(outputs)
@@ -82,7 +86,7 @@ class Robometer(RewardModel):
         first = self._first_is_better(pairs)
         if not both_orders:
             return first
-        return (first + 1.0 - self._first_is_better([(b, a) for a, b in pairs])) / 2
+        return (first + 1.0 - self._first_is_better([(b, a) for a, b in pairs])) * np.float32(0.5)
 
     def _first_is_better(self, pairs: Sequence[tuple[Clip, Clip]]) -> NDArray[np.float32]:
         with self.lock:

@@ -56,7 +56,7 @@ class RobometerNetwork(nn.Module):
 
     def __init__(self, backbone: Qwen3VLConfig, config: RobometerConfig, special: SpecialIds) -> None:
         super().__init__()
-        hidden = backbone.text_config.hidden_size
+        hidden = backbone.get_text_config().hidden_size
         self.config = config
         self.special = special
         self.model = Qwen3VLModel(backbone)

@@ -20,45 +20,20 @@ Several episodes walk their trees together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from robometer_rl.frames import Clip, NestedFrames, scored_steps
+from robometer_rl.frames import NestedFrames
 from robometer_rl.models.robometer.decoder import KeyValues, Prefix
+from robometer_rl.models.robometer.episodes import Episode, EpisodePass
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.patches import Grid
 from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.models.robometer.tokens import Segment, join
+from robometer_rl.models.robometer.tokens import join
 
-__all__ = ["PackedSteps"]
-
-
-@dataclass
-class _Episode:
-    """One episode while its tree is walked.
-
-    Attributes:
-        clip: Where frames are read from.
-        steps: Frame numbers of the scored steps; a step is an index into this.
-        grid: Patches per frame.
-        head: Prompt before the first frame.
-        starts: Rope position at which the k-th shown frame starts, k counted from 0.
-        vectors: (steps, hidden) what the heads read for each step.
-        features: Vision features of the keyframes in use, by step.
-    """
-
-    clip: Clip
-    steps: NDArray[np.int64]
-    grid: Grid
-    head: Segment
-    starts: list[int]
-    vectors: torch.Tensor
-    features: dict[int, torch.Tensor] = field(default_factory=dict)
+__all__ = ["NestedPass"]
 
 
 @dataclass
@@ -91,7 +66,7 @@ class _Chain:
         return _Chain(joined, root, [[width, *(width + end for end in row)] for row in ends])
 
     def before(self, leaves: Sequence[tuple[int, int]]) -> Prefix:
-        """What leaves see; each is the number of its episode here and of the frames shown before it."""
+        """What leaves see; each gives the place of its episode here and the number of frames shown before it."""
         caches = [episode for episode, _ in leaves]
         ends = torch.tensor([self.ends[episode][shown - 1] for episode, shown in leaves])
         longest = int(ends.max())
@@ -104,140 +79,76 @@ class _Chain:
         return Prefix(layers, visible, torch.tensor(caches, device=device))
 
 
-class PackedSteps:
-    """Scores every step of episodes under nested frames.
-
-    Args:
-        network: The model; one progress token per frame.
-        processor: Its processor.
-        protocol: Nested frames.
-        token_budget: New tokens per pass of the decoder, which bounds memory.
-    """
+class NestedPass(EpisodePass):
+    """Scores every step of episodes under nested frames; see `EpisodePass`."""
 
     def __init__(
         self, network: RobometerNetwork, processor: RobometerProcessor, protocol: NestedFrames, token_budget: int
     ) -> None:
-        self._network = network
-        self._processor = processor
+        super().__init__(network, processor, protocol.max_frames, token_budget)
         self._protocol = protocol
-        self._token_budget = token_budget
 
-    def vectors(self, clips: Sequence[Clip], every: int = 1) -> Iterator[torch.Tensor]:
-        """Yields, clip by clip, what the heads read for each scored step: (steps, hidden)."""
-        for pack in self._packs(clips, every):
-            self._walk(pack)
-            for episode in pack:
-                yield episode.vectors
-
-    def _packs(self, clips: Sequence[Clip], every: int) -> Iterator[list[_Episode]]:
-        """Episodes that walk together: their chains fit the token budget."""
-        pack: list[_Episode] = []
-        tokens = 0
-        for clip in clips:
-            episode = self._episode(clip, every)
-            chain = len(episode.head) + self._protocol.max_frames * len(self._frame(episode, 1))
-            if pack and tokens + chain > self._token_budget:
-                yield pack
-                pack, tokens = [], 0
-            pack.append(episode)
-            tokens += chain
-        if pack:
-            yield pack
-
-    def _episode(self, clip: Clip, every: int) -> _Episode:
-        first = clip.read([0])
-        grid = self._processor.patcher.grid(*first.shape[1:3])
-        head = self._processor.progress_head(clip.task)
-        steps = scored_steps(len(clip), every)
-        hidden = self._network.model.language_model.config.hidden_size
-        vectors = torch.empty((len(steps), hidden), device=self._network.device, dtype=self._network.dtype)
-        episode = _Episode(clip, steps, grid, head, [head.advance], vectors)
-        for shown in range(self._protocol.max_frames - 1):
-            episode.starts.append(episode.starts[-1] + self._frame(episode, shown).advance)
-        return episode
-
-    def _frame(self, episode: _Episode, shown: int) -> Segment:
-        """Tokens of a frame with ``shown`` frames before it; the head has captioned the first one."""
-        return self._processor.tokens.frame(shown + 1 if shown else None, episode.grid)
-
-    def _walk(self, pack: list[_Episode]) -> None:
+    def _score(self, pack: list[Episode]) -> None:
         root = self._root(pack)
         for stride, steps in self._protocol.levels(max(len(episode.steps) for episode in pack)):
-            numbers = [n for n, episode in enumerate(pack) if len(episode.steps) > max(steps.start, 1)]
-            if not numbers:
-                continue
-            episodes = [pack[n] for n in numbers]
-            chain = self._chain(root, numbers, episodes, stride, steps)
-            self._leaves(chain, episodes, stride, steps)
+            episodes = [episode for episode in pack if len(episode.steps) > max(steps.start, 1)]
+            if episodes:
+                chain = self._chain(root, episodes, stride, steps)
+                self._leaves(chain, episodes, stride, steps)
             for episode in episodes:
                 episode.features = {t: kept for t, kept in episode.features.items() if t % (2 * stride) == 0}
 
-    def _root(self, pack: list[_Episode]) -> _Chain:
+    def _root(self, pack: list[Episode]) -> _Chain:
         """Prompts and first frames."""
-        self._encode_keyframes(pack, [[0]] * len(pack))
         rows = []
-        for episode in pack:
-            tokens = join([episode.head, self._frame(episode, 0)])
-            rows.append(Row(0, tokens, [episode.features[0]], [len(tokens) - 1]))
+        for episode, feature in zip(pack, self._encode((episode, 0) for episode in pack), strict=True):
+            tokens = join([episode.head, episode.blocks[0]])
+            rows.append(Row(0, tokens, [feature], [len(tokens) - 1]))
         reads, layers = extend(self._network, rows)
         for episode, read in zip(pack, reads, strict=True):
             episode.vectors[0] = read[0]
         lengths = torch.tensor([len(row.tokens) for row in rows], device=self._network.device)
         longest = int(lengths.max())
-        visible = torch.arange(longest, device=self._network.device) < lengths[:, None]
-        return _Chain(layers, visible, [[longest]] * len(pack))
+        own = torch.arange(longest, device=self._network.device) < lengths[:, None]
+        return _Chain(layers, own, [[longest]] * len(pack))
 
-    def _chain(self, root: _Chain, numbers: list[int], episodes: list[_Episode], stride: int, steps: range) -> _Chain:
+    def _chain(self, root: _Chain, episodes: list[Episode], stride: int, steps: range) -> _Chain:
         """The keyframes of one stride behind the root, and the values of those that are steps of this stride."""
-        keyframes = [list(range(stride, min(steps.stop, len(episode.steps)), stride)) for episode in episodes]
-        self._encode_keyframes(episodes, keyframes)
+        numbers = [episode.number for episode in episodes]
+        keyframes = [range(stride, min(steps.stop, len(episode.steps)), stride) for episode in episodes]
         if not any(keyframes):  # with two frames at most, a leaf can hang off frame 0
             return root.of(numbers)
-        rows = []
-        for episode, chosen in zip(episodes, keyframes, strict=True):
-            frames = [self._frame(episode, shown) for shown in range(1, len(chosen) + 1)]
-            rows.append(Row.of_frames(episode.starts[1], frames, [episode.features[t] for t in chosen]))
+        wanted = [(episode, t) for episode, chosen in zip(episodes, keyframes, strict=True) for t in chosen]
+        for (episode, t), feature in zip(wanted, self._encode(wanted), strict=True):
+            episode.features[t] = feature
+        rows = [
+            Row.of_frames(episode.starts[1], episode.blocks[1 : len(chosen) + 1], [episode.features[t] for t in chosen])
+            for episode, chosen in zip(episodes, keyframes, strict=True)
+        ]
         reads, layers = extend(self._network, rows, root.before([(number, 1) for number in numbers]))
         for episode, chosen, read in zip(episodes, keyframes, reads, strict=True):
-            scored = [place for place, t in enumerate(chosen) if t in steps]
-            episode.vectors[[chosen[place] for place in scored]] = read[scored]
+            for t, vector in zip(chosen, read, strict=True):
+                if t in steps:
+                    episode.vectors[t] = vector
         return root.of(numbers).followed_by(layers, [[place + 1 for place in row.reads] for row in rows])
 
-    def _leaves(self, chain: _Chain, episodes: list[_Episode], stride: int, steps: range) -> None:
-        """Steps between keyframes: one row each, in passes that fit the token budget."""
+    def _leaves(self, chain: _Chain, episodes: list[Episode], stride: int, steps: range) -> None:
+        """Steps between keyframes: one row each."""
+        places = {episode.number: place for place, episode in enumerate(episodes)}
         leaves = [
-            (number, t)
-            for number, episode in enumerate(episodes)
+            (episode, t)
+            for episode in episodes
             for t in range(steps.start, min(steps.stop, len(episode.steps)))
             if t % stride
         ]
-        width = max(
-            (len(self._frame(episodes[number], self._protocol.max_frames - 1)) for number, _ in leaves), default=1
-        )
-        size = max(1, self._token_budget // width)
-        for start in range(0, len(leaves), size):
-            batch = leaves[start : start + size]
-            features = self._encode((episodes[number], t) for number, t in batch)
+        longest = max(len(episode.blocks[-1]) for episode in episodes)
+        for batch in self._batches(leaves, longest):
             shown = [-(-t // stride) for _, t in batch]
-            rows = []
-            for (number, _), before, feature in zip(batch, shown, features, strict=True):
-                episode = episodes[number]
-                rows.append(Row.of_frames(episode.starts[before], [self._frame(episode, before)], [feature]))
-            prefix = chain.before([(number, before) for (number, _), before in zip(batch, shown, strict=True)])
+            rows = [
+                Row.of_frames(episode.starts[before], [episode.blocks[before]], [feature])
+                for (episode, _), before, feature in zip(batch, shown, self._encode(batch), strict=True)
+            ]
+            prefix = chain.before([(places[e.number], before) for (e, _), before in zip(batch, shown, strict=True)])
             reads, _ = extend(self._network, rows, prefix, keep=False)
-            for (number, t), read in zip(batch, reads, strict=True):
-                episodes[number].vectors[t] = read[0]
-
-    def _encode_keyframes(self, episodes: list[_Episode], keyframes: list[list[int]]) -> None:
-        wanted = [
-            (episode, t)
-            for episode, chosen in zip(episodes, keyframes, strict=True)
-            for t in chosen
-            if t not in episode.features
-        ]
-        for (episode, t), feature in zip(wanted, self._encode(wanted), strict=True):
-            episode.features[t] = feature
-
-    def _encode(self, wanted: Iterable[tuple[_Episode, int]]) -> list[torch.Tensor]:
-        patched = [self._processor.patcher(episode.clip.read([int(episode.steps[t])])) for episode, t in wanted]
-        return self._network.encode(patched)
+            for (episode, t), read in zip(batch, reads, strict=True):
+                episode.vectors[t] = read[0]

@@ -7,11 +7,12 @@ those of the tower's own forward (spec section 0); its modules and weights are u
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
-    Qwen3VLVisionBlock,
     Qwen3VLVisionModel,
     apply_rotary_pos_emb_vision,
 )
@@ -72,7 +73,7 @@ def _encode(tower: Qwen3VLVisionModel, pixels: torch.Tensor, positions: tuple[to
     return torch.stack([merged, *deepstack], dim=1)
 
 
-def _block(block: Qwen3VLVisionBlock, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+def _block(block: Any, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     attention = block.attn
     qkv = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, attention.num_heads, -1))
     query, key, value = qkv.unbind(dim=-3)

@@ -1,0 +1,125 @@
+"""Whole episodes on their way through the model: what every dense pass over them needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip, scored_steps
+from robometer_rl.models.robometer.network import RobometerNetwork
+from robometer_rl.models.robometer.patches import Grid
+from robometer_rl.models.robometer.processing import RobometerProcessor
+from robometer_rl.models.robometer.tokens import Segment
+
+__all__ = ["Episode", "EpisodePass"]
+
+
+@dataclass
+class Episode:
+    """One episode while its steps are scored.
+
+    Attributes:
+        number: Its place in the pack.
+        clip: Where frames are read from.
+        steps: Frame numbers of the scored steps; a step is an index into this.
+        head: Prompt before the first frame.
+        blocks: Tokens of the k-th shown frame, k counted from 0.
+        starts: Rope position at which it starts.
+        vectors: (steps, hidden) what the heads read for each step.
+        features: Vision features that will be used again, by step.
+    """
+
+    number: int
+    clip: Clip
+    steps: NDArray[np.int64]
+    head: Segment
+    blocks: list[Segment]
+    starts: list[int]
+    vectors: torch.Tensor
+    features: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt with as many frames as can be shown."""
+        return len(self.head) + sum(len(block) for block in self.blocks)
+
+
+class EpisodePass(ABC):
+    """Scores every step of episodes, several episodes at a time.
+
+    Args:
+        network: The model; one progress token per frame.
+        processor: Its processor.
+        max_frames: Most frames shown for a step.
+        token_budget: New tokens per pass of the decoder, which bounds memory.
+    """
+
+    def __init__(
+        self, network: RobometerNetwork, processor: RobometerProcessor, max_frames: int, token_budget: int
+    ) -> None:
+        self._network = network
+        self._processor = processor
+        self._max_frames = max_frames
+        self._token_budget = token_budget
+
+    def vectors(self, clips: Sequence[Clip], every: int = 1) -> Iterator[torch.Tensor]:
+        """Yields, clip by clip, what the heads read for each scored step: (steps, hidden)."""
+        for pack in self._packs(clips, every):
+            self._score(pack)
+            for episode in pack:
+                yield episode.vectors
+
+    @abstractmethod
+    def _score(self, pack: list[Episode]) -> None:
+        """Fills in ``vectors`` of every episode of a pack."""
+
+    def _packs(self, clips: Sequence[Clip], every: int) -> Iterator[list[Episode]]:
+        """Episodes that go together: one row of each fits the token budget."""
+        pack: list[Episode] = []
+        for clip in clips:
+            episode = self._episode(clip, every)
+            if pack and sum(other.tokens for other in pack) + episode.tokens > self._token_budget:
+                yield pack
+                pack = []
+            episode.number = len(pack)
+            pack.append(episode)
+        if pack:
+            yield pack
+
+    def _episode(self, clip: Clip, every: int) -> Episode:
+        grid = self._grid(clip)
+        head = self._processor.progress_head(clip.task)
+        # The head has captioned the first frame.
+        blocks = [self._processor.tokens.frame(k + 1 if k else None, grid) for k in range(self._max_frames)]
+        starts = np.cumsum([head.advance, *(block.advance for block in blocks)]).tolist()
+        steps = scored_steps(len(clip), every)
+        hidden = self._network.model.language_model.config.hidden_size
+        vectors = torch.empty((len(steps), hidden), device=self._network.device, dtype=self._network.dtype)
+        return Episode(0, clip, steps, head, blocks, starts, vectors)
+
+    def _grid(self, clip: Clip) -> Grid:
+        return self._processor.patcher.grid(*clip.read([0]).shape[1:3])
+
+    def _encode(self, wanted: Iterable[tuple[Episode, int]]) -> list[torch.Tensor]:
+        """Vision features of steps' frames, those that an episode keeps taken from it."""
+        wanted = list(wanted)
+        missing = [(episode, t) for episode, t in wanted if t not in episode.features]
+        patched = []
+        for _, run in groupby(missing, key=lambda item: item[0].number):
+            frames = list(run)
+            episode = frames[0][0]
+            patched.append(self._processor.patcher(episode.clip.read([int(episode.steps[t]) for _, t in frames])))
+        encoded = iter(self._network.encode(patched))
+        return [episode.features[t] if t in episode.features else next(encoded) for episode, t in wanted]
+
+    def _batches(self, rows: Sequence[tuple[Episode, int]], tokens: int) -> Iterator[Sequence[tuple[Episode, int]]]:
+        """Rows of at most ``tokens`` new tokens each, in passes that fit the token budget."""
+        size = max(1, self._token_budget // tokens)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
