@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
+from robometer_rl.models.locations import UnknownModelError, locate
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
-from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.models.robometer.quantization import WeightFormat
 
-__all__ = ["EMBEDDED", "UnknownModelError", "load_reward_model"]
-
-EMBEDDED = {"mini": "robometer-mini"}
-"""Checkpoints inside the package: name to folder under ``assets``."""
-
-_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-_CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.jinja"]
-
-
-class UnknownModelError(ValueError):
-    """A name that is neither an embedded checkpoint, a directory, nor a Hub id; the message says what exists."""
+__all__ = ["UnknownModelError", "load_reward_model"]
 
 
 def load_reward_model(
@@ -31,17 +20,24 @@ def load_reward_model(
     device: str | torch.device = "cpu",
     dtype: str | None = None,
     attn_implementation: str = "sdpa",
+    weights: WeightFormat | None = None,
+    base_model: str | Path | None = None,
 ) -> RewardModel:
     """Loads a reward model.
 
     Args:
         name: ``"mini"`` (embedded in the package), a checkpoint directory, or a Hub id with an optional revision
             (``"robometer/Robometer-4B"``, ``"robometer/Robometer-4B@<tag, branch or commit>"``; the default branch
-            if none is given).
+            if none is given). docs/checkpoints.md lists the layouts that load.
         device: Where to run, such as ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; as stored in the checkpoint if None.
         attn_implementation: ``"sdpa"`` or ``"eager"`` can do everything; others that transformers knows can `predict`
             and `compare`.
+        weights: ``"int8"`` keeps the backbone's matrices in 8 bits, a quarter of float32 (extra ``int8``); None keeps
+            them in ``dtype``.
+        base_model: Where the base of a checkpoint is that does not hold everything itself, instead of where the
+            checkpoint says: a directory, or a Hub id. Adapters take their weights from it; checkpoints without a
+            tokenizer take that from it.
 
     Raises:
         UnknownModelError: The name means nothing here.
@@ -52,44 +48,9 @@ def load_reward_model(
         >>> model.model_id
         'robometer-mini'
     """
-    text = str(name)
-    directory, model_id, revision = _locate(text)
-    checkpoint = load_checkpoint(directory, device, _dtype(dtype), attn_implementation)
-    return Robometer(checkpoint, source=text, model_id=model_id, revision=revision)
-
-
-def _locate(name: str) -> tuple[Path, str, str | None]:
-    """Directory, id and revision of a model name; downloads what is on the Hub."""
-    if name in EMBEDDED:
-        return Path(str(files("robometer_rl") / "assets" / EMBEDDED[name])), EMBEDDED[name], None
-    if "://" in name:
-        raise UnknownModelError(f"got the address {name!r}; this release has no client for a reward server")
-    if Path(name).is_dir():
-        return Path(name), name, None
-    if Path(name).exists():
-        raise CheckpointError(f"{name} is a file; expected the directory of a checkpoint")
-    match = _HUB_ID.fullmatch(name)
-    if match is None:
-        raise UnknownModelError(
-            f"unknown model {name!r}; expected one of the embedded {sorted(EMBEDDED)}, an existing checkpoint "
-            "directory, or a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main'"
-        )
-    return _download(match["id"], match["revision"])
-
-
-def _download(repository: str, revision: str | None) -> tuple[Path, str, str | None]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=_CHECKPOINT_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        wanted = f"{repository}@{revision}" if revision else repository
-        raise UnknownModelError(
-            f"could not get {wanted!r} from the Hub, and no directory of that name exists here: {error}"
-        ) from error
-    # The cache lays snapshots out by commit, so this is exact even where a branch was asked for.
-    return path, repository, path.name
+    found = locate(name)
+    checkpoint = load_checkpoint(found.directory, device, _dtype(dtype), attn_implementation, weights, base_model)
+    return Robometer(checkpoint, source=str(name), model_id=found.model_id, revision=found.revision)
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

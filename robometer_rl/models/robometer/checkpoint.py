@@ -1,40 +1,61 @@
 """Reading and writing checkpoint directories.
 
-A directory holds ``config.yaml`` (settings), ``config.json`` (backbone shape), weights, and the tokenizer and
+A full directory holds ``config.yaml`` (settings), ``config.json`` (backbone shape), weights, and the tokenizer and
 preprocessor files. The two configuration files are carried through a load and a save, so that a checkpoint that the
-reference can read stays one.
+reference can read stays one. Other layouts say the same elsewhere:
+
+- the reference's trainer may leave the tokenizer out (the base model's is used) and keeps ``config.yaml`` one directory
+  up, for all checkpoints of a run;
+- LeRobot's conversions have settings and backbone shape in one ``config.json`` of their own;
+- adapters (`adapters`) have neither backbone nor its shape: both are their base's.
+
+docs/checkpoints.md describes them for users.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
-from transformers import Qwen3VLConfig
+from transformers import AddedToken, AutoTokenizer, Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextRotaryEmbedding,
     Qwen3VLVisionRotaryEmbedding,
 )
 
+from robometer_rl.models.locations import TOKENIZER_FILES, UnknownModelError, locate
+from robometer_rl.models.robometer.adapters import (
+    ADAPTER_CONFIG_FILE,
+    Adapter,
+    adapter_of,
+    attach_adapter,
+    check_base,
+    peft_section,
+    plain_state,
+    read_adapter,
+    split_adapter,
+    write_adapter,
+)
 from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig
 from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
-from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.models.robometer.weights import (
-    WEIGHTS_FILE,
-    check_coverage,
-    has_lora,
-    normalise_keys,
-    read_weights,
-)
+from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
+from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
+from robometer_rl.models.robometer.quantization import WeightFormat, quantize
+from robometer_rl.models.robometer.weights import WEIGHTS_FILE, State, check_coverage, normalise_keys, read_weights
 
 __all__ = ["Checkpoint", "build_network", "load_checkpoint", "save_checkpoint"]
 
+logger = logging.getLogger(__name__)
+
 SETTINGS_FILE = "config.yaml"
 BACKBONE_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
 
 
 @dataclass
@@ -45,16 +66,40 @@ class Checkpoint:
         network: In evaluation mode after loading.
         processor: Tokenizer, prompts, preprocessing.
         backbone_json: The text of ``config.json``, written back as it was read.
+        weights: The format of quantised weights; None where they are in the network's own precision.
     """
 
     network: RobometerNetwork
     processor: RobometerProcessor
     backbone_json: str
+    weights: WeightFormat | None = None
 
     @property
     def config(self) -> RobometerConfig:
         """Settings."""
         return self.processor.config
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in, for the record: ``bfloat16``, or ``bfloat16 (int8 weights)``."""
+        dtype = str(self.network.dtype).removeprefix("torch.")
+        return dtype if self.weights is None else f"{dtype} ({self.weights} weights)"
+
+
+@dataclass
+class _Files:
+    """The content of a directory and of what it refers to, weights still on disk.
+
+    Attributes:
+        state: The network's weights, without an adapter's.
+        adapter: Its adapter, if it has one.
+    """
+
+    config: RobometerConfig
+    backbone_json: str
+    processor: RobometerProcessor
+    state: State
+    adapter: Adapter | None
 
 
 def load_checkpoint(
@@ -62,40 +107,67 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     attn_implementation: str = "sdpa",
+    weights: WeightFormat | None = None,
+    base_model: str | Path | None = None,
 ) -> Checkpoint:
     """Loads a checkpoint directory.
 
     Args:
-        directory: A full checkpoint in any of the layouts that `weights` knows.
+        directory: In any of the layouts that this module knows.
         device: Where to put the weights.
         dtype: Precision; as stored if None.
         attn_implementation: A name that transformers knows; ``sdpa`` and ``eager`` can do everything.
+        weights: A format to quantise to, see `quantization`.
+        base_model: Where the base model is, instead of where the checkpoint says; see `load_reward_model`.
 
     Raises:
         CheckpointError: A missing file or key, or one that does not fit; the message names it.
     """
-    settings, backbone_json = _read_text(directory, SETTINGS_FILE), _read_text(directory, BACKBONE_FILE)
-    config = RobometerConfig.from_yaml(settings)
-    processor = RobometerProcessor.load(directory, config)
-    state = normalise_keys(read_weights(directory))
-    network = build_network(backbone_json, processor, attn_implementation)
-    if has_lora(state):
-        _attach_reference_lora(network, config)
-    check_coverage(network.state_dict(), state, directory)
-    placed = {key: tensor.to(device=device, dtype=dtype) for key, tensor in state.items()}
-    network.load_state_dict(placed, strict=True, assign=True)
-    _restore_buffers(network, torch.device(device))
-    return Checkpoint(network.eval(), processor, backbone_json)
+    target = torch.device(device)
+    files = _read(directory, base_model)
+    network = build_network(files.backbone_json, files.processor, attn_implementation)
+    check_coverage(network.state_dict(), files.state, directory)
+    # What is quantised goes to the device only afterwards.
+    host = target if weights is None else torch.device("cpu")
+    network.load_state_dict(_placed(files.state, host, dtype), strict=True, assign=True)
+    _restore_buffers(network, host)
+    if files.adapter is not None:
+        files.adapter.state = _placed(files.adapter.state, host, dtype)
+        attach_adapter(network, files.adapter, directory)
+    if weights is not None:
+        quantize(network, weights, target)
+    return Checkpoint(network.eval(), files.processor, files.backbone_json, weights)
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Writes a complete checkpoint that `load_checkpoint` reads back with bit-equal outputs."""
+    """Writes a checkpoint that `load_checkpoint` reads back with bit-equal outputs.
+
+    A network with an adapter whose LoRA states its base (``base_model_name_or_path``) is written as adapter and heads;
+    everything else in full.
+
+    Raises:
+        CheckpointError: Quantised weights, a backbone that is not the stated base any more, or a directory that holds
+            a checkpoint of the other kind.
+    """
+    if checkpoint.weights is not None:
+        raise CheckpointError(f"{checkpoint.weights} weights are for inference; save the checkpoint they came from")
+    adapter = adapter_of(checkpoint.network)
+    apart = adapter is not None and adapter.lora.base_model_name_or_path is not None
+    other = directory / (WEIGHTS_FILE if apart else ADAPTER_CONFIG_FILE)
+    if other.exists():
+        raise CheckpointError(f"{directory} holds a checkpoint of another kind ({other.name}); save to an empty one")
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / SETTINGS_FILE).write_text(checkpoint.config.to_yaml())
-    (directory / BACKBONE_FILE).write_text(checkpoint.backbone_json)
+    config = checkpoint.config
+    if adapter is not None and apart:
+        _save_adapter(directory, checkpoint.network, adapter)
+    else:
+        (directory / BACKBONE_FILE).write_text(checkpoint.backbone_json)
+        if adapter is not None:
+            config = config.updated(settings={**config.settings, "peft": peft_section(adapter)})
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.network.state_dict().items()}
+        save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     checkpoint.processor.save(directory)
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.network.state_dict().items()}
-    save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    (directory / SETTINGS_FILE).write_text(config.to_yaml())
 
 
 def build_network(
@@ -106,15 +178,12 @@ def build_network(
     Raises:
         CheckpointError: The backbone is not a Qwen3-VL, or its vocabulary is not the tokenizer's.
     """
-    try:
-        settings = json.loads(backbone_json)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{BACKBONE_FILE} is not valid JSON: {error}") from error
+    settings = _json(backbone_json)
     if settings.get("model_type") != "qwen3_vl":
         raise CheckpointError(f"{BACKBONE_FILE}: model_type is {settings.get('model_type')!r}; expected 'qwen3_vl'")
     backbone = Qwen3VLConfig.from_dict(settings)
     backbone._attn_implementation = attn_implementation
-    rows, entries = backbone.text_config.vocab_size, len(processor.tokenizer)
+    rows, entries = backbone.get_text_config().vocab_size, len(processor.tokenizer)
     if rows != entries:
         raise CheckpointError(
             f"{BACKBONE_FILE} has a vocabulary of {rows}, the tokenizer has {entries} entries; the embedding of a "
@@ -126,22 +195,134 @@ def build_network(
         return RobometerNetwork(backbone, processor.config, special)
 
 
-def _read_text(directory: Path, name: str) -> str:
-    path = directory / name
+def _read(directory: Path, base_model: str | Path | None) -> _Files:
+    """Reads a directory of any layout."""
+    if (directory / ADAPTER_CONFIG_FILE).is_file():
+        return _read_adapted(directory, base_model)
+    backbone_json = _text(directory / BACKBONE_FILE)
+    described = _json(backbone_json)
+    if described.get("type") == "robometer" and "vlm_config" in described:
+        config = RobometerConfig.from_lerobot(described)
+        backbone_json = json.dumps(described["vlm_config"], indent=2)
+    else:
+        config = RobometerConfig.from_yaml(_text(_settings_file(directory)))
+        backbone_json = _relabelled(described) or backbone_json
+    processor = _processor(directory, config, base_model)
+    state, adapter = split_adapter(normalise_keys(read_weights(directory)), config.settings)
+    return _Files(config, backbone_json, processor, state, adapter)
+
+
+def _read_adapted(directory: Path, base_model: str | Path | None) -> _Files:
+    """Reads an adapter's directory, and its base."""
+    adapter, heads = read_adapter(directory)
+    base_directory = _base_of(adapter, directory, base_model)
+    base = _read(base_directory, None)
+    if base.adapter is not None:
+        raise CheckpointError(f"{base_directory}, the base of {directory}, is itself an adapted checkpoint")
+    backbone = _backbone(base.state)
+    check_base(adapter, backbone, directory)
+    config = RobometerConfig.from_yaml(_text(_settings_file(directory)))
+    processor = _processor(directory, config, base_directory)
+    return _Files(config, base.backbone_json, processor, backbone | heads, adapter)
+
+
+def _save_adapter(directory: Path, network: RobometerNetwork, adapter: Adapter) -> None:
+    """Writes an adapter and the heads, after making sure that nothing else has changed."""
+    state = plain_state(network.state_dict())
+    base = _backbone(_read(_base_of(adapter, directory, None), None).state)
+    backbone = _backbone(state)
+    check_coverage(base, backbone, "the adapted network")
+    changed = [
+        key for key, tensor in base.items() if not torch.equal(tensor.to(backbone[key].dtype), backbone[key].cpu())
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{len(changed)} weights besides the adapter's differ from the base "
+            f"{adapter.lora.base_model_name_or_path!r} and would be lost, among them {changed[0]}; freeze them in "
+            "training, or save in full with base_model_name_or_path=None"
+        )
+    heads = {key: tensor for key, tensor in state.items() if key not in backbone}
+    write_adapter(directory, adapter, heads, base)
+
+
+def _base_of(adapter: Adapter, directory: Path, base_model: str | Path | None) -> Path:
+    """The directory of an adapter's base."""
+    stated, revision = adapter.lora.base_model_name_or_path, adapter.lora.revision
+    if base_model is None and not stated:
+        raise CheckpointError(f"the adapter in {directory} does not say what its base is; give it as base_model")
+    name = base_model or (f"{stated}@{revision}" if revision else str(stated))
+    try:
+        return locate(name).directory
+    except UnknownModelError as error:
+        raise CheckpointError(
+            f"the base {str(name)!r} of the adapter in {directory} is not to be had: {error}"
+        ) from error
+
+
+def _backbone(state: Mapping[str, torch.Tensor]) -> State:
+    return {key: tensor for key, tensor in state.items() if key.startswith("model.")}
+
+
+def _settings_file(directory: Path) -> Path:
+    """The reference keeps one ``config.yaml`` for all checkpoints of a run, in the directory above them."""
+    own, above = directory / SETTINGS_FILE, directory.absolute().parent / SETTINGS_FILE
+    if own.is_file() or not above.is_file():
+        return own
+    logger.info("%s has no %s, taking the one above it", directory, SETTINGS_FILE)
+    return above
+
+
+def _processor(directory: Path, config: RobometerConfig, base_model: str | Path | None) -> RobometerProcessor:
+    """The checkpoint's own tokenizer and preprocessor, else the base model's with the extra tokens added."""
+    if (directory / TOKENIZER_FILE).is_file() and (directory / PREPROCESSOR_FILE).is_file():
+        return RobometerProcessor.load(directory, config)
+    name = base_model or config.base_model
+    logger.info("%s has no tokenizer or preprocessor, taking those of the base model %s", directory, name)
+    try:
+        base = locate(name, TOKENIZER_FILES).directory
+    except UnknownModelError as error:
+        raise CheckpointError(
+            f"{directory} has no {TOKENIZER_FILE} or no {PREPROCESSOR_FILE}, and its base model's are not to be had; "
+            f"give the directory of one that has them as base_model: {error}"
+        ) from error
+    preprocessor = _text(base / PREPROCESSOR_FILE)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
+    return RobometerProcessor(tokenizer, preprocessor, config)
+
+
+def _relabelled(settings: dict[str, Any]) -> str | None:
+    """The ``config.json`` of the reference's LoRA runs as what it is; None for one that needs no correction.
+
+    They call their Qwen3-VL a Qwen2.5-VL, which has no deepstack, and keep everything else.
+    """
+    vision = settings.get("vision_config") or {}
+    if settings.get("model_type") != "qwen2_5_vl" or "deepstack_visual_indexes" not in vision:
+        return None
+    text = {**settings.get("text_config", {}), "model_type": "qwen3_vl_text"}
+    vision = {**vision, "model_type": "qwen3_vl"}
+    return json.dumps({**settings, "model_type": "qwen3_vl", "text_config": text, "vision_config": vision}, indent=2)
+
+
+def _text(path: Path) -> str:
     if not path.is_file():
-        raise CheckpointError(f"{directory} is not a Robometer checkpoint: it has no {name}")
+        raise CheckpointError(f"{path.parent} is not a Robometer checkpoint: it has no {path.name}")
     return path.read_text()
 
 
-def _attach_reference_lora(network: RobometerNetwork, config: RobometerConfig) -> None:
-    """Adapters as the reference's LoRA runs attach them: to the language model, or to the tower instead."""
-    section = dict(config.settings.get("peft") or {})
-    vision = bool(section.pop("peft_vision_encoder", False))
+def _json(text: str) -> dict[str, Any]:
     try:
-        lora = LoraConfig(**section)
-    except TypeError as error:
-        raise CheckpointError(f"{SETTINGS_FILE}: the section 'peft' does not describe a LoRA: {error}") from error
-    inject_adapter_in_model(lora, network.model.visual if vision else network.model.language_model)
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{BACKBONE_FILE} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{BACKBONE_FILE} holds {type(settings).__name__}; expected an object")
+    return settings
+
+
+def _placed(state: State, device: torch.device, dtype: torch.dtype | None) -> State:
+    """Weights where the model runs; each is let go of on disk before the next is read."""
+    return {key: state.pop(key).to(device=device, dtype=dtype) for key in list(state)}
 
 
 def _restore_buffers(network: RobometerNetwork, device: torch.device) -> None:

@@ -3,7 +3,7 @@
 The published file is the whole experiment configuration of the reference trainer. Only the settings that change what
 the model computes are read; everything else is carried along unchanged, so that saving a checkpoint loses nothing.
 Settings that the published files do not have (default protocol, image size, calibration) live in the section
-``robometer_rl``; a checkpoint without it behaves as published.
+``robometer_rl``; a checkpoint without it behaves as published. LeRobot's conversions say the same in a ``config.json``.
 """
 
 from __future__ import annotations
@@ -75,11 +75,17 @@ class RobometerConfig:
         _choice("frame_pooling", self.frame_pooling, get_args(FramePooling))
         if self.max_frames < 1 or self.progress_bins < 2:
             raise CheckpointError(
-                f"config.yaml needs max_frames >= 1 and progress_discrete_bins >= 2, "
+                f"settings need max_frames >= 1 and progress_discrete_bins >= 2, "
                 f"got {self.max_frames} and {self.progress_bins}"
             )
+        if self.frame_pooling_temperature <= 0:
+            raise CheckpointError(
+                f"settings need frame_pooling_attn_temperature > 0, got {self.frame_pooling_temperature}"
+            )
+        if self.per_frame_token and not self.multi_image:
+            raise CheckpointError("settings ask for use_per_frame_progress_token, which needs use_multi_image")
         if not 0 < self.min_pixels <= self.max_pixels:
-            raise CheckpointError(f"config.yaml: got min_pixels {self.min_pixels} and max_pixels {self.max_pixels}")
+            raise CheckpointError(f"settings need min_pixels <= max_pixels, got {self.min_pixels}, {self.max_pixels}")
 
     @property
     def discrete(self) -> bool:
@@ -106,23 +112,33 @@ class RobometerConfig:
         if not isinstance(settings, dict):
             raise CheckpointError(f"config.yaml holds {type(settings).__name__}; expected a mapping of sections")
         model, data, training, own = (_section(settings, name) for name in ("model", "data", "training", _OWN_SECTION))
-        protocol = own.get("default_protocol")
+        # The reference copies these two from its section `data`; files from before it did so have them there only.
+        shown = {**data, **model}
         return cls(
-            max_frames=data.get("max_frames", cls.max_frames),
-            progress_type=model.get("progress_loss_type", cls.progress_type),
-            progress_bins=model.get("progress_discrete_bins") or cls.progress_bins,
-            per_frame_token=model.get("use_per_frame_progress_token", False),
-            multi_image=model.get("use_multi_image", False),
-            frame_pooling=model.get("frame_pooling", cls.frame_pooling),
-            frame_pooling_temperature=model.get("frame_pooling_attn_temperature", 1.0),
-            average_temporal_patches=model.get("average_temporal_patches", False),
-            predict_pref_progress=training.get("predict_pref_progress", cls.predict_pref_progress),
-            base_model=model.get("base_model_id") or "",
-            default_protocol=None if protocol is None else parse_protocol(protocol),
-            min_pixels=own.get("min_pixels", PUBLISHED_MIN_PIXELS),
-            max_pixels=own.get("max_pixels", PUBLISHED_MAX_PIXELS),
-            success_threshold=own.get("success_threshold"),
+            **_model_settings(model),
+            per_frame_token=_read(shown, "use_per_frame_progress_token", bool, False),
+            multi_image=_read(shown, "use_multi_image", bool, False),
+            max_frames=_read(data, "max_frames", int, cls.max_frames),
+            predict_pref_progress=_read(training, "predict_pref_progress", bool, cls.predict_pref_progress),
+            default_protocol=_protocol(own),
+            min_pixels=_read(own, "min_pixels", int, PUBLISHED_MIN_PIXELS),
+            max_pixels=_read(own, "max_pixels", int, PUBLISHED_MAX_PIXELS),
+            success_threshold=_read(own, "success_threshold", float, None),
             settings=settings,
+        )
+
+    @classmethod
+    def from_lerobot(cls, settings: Mapping[str, Any]) -> RobometerConfig:
+        """Reads the ``config.json`` of a checkpoint that LeRobot converted.
+
+        Its ``success_threshold`` is not taken over: LeRobot uses it to turn a probability into 0 or 1, and it was not
+        calibrated.
+        """
+        return cls(
+            **_model_settings(settings),
+            per_frame_token=_read(settings, "use_per_frame_progress_token", bool, cls.per_frame_token),
+            multi_image=_read(settings, "use_multi_image", bool, cls.multi_image),
+            max_frames=_read(settings, "max_frames", int, cls.max_frames),
         )
 
     def to_yaml(self) -> str:
@@ -179,6 +195,40 @@ def _section(settings: dict[str, Any], name: str, create: bool = False) -> dict[
     return section
 
 
+def _model_settings(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that the reference's section ``model`` and LeRobot's file have under the same names."""
+    default = RobometerConfig
+    return {
+        "progress_type": _read(section, "progress_loss_type", str, default.progress_type),
+        "progress_bins": _read(section, "progress_discrete_bins", int, default.progress_bins),
+        "frame_pooling": _read(section, "frame_pooling", str, default.frame_pooling),
+        "frame_pooling_temperature": _read(section, "frame_pooling_attn_temperature", float, 1.0),
+        "average_temporal_patches": _read(section, "average_temporal_patches", bool, False),
+        "base_model": _read(section, "base_model_id", str, ""),
+    }
+
+
+def _read(section: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    """A setting of the type ``kind``; ``default`` where it is absent or null."""
+    value = section.get(key)
+    if value is None:
+        return default
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # A bool is an int to Python, not to whoever wrote the file.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise CheckpointError(f"setting {key} is {value!r}; expected {kind.__name__}")
+    return value
+
+
+def _protocol(own: Mapping[str, Any]) -> FrameProtocol | None:
+    text = _read(own, "default_protocol", str, None)
+    try:
+        return None if text is None else parse_protocol(text)
+    except ValueError as error:
+        raise CheckpointError(f"setting default_protocol: {error}") from error
+
+
 def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise CheckpointError(f"config.yaml: {key} is {value!r}; expected one of {sorted(allowed)}")
+        raise CheckpointError(f"setting {key} is {value!r}; expected one of {sorted(allowed)}")

@@ -3,9 +3,9 @@
 Known layouts (spec sections 0 and 4.4), all safetensors, one file or shards with an index:
 
 - published: ``model.visual.*``, ``model.language_model.*``, the three heads, ``frame_pool_attn.weight``;
-- the same with a second ``model.`` in front of the backbone (files saved through Unsloth);
+- the same with a second ``model.`` in front of the backbone (files saved through Unsloth, or converted by LeRobot);
 - the reference's LoRA runs: every key of the adapted part wrapped by PEFT
-  (``...base_model.model.*.base_layer.weight``, ``...lora_A.default.weight``).
+  (``...base_model.model.*.base_layer.weight``, ``...lora_A.default.weight``); `adapters` takes these apart.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from robometer_rl.models.robometer.config import CheckpointError
 
-__all__ = ["check_coverage", "has_lora", "normalise_keys", "read_weights"]
+__all__ = ["State", "check_coverage", "normalise_keys", "read_file", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ def read_weights(directory: Path) -> State:
     """Reads all tensors of a checkpoint directory under the keys the files use.
 
     Raises:
-        CheckpointError: No weights, a missing shard, a shard without a tensor its index promises, a damaged file.
+        CheckpointError: No weights, a missing shard, a tensor in two shards, a shard without a tensor that the index
+            promises, a damaged file.
     """
     if (directory / WEIGHTS_FILE).is_file():
         return read_file(directory / WEIGHTS_FILE)
@@ -48,31 +48,40 @@ def read_weights(directory: Path) -> State:
         raise CheckpointError(f"{directory} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}")
     try:
         places: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} is not a weight index: {error!r}") from error
     state: State = {}
     for name in sorted(set(places.values())):
         if not (directory / name).is_file():
             raise CheckpointError(f"{index} names the shard {name}, which is missing")
-        state |= read_file(directory / name)
+        shard = read_file(directory / name)
+        if twice := sorted(set(state) & set(shard)):
+            raise CheckpointError(f"{directory / name} holds tensors that another shard holds too: {_listed(twice)}")
+        state |= shard
     if absent := sorted(set(places) - set(state)):
         raise CheckpointError(f"{index} promises tensors that no shard has: {_listed(absent)}")
     return state
 
 
 def read_file(path: Path) -> State:
-    """Reads one safetensors file."""
+    """Reads one safetensors file; tensors are mapped, not copied, until they are used.
+
+    Where two names share a tensor, safetensors' `save_model` stores it under one and notes the other in the metadata
+    (LeRobot's conversions keep the embedding under ``lm_head.weight``, to which it is tied); both names are returned.
+    """
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata: Mapping[str, str] = file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    return state | {name: state[kept] for name, kept in metadata.items() if kept in state and name not in state}
 
 
 def normalise_keys(state: Mapping[str, torch.Tensor]) -> State:
     """Renames keys of any known layout to the network's, and drops the few that have no place in it.
 
-    PEFT's own names inside adapted layers (``base_layer``, ``lora_A.default``) stay: the network has them too once
-    adapters are attached.
+    PEFT's own names inside adapted layers (``base_layer``, ``lora_A.default``) stay.
     """
     renamed: State = {}
     for key, tensor in state.items():
@@ -85,11 +94,6 @@ def normalise_keys(state: Mapping[str, torch.Tensor]) -> State:
             raise CheckpointError(f"two tensors are named {name} once prefixes are removed; one of them is {key}")
         renamed[name] = tensor
     return renamed
-
-
-def has_lora(keys: Iterable[str]) -> bool:
-    """Whether a full state holds adapted layers, as the reference's LoRA runs leave them."""
-    return any(".lora_A." in key for key in keys)
 
 
 def check_coverage(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: object) -> None:

@@ -1,0 +1,81 @@
+"""Where a checkpoint is: inside the package, in a directory, or on the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+__all__ = ["CHECKPOINT_FILES", "EMBEDDED", "TOKENIZER_FILES", "Location", "UnknownModelError", "locate"]
+
+EMBEDDED = {"mini": "robometer-mini"}
+"""Checkpoints inside the package: name to folder under ``assets``."""
+
+TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja")
+CHECKPOINT_FILES = ("*.safetensors", "*.yaml", *TOKENIZER_FILES)
+
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+class UnknownModelError(ValueError):
+    """A name that is neither an embedded checkpoint, a directory, nor a Hub id; the message says what exists."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """What a model name stands for.
+
+    Attributes:
+        directory: Where the files are.
+        model_id: The name without its revision.
+        revision: Commit on the Hub; None for what was not downloaded.
+    """
+
+    directory: Path
+    model_id: str
+    revision: str | None = None
+
+
+def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Location:
+    """Finds a checkpoint, downloading it if it is on the Hub.
+
+    Args:
+        name: An embedded name, a directory, or a Hub id with an optional ``@revision``.
+        patterns: Files wanted from the Hub.
+
+    Raises:
+        UnknownModelError: The name means nothing here, or the Hub does not give it.
+    """
+    text = str(name)
+    if text in EMBEDDED:
+        return Location(Path(str(files("robometer_rl") / "assets" / EMBEDDED[text])), EMBEDDED[text])
+    if "://" in text:
+        raise UnknownModelError(f"got the address {text!r}; this release has no client for a reward server")
+    if Path(text).is_dir():
+        return Location(Path(text), text)
+    if Path(text).exists():
+        raise UnknownModelError(f"{text} is a file; expected the directory of a checkpoint")
+    match = _HUB_ID.fullmatch(text)
+    if match is None:
+        raise UnknownModelError(
+            f"unknown model {text!r}; expected one of the embedded {sorted(EMBEDDED)}, an existing checkpoint "
+            "directory, or a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main'"
+        )
+    return _download(match["id"], match["revision"], patterns)
+
+
+def _download(repository: str, revision: str | None, patterns: Sequence[str]) -> Location:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        wanted = f"{repository}@{revision}" if revision else repository
+        raise UnknownModelError(
+            f"could not get {wanted!r} from the Hub, and no directory of that name exists here: {error}"
+        ) from error
+    # The cache lays snapshots out by commit, so this is exact even where a branch was asked for.
+    return Location(path, repository, path.name)

@@ -1,0 +1,229 @@
+"""LoRA adapters: what a fine-tune changes, kept apart from the weights that it started from.
+
+An adapted network is taken apart into three: the backbone as it was, a few small matrices, and the heads. On disk::
+
+    adapter_model.safetensors   the matrices, under PEFT's standard names (of Qwen3VLModel, the network's backbone)
+    adapter_config.json         the LoRA, and where the base is that it was trained on
+    custom_heads.safetensors    the heads, in full
+
+The reference's LoRA runs instead leave one file with everything in it, wrapped keys included (spec section 4.4); so do
+ours when no base is stated. Either way the rows of new tokens may be trained too (``trainable_token_indices``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from robometer_rl.models.robometer.config import CheckpointError
+from robometer_rl.models.robometer.network import RobometerNetwork
+from robometer_rl.models.robometer.weights import State, check_coverage, read_file
+
+__all__ = [
+    "ADAPTER_CONFIG_FILE",
+    "Adapter",
+    "adapter_of",
+    "attach_adapter",
+    "check_base",
+    "plain_state",
+    "read_adapter",
+    "split_adapter",
+    "write_adapter",
+]
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+HEADS_FILE = "custom_heads.safetensors"
+
+_PARTS = ("language_model", "visual")
+_PEFT_PREFIX = "base_model.model."
+_NAME = "default"  # PEFT's name for an adapter that is alone
+_ADAPTER_KEY = re.compile(r"\.(lora_\w+|trainable_tokens_delta)(\.|$)")
+_FINGERPRINT = "base_fingerprint"
+
+
+@dataclass
+class Adapter:
+    """One LoRA.
+
+    Attributes:
+        lora: Its configuration; ``base_model_name_or_path`` says where the base is, None if nobody stated it.
+        part: The part of the backbone that it adapts, ``language_model`` or ``visual``.
+        state: Its weights, under PEFT's standard names relative to the part.
+        base_fingerprint: Of the base it was trained on, see `fingerprint`; None where no file records it.
+    """
+
+    lora: LoraConfig
+    part: str
+    state: State
+    base_fingerprint: str | None = None
+
+
+def adapter_of(network: RobometerNetwork) -> Adapter | None:
+    """The adapter that PEFT's ``inject_adapter_in_model`` put into a part of the backbone; None if there is none.
+
+    Raises:
+        CheckpointError: More than one, or one that was not injected into exactly the language model or the tower.
+    """
+    # PEFT leaves the configurations of its adapters in this attribute of the module that it was given.
+    parts = {name: network.get_submodule(f"model.{name}") for name in _PARTS}
+    loras = {name: configs for name, part in parts.items() if (configs := vars(part).get("peft_config"))}
+    adapted = {
+        name.split(".")[1]
+        for name, module in network.model.named_modules(prefix="model")
+        if isinstance(module, BaseTunerLayer)
+    }
+    if not adapted and not loras:
+        return None
+    if len(loras) != 1 or set(loras) != adapted or list(*loras.values()) != [_NAME]:
+        raise CheckpointError(
+            f"adapters in {sorted(adapted)}, injected into {sorted(loras)}; a checkpoint holds one adapter named "
+            f"{_NAME!r}, injected into network.model.language_model or network.model.visual"
+        )
+    (part, configs), *_ = loras.items()
+    return Adapter(configs[_NAME], part, get_peft_model_state_dict(parts[part], save_embedding_layers=False))
+
+
+def attach_adapter(network: RobometerNetwork, adapter: Adapter, where: object) -> None:
+    """Puts an adapter into a network that has the weights of its base; every key accounted for.
+
+    Args:
+        network: Without adapters.
+        adapter: Its weights keep their device and precision.
+        where: Named in errors.
+
+    Raises:
+        CheckpointError: The weights do not fit, or the network has no modules of the names that are adapted.
+    """
+    part = network.get_submodule(f"model.{adapter.part}")
+    try:
+        # On the meta device: the weights are assigned below, and nothing is drawn at random.
+        inject_adapter_in_model(adapter.lora, part, low_cpu_mem_usage=True)
+    except ValueError as error:
+        raise CheckpointError(f"the LoRA in {where} does not fit the network: {error}") from error
+    check_coverage(get_peft_model_state_dict(part, save_embedding_layers=False), adapter.state, where)
+    set_peft_model_state_dict(part, adapter.state, low_cpu_mem_usage=True)
+
+
+def plain_state(state: Mapping[str, torch.Tensor]) -> State:
+    """The weights of the network without its adapter, under the names they have there."""
+    return {
+        re.sub(r"\.(token_adapter\.)?base_layer\.", ".", key): tensor
+        for key, tensor in state.items()
+        if not _ADAPTER_KEY.search(key)
+    }
+
+
+def split_adapter(state: State, settings: Mapping[str, Any]) -> tuple[State, Adapter | None]:
+    """Takes a full state apart into the plain network's and the adapter's, if there are adapted layers in it.
+
+    Args:
+        state: With keys normalised.
+        settings: The checkpoint's ``config.yaml``, whose section ``peft`` describes the LoRA.
+    """
+    adapted = {key: tensor for key, tensor in state.items() if _ADAPTER_KEY.search(key)}
+    if not adapted:
+        return state, None
+    section = dict(settings.get("peft") or {})
+    part = _PARTS[bool(section.pop("peft_vision_encoder", False))]
+    try:
+        lora = LoraConfig(**section)
+    except TypeError as error:
+        raise CheckpointError(f"config.yaml: the section 'peft' does not describe a LoRA: {error}") from error
+    prefix = f"model.{part}."
+    weights = {re.sub(rf"\.{_NAME}(?=\.|$)", "", key.removeprefix(prefix)): tensor for key, tensor in adapted.items()}
+    return plain_state(state), Adapter(lora, part, weights)
+
+
+def peft_section(adapter: Adapter) -> dict[str, Any]:
+    """The section ``peft`` of a ``config.yaml`` from which `split_adapter` knows the LoRA."""
+    always = {"bias", "lora_alpha", "lora_dropout", "r", "target_modules"}
+    defaults = LoraConfig().to_dict()
+    stated = {key: value for key, value in _plain(adapter.lora).items() if key in always or value != defaults[key]}
+    return {**stated, "peft_vision_encoder": adapter.part == "visual"}
+
+
+def read_adapter(directory: Path) -> tuple[Adapter, State]:
+    """Reads the adapter and the heads of a directory that holds no backbone.
+
+    Raises:
+        CheckpointError: A missing or damaged file, or a PEFT adapter of another kind.
+    """
+    for name in (ADAPTER_FILE, HEADS_FILE):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory} has an {ADAPTER_CONFIG_FILE} but no {name}")
+    path = directory / ADAPTER_CONFIG_FILE
+    try:
+        lora = PeftConfig.from_pretrained(str(directory))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a PEFT configuration: {error!r}") from error
+    if not isinstance(lora, LoraConfig):
+        raise CheckpointError(f"{path} describes an adapter of type {lora.peft_type}; expected LORA")
+    state = {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in read_file(directory / ADAPTER_FILE).items()}
+    parts = {key.split(".")[0] for key in state}
+    if len(parts) != 1 or not parts <= set(_PARTS):
+        raise CheckpointError(f"{directory / ADAPTER_FILE} adapts {sorted(parts)}; expected one of {list(_PARTS)}")
+    (part,) = parts
+    weights = {key.removeprefix(f"{part}."): tensor for key, tensor in state.items()}
+    with safe_open(directory / ADAPTER_FILE, framework="pt") as file:
+        recorded = (file.metadata() or {}).get(_FINGERPRINT)
+    return Adapter(lora, part, weights, recorded), read_file(directory / HEADS_FILE)
+
+
+def write_adapter(directory: Path, adapter: Adapter, heads: State, base: State) -> None:
+    """Writes what `read_adapter` reads; ``base`` are the weights that the adapter was trained on."""
+    (directory / ADAPTER_CONFIG_FILE).write_text(json.dumps(_plain(adapter.lora), indent=2, sort_keys=True))
+    state = {f"{_PEFT_PREFIX}{adapter.part}.{key}": _on_host(tensor) for key, tensor in adapter.state.items()}
+    save_file(state, directory / ADAPTER_FILE, metadata={"format": "pt", _FINGERPRINT: fingerprint(base)})
+    save_file({key: _on_host(tensor) for key, tensor in heads.items()}, directory / HEADS_FILE)
+
+
+def check_base(adapter: Adapter, base: State, where: object) -> None:
+    """Raises `CheckpointError` unless ``base`` are the weights that the adapter was trained on."""
+    if adapter.base_fingerprint not in (None, fingerprint(base)):
+        raise CheckpointError(
+            f"the adapter in {where} was trained on other weights than those of its base "
+            f"{adapter.lora.base_model_name_or_path!r}; give the right one as base_model"
+        )
+
+
+def fingerprint(backbone: Mapping[str, torch.Tensor]) -> str:
+    """Tells backbones apart by their keys, shapes, precision and 16 values of every tensor, as stored.
+
+    Training changes nearly every value, so a few of each are enough; reading all of a large model would not be.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(backbone.items()):
+        flat = tensor.flatten()
+        sample = flat[:: max(1, len(flat) // 16)][:16]
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(lora: LoraConfig) -> dict[str, Any]:
+    """A LoRA's settings as JSON and YAML have them; PEFT keeps some lists in sets, which have no order."""
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in lora.to_dict().items()}
+    return {key: value.value if isinstance(value, Enum) else value for key, value in plain.items()}
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
