@@ -4,6 +4,7 @@ import re
 import shlex
 from html import unescape
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from robometer_rl.frames import NestedFrames
 from robometer_rl.video import read_recording
 from tests.fixed_models import BrightnessModel
 
-pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
+pytestmark = pytest.mark.skipif(find_spec("metaworld") is None, reason="needs the extra 'metaworld'")
 
 
 @pytest.fixture(scope="module")
