@@ -129,14 +129,13 @@ def demo(config: DemoConfig, model: RewardModel) -> list[DemoEpisode]:
 
 def _rehearse(config: DemoConfig) -> int:
     """Steps in which the expert succeeds from the starting state, found without rendering."""
-    env = make_env(config.task, render_mode=None)
-    policy = ExpertPolicy(config.task)
-    observation, info = env.reset(seed=config.seed)
-    step = 0
-    while step < _PATIENCE and not info["is_success"]:
-        observation, _, _, _, info = env.step(policy.act(observation, info["is_success"]))
-        step += 1
-    env.close()
+    with make_env(config.task, render_mode=None) as env:
+        policy = ExpertPolicy(config.task)
+        observation, info = env.reset(seed=config.seed)
+        step = 0
+        while step < _PATIENCE and not info["is_success"]:
+            observation, _, _, _, info = env.step(policy.act(observation, info["is_success"]))
+            step += 1
     return step
 
 
@@ -176,16 +175,15 @@ class _KeepFrames(gym.Wrapper[Any, Any, Any, Any]):
 def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: int, cast: _Cast) -> DemoEpisode:
     camera = _KeepFrames(make_env(config.task, max_episode_steps=num_steps))
     task = TASKS[config.task].task
-    env = RobometerReward(camera, model, task=task, reward=spec, frames="render")
-    observation, info = env.reset(seed=config.seed)
     scored: list[tuple[int, dict[str, Any]]] = []
-    step, over = 0, False
-    while not over:
-        observation, _, terminated, truncated, info = env.step(cast.policy.act(observation, info["is_success"]))
-        step, over = step + 1, terminated or truncated
-        if info["robometer/scored"]:
-            scored.append((step, info))
-    env.close()
+    with RobometerReward(camera, model, task=task, reward=spec, frames="render") as env:
+        observation, info = env.reset(seed=config.seed)
+        step, over = 0, False
+        while not over:
+            observation, _, terminated, truncated, info = env.step(cast.policy.act(observation, info["is_success"]))
+            step, over = step + 1, terminated or truncated
+            if info["robometer/scored"]:
+                scored.append((step, info))
     scores = EpisodeScores(
         task=task,
         numbers=np.array([step for step, _ in scored]),
