@@ -53,6 +53,10 @@ class RewardStream(ABC):
 
         Returns:
             One value per entry of ``indices``, in that order.
+
+        Raises:
+            FrameError: A frame that is not RGB, or not of its history's size. After any error, the histories are as
+                they were.
         """
 
     @abstractmethod
@@ -78,8 +82,9 @@ class RewardStream(ABC):
         if isinstance(tasks, str):
             raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
         same_length("tasks", len(tasks), len(chosen))
-        for index, task in zip(chosen, tasks, strict=True):
-            self.tasks[index] = check_task(task)
+        checked = [check_task(task) for task in tasks]
+        for index, task in zip(chosen, checked, strict=True):
+            self.tasks[index] = task
 
 
 class RewardModel(ABC):
@@ -207,11 +212,11 @@ class HistoryStream(RewardStream):
         """See `RewardStream.append`."""
         chosen = self._chosen(indices)
         images = self._frames_for(frames, chosen)
-        clips = [self._grow(index, image) for index, image in zip(chosen, images, strict=True)]
+        clips = [self._shown(index, image) for index, image in zip(chosen, images, strict=True)]
         with self.model.lock:
             answers = self.model.predict(clips)
-        for index in chosen:
-            self._forget(self._histories[index])
+        for index, image in zip(chosen, images, strict=True):
+            self._keep(self._histories[index], image)
         return StepPrediction(
             progress=np.array([answer.progress[-1] for answer in answers], np.float32),
             success=np.array([answer.success[-1] for answer in answers], np.float32),
@@ -225,16 +230,18 @@ class HistoryStream(RewardStream):
         for index in chosen:
             self._histories[index] = _History()
 
-    def _grow(self, index: int, image: NDArray[np.uint8]) -> Clip:
+    def _shown(self, index: int, image: NDArray[np.uint8]) -> Clip:
+        """What the model is shown once ``image`` is the newest frame of a history, which it is not yet."""
         history = self._histories[index]
-        t = history.length
-        history.frames[t] = image
-        history.length += 1
-        return Clip([history.frames[slot] for slot in self.protocol.slots(t).tolist()], self.tasks[index])  # pyright: ignore[reportArgumentType]
+        frames = {**history.frames, history.length: image}
+        return Clip([frames[slot] for slot in self.protocol.slots(history.length).tolist()], self.tasks[index])  # pyright: ignore[reportArgumentType]
 
-    def _forget(self, history: _History) -> None:
-        retained = set(self.protocol.retained(history.length - 1).tolist())
+    def _keep(self, history: _History, image: NDArray[np.uint8]) -> None:
+        """Adds a frame to a history, and forgets those that no later step shows."""
+        history.frames[history.length] = image
+        retained = set(self.protocol.retained(history.length).tolist())
         history.frames = {t: image for t, image in history.frames.items() if t in retained}
+        history.length += 1
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robometer_rl.frames import (
+    Clip,
+    FrameError,
+    FrameProtocol,
+    NestedFrames,
+    TaskError,
+    UniformFrames,
+    as_frame,
+    as_frames,
+    parse_protocol,
+    scored_steps,
+)
+
+INDICES = Path(__file__).parent / "fixtures" / "robometer_tiny" / "subsample_indices.json"
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
+GREY = RGB[..., :1]
+
+
+@pytest.mark.parametrize(
+    ("given_frames", "expected"),
+    [
+        (RGB, RGB),
+        (RGB.transpose(0, 3, 1, 2), RGB),
+        (list(RGB), RGB),
+        (RGB.astype(np.float32) / 255, RGB),
+        (RGB.astype(np.float64).transpose(0, 3, 1, 2) / 255, RGB),
+        (RGB.tolist(), None),  # int64
+        (np.zeros((0, 6, 8, 3), np.uint8), None),
+        (np.zeros((4, 0, 8, 3), np.uint8), None),
+        ([], None),
+        (GREY, None),
+        (RGB[..., 0], None),
+        (RGB[0], None),
+        (RGB[None], None),
+        (np.concatenate([RGB, GREY], axis=3), None),
+        (RGB.astype(np.int32), None),
+        (RGB.astype(np.float32), None),
+        (-RGB.astype(np.float32) / 255, None),
+        (np.full((1, 6, 8, 3), np.nan), None),
+        (np.full((1, 6, 8, 3), np.inf), None),
+        ([RGB[0], RGB[0, :3]], None),
+    ],
+)
+def test_frames_are_converted_on_stated_rules_or_refused(given_frames: Any, expected: np.ndarray | None) -> None:
+    if expected is None:
+        with pytest.raises(FrameError, match=r"expected|one size"):
+            as_frames(given_frames)
+    else:
+        converted = as_frames(given_frames)
+        assert converted.dtype == np.uint8
+        assert converted.flags.c_contiguous
+        np.testing.assert_array_equal(converted, expected)
+
+
+def test_three_channels_at_the_end_win_over_three_in_second_place() -> None:
+    frames = RNG.integers(0, 256, (2, 3, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(as_frames(frames), frames)
+
+
+def test_grey_frames_are_refused_with_what_to_do() -> None:
+    with pytest.raises(FrameError, match="repeat the channel"):
+        as_frames(GREY)
+
+
+def test_one_frame_follows_the_same_rules() -> None:
+    np.testing.assert_array_equal(as_frame(RGB[0].transpose(2, 0, 1)), RGB[0])
+    with pytest.raises(FrameError, match=r"one frame of shape \(4, 6, 8, 3\)"):
+        as_frame(RGB)
+
+
+@pytest.mark.parametrize("task", ["", "  \n", None, 3, b"open", ["open"]])
+def test_a_task_is_a_string_with_something_in_it(task: Any) -> None:
+    with pytest.raises(TaskError, match="non-empty instruction"):
+        Clip(RGB, task)
+
+
+@pytest.mark.parametrize("frames", [None, 3, "frames", GREY, RGB[0], np.zeros((0, 6, 8, 3), np.uint8)])
+def test_a_clip_refuses_what_cannot_be_frames(frames: Any) -> None:
+    with pytest.raises(FrameError):
+        Clip(frames, "open the drawer")
+
+
+class Decoder:
+    """Like a video decoder: knows its shape, gives slices, and counts what it decoded."""
+
+    def __init__(self) -> None:
+        self.shape = RGB.shape
+        self.decoded = 0
+
+    def __len__(self) -> int:
+        return len(RGB)
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        self.decoded += len(RGB[index])
+        return RGB[index]
+
+
+def test_a_clip_reads_only_the_frames_asked_for() -> None:
+    decoder = Decoder()
+    clip = Clip(decoder, "open the drawer")
+    assert len(clip) == 4
+    assert decoder.decoded == 0
+    np.testing.assert_array_equal(clip.read([3, 1, 1]), RGB[[3, 1, 1]])
+    assert decoder.decoded == 3
+    np.testing.assert_array_equal(clip.read(), RGB)
+
+
+def test_a_clip_of_a_list_is_stacked() -> None:
+    np.testing.assert_array_equal(Clip(list(RGB), "open the drawer").read([2]), RGB[2:3])  # pyright: ignore[reportArgumentType]
+
+
+def test_uniform_frames_are_the_published_ones() -> None:
+    recorded = json.loads(INDICES.read_text())["linspace"]
+    checked = 0
+    for key, indices in recorded.items():
+        count, max_frames = (int(part) for part in key.split(","))
+        slots = UniformFrames(max_frames).slots(count - 1)
+        shown = indices + [indices[-1]] * (max_frames - len(indices))
+        assert slots.tolist() == shown, key
+        checked += 1
+    assert checked > 50
+    assert UniformFrames(8).slots(31).tolist() == [0, 4, 9, 13, 18, 22, 27, 31]
+
+
+def test_one_uniform_frame_is_the_newest() -> None:
+    assert UniformFrames(1).slots(5).tolist() == [5]
+
+
+steps = st.integers(0, 5000)
+protocols = st.one_of(st.integers(1, 17).map(UniformFrames), st.integers(2, 17).map(NestedFrames))
+
+
+@given(protocols, steps)
+def test_a_protocol_shows_history_in_order_up_to_the_step(protocol: FrameProtocol, t: int) -> None:
+    slots = protocol.slots(t)
+    assert len(slots) <= protocol.max_frames
+    assert slots[-1] == t
+    assert (np.diff(slots) >= 0).all()
+    assert slots[0] == (t if protocol.max_frames == 1 else 0)
+
+
+@given(protocols, st.integers(0, 300), st.integers(0, 300))
+def test_what_a_protocol_forgets_is_never_shown_again(protocol: FrameProtocol, t: int, later: int) -> None:
+    seen = set(range(t + 1))
+    forgotten = seen - set(protocol.retained(t).tolist())
+    assert not forgotten & set(protocol.slots(t + later + 1).tolist())
+
+
+@given(st.integers(2, 17), steps)
+def test_nested_frames_are_multiples_of_the_smallest_power_of_two_that_fits(max_frames: int, t: int) -> None:
+    protocol = NestedFrames(max_frames)
+    stride = protocol.stride(t)
+    assert stride & (stride - 1) == 0
+    assert -(-t // stride) <= max_frames - 1
+    assert stride == 1 or -(-t // (stride // 2)) > max_frames - 1
+    assert protocol.slots(t).tolist() == [*range(0, t, stride), t]
+    assert len(protocol.retained(t)) <= max_frames
+
+
+@given(st.integers(2, 12), st.integers(1, 400))
+def test_levels_cut_a_history_into_its_strides(max_frames: int, num_steps: int) -> None:
+    protocol = NestedFrames(max_frames)
+    levels = list(protocol.levels(num_steps))
+    assert [t for _, level in levels for t in level] == list(range(num_steps))
+    assert all(protocol.stride(t) == stride for stride, level in levels for t in level)
+
+
+@given(st.integers(2, 12), st.integers(1, 400))
+def test_neighbouring_steps_of_one_stride_share_their_prefix(max_frames: int, t: int) -> None:
+    protocol = NestedFrames(max_frames)
+    if protocol.stride(t) == protocol.stride(t + 1):
+        before, after = protocol.slots(t)[:-1].tolist(), protocol.slots(t + 1)[:-1].tolist()
+        assert after[: len(before)] == before
+
+
+@pytest.mark.parametrize("protocol", [UniformFrames(5), NestedFrames(5)])
+def test_protocols_survive_their_name(protocol: FrameProtocol) -> None:
+    assert parse_protocol(str(protocol)) == protocol
+    assert parse_protocol(protocol.name) == type(protocol)()  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("text", ["", "linear(8)", "nested(-1)", "nested(8", "nested (8)", "nested(1)", "uniform(0)"])
+def test_an_unknown_protocol_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"protocol|max_frames"):
+        parse_protocol(text)
+
+
+@pytest.mark.parametrize("max_frames", [0, 1.5, True, "8", None])
+@pytest.mark.parametrize("kind", [UniformFrames, NestedFrames])
+def test_max_frames_is_a_count(kind: type[UniformFrames] | type[NestedFrames], max_frames: Any) -> None:
+    with pytest.raises(ValueError, match="max_frames"):
+        kind(max_frames)
+
+
+def test_steps_count_from_zero() -> None:
+    for protocol in (UniformFrames(), NestedFrames()):
+        with pytest.raises(ValueError, match="count from 0"):
+            protocol.slots(-1)
+
+
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_every_kth_frame_and_the_last_are_scored(num_frames: int, every: int) -> None:
+    scored = scored_steps(num_frames, every).tolist()
+    assert scored == sorted({*range(0, num_frames, every), num_frames - 1})
+
+
+@pytest.mark.parametrize(("num_frames", "every"), [(0, 1), (5, 0), (5, -2), (5, 1.0), (5, True)])
+def test_scoring_needs_a_frame_and_a_positive_interval(num_frames: int, every: Any) -> None:
+    with pytest.raises(ValueError, match=r"every|at least one frame"):
+        scored_steps(num_frames, every)
