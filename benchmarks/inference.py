@@ -1,0 +1,309 @@
+"""How fast dense rewards are: one full forward per step against shared work, on one machine in one run.
+
+    python benchmarks/inference.py                       # everything, writes results/inference.json and .png
+    python benchmarks/inference.py --models wide --lengths 100 --rounds 5
+
+Methods, all timed warm and from uint8 frames, preprocessing included:
+
+    reference   one `Qwen3VLModel` forward over 8 uniform frames per step, batch 1, as the reference wrapper does
+    single      the same question through this library's `predict`, batch 1
+    batched     the same, 16 steps at a time
+    uniform     `predict_steps` with uniform frames
+    nested      `predict_steps` with nested frames
+    stream-N    `stream.append` for N environments, per environment and step
+    one-pass    the lower limit: every frame through the tower once, and once through the decoder in clips of 8
+
+Times are medians over rounds in which the methods take turns; ``ratio`` is the median of the ratios within a round.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from recording import RESULTS, write_result
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
+from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.training.scratch import NetworkShape, make_checkpoint
+
+ModelName = Literal["wide", "mini", "fixture"]
+
+FIXTURE = Path(__file__).parent.parent / "tests" / "fixtures" / "robometer_tiny" / "checkpoint"
+WIDE = NetworkShape(
+    hidden=512, layers=8, feed_forward=1536, key_value_heads=4, vision_hidden=512, vision_layers=8,
+    vision_feed_forward=1536, deepstack=(2, 5), side=256,
+)  # fmt: skip
+SIDES: dict[str, int] = {"wide": 256, "mini": 128, "fixture": 128}
+TASK = "open the top drawer of the cabinet"
+
+
+@dataclass
+class Args:
+    """Options.
+
+    Attributes:
+        models: ``wide`` is a random model of 8 layers and width 512; ``fixture`` a random one of 3 layers and width 64.
+        lengths: Steps of an episode.
+        environments: Sizes of a stream.
+        rounds: How often each method is timed.
+        reference_steps: Steps of an episode that the slow methods are timed on; all of them cost the same.
+        memory: Also run episodes of 1,000 and 10,000 steps in processes of their own and report their peak memory.
+        probe: Used by ``memory`` in its processes: score one episode of that many steps and print the peak.
+    """
+
+    models: tuple[ModelName, ...] = ("wide", "mini", "fixture")
+    lengths: tuple[int, ...] = (50, 100, 200, 500)
+    environments: tuple[int, ...] = (1, 4, 16)
+    rounds: int = 3
+    reference_steps: int = 12
+    memory: bool = True
+    probe: int | None = None
+
+
+def load(name: ModelName) -> Robometer:
+    """The model to measure."""
+    if name == "wide":
+        return Robometer(make_checkpoint(WIDE, [TASK], seed=0), source="wide", model_id="wide")
+    model = load_reward_model(FIXTURE if name == "fixture" else "mini")
+    assert isinstance(model, Robometer)
+    return model
+
+
+def episode(side: int, length: int) -> NDArray[np.uint8]:
+    """A bright square that crosses a noisy background."""
+    frames = np.random.default_rng(0).integers(0, 60, (length, side, side, 3), dtype=np.uint8)
+    for t in range(length):
+        left = t * (side - side // 4) // max(1, length - 1)
+        frames[t, side // 3 : side // 2, left : left + side // 4] = (220, 180, 40)
+    return frames
+
+
+@torch.inference_mode()
+def reference_forward(model: Robometer, clip: Clip) -> float:
+    """The last frame's progress by transformers' own forward, as the reference computes it."""
+    network, processor = model.network, model.processor
+    inputs = processor.progress_inputs([clip])
+    assert inputs.frames is not None
+    frames = inputs.frames[0]
+    patch = processor.patcher.patch_size**2
+    # The published layout holds every pixel twice, once for each temporal half of the patch embedding.
+    pixels = frames.pixels.unflatten(-1, (3, 1, patch)).expand(-1, -1, -1, 2, -1).flatten(2).flatten(0, 1)
+    grid = torch.tensor([[1, *frames.grid]] * len(frames))
+    ids = inputs.input_ids
+    hidden = network.model(
+        input_ids=ids,
+        attention_mask=inputs.attention_mask.long(),
+        pixel_values=pixels,
+        image_grid_thw=grid,
+        mm_token_type_ids=(ids == network.special.image).int(),
+    ).last_hidden_state
+    progress, _ = network.read(hidden[ids == network.special.progress])
+    return float((progress[-1].softmax(-1) * torch.linspace(0, 1, progress.shape[-1])).sum())
+
+
+def histories(frames: NDArray[np.uint8], steps: list[int]) -> list[Clip]:
+    """What uniform frames show for these steps."""
+    return [Clip(frames[UniformFrames(8).slots(t)], TASK) for t in steps]
+
+
+def one_pass(model: Robometer, frames: NDArray[np.uint8]) -> None:
+    """Every frame once through the tower and once through the decoder, in clips of 8."""
+    clips = [Clip(frames[start : start + 8], TASK) for start in range(0, len(frames), 8)]
+    tokens = model.processor.progress_inputs(clips[:1]).input_ids.shape[1]
+    size = max(1, model.token_budget // tokens)
+    for start in range(0, len(clips), size):
+        model.predict(clips[start : start + size])
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def time_episodes(model: Robometer, side: int, length: int, args: Args) -> dict[str, dict[str, float]]:
+    """Seconds per step of every offline method, which take turns."""
+    frames = episode(side, length)
+    clip = Clip(frames, TASK)
+    # Steps from the ninth on cost the same; the first ones are a little shorter only in the reference.
+    sample = np.linspace(8, length - 1, args.reference_steps).astype(int).tolist()
+    shown = histories(frames, sample)
+    methods: dict[str, tuple[Callable[[], object], int]] = {
+        "reference": (lambda: [reference_forward(model, clip) for clip in shown], len(sample)),
+        "single": (lambda: [model.predict([clip]) for clip in shown], len(sample)),
+        "batched": (lambda: model.predict(shown), len(sample)),
+        "uniform": (lambda: model.predict_steps([clip], UniformFrames(8)), length),
+        "nested": (lambda: model.predict_steps([clip], NestedFrames(8)), length),
+        "one-pass": (lambda: one_pass(model, frames), length),
+    }
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for name in ("reference", "nested", "one-pass"):
+        methods[name][0]()
+    for _ in range(args.rounds):
+        for name, (work, steps) in methods.items():
+            times[name].append(seconds(work) / steps)
+    return {name: summary(times[name], times["reference"], times["one-pass"]) for name in methods}
+
+
+def summary(times: list[float], reference: list[float], limit: list[float]) -> dict[str, float]:
+    """Median milliseconds per step, and median ratios within rounds."""
+    own = np.array(times)
+    return {
+        "ms_per_step": float(np.median(own) * 1e3),
+        "speedup_over_reference": float(np.median(np.array(reference) / own)),
+        "times_one_pass": float(np.median(own / np.array(limit))),
+    }
+
+
+def time_stream(model: Robometer, side: int, environments: int, length: int) -> dict[str, float]:
+    """Latency of appends, and per environment and step, over one episode after a warm-up episode."""
+    frames = episode(side, length)
+    stream = model.stream([TASK] * environments, NestedFrames(8))
+    for t in range(16):
+        stream.append([frames[t]] * environments)
+    stream.reset()
+    shown = histories(frames, [length - 1])[0]
+    latency, reference = [], []
+    for t in range(length):
+        latency.append(seconds(lambda t=t: stream.append([frames[t]] * environments)))
+        if t % max(1, length // 8) == 0:
+            reference.append(seconds(lambda: reference_forward(model, shown)))
+    values = np.array(latency) * 1e3
+    per_step = float(values.mean() / environments)
+    return {
+        "ms_per_step": per_step,
+        "speedup_over_reference": float(np.median(reference) * 1e3 / per_step),
+        "append_p50_ms": float(np.percentile(values, 50)),
+        "append_p99_ms": float(np.percentile(values, 99)),
+        "append_worst_ms": float(values.max()),
+    }
+
+
+def stride_jumps(model: Robometer, side: int) -> dict[str, float]:
+    """Mean |p_t - p_(t-1)| where the stride doubles and elsewhere, on clips that stand still."""
+    protocol = NestedFrames(8)
+    still = [Clip(np.repeat(episode(side, 9)[t : t + 1], 120, axis=0), TASK) for t in range(0, 9, 2)]
+    changes = np.array([protocol.stride(t) != protocol.stride(t - 1) for t in range(1, 120)])
+    steps = np.array([np.abs(np.diff(p.progress)) for p in model.predict_steps(still, protocol)])
+    return {"at_stride_change": float(steps[:, changes].mean()), "elsewhere": float(steps[:, ~changes].mean())}
+
+
+def peak_memory(name: ModelName, length: int) -> float:
+    """Peak resident megabytes of a process that scores one episode of that many steps under nested frames."""
+    command = [sys.executable, __file__, "--models", name, "--probe", str(length)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+class SyntheticVideo:
+    """Frames made when they are read, so that the episode itself takes no memory."""
+
+    def __init__(self, side: int, length: int) -> None:
+        self.shape = (length, side, side, 3)
+        self._frames = episode(side, 64)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
+        return self._frames[np.arange(len(self))[index] % len(self._frames)]
+
+
+def probe(name: ModelName, length: int) -> None:
+    """Scores one long episode and prints the peak memory of this process in megabytes."""
+    load(name).predict_steps([Clip(SyntheticVideo(SIDES[name], length), TASK)], NestedFrames(8))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def measure(name: ModelName, args: Args) -> dict[str, object]:
+    """All numbers of one model."""
+    model, side = load(name), SIDES[name]
+    episodes = {
+        length: time_episodes(model, side, length, args) for length in tqdm(args.lengths, desc=f"{name} episodes")
+    }
+    streams = {n: time_stream(model, side, n, 100) for n in tqdm(args.environments, desc=f"{name} streams")}
+    memory = {length: peak_memory(name, length) for length in (1_000, 10_000)} if args.memory else {}
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    return {
+        "parameters": parameters,
+        "frame_side": side,
+        "episodes": episodes,
+        "streams": streams,
+        "stride_jumps": stride_jumps(model, side),
+        "nested_peak_memory_mb": memory,
+    }
+
+
+def show(results: dict[str, dict], console: Console) -> None:
+    """Prints the tables."""
+    for name, numbers in results.items():
+        table = Table("steps", "method", "ms / step", "x faster than reference", "x one-pass limit", title=name)
+        for length, methods in numbers["episodes"].items():
+            for method, cell in methods.items():
+                values = (cell["ms_per_step"], cell["speedup_over_reference"], cell["times_one_pass"])
+                table.add_row(str(length), method, *(f"{value:.2f}" for value in values))
+        for environments, cell in numbers["streams"].items():
+            latency = "/".join(f"{cell[f'append_{key}_ms']:.0f}" for key in ("p50", "p99", "worst"))
+            values = (
+                f"{cell['ms_per_step']:.2f}",
+                f"{cell['speedup_over_reference']:.2f}",
+                f"p50/p99/worst {latency} ms",
+            )
+            table.add_row("100", f"stream-{environments}", *values)
+        console.print(table)
+        console.print(f"still clips, mean |dp|: {numbers['stride_jumps']}; peak MB: {numbers['nested_peak_memory_mb']}")
+
+
+def plot(results: dict[str, dict], path: Path) -> None:
+    """Milliseconds per step against episode length."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 4), squeeze=False)
+    for axis, (name, numbers) in zip(axes[0], results.items(), strict=True):
+        lengths = list(numbers["episodes"])
+        for method in next(iter(numbers["episodes"].values())):
+            times = [numbers["episodes"][length][method]["ms_per_step"] for length in lengths]
+            axis.plot(lengths, times, marker="o", label=method)
+        axis.set(title=f"{name}, {numbers['frame_side']} px", xlabel="steps of an episode", ylabel="ms per step")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(lengths, [str(length) for length in lengths])
+        axis.grid(alpha=0.3)
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main(args: Args) -> None:
+    """Runs the benchmark."""
+    logging.basicConfig(level=logging.WARNING)
+    if args.probe is not None:
+        probe(args.models[0], args.probe)
+        return
+    results = {name: measure(name, args) for name in args.models}
+    show(results, Console(width=120))
+    path = write_result("inference", {"models": results})
+    plot(results, RESULTS / "inference.png")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
