@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
-__all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode"]
+__all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode", "require_masks"]
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 """Per layer, keys and values (B, key/value heads, length, head_dim), rotary positions applied."""
@@ -109,6 +109,16 @@ def decode(
     return decoder.norm(hidden), recorder.new
 
 
+def require_masks(decoder: Qwen3VLTextModel) -> None:
+    """Raises `UnsupportedAttentionError` if the decoder's attention cannot see a part of a prefix only."""
+    implementation = decoder.config._attn_implementation
+    if implementation not in ("sdpa", "eager"):
+        raise UnsupportedAttentionError(
+            f"attn_implementation {implementation!r} takes no attention masks, which scoring steps behind shared "
+            "prefixes needs; load the model with attn_implementation='sdpa' or 'eager'"
+        )
+
+
 def _mask_for(decoder: Qwen3VLTextModel, prefix: Prefix | None, embeddings: torch.Tensor) -> torch.Tensor | None:
     """The mask as the decoder's attention implementation takes it, None where it is causal by itself."""
     implementation = decoder.config._attn_implementation
@@ -120,9 +130,6 @@ def _mask_for(decoder: Qwen3VLTextModel, prefix: Prefix | None, embeddings: torc
         mask = causal if prefix is None else prefix.mask(length)
         blocked = torch.finfo(embeddings.dtype).min
         return torch.zeros(mask.shape, dtype=embeddings.dtype, device=mask.device).masked_fill(~mask, blocked)
-    if prefix is None:
-        return None
-    raise UnsupportedAttentionError(
-        f"attn_implementation {implementation!r} takes no attention masks, which scoring steps with a shared prefix "
-        "needs; load the model with attn_implementation='sdpa' or 'eager'"
-    )
+    if prefix is not None:
+        require_masks(decoder)
+    return None

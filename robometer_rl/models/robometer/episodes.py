@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip, scored_steps
+from robometer_rl.models.robometer.decoder import require_masks
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.patches import Grid
 from robometer_rl.models.robometer.processing import RobometerProcessor
@@ -63,6 +64,7 @@ class EpisodePass(ABC):
     def __init__(
         self, network: RobometerNetwork, processor: RobometerProcessor, max_frames: int, token_budget: int
     ) -> None:
+        require_masks(network.model.language_model)
         self._network = network
         self._processor = processor
         self._max_frames = max_frames

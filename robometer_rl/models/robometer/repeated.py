@@ -75,8 +75,8 @@ class RepeatedPass(EpisodePass):
         """Keys and values of the beginnings that all steps share, and their lengths."""
         rows = []
         for episode in pack:
-            features = self._encode([(episode, 0)][:shared])
-            rows.append(Row(0, join([episode.head, *episode.blocks[:shared]]), features))
+            episode.features = dict(zip(range(shared), self._encode([(episode, 0)][:shared]), strict=True))
+            rows.append(Row(0, join([episode.head, *episode.blocks[:shared]]), list(episode.features.values())))
         _, layers = extend(self._network, rows)
         return layers, [len(row.tokens) for row in rows]
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, FrameProtocol, check_task
 from robometer_rl.models.reward_model import RewardStream
-from robometer_rl.models.robometer.decoder import KeyValues, Prefix
+from robometer_rl.models.robometer.decoder import KeyValues, Prefix, require_masks
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
@@ -190,6 +190,7 @@ class RobometerStream(RewardStream):
     ) -> None:
         if isinstance(tasks, str):
             raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        require_masks(network.model.language_model)
         self.tasks = [check_task(task) for task in tasks]
         self.protocol = protocol
         self._network = network
