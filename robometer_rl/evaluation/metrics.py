@@ -227,8 +227,12 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike, max_false_positive_rate
         max_false_positive_rate: A reward that pays for success which is not there teaches that, so a caller may ask
             for less.
 
+    Returns:
+        The choice; a threshold above all scores, with a true positive rate of 0, if no other has so few false
+        positives.
+
     Raises:
-        ValueError: Only one class, or no threshold with so few false positives.
+        ValueError: Only one class.
     """
     score, positive = _scored_labels(scores, labels)
     if positive.all() or not positive.any():
@@ -238,7 +242,7 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike, max_false_positive_rate
     fpr = (predicted - true) / (~positive).sum()
     allowed = fpr <= max_false_positive_rate
     if not allowed.any():
-        raise ValueError(f"no threshold has a false positive rate of at most {max_false_positive_rate}")
+        return ThresholdChoice(float(np.nextafter(values[0], np.inf)), 0.5, 0.0, 0.0)
     best = int(np.argmax(np.where(allowed, tpr - fpr, -np.inf)))
     below = values[best + 1] if best + 1 < len(values) else values[best]
     return ThresholdChoice(

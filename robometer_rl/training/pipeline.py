@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 _MAX_FALSE_SUCCESS = 0.01
 """Of the frames in which the task is not done, the part that may be taken for success when calibrating."""
 
+_MIN_RECALL = 0.5
+"""Of the frames in which the task is done, the part that a calibrated threshold must recognise."""
+
 
 def train(config: TrainConfig) -> Path:
     """Runs all stages.
@@ -106,16 +109,21 @@ def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> Thr
     """Chooses the success threshold on held-out episodes and writes it into the checkpoint's settings.
 
     The threshold separates frames in which the task is done from all others as well as it can with few false
-    successes, since those would be paid.
+    successes, since those would be paid. If it would miss most of the successes, the settings stay without one.
 
     Raises:
         ValueError: No frame, or every frame, of these episodes is a success.
     """
     judged = [trajectory for trajectory in trajectories if trajectory.success is not None]
-    predictions = Robometer(checkpoint, "calibration", "calibration").predict_steps([trajectory.clip() for trajectory in judged])
+    predictions = Robometer(checkpoint, "calibration", "calibration").predict_steps(
+        [trajectory.clip() for trajectory in judged]
+    )
     scores = np.concatenate([prediction.success for prediction in predictions])
     labels = np.concatenate([trajectory.success for trajectory in judged if trajectory.success is not None])
     choice = best_threshold(scores, labels, _MAX_FALSE_SUCCESS)
+    if choice.true_positive_rate < _MIN_RECALL:
+        logger.warning("success cannot be told apart on held-out episodes (%s): no threshold is set", choice)
+        return choice
     settings = checkpoint.config.updated(success_threshold=round(choice.threshold, 4))
     checkpoint.processor.config = settings
     checkpoint.network.config = settings

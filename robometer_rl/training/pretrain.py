@@ -22,6 +22,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames
 from robometer_rl.models.robometer.vision import encode_frames
+from robometer_rl.training.trainer import LogLines
 
 __all__ = ["FrameStates", "StateReader", "pretrain_vision"]
 
@@ -142,5 +143,6 @@ def pretrain_vision(
         torch.manual_seed(arguments.seed)
         reader = StateReader(tower, tokens, dataset.width)
     trainer = Trainer(model=reader, args=arguments, train_dataset=dataset, data_collator=_FrameCollator(patcher))
+    LogLines.attach(trainer)
     trainer.train(resume_from_checkpoint=resume)
     tower.eval()

@@ -65,10 +65,11 @@ def train_tokenizer(tasks: Iterable[str], vocab_size: int = 1500) -> Qwen2Tokeni
         # Pairs, as tokenizer.json has them; the declared type has only the older form, strings.
         merges=cast(Any, [tuple(pair) for pair in learned["merges"]]),
         unk_token=None,  # pyright: ignore[reportArgumentType]
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token=QWEN_TOKENS[0],
+        pad_token=QWEN_TOKENS[0],
         model_max_length=_MODEL_MAX_LENGTH,
     )
     tokenizer.add_tokens([AddedToken(token, special=token in _SPECIAL, normalized=False) for token in QWEN_TOKENS])
+    tokenizer.eos_token = "<|im_end|>"  # only now: naming it above would have made it the first added token
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from robometer_rl.data.collate import Collator, TrainingBatch
 from robometer_rl.data.sampling import Sample, Sampler
@@ -19,7 +20,19 @@ from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
 
-__all__ = ["Objective", "RobometerTrainer", "SampleDataset", "TargetCounts", "count_targets", "run_stage"]
+__all__ = [
+    "LogLines",
+    "Objective",
+    "RobometerTrainer",
+    "SampleDataset",
+    "TargetCounts",
+    "count_targets",
+    "has_save",
+    "run_stage",
+    "training_arguments",
+]
+
+logger = logging.getLogger(__name__)
 
 
 class TargetCounts(NamedTuple):
@@ -97,6 +110,28 @@ class Objective(nn.Module):
         return means
 
 
+class LogLines(TrainerCallback):
+    """Writes the Trainer's log to the package's logger; takes the place of its own callback, which prints."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line per log entry."""
+        values = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+        logger.info("step %d of %d: %s", state.global_step, state.max_steps, values)
+
+    @classmethod
+    def attach(cls, trainer: Trainer) -> None:
+        """Puts it in the place of the printing callback."""
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(cls())
+
+
 class SampleDataset(Dataset[Sample]):
     """Samples of one stage in their order; the position alone decides what a sample is.
 
@@ -134,6 +169,7 @@ class RobometerTrainer(Trainer):
         self, objective: Objective, checkpoint: Checkpoint, vision_learning_rate: float | None, **kwargs: Any
     ) -> None:
         super().__init__(model=objective, **kwargs)
+        LogLines.attach(self)
         self.objective = objective
         self.checkpoint = checkpoint
         self.vision_learning_rate = vision_learning_rate

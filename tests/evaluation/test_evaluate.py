@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+
+from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.evaluation.evaluate import evaluate_model
+from robometer_rl.frames import NestedFrames
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.prediction import Prediction
+from tests.data.episodes import SIZE, make_episodes_of_two_tasks
+
+
+class Oracle(RewardModel):
+    """Reads progress off the made-up frames (where the bright column stands), if the task is the frames' own."""
+
+    source = model_id = "oracle"
+    default_protocol = NestedFrames(4)
+    success_threshold = 0.5
+
+    def predict(self, clips):
+        return [self._predict(clip) for clip in clips]
+
+    def _predict(self, clip):
+        frames = clip.read().astype(float)
+        column = (frames[:, 0, :, 1] == 250).argmax(axis=1) / (SIZE - 8)
+        own = ("push" if frames[0, 0, -1, 0] == 120 else "pull") in clip.task or "the rope in" in clip.task
+        progress = (column * own).astype(np.float32)
+        return Prediction(
+            progress, np.float32(progress > 0.98), np.zeros((len(clip), 0), np.float32), "given", "oracle"
+        )
+
+    def compare(self, pairs, both_orders=False):
+        finals = [[self._predict(clip).progress[-1] for clip in pair] for pair in pairs]
+        return np.array([0.9 if first > second else 0.1 for first, second in finals], np.float32)
+
+
+class Clock(RewardModel):
+    """Knows only how many frames it was shown, and always prefers the first trajectory."""
+
+    source = model_id = "clock"
+    default_protocol = NestedFrames(64)
+
+    def predict(self, clips):
+        times = [np.arange(len(clip), dtype=np.float32) / 40 for clip in clips]
+        return [Prediction(time, time, np.zeros((len(time), 0), np.float32), "given", "clock") for time in times]
+
+    def compare(self, pairs, both_orders=False):
+        return np.full(len(pairs), 0.9, np.float32)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return make_episodes_of_two_tasks(3)
+
+
+def test_an_oracle_has_perfect_scores(episodes):
+    evaluation = evaluate_model(Oracle(), episodes)
+    value = {name: estimate.value for name, estimate in evaluation.metrics.items()}
+    for name in ("voc_pearson", "voc_spearman", "success_auroc", "success_rule_recall", "success_above_failure"):
+        assert value[name] == pytest.approx(1.0, abs=0.01), name
+    for name in ("wrong_task_progress", "stall_rise", "success_rule_false_alarms", "still_progress_range"):
+        assert value[name] == pytest.approx(0.0), name
+    assert value["preference_accuracy_mean"] == 1.0
+    assert value["voc_pearson_single_frame"] == pytest.approx(1.0, abs=0.01), "each frame tells its progress"
+    assert np.isnan(value["voc_pearson_still"]), "a still picture is worth one constant"
+    assert value["final_progress_expert"] == pytest.approx(1.0)
+    assert value["final_progress_stop_halfway"] == pytest.approx(0.4, abs=0.06)
+    assert evaluation.facts["episodes"] == {"expert": 6, "stop_halfway": 6}
+
+
+def test_a_clock_is_found_out(episodes):
+    value = {name: estimate.value for name, estimate in evaluate_model(Clock(), episodes).metrics.items()}
+    assert value["voc_pearson"] == pytest.approx(value["voc_pearson_clock"])
+    assert value["voc_pearson"] > 0.9
+    assert value["voc_pearson_still"] == pytest.approx(value["voc_pearson"]), "it does not look"
+    assert value["success_above_failure"] == pytest.approx(0.5)
+    assert value["stall_rise"] > 0.1
+    assert value["preference_accuracy_better_first"] == 1.0
+    assert value["preference_accuracy_better_second"] == 0.0
+
+
+def test_thinned_histories_are_held_between_scored_frames(episodes):
+    value = {name: e.value for name, e in evaluate_model(Oracle(), episodes, every=3).metrics.items()}
+    assert 0.9 < value["voc_pearson"] < 0.999
+    assert value["success_above_failure"] == 1.0
+
+
+def test_results_are_written_as_json_without_nan(episodes, tmp_path, capsys, monkeypatch):
+    from robometer_rl.evaluation import evaluate as module
+
+    store = TrajectoryStore(tmp_path / "store")
+    for episode in episodes:
+        store.append(episode)
+    monkeypatch.setattr(module, "load_reward_model", lambda *_: Oracle())
+    output = tmp_path / "results" / "oracle.json"
+    module.evaluate(module.EvaluateConfig("oracle", store.path, output, protocol="nested(8)"))
+    assert "voc_pearson" in capsys.readouterr().out
+    result = json.loads(output.read_text())
+    assert result["protocol"] == "nested(8)"
+    assert result["metrics"]["voc_pearson_still"]["value"] is None
+    assert set(result["metrics"]["voc_pearson"]) == {"value", "low", "high", "count", "undefined"}
+    assert result["tasks"] == ["pull", "push"]
+
+
+def test_without_experts_there_is_nothing_to_correlate(episodes):
+    with pytest.raises(ValueError, match="none of them a successful one"):
+        evaluate_model(Oracle(), [episode for episode in episodes if episode.skill != "expert"])

@@ -1,0 +1,128 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robometer_rl.data.collate import Collator, PixelSource
+from robometer_rl.data.sampling import Sampler, SamplingConfig, SamplingError, make_episodes
+from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.models.loading import load_reward_model
+from robometer_rl.models.robometer.checkpoint import load_checkpoint
+from robometer_rl.training.config import LossWeights, StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.pipeline import calibrate, split_episodes, train
+from robometer_rl.training.trainer import run_stage, training_arguments
+from tests.data.episodes import make_episodes_of_two_tasks
+from tests.training.tiny import SHAPE, make_tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "store"
+    store = TrajectoryStore(path)
+    for trajectory in make_episodes_of_two_tasks(4):
+        store.append(trajectory)
+    return path
+
+
+def _config(data, output, **changes):
+    settings = {
+        "shape": SHAPE,
+        "pretraining": VisionPretraining(steps=2, batch_size=4),
+        "frozen": StageConfig(steps=2, batch_size=4),
+        "joint": StageConfig(steps=2, batch_size=4, vision_learning_rate=1e-4),
+        "sampling": SamplingConfig(max_frames=4),
+        "validation_fraction": 0.25,
+        "bf16": False,
+    }
+    return TrainConfig(data=data, output=output, **(settings | changes))
+
+
+def test_a_run_leaves_a_calibrated_checkpoint_and_a_report(data, tmp_path):
+    directory = train(_config(data, tmp_path))
+    model = load_reward_model(directory)
+    assert str(model.default_protocol) == "nested(4)"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["seconds"]) == {"vision", "frozen", "joint"}
+    assert (report["train_episodes"], report["calibration_episodes"]) == (12, 4)
+    assert 0 < report["calibration"]["threshold"] < 1
+    assert not list(tmp_path.glob("*/saves"))
+
+
+def test_finished_stages_are_not_repeated(data, tmp_path):
+    config = _config(data, tmp_path)
+    expected = load_checkpoint(train(config)).network.state_dict()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
+    assert all(
+        torch.equal(tensor, expected[key])
+        for key, tensor in load_checkpoint(train(config)).network.state_dict().items()
+    )
+    unchanged = [path for path, time in times.items() if path.stat().st_mtime_ns == time]
+    assert {path.parent.name for path in unchanged} == {"vision", "frozen", "joint"}
+
+
+def test_an_output_belongs_to_one_configuration(data, tmp_path):
+    config = _config(data, tmp_path, joint=StageConfig(steps=0, vision_learning_rate=1e-4))
+    train(config)
+    with pytest.raises(ValueError, match="another configuration"):
+        train(replace(config, seed=1))
+
+
+def test_training_goes_on_from_a_checkpoint(data, tmp_path):
+    first = train(_config(data, tmp_path / "first"))
+    config = _config(data, tmp_path / "second", start=first, pretraining=VisionPretraining(steps=0))
+    tuned = load_checkpoint(train(replace(config, joint=StageConfig(steps=0))))
+    before, after = load_checkpoint(first).network.state_dict(), tuned.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if ".visual." in key)
+    assert not torch.equal(before["progress_head.4.weight"], after["progress_head.4.weight"])
+
+
+def test_calibration_writes_the_threshold_that_separates_success(tmp_path):
+    checkpoint = make_tiny()
+    trajectories = make_episodes_of_two_tasks(2)
+    sampler = Sampler(make_episodes(trajectories), SamplingConfig(max_frames=4, pair_fraction=0.0))
+    stage = StageConfig(steps=60, batch_size=16, vision_learning_rate=3e-3)
+    arguments = training_arguments(tmp_path, 60, 16, 3e-3, 0.0, 0.1, seed=0, use_cpu=True, save_strategy="no")
+    collator = Collator(checkpoint.processor, PixelSource(trajectories, augment=False, seed=0))
+    run_stage(checkpoint, sampler, collator, stage, LossWeights(), arguments, 0)
+    choice = calibrate(checkpoint, trajectories)
+    assert choice.true_positive_rate >= 0.5
+    assert checkpoint.config.success_threshold == pytest.approx(choice.threshold, abs=1e-4)
+    assert checkpoint.network.config is checkpoint.config
+
+
+def test_episodes_are_held_out_from_every_task_and_outcome():
+    trajectories = make_episodes_of_two_tasks(4)
+    kept, held_out = split_episodes(trajectories, 0.25, seed=0)
+    assert [episode.id for episode in split_episodes(trajectories, 0.25, seed=0)[1]] == [e.id for e in held_out]
+    assert sorted((e.metadata["environment"], e.skill) for e in held_out) == sorted(
+        (task, skill) for task in ("push", "pull") for skill in ("expert", "stop_halfway")
+    )
+    assert {e.id for e in kept} | {e.id for e in held_out} == {e.id for e in trajectories}
+    assert split_episodes(trajectories, 0.0, seed=0)[1] == []
+
+
+def test_data_that_cannot_be_sampled_is_refused_before_training(tmp_path):
+    store = TrajectoryStore(tmp_path / "store")
+    with pytest.raises(ValueError, match="no trajectories"):
+        train(_config(store.path, tmp_path / "a"))
+    for trajectory in make_episodes_of_two_tasks(2):
+        if trajectory.skill == "expert":
+            store.append(trajectory)
+    with pytest.raises(SamplingError, match="fails"):
+        train(_config(store.path, tmp_path / "b"))
+    assert not (tmp_path / "b" / "vision").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature_views": 0}, "feature_views"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"frozen": StageConfig(vision_learning_rate=1e-4)}, "frozen stage"),
+        ({"start": "somewhere"}, "new networks"),
+    ],
+)
+def test_contradictions_are_refused(data, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        _config(data, tmp_path, **changes)

@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from robometer_rl.data.collate import Collator, PixelSource
+from robometer_rl.data.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.models.loading import load_reward_model
+from robometer_rl.training.config import LossWeights, StageConfig
+from robometer_rl.training.trainer import Objective, SampleDataset, count_targets, run_stage, training_arguments
+from tests.data.episodes import make_episodes_of_two_tasks
+from tests.training.tiny import make_tiny
+
+CONFIG = SamplingConfig(max_frames=4, pair_fraction=0.4)
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    return make_episodes_of_two_tasks(2)
+
+
+@pytest.fixture(scope="module")
+def sampler(trajectories):
+    return Sampler(make_episodes(trajectories), CONFIG)
+
+
+@pytest.fixture
+def checkpoint():
+    return make_tiny()
+
+
+def _collator(checkpoint, trajectories):
+    return Collator(checkpoint.processor, PixelSource(trajectories, augment=False, seed=0))
+
+
+def _arguments(directory, steps=4, **changes):
+    settings = {"batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1, "warmup": 0.0} | changes
+    return training_arguments(directory, steps, seed=0, use_cpu=True, save_steps=2, logging_steps=1, **settings)
+
+
+def _run(checkpoint, sampler, collator, directory, stage=None, **changes):
+    stage = stage or StageConfig(steps=4, batch_size=4, vision_learning_rate=1e-4)
+    run_stage(checkpoint, sampler, collator, stage, LossWeights(), _arguments(directory, **changes), 0)
+
+
+def test_the_gradient_of_micro_batches_is_that_of_the_whole_batch(checkpoint, sampler, trajectories):
+    collate = _collator(checkpoint, trajectories)
+    samples = [sampler.sample(0, index) for index in range(10)]
+    whole = collate(samples)["batch"]
+    whole.progress_mask[::3] = 0  # different numbers of known frames in each piece
+    pieces = [collate(samples[:3])["batch"], collate(samples[3:])["batch"]]
+    objective = Objective(checkpoint, LossWeights()).eval()
+    masks = _mask_alike(whole, pieces, samples)
+    assert masks
+    objective(whole)["loss"].backward()
+    expected = {name: parameter.grad.clone() for name, parameter in _with_gradient(objective)}
+    objective.zero_grad()
+    counts = count_targets(pieces)
+    for piece in pieces:
+        objective(piece, num_items_in_batch=counts)["loss"].backward()
+    for name, parameter in _with_gradient(objective):
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def _with_gradient(objective):
+    return [(name, parameter) for name, parameter in objective.named_parameters() if parameter.grad is not None]
+
+
+def _mask_alike(whole, pieces, samples):
+    """Gives the frames of the pieces the masks that they have in the whole batch, where clips come before pairs."""
+    clips = [[number for number, sample in enumerate(samples) if hasattr(sample, "indices")], []]
+    order = clips[0] + [number for number, sample in enumerate(samples) if not hasattr(sample, "indices")]
+    lengths = {
+        number: len(sample) if hasattr(sample, "indices") else len(sample.first) + len(sample.second)
+        for number, sample in enumerate(samples)
+    }
+    starts, position = {}, 0
+    for number in order:
+        starts[number] = position
+        position += lengths[number]
+    for piece, members in zip(pieces, (range(3), range(3, 10)), strict=True):
+        inside = [number for number in order if number in members]
+        piece.progress_mask[:] = torch.cat(
+            [whole.progress_mask[starts[number] : starts[number] + lengths[number]] for number in inside]
+        )
+    return position == len(whole.progress_mask)
+
+
+def test_both_trajectories_of_a_pair_are_supervised(checkpoint, sampler, trajectories):
+    pairs = [sample for index in range(20) if not hasattr(sample := sampler.sample(0, index), "indices")]
+    batch = _collator(checkpoint, trajectories)(pairs[:1])["batch"]
+    objective = Objective(checkpoint, LossWeights(success=0.0, preference=0.0)).eval()
+    first = len(pairs[0].first)
+    batch.progress_mask[:first] = 0
+    assert objective(batch)["loss"].item() > 0
+    batch.progress_mask[:] = 0
+    assert objective(batch)["loss"].item() == 0
+
+
+def test_training_lowers_the_loss(checkpoint, sampler, trajectories, tmp_path):
+    collate = _collator(checkpoint, trajectories)
+    fixed = collate([sampler.sample(7, index) for index in range(24)])["batch"]
+    objective = Objective(checkpoint, LossWeights())
+    before = objective.eval()(fixed)["loss"].item()
+    stage = StageConfig(steps=30, batch_size=8, vision_learning_rate=3e-3)
+    _run(checkpoint, sampler, collate, tmp_path, stage, steps=30, batch_size=8, learning_rate=3e-3)
+    assert objective.eval()(fixed)["loss"].item() < before - 0.3
+
+
+class _Interrupted(RuntimeError):
+    pass
+
+
+def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(sampler, trajectories, tmp_path):
+    unbroken, broken = make_tiny(), make_tiny()
+    _run(unbroken, sampler, _collator(unbroken, trajectories), tmp_path / "a")
+    collate, batches = _collator(broken, trajectories), []
+
+    def interrupted(samples):
+        batches.append(samples)
+        if len(batches) > 3:
+            raise _Interrupted
+        return collate(samples)
+
+    with pytest.raises(_Interrupted):
+        _run(broken, sampler, interrupted, tmp_path / "b")
+    fresh = make_tiny()
+    _run(fresh, sampler, _collator(fresh, trajectories), tmp_path / "b")
+    for key, tensor in unbroken.network.state_dict().items():
+        torch.testing.assert_close(fresh.network.state_dict()[key], tensor, atol=1e-6, rtol=1e-5, msg=key)
+
+
+def test_every_save_is_a_complete_checkpoint(checkpoint, sampler, trajectories, tmp_path):
+    _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path)
+    saves = list(Path(tmp_path).glob("checkpoint-*"))
+    assert [save.name for save in saves] == ["checkpoint-4"]
+    model = load_reward_model(saves[0])
+    assert model.predict([trajectories[0].clip()])[0].progress.shape == (len(trajectories[0]),)
+
+
+def test_a_frozen_tower_keeps_its_weights(checkpoint, sampler, trajectories, tmp_path):
+    before = {key: value.clone() for key, value in checkpoint.network.state_dict().items()}
+    _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path, StageConfig(steps=4, batch_size=4))
+    changed = {key for key, value in checkpoint.network.state_dict().items() if not torch.equal(value, before[key])}
+    assert not any(".visual." in key for key in changed)
+    assert any("language_model" in key for key in changed)
+
+
+def test_a_stage_has_its_samples_in_their_order(sampler):
+    dataset = SampleDataset(sampler, 5, stage=3)
+    assert len(list(dataset)) == 5
+    assert dataset[2].strategy == sampler.sample(3, 2).strategy
+    with pytest.raises(IndexError):
+        dataset[5]
