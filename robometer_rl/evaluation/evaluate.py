@@ -60,6 +60,7 @@ class EvaluateConfig:
     Attributes:
         model: What `load_reward_model` takes: ``mini``, a checkpoint directory, or a Hub id.
         data: Store of trajectories.
+        split: The split of them to evaluate on.
         output: JSON file to write.
         protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
         every: Scoring interval in recorded frames.
@@ -71,6 +72,7 @@ class EvaluateConfig:
 
     model: str
     data: Path
+    split: str = "test"
     output: Path | None = None
     protocol: str | None = None
     every: int = 1
@@ -112,10 +114,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluates, prints the table and writes the JSON file.
 
     Raises:
-        ValueError: An empty store, or one without successful expert episodes.
+        ValueError: The split has no successful expert episodes.
     """
     model = load_reward_model(config.model, config.device, config.dtype)
-    episodes = list(TrajectoryStore(config.data))
+    episodes = [episode for episode in TrajectoryStore(config.data) if episode.split == config.split]
     protocol = parse_protocol(config.protocol) if config.protocol else None
     evaluation = evaluate_model(model, episodes, protocol, config.every, config.pairs, config.seed)
     Console().print(evaluation.table())

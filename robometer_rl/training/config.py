@@ -78,7 +78,8 @@ class TrainConfig:
     command again.
 
     Attributes:
-        data: Store of trajectories to train on.
+        data: Store of trajectories.
+        split: The split of them to train on.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
         start: Checkpoint to start from; a new network if None.
         shape: Sizes of a new network.
@@ -99,6 +100,7 @@ class TrainConfig:
 
     data: Path
     output: Path
+    split: str = "train"
     start: Path | None = None
     shape: NetworkShape = field(default_factory=NetworkShape)
     pretraining: VisionPretraining = field(default_factory=VisionPretraining)

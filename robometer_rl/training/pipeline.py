@@ -64,9 +64,9 @@ def train(config: TrainConfig) -> Path:
         ValueError: An empty store, or an output directory that belongs to another configuration.
     """
     run = _Run.open(config)
-    trajectories = list(TrajectoryStore(config.data))
+    trajectories = [trajectory for trajectory in TrajectoryStore(config.data) if trajectory.split == config.split]
     if not trajectories:
-        raise ValueError(f"{config.data} holds no trajectories")
+        raise ValueError(f"{config.data} holds no trajectories of the split {config.split!r}")
     kept, held_out = split_episodes(trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     sampler = Sampler(make_episodes(kept), config.sampling, config.seed)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,15 +92,17 @@ def test_results_are_written_as_json_without_nan(episodes, tmp_path, capsys, mon
 
     store = TrajectoryStore(tmp_path / "store")
     for episode in episodes:
-        store.append(episode)
+        store.append(replace(episode, split="test"))
+        store.append(replace(episode, id=f"{episode.id}-seen", split="train"))
     monkeypatch.setattr(module, "load_reward_model", lambda *_: Oracle())
     output = tmp_path / "results" / "oracle.json"
-    module.evaluate(module.EvaluateConfig("oracle", store.path, output, protocol="nested(8)"))
+    module.evaluate(module.EvaluateConfig("oracle", store.path, output=output, protocol="nested(8)"))
     assert "voc_pearson" in capsys.readouterr().out
     result = json.loads(output.read_text())
     assert result["protocol"] == "nested(8)"
     assert result["metrics"]["voc_pearson_still"]["value"] is None
     assert set(result["metrics"]["voc_pearson"]) == {"value", "low", "high", "count", "undefined"}
+    assert result["episodes"] == {"expert": 6, "stop_halfway": 6}, "of the test split only"
     assert result["tasks"] == ["pull", "push"]
 
 

@@ -22,6 +22,7 @@ def data(tmp_path_factory):
     store = TrajectoryStore(path)
     for trajectory in make_episodes_of_two_tasks(4):
         store.append(trajectory)
+        store.append(replace(trajectory, id=f"{trajectory.id}-unseen", split="test"))
     return path
 
 
