@@ -52,7 +52,7 @@ class Camera:
     read: Callable[[View], Any]
 
     def frame(self, view: View) -> NDArray[np.uint8]:
-        """The frame, (H, W, 3) uint8, owned by the caller: environments may draw the next one into the same buffer.
+        """The frame, (H, W, 3) uint8; a copy, since another camera may draw into the same buffer in the same step.
 
         Raises:
             FrameError: There is no frame, or it is not an RGB image.

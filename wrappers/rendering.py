@@ -68,11 +68,10 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
         every: The ``every`` of the `robometer_rl.RewardSpec`.
 
     Example:
-        >>> import gymnasium as gym
-        >>> from robometer_rl.wrappers.rendering import RenderToInfo
-        >>> def make():
-        ...     return RenderToInfo(gym.make("CartPole-v1", render_mode="rgb_array"))
-        >>> envs = gym.vector.AsyncVectorEnv([make, make])  # doctest: +SKIP
+        >>> from gymnasium.vector import AsyncVectorEnv
+        >>> from robometer_rl.data.sources.metaworld import make_env
+        >>> from robometer_rl.wrappers import RenderToInfo
+        >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env("drawer-open"))] * 4)  # doctest: +SKIP
     """
 
     def __init__(self, env: gym.Env[ObsType, ActType], every: int = 1) -> None:

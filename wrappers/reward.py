@@ -42,11 +42,9 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
         success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
 
     Example:
-        >>> import gymnasium as gym
-        >>> from robometer_rl import RewardSpec, load_reward_model
+        >>> from robometer_rl.data.sources.metaworld import make_env
         >>> from robometer_rl.wrappers import RobometerReward
-        >>> env = gym.make("Meta-World/MT1", env_name="drawer-open-v3", render_mode="rgb_array")  # doctest: +SKIP
-        >>> env = RobometerReward(env, load_reward_model("mini"), task="open the drawer")  # doctest: +SKIP
+        >>> env = RobometerReward(make_env("drawer-open"), "mini", task="open the drawer")  # doctest: +SKIP
         >>> observation, info = env.reset(seed=0)  # doctest: +SKIP
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())  # doctest: +SKIP
     """

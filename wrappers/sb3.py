@@ -55,13 +55,9 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
 
     Example:
         >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> from robometer_rl.data.sources.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
-        >>> venv = make_vec_env(
-        ...     "Meta-World/MT1",
-        ...     n_envs=4,
-        ...     env_kwargs={"env_name": "drawer-open-v3", "render_mode": "rgb_array"},
-        ...     wrapper_class=RenderToInfo,
-        ... )  # doctest: +SKIP
+        >>> venv = make_vec_env(lambda: make_env("drawer-open"), 4, wrapper_class=RenderToInfo)  # doctest: +SKIP
         >>> venv = VecRobometerReward(venv, "mini", task="open the drawer")  # doctest: +SKIP
     """
 

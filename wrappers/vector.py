@@ -54,13 +54,11 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
 
     Example:
-        >>> import gymnasium as gym
+        >>> from gymnasium.vector import AsyncVectorEnv
+        >>> from robometer_rl.data.sources.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo
         >>> from robometer_rl.wrappers.vector import RobometerReward
-        >>> def make():
-        ...     env = gym.make("Meta-World/MT1", env_name="drawer-open-v3", render_mode="rgb_array")
-        ...     return RenderToInfo(env)
-        >>> envs = gym.vector.AsyncVectorEnv([make] * 4)  # doctest: +SKIP
+        >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env("drawer-open"))] * 4)  # doctest: +SKIP
         >>> envs = RobometerReward(envs, "mini", task="open the drawer")  # doctest: +SKIP
     """
 

@@ -123,11 +123,12 @@ def test_frame_sources(kind: str, frames: Any, cameras: tuple[str, ...]) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_task_of_each_episode(kind: str, task: Any) -> None:
     model, spec = PixelModel(), RewardSpec(success_threshold=0.6, patience=1, terminate_on_success=True)
-    driver = make_driver(kind, 3, model, spec, task=task)
+    cameras = ("obs/image", "info/wrist")
+    driver = make_driver(kind, 3, model, spec, cameras, task)
     driver.reset(seed=1)
     for _ in range(40):
         driver.step()
-    check_log(driver, model, spec, task=None)
+    check_log(driver, model, spec, cameras=cameras, task=None)
 
 
 SPEC_STRATEGY = st.builds(

@@ -102,6 +102,16 @@ class TestRewards:
         np.testing.assert_allclose(infos[1]["robometer/success_per_camera"], [0.16, 0.36], atol=1e-6)
         assert infos[1]["robometer/progress"] == pytest.approx(0.5)
 
+    def test_cameras_may_draw_into_one_buffer(self) -> None:
+        buffer = np.zeros((8, 8, 3), np.uint8)
+
+        def draw(level: int) -> Any:
+            buffer[:] = level
+            return buffer
+
+        env = make(frames=(lambda observation, info: draw(0), lambda observation, info: draw(255)))
+        np.testing.assert_allclose(play(env)[2][0]["robometer/progress_per_camera"], [0.0, 1.0])
+
     @pytest.mark.parametrize("protocol", [NestedFrames(3), "nested(3)", UniformFrames(2)])
     def test_the_protocol_is_used(self, protocol: Any) -> None:
         given = play(make(world=NoiseWorld(max_length=40), model=PixelModel(), protocol=protocol))

@@ -154,6 +154,24 @@ class TestEndOnPredictedSuccess:
         infos = step(env)[2]
         assert (infos[1]["episode"]["r"], infos[1]["episode"]["l"]) == (5.0, 5)
 
+    @pytest.mark.parametrize("where", ["inside", "outside"])
+    def test_the_monitor_agrees_in_every_episode(self, where: str) -> None:
+        model = PixelModel()
+        spec = RewardSpec(success_threshold=0.6, patience=1, terminate_on_success=True)
+        venv: VecEnv = DummyVecEnv([partial(make_monitored, 1)] * 2 if where == "inside" else [NoiseWorld] * 2)
+        env = make(VecMonitor(venv) if where == "outside" else venv, model=model, frames="obs/image", reward=spec)
+        env.seed(0)
+        env.reset()
+        ends = set()
+        for _ in range(40):
+            for info in env.step(np.zeros(2, np.int64))[3]:
+                assert ("episode" in info) == ("robometer/episode" in info)
+                if "episode" in info:
+                    ours = info["robometer/episode"]
+                    assert (info["episode"]["r"], info["episode"]["l"]) == (ours["task_return"], ours["length"])
+                    ends.add(info["robometer/success_detected"])
+        assert ends == {False, True}
+
     def test_a_monitor_file_around_lists_all_episodes(self, tmp_path: Path) -> None:
         venv = VecMonitor(dummy(*self.LEVELS), str(tmp_path / "log"), info_keywords=("success",))
         env = make(venv, reward=ENDS)
