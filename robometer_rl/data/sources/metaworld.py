@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError
+from robometer_rl.frames import FrameError, as_frame
 
 __all__ = [
     "CAMERA",
@@ -178,7 +179,9 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.instruction = TASKS[task].task
         self.paraphrases = TASKS[task].paraphrases
         self.render_mode = render_mode
+        self._size = size
         self._simulator = _simulator(task, size)
+        self._camera: _Camera | None = None  # made when the first frame is asked for
         self.action_space: gym.spaces.Box = self._simulator.action_space
         self.observation_space: gym.spaces.Box = self._simulator.sawyer_observation_space
 
@@ -215,7 +218,9 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         """
         if self.render_mode is None:
             raise RuntimeError("this environment was made with render_mode=None; expected render_mode='rgb_array'")
-        frame = self._simulator.render()[::-1]
+        if self._camera is None:
+            self._camera = _Camera(self._simulator, self._size)
+        frame = self._camera.picture()[::-1]
         if (frame == frame[0, 0]).all():
             raise BlankFrameError(
                 f"{self.task}: the renderer returned nothing but the colour {frame[0, 0].tolist()}; close other "
@@ -224,7 +229,10 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         return np.ascontiguousarray(frame)
 
     def close(self) -> None:
-        """Frees the simulator and its rendering context."""
+        """Frees the rendering context."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
         self._simulator.close()
 
     def _described(self, observation: NDArray[np.float64], info: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +240,34 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         if self.task == "door-open":  # the simulator reports 0; this is the difference that its success looks at
             distance = abs(float(observation[4] - observation[36]))
         return {**info, "is_success": bool(info["success"]), "distance": distance}
+
+
+class _Camera:
+    """Pictures of one simulator, drawn in a rendering context of their own.
+
+    OpenGL draws, and deletes, in whichever context is current. Gymnasium's own renderer does not see to that, and a
+    second environment in the process spoils or blackens the pictures of the first.
+    """
+
+    def __init__(self, simulator: Any, size: int) -> None:
+        from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
+
+        self._id = simulator.model.camera(CAMERA).id
+        self._viewer = OffScreenViewer(simulator.model, simulator.data, size, size)
+        self._free = weakref.finalize(self, _free_viewer, self._viewer)  # at exit too, before EGL itself ends
+
+    def picture(self) -> NDArray[np.uint8]:
+        self._viewer.make_context_current()
+        return as_frame(self._viewer.render("rgb_array", camera_id=self._id))
+
+    def close(self) -> None:
+        self._free()
+
+
+def _free_viewer(viewer: Any) -> None:
+    viewer.make_context_current()
+    viewer.con.free()
+    viewer.free()  # its close would end GLFW for every other window of the process
 
 
 def _simulator(task: str, size: int) -> Any:
@@ -242,9 +278,7 @@ def _simulator(task: str, size: int) -> Any:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ImportError as error:
         raise ImportError("Meta-World is not installed: pip install 'robometer-rl[metaworld]'") from error
-    simulator: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](
-        render_mode="rgb_array", camera_name=CAMERA, width=size, height=size
-    )
+    simulator: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](width=size, height=size)
     # As metaworld.env_dict makes its goal-observable environments, which take no camera and freeze the goal.
     simulator._partially_observable = False
     del simulator.sawyer_observation_space  # cached while the goal was hidden

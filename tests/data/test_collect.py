@@ -1,0 +1,141 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from robometer_rl.data.collect import (
+    DEFAULT_TASKS,
+    CollectConfig,
+    EpisodeCounts,
+    RecordingMismatchError,
+    _batches,
+    _interleaved,
+    collect,
+)
+from robometer_rl.data.sources.metaworld import TASKS
+from robometer_rl.data.sources.metaworld_skills import SKILLS
+from robometer_rl.data.store import TrajectoryStore
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def config(path: Path, **fields) -> CollectConfig:
+    chosen = {"tasks": ("drawer-close", "plate-slide"), "episodes": EpisodeCounts(1, 0, 0, 0, 1), "size": 32}
+    return CollectConfig(path, **{**chosen, "frame_interval": 10, **fields})
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers_and_the_interruptions(tmp_path):
+    pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
+    store = collect(config(tmp_path / "one", workers=1))
+    assert sorted((t.metadata["environment"], t.skill) for t in store) == [
+        ("drawer-close", "expert"),
+        ("drawer-close", "random"),
+        ("plate-slide", "expert"),
+        ("plate-slide", "random"),
+    ]
+    store.verify()
+
+    collect(config(tmp_path / "two", tasks=("plate-slide",), episodes=EpisodeCounts(1, 0, 0, 0, 0)))
+    begun = {name: (tmp_path / "two" / name).stat().st_mtime_ns for name in files(tmp_path / "two")}
+    collect(config(tmp_path / "two", tasks=("plate-slide", "drawer-close"), workers=2))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    for name, modified in begun.items():
+        assert (tmp_path / "two" / name).stat().st_mtime_ns == modified, f"{name} was recorded again"
+
+    with pytest.raises(RecordingMismatchError, match=r"\(32, 10\).*\(48, 10\)"):
+        collect(config(tmp_path / "one", size=48))
+    assert len(collect(config(tmp_path / "one"))) == 4, "nothing is left to record"
+
+
+MAIN = """
+import sys
+from pathlib import Path
+from tests.data.test_collect import config
+from robometer_rl.data.collect import EpisodeCounts, collect
+
+if __name__ == "__main__":
+    collect(config(Path(sys.argv[1]), tasks=("drawer-close",), episodes=EpisodeCounts(expert=60), workers=1))
+"""
+
+
+def test_an_interrupt_leaves_a_valid_store(tmp_path):
+    pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
+    program, output = tmp_path / "main.py", tmp_path / "store"
+    program.write_text(MAIN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, str(program), str(output)], env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((output / "rows").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C: everyone is told
+    process.wait(timeout=120)
+    assert process.returncode != 0
+    store = TrajectoryStore(output)
+    store.verify()
+    assert 1 <= len(store) < 60
+
+
+def test_any_part_of_a_recording_is_balanced():
+    asked = CollectConfig(Path("unused"), episodes=EpisodeCounts(20, 10, 10, 10, 10))
+    episodes = list(_interleaved(asked))
+    assert len(episodes) == len(set(episodes)) == 60 * len(DEFAULT_TASKS)
+    third = episodes[: len(episodes) // 3]
+    per_task = {task: sum(episode.task == task for episode in third) for task in DEFAULT_TASKS}
+    assert set(per_task.values()) == {20}
+    experts = sum(episode.skill == "expert" for episode in third) / len(third)
+    assert experts == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_batches_have_one_task_and_lose_nothing():
+    episodes = list(_interleaved(CollectConfig(Path("unused"), episodes=EpisodeCounts(7, 3, 1, 0, 2))))
+    batches = list(_batches(episodes))
+    assert all(len({episode.task for episode in batch}) == 1 for batch in batches)
+    assert sorted(str(episode) for batch in batches for episode in batch) == sorted(map(str, episodes))
+
+
+def test_names_and_seeds_tell_every_episode_apart(tmp_path):
+    seen: set[tuple[int, ...]] = set()
+    names: set[str] = set()
+    count = 0
+    for split in ("train", "test"):
+        for seed in (0, 1):
+            asked = CollectConfig(tmp_path, split=split, seed=seed, episodes=EpisodeCounts(3, 3, 3, 3, 3))
+            for episode in _interleaved(asked):
+                seen.add(tuple(episode.seeds(asked).generate_state(4)))
+                names.add(episode.name(asked))
+                count += 1
+    assert len(seen) == len(names) == count == 4 * len(DEFAULT_TASKS) * len(SKILLS) * 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tasks": ("drawer-open", "fly")}, "'fly'.*drawer-open"),
+        ({"tasks": ()}, "tasks empty"),
+        ({"tasks": ("sweep", "sweep")}, "named twice"),
+        ({"frame_interval": 0}, "frame_interval must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"episodes": EpisodeCounts(expert=-1)}, r"negative.*\['expert'\]"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_a_recording_that_makes_no_sense_is_refused(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        CollectConfig(tmp_path, **fields)
+
+
+def test_the_default_tasks_have_words():
+    assert set(DEFAULT_TASKS) <= set(TASKS)
+    assert len(DEFAULT_TASKS) >= 10
+
+
+def test_recording_needs_no_torch():
+    code = "import sys, robometer_rl.data.collect; print(*sorted({'torch', 'metaworld', 'mujoco'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""

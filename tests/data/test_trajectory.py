@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robometer_rl.data.trajectory import Trajectory, TrajectoryError, linear_progress
+from robometer_rl.frames import FrameError, TaskError
+
+
+def trajectory(num_frames=3, **fields):
+    given_fields = {
+        "id": "a",
+        "task": "open the drawer",
+        "frames": np.zeros((num_frames, 4, 5, 3), np.uint8),
+        "quality_label": "failure",
+        "data_source": "somewhere",
+    }
+    return Trajectory(**{**given_fields, **fields})
+
+
+@pytest.mark.parametrize("task", ["", "  ", None, 3])
+def test_a_trajectory_has_a_task(task):
+    with pytest.raises(TaskError):
+        trajectory(task=task)
+
+
+@pytest.mark.parametrize("instruction", ["", None])
+def test_paraphrases_are_instructions_too(instruction):
+    with pytest.raises(TaskError):
+        trajectory(instructions=("pull it", instruction))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_frames": 1}, "'a' has 1 frame"),
+        ({"partial_success": 1.5}, r"'a' has partial success 1.5.*\[0, 1\]"),
+        ({"partial_success": -0.1}, "partial success -0.1"),
+        ({"partial_success": float("nan")}, "partial success nan"),
+        ({"quality_label": "optimal"}, "'optimal'.*successful"),
+        ({"success": [True, False]}, r"success of shape \(2,\) for 3 frames"),
+        ({"state": np.zeros(3)}, r"state of shape \(3,\) for 3 frames; expected 2"),
+        ({"distance": [0.1, np.nan, 0.2]}, "NaN or infinite values in distance"),
+        ({"id": ""}, "the id ''"),
+        ({"data_source": " "}, "the data_source ' '"),
+        ({"split": ""}, "the split ''"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_named(fields, message):
+    with pytest.raises(TrajectoryError, match=message):
+        trajectory(**fields)
+
+
+def test_frames_must_be_pictures():
+    with pytest.raises(FrameError):
+        trajectory(frames=np.zeros((3, 4, 5), np.uint8))
+
+
+def test_per_frame_arrays_get_their_types():
+    run = trajectory(success=[0, 1, 1], state=[[1, 2]] * 3, distance=[3, 2, 1], steps=[0, 4, 8])
+    assert run.success is not None
+    assert run.success.dtype == np.bool_
+    assert run.state is not None
+    assert run.state.dtype == np.float32
+    assert run.distance is not None
+    assert run.distance.dtype == np.float32
+    assert run.steps is not None
+    assert run.steps.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("success", "index"), [(None, None), ([0, 0, 0], None), ([0, 1, 0], 1), ([1, 1, 1], 0), ([0, 0, 1], 2)]
+)
+def test_the_first_success(success, index):
+    assert trajectory(success=success).success_index == index
+
+
+def test_a_clip_asks_about_the_task_or_about_another():
+    run = trajectory(num_frames=4)
+    assert len(run) == len(run.clip()) == 4
+    assert run.clip().task == "open the drawer"
+    assert run.clip("close it").task == "close it"
+
+
+def test_linear_progress_by_hand():
+    np.testing.assert_allclose(linear_progress(6, 4), [0, 0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(linear_progress(2, 1), [0, 1])
+
+
+@given(st.integers(2, 200), st.data())
+def test_linear_progress_runs_from_reset_to_first_success(num_frames, data):
+    success_index = data.draw(st.integers(1, num_frames - 1))
+    progress = linear_progress(num_frames, success_index)
+    assert progress.shape == (num_frames,)
+    assert progress.dtype == np.float32
+    assert progress[0] == 0
+    assert np.all(progress[:success_index] < 1)
+    assert np.all(progress[success_index:] == 1)
+    np.testing.assert_allclose(np.diff(progress[: success_index + 1]), 1 / success_index, rtol=1e-4)
+
+
+@pytest.mark.parametrize("success_index", [-1, 0, 5, 6])
+def test_linear_progress_needs_a_success_after_the_reset_frame(success_index):
+    with pytest.raises(ValueError, match="first success at frame"):
+        linear_progress(5, success_index)
