@@ -129,7 +129,7 @@ class SamplingConfig:
     """
 
     max_frames: int = 8
-    pair_fraction: float = 0.3
+    pair_fraction: float = 0.25
     clips: ClipStrategies = field(default_factory=ClipStrategies)
     pairs: PairStrategies = field(default_factory=PairStrategies)
     nested_fraction: float = 0.5

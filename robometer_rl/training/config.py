@@ -38,9 +38,9 @@ class VisionPretraining:
         warmup: Part of the steps in which the learning rate rises.
     """
 
-    steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    steps: int = 2500
+    batch_size: int = 32
+    learning_rate: float = 8e-4
     weight_decay: float = 0.05
     warmup: float = 0.05
 
@@ -60,7 +60,7 @@ class StageConfig:
         max_grad_norm: Gradients are clipped to this norm.
     """
 
-    steps: int = 1500
+    steps: int = 1400
     batch_size: int = 16
     accumulate: int = 1
     learning_rate: float = 1e-3
@@ -106,7 +106,7 @@ class TrainConfig:
     pretraining: VisionPretraining = field(default_factory=VisionPretraining)
     frozen: StageConfig = field(default_factory=StageConfig)
     joint: StageConfig = field(
-        default_factory=lambda: StageConfig(steps=150, batch_size=12, learning_rate=2e-4, vision_learning_rate=1e-4)
+        default_factory=lambda: StageConfig(steps=120, batch_size=12, learning_rate=2e-4, vision_learning_rate=1e-4)
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     losses: LossWeights = field(default_factory=LossWeights)

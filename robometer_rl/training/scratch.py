@@ -19,8 +19,9 @@ from robometer_rl.training.tokenizer import train_tokenizer
 __all__ = ["NetworkShape", "make_checkpoint"]
 
 _PATCH, _MERGE = 16, 2
-_HEAD_DIM = 32
-_MROPE_SECTION = [6, 5, 5]  # time, height, width: half of a head's dimensions
+_HEAD_DIM = 64
+_MROPE_SECTION = [12, 10, 10]  # time, height, width: half of a head's dimensions
+_VISION_HEAD_DIM = 32
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class NetworkShape:
     """Sizes of the backbone; the defaults are those of robometer-mini.
 
     Attributes:
-        hidden: Width of the decoder, a multiple of 32.
+        hidden: Width of the decoder, a multiple of 64.
         layers: Of the decoder.
         feed_forward: Width inside a decoder layer.
-        key_value_heads: Of the decoder; it has ``hidden // 32`` query heads.
+        key_value_heads: Of the decoder; it has ``hidden // 64`` query heads.
         vision_hidden: Width of the vision tower, a multiple of 32.
         vision_layers: Of the vision tower.
         vision_feed_forward: Width inside a vision layer.
@@ -50,9 +51,12 @@ class NetworkShape:
     side: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "vision_hidden"):
-            if getattr(self, name) % _HEAD_DIM:
-                raise ValueError(f"{name} must be a multiple of {_HEAD_DIM}, got {getattr(self, name)}")
+        for name, width, head in (
+            ("hidden", self.hidden, _HEAD_DIM),
+            ("vision_hidden", self.vision_hidden, _VISION_HEAD_DIM),
+        ):
+            if width % head:
+                raise ValueError(f"{name} must be a multiple of {head}, got {width}")
 
 
 def make_checkpoint(shape: NetworkShape, tasks: Iterable[str], seed: int, max_frames: int = 8) -> Checkpoint:
@@ -111,7 +115,7 @@ def _backbone_json(shape: NetworkShape, vocabulary: dict[str, int]) -> str:
         "depth": shape.vision_layers,
         "hidden_size": shape.vision_hidden,
         "intermediate_size": shape.vision_feed_forward,
-        "num_heads": shape.vision_hidden // _HEAD_DIM,
+        "num_heads": shape.vision_hidden // _VISION_HEAD_DIM,
         "patch_size": _PATCH,
         "spatial_merge_size": _MERGE,
         "temporal_patch_size": 2,

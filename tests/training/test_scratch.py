@@ -47,5 +47,5 @@ def test_frames_of_any_size_are_brought_to_the_size_it_was_trained_on(size, expe
 
 
 def test_impossible_shapes_are_refused():
-    with pytest.raises(ValueError, match="multiple of 32"):
+    with pytest.raises(ValueError, match="multiple of 64"):
         NetworkShape(hidden=100)

@@ -6,7 +6,7 @@ from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.training.scratch import NetworkShape, make_checkpoint
 
 SHAPE = NetworkShape(
-    hidden=32,
+    hidden=64,
     layers=2,
     feed_forward=32,
     key_value_heads=1,
