@@ -19,13 +19,12 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, RenderToInfo, renders_to_info
-from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper, Views
+from robometer_rl.wrappers.scoring import EpisodeScorer, Indices, ScoringWrapper, Views
 from robometer_rl.wrappers.tasks import TaskSource
 
 __all__ = ["VecRobometerReward"]
 
 Info = dict[str, Any]
-Indices = NDArray[np.int64]
 
 
 class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
@@ -130,8 +129,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         return observations, step.rewards, dones | step.terminated, infos
 
     def _start(self, indices: Indices, observations: VecEnvObs, reset_infos: Sequence[Info]) -> list[Info]:
-        if not len(indices):
-            return []
+        """Begins episodes in the chosen environments; returns what the step that reset them adds to their infos."""
         entries = self._scorer.start(indices, _views(observations, reset_infos))
         for index, entry in zip(indices.tolist(), entries, strict=True):
             info = {key: value for key, value in reset_infos[index].items() if key != FRAME_KEY}

@@ -21,10 +21,13 @@ from robometer_rl.rewards import RewardSpec, RewardState, StepRewards, is_scored
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, parse_cameras
 from robometer_rl.wrappers.tasks import TaskSource, parse_task, read_tasks
 
-__all__ = ["EpisodeScorer", "ScoredStep", "ScoringWrapper"]
+__all__ = ["EpisodeScorer", "Indices", "ScoredStep", "ScoringWrapper", "Views"]
 
 Indices = NDArray[np.int64]
+"""Numbers of environments."""
+
 Views = Callable[[int], View]
+"""What the environment of a number shows; asked where it is needed only."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class ScoredStep:
     Attributes:
         rewards: (n,) float64; 0 where the step was a reset.
         terminated: (n,) bool, as given or because predicted success ends the episode.
-        entries: The info entries of each environment, plain Python values.
+        entries: What each environment's info gains; Python values, and arrays over cameras.
     """
 
     rewards: NDArray[np.float64]

@@ -162,7 +162,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
     def _restart_in_same_step(
         self, observations: ObsType, infos: dict[str, Any], entries: list[dict[str, Any]]
     ) -> tuple[ObsType, dict[str, Any]]:
-        """Starts the next episode where one has just ended; adds to ``entries``."""
+        """Starts the next episode where one has just ended, and adds to the ``entries`` of its environment."""
         ended = np.flatnonzero(self._scorer.over)
         if not len(ended):
             return observations, infos

@@ -20,6 +20,7 @@ from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo
 from tests.fixed_models import PixelModel
 from tests.wrappers.drivers import KINDS, check_log, make_driver
 
+CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "checkpoint"
 MINI = Path(robometer_rl.__file__).parent / "assets" / "robometer-mini" / "config.json"
 
 
@@ -67,6 +68,22 @@ def test_2000_random_steps_are_paid_as_recorded_episodes(kind: str, case: Case, 
     assert compared >= 2000
     lengths = {len(played.rewards) for index in range(4) for played in driver.log[index]}
     assert lengths >= set(range(1, 10))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> RewardModel:
+    return robometer_rl.load_reward_model(CHECKPOINT, dtype="float32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_of_random_weights_agrees_too(kind: str, tiny: RewardModel) -> None:
+    """Its values say nothing, but its streams batch, cache and reset as those of any Robometer."""
+    spec = RewardSpec(every=2)
+    driver = make_driver(kind, 4, tiny, spec, size=64)
+    driver.reset(seed=7)
+    for _ in range(25):
+        driver.step()
+    check_log(driver, tiny, spec, tolerance=1e-4, size=64)
 
 
 SPECS = {

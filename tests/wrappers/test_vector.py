@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, TaskError
@@ -458,6 +459,19 @@ def test_wrappers_in_between_are_seen_through() -> None:
     env = RobometerReward(inner, MODEL, TASK, frames="obs")
     env.reset()
     assert step(env)[0] == [-0.2]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_wrappers_outside_understand_its_infos(mode: AutoresetMode) -> None:
+    env = RecordEpisodeStatistics(make(mode, ((0, 51, 102, 153), (0, 0, 0)), reward=ENDS))
+    listed = DictInfoToList(env)
+    listed.reset()
+    listed.step(np.zeros(2, np.int64))
+    infos = listed.step(np.zeros(2, np.int64))[4]
+    assert [info["robometer/episode"]["length"] for info in infos] == [2, 2]
+    assert [info["episode"]["l"] for info in infos] == [2, 2]
+    np.testing.assert_allclose([info["episode"]["r"] for info in infos], [0.4, 0.0], atol=1e-6)
+    assert ["robometer/reset_progress" in info for info in infos] == [mode is AutoresetMode.SAME_STEP] * 2
 
 
 def test_the_model_outlives_the_environment() -> None:
