@@ -40,7 +40,7 @@ DEFAULT_TASKS = (
     "window-open",
 )
 
-_BATCH = 8  # episodes per worker process: long enough to pay for its start, short enough to balance workers
+_BATCH = 16  # episodes per worker process: long enough to pay for its start, short enough to balance workers
 
 
 class RecordingMismatchError(ValueError):

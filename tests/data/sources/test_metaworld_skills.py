@@ -75,7 +75,7 @@ def test_half_way_is_what_the_expert_did_until_it_stood_still(record):
     assert 0.29 <= stop / success <= 0.71
     moving = stop // 3 + 1
     np.testing.assert_array_equal(half.frames[:moving], expert.frames[:moving])
-    after = half.state[stop // 3 + 4 :, HAND]
+    after = half.state[stop // 3 + 8 :, HAND]  # a hand in motion takes a moment to settle
     assert np.linalg.norm(after[-1] - after[0]) < 0.01
 
 
