@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -59,7 +60,9 @@ def pairs(recording: str) -> list[tuple[Clip, Clip]]:
 @cache
 def tiny() -> Checkpoint:
     """The fixture checkpoint, loaded once: not to be changed."""
-    return load_checkpoint(CHECKPOINT)
+    # Whoever comes first may be in inference mode, whose tensors would not do for everyone else.
+    with torch.inference_mode(False):
+        return load_checkpoint(CHECKPOINT)
 
 
 def copy_of(source: Path, directory: Path, **settings: dict[str, Any]) -> Path:

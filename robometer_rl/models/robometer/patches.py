@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -114,12 +115,13 @@ class FramePatcher:
         return PatchedFrames(self._cut(normalised, grid), grid)
 
     def frame_pairs(self, frames: NDArray[np.uint8]) -> PatchedFrames:
-        """Cuts frames (F, H, W, 3) into patches of two frames each; an odd last frame is repeated."""
+        """Cuts frames (F, H, W, 3) of a video into patches of two frames each; an odd last frame is repeated."""
         if len(frames) % 2:
             frames = np.concatenate([frames, frames[-1:]])
-        single = self(frames)
-        halves = single.pixels.unflatten(2, (3, 1, self.patch_size**2)).unflatten(0, (-1, 2))
-        return PatchedFrames(torch.cat([halves[:, 0], halves[:, 1]], dim=3).flatten(2), single.grid)
+        grid = self.grid(*frames.shape[1:3])
+        single = self._cut(self._normalise(self._resize_video(frames)), grid)
+        halves = single.unflatten(2, (3, 1, self.patch_size**2)).unflatten(0, (-1, 2))
+        return PatchedFrames(torch.cat([halves[:, 0], halves[:, 1]], dim=3).flatten(2), grid)
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bicubic resize with Pillow, which the published checkpoints saw; nothing if the size fits already."""
@@ -129,6 +131,15 @@ class FramePatcher:
         return np.stack(
             [np.asarray(Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC)) for frame in frames]
         )
+
+    def _resize_video(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bicubic resize with torch, whose rounding differs from Pillow's: the reference resizes videos so."""
+        size = self.resized(*frames.shape[1:3])
+        if frames.shape[1:3] == size:
+            return frames
+        channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+        resized = F.interpolate(channels_first, size=size, mode="bicubic", antialias=True)
+        return resized.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
     def _normalise(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         scale = torch.tensor([1.0 / (255.0 * std) for std in self.std])

@@ -93,9 +93,15 @@ class RobometerProcessor:
         self.config = config
         self._preprocessor_json = preprocessor_json
         limits = (config.min_pixels, config.max_pixels)
-        if not config.multi_image and limits == (PUBLISHED_MIN_PIXELS, PUBLISHED_MAX_PIXELS):
-            limits = (_VIDEO_MIN_PIXELS, _VIDEO_MAX_PIXELS)
         self.patcher = FramePatcher.from_json(preprocessor_json, *limits)
+        # The reference resizes the frames of a video as images first, to multiples of twice the side of a token: its
+        # preprocessing gives that side where the side of a patch is asked for.
+        low, high = limits
+        patch_size = 2 * self.patcher.patch_size
+        self._video_frames = replace(self.patcher, patch_size=patch_size, min_pixels=4 * low, max_pixels=4 * high)
+        if limits == (PUBLISHED_MIN_PIXELS, PUBLISHED_MAX_PIXELS):
+            limits = (_VIDEO_MIN_PIXELS, _VIDEO_MAX_PIXELS)
+        self._video_patcher = FramePatcher.from_json(preprocessor_json, *limits)
         self.tokens = PromptTokens(tokenizer, self.patcher.merge_size, config.per_frame_token and config.multi_image)
 
     @classmethod
@@ -146,7 +152,9 @@ class RobometerProcessor:
     def patch(self, clip: Clip) -> PatchedFrames:
         """The patches of a clip's frames, or of its frame pairs in video mode."""
         frames = clip.read()
-        return self.patcher(frames) if self.config.multi_image else self.patcher.frame_pairs(frames)
+        if self.config.multi_image:
+            return self.patcher(frames)
+        return self._video_patcher.frame_pairs(self._video_frames.resize(frames))
 
     def progress_head(self, task: str) -> Segment:
         """The prompt of a single trajectory up to the caption of its first frame, which it includes."""

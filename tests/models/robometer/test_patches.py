@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from robometer_rl.frames import FrameError
 from robometer_rl.models.robometer.config import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, CheckpointError
 from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames, group_by_grid
+from robometer_rl.models.robometer.processing import RobometerProcessor
 from tests.golden import CHECKPOINT, arrays, clips, frames, pairs, report, tiny
 
 PREPROCESSOR = (CHECKPOINT / "preprocessor_config.json").read_text()
@@ -47,8 +49,9 @@ def test_patches_are_those_of_transformers(size: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     rows, columns = patcher().resized(*size)
     resized = [Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC) for image in images]
-    settings = {key: value for key, value in json.loads(PREPROCESSOR).items() if "processor" not in key}
-    processor = Qwen2VLImageProcessorPil(**{**settings, "do_resize": False})
+    settings: dict[str, Any] = {key: value for key, value in json.loads(PREPROCESSOR).items() if "processor" not in key}
+    settings["do_resize"] = False
+    processor = Qwen2VLImageProcessorPil(**settings)
     expected = processor(resized, return_tensors="pt")
     patched = patcher()(images)
     torch.testing.assert_close(both_halves(patched), expected["pixel_values"], rtol=0, atol=1e-6)
@@ -61,6 +64,17 @@ def patched_clips(name: str, *chosen: str) -> list[PatchedFrames]:
 
 def patched_pairs(name: str) -> list[PatchedFrames]:
     return [tiny().processor.patch(clip) for pair in pairs(name) for clip in pair]
+
+
+def check_fingerprint(pixels: np.ndarray, recorded: dict[str, Any]) -> None:
+    assert list(pixels.shape) == recorded["shape"]
+    np.testing.assert_allclose(pixels.min(), recorded["min"], atol=1e-6)
+    np.testing.assert_allclose(pixels.max(), recorded["max"], atol=1e-6)
+    np.testing.assert_allclose(pixels.ravel()[:5], recorded["first5"], atol=1e-6)
+    np.testing.assert_allclose(pixels.ravel()[-5:], recorded["last5"], atol=1e-6)
+    # The recording is float32; so is the error of each of its many terms.
+    np.testing.assert_allclose(pixels.sum(), recorded["sum"], atol=pixels.size * 1e-7)
+    np.testing.assert_allclose((pixels**2).sum(), recorded["sum_sq"], atol=pixels.size * 1e-7)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +90,20 @@ def patched_pairs(name: str) -> list[PatchedFrames]:
 def test_pixels_are_the_recorded_ones(name: str, patch: Callable[[], list[PatchedFrames]]) -> None:
     recorded, patched = report(name)["pixel_values"], patch()
     pixels = torch.cat([both_halves(part) for part in patched]).numpy().astype(np.float64)
-    assert list(pixels.shape) == recorded["shape"]
-    np.testing.assert_allclose(pixels.min(), recorded["min"], atol=1e-6)
-    np.testing.assert_allclose(pixels.max(), recorded["max"], atol=1e-6)
-    np.testing.assert_allclose(pixels.ravel()[:5], recorded["first5"], atol=1e-6)
-    np.testing.assert_allclose(pixels.ravel()[-5:], recorded["last5"], atol=1e-6)
-    # The recording is float32; so is the error of each of its many terms.
-    np.testing.assert_allclose(pixels.sum(), recorded["sum"], atol=pixels.size * 1e-7)
-    np.testing.assert_allclose((pixels**2).sum(), recorded["sum_sq"], atol=pixels.size * 1e-7)
+    check_fingerprint(pixels, recorded)
     grids = [grid for part in patched for grid in [[1, *part.grid]] * len(part)]
     assert grids == arrays(name)["image_grid_thw"].tolist()
+
+
+@pytest.mark.parametrize("name", ["progress_video_avg0", "preference_video_avg1"])
+def test_pixels_of_videos_are_the_recorded_ones(name: str) -> None:
+    config = tiny().config.updated(per_frame_token=False, multi_image=False)
+    processor = RobometerProcessor(tiny().processor.tokenizer, PREPROCESSOR, config)
+    shown = [clip for pair in pairs(name) for clip in pair] if "preference" in name else clips(name, "prog0")
+    patched = [processor.patch(clip) for clip in shown]
+    pixels = torch.cat([part.pixels.flatten(0, 1) for part in patched]).numpy().astype(np.float64)
+    check_fingerprint(pixels, report(name)["pixel_values_videos"])
+    assert [[len(part), *part.grid] for part in patched] == arrays(name)["video_grid_thw"].tolist()
 
 
 def test_the_first_frame_is_the_recorded_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,8 @@ def test_positions_are_those_of_transformers(sizes: list[tuple[int, int]]) -> No
     frames = [tokens().frame(number + 1 if number else None, grid) for number, grid in enumerate(sizes)]
     prompt = join([tokens().head("Open the drawer.Picture 1: "), *frames, tokens().tail()])
     ids = prompt.ids[None]
-    positions, _ = tiny().network.model.get_rope_index(
+    model: Any = tiny().network.model
+    positions, _ = model.get_rope_index(
         input_ids=ids,
         mm_token_type_ids=(ids == tokens().image_id).long(),
         image_grid_thw=torch.tensor([[1, *grid] for grid in sizes]),
