@@ -141,7 +141,8 @@ class Clip:
         check_task(self.task)
         if isinstance(self.frames, (list, tuple)):
             object.__setattr__(self, "frames", as_frames(self.frames))
-        if not isinstance(self.frames, FrameSequence):
+        # Arrays first: the structural check costs more than all the others together.
+        if not isinstance(self.frames, (np.ndarray, FrameSequence)):
             given = type(self.frames).__name__
             raise FrameError(f"got frames of type {given}; expected something with len, shape and slicing")
         _layout(tuple(self.frames.shape))

@@ -7,6 +7,7 @@ those of the tower's own forward (spec section 0); its modules and weights are u
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -87,14 +88,29 @@ def _block(block: Any, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor
 
 def _positions(tower: Qwen3VLVisionModel, grid: Grid) -> tuple[torch.Tensor, Rotation]:
     """Learned position embeddings (P, hidden) resampled to the grid, and rotary angles (P, head_dim)."""
-    grid_thw = torch.tensor([[1, *grid]], device=tower.device)
-    merge = tower.spatial_merge_size
-    indices, weights = get_vision_interpolation_indices_and_weights(
-        grid_thw,
-        num_grid_per_side=tower.num_grid_per_side,
-        mode=tower.interpolation_mode,
-        align_corners=tower.interpolation_align_corners,
-        spatial_merge_size=merge,
+    indices, weights, places = _grid_positions(
+        grid,
+        tower.num_grid_per_side,
+        tower.interpolation_mode,
+        tower.interpolation_align_corners,
+        tower.spatial_merge_size,
+        tower.device,
     )
     learned = (tower.pos_embed(indices) * weights[:, :, None]).sum(1).to(tower.dtype)
-    return learned, tower.rotary_pos_emb(learned, get_vision_position_ids(grid_thw, merge))
+    return learned, tower.rotary_pos_emb(learned, places)
+
+
+@lru_cache(maxsize=32)
+def _grid_positions(
+    grid: Grid, table_side: int, mode: str, align_corners: bool, merge: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What depends on the grid alone: table rows and weights of the resampling, and (P, 2) places."""
+    grid_thw = torch.tensor([[1, *grid]], device=device)
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        grid_thw,
+        num_grid_per_side=table_side,
+        mode=mode,
+        align_corners=align_corners,
+        spatial_merge_size=merge,
+    )
+    return indices, weights, get_vision_position_ids(grid_thw, merge)
