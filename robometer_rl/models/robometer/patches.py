@@ -137,14 +137,14 @@ class FramePatcher:
         size = self.resized(*frames.shape[1:3])
         if frames.shape[1:3] == size:
             return frames
-        channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+        channels_first = torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2)
         resized = F.interpolate(channels_first, size=size, mode="bicubic", antialias=True)
         return resized.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
     def _normalise(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         scale = torch.tensor([1.0 / (255.0 * std) for std in self.std])
         shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)])
-        return torch.from_numpy(frames).to(torch.float32).mul_(scale).sub_(shift)
+        return torch.from_numpy(frames.astype(np.float32)).mul_(scale).sub_(shift)
 
     def _cut(self, frames: torch.Tensor, grid: Grid) -> torch.Tensor:
         patch, merge = self.patch_size, self.merge_size
