@@ -53,9 +53,10 @@ def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Loca
         return Location(Path(str(files("robometer_rl") / "assets" / EMBEDDED[text])), EMBEDDED[text])
     if "://" in text:
         raise UnknownModelError(f"got the address {text!r}; this release has no client for a reward server")
-    if Path(text).is_dir():
+    # An empty path would be the working directory.
+    if text and Path(text).is_dir():
         return Location(Path(text), text)
-    if Path(text).exists():
+    if text and Path(text).exists():
         raise UnknownModelError(f"{text} is a file; expected the directory of a checkpoint")
     match = _HUB_ID.fullmatch(text)
     if match is None:
