@@ -44,7 +44,7 @@ class Robometer(RewardModel):
         self.source = source
         self.model_id = model_id
         self.revision = revision
-        self.dtype = str(self.network.dtype).removeprefix("torch.")
+        self.dtype = checkpoint.precision
         self.default_protocol = checkpoint.config.protocol
         self.success_threshold = checkpoint.config.success_threshold
 
@@ -92,9 +92,9 @@ class Robometer(RewardModel):
         with self.lock:
             output = self.network(self.processor.preference_inputs(pairs).to(self.network.device))
         assert output.preference is not None  # every pair prompt asks for it
-        probabilities = output.preference.float().sigmoid().cpu().numpy()
-        require_finite("a preference", probabilities, "pairs")
-        return probabilities
+        logits = output.preference.float().cpu()
+        require_finite("a preference", logits.numpy(), "pairs")
+        return logits.sigmoid().numpy()
 
     def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
         """See `RewardModel.stream`; only what changed since the last step is computed (see `streaming`)."""

@@ -27,18 +27,20 @@ def frame_values(
     Raises:
         NonFiniteOutputError: NaN or infinity in an output.
     """
+    progress, success = progress.float().cpu(), success.float().cpu()
+    # As the heads gave them: a sigmoid would make a number of infinity.
+    require_finite("progress", progress.numpy(), where)
+    require_finite("success", success.numpy(), where)
     if network.config.discrete:
         value, distribution = decode_progress(progress)
     else:
-        value, distribution = progress.float().clamp(0.0, 1.0), progress.new_zeros((len(progress), 0))
-    arrays = [part.float().cpu().numpy() for part in (value, success.float().sigmoid(), distribution)]
-    require_finite("progress", arrays[0], where)
-    require_finite("success", arrays[1], where)
-    return StepPrediction(*arrays)
+        value, distribution = progress.clamp(0.0, 1.0), progress.new_zeros((len(progress), 0))
+    return StepPrediction(value.numpy(), success.sigmoid().numpy(), distribution.numpy())
 
 
 def require_finite(name: str, values: NDArray[np.float32], where: str) -> None:
-    """Raises `NonFiniteOutputError` if one of ``values`` is NaN or infinite, naming which."""
-    if not np.isfinite(values).all():
-        bad = np.flatnonzero(~np.isfinite(values)).tolist()
+    """Raises `NonFiniteOutputError` if an entry of ``values`` (first axis) is NaN or infinite, naming which."""
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite).tolist()
         raise NonFiniteOutputError(f"the model gave {name} that is not finite: {where}, entries {bad}")
