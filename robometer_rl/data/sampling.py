@@ -89,11 +89,11 @@ class ClipStrategies:
         other_task: A history of a successful episode with the instruction of another task: progress and success 0.
     """
 
-    success: float = 0.35
-    failure: float = 0.35
+    success: float = 0.3
+    failure: float = 0.3
     rewind: float = 0.1
     reverse: float = 0.05
-    other_task: float = 0.15
+    other_task: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class SamplingConfig:
     """
 
     max_frames: int = 8
-    pair_fraction: float = 0.25
+    pair_fraction: float = 0.3
     clips: ClipStrategies = field(default_factory=ClipStrategies)
     pairs: PairStrategies = field(default_factory=PairStrategies)
     nested_fraction: float = 0.5

@@ -23,7 +23,7 @@ class LossWeights:
 
     progress: float = 1.0
     success: float = 0.5
-    preference: float = 0.5
+    preference: float = 1.0
 
 
 @dataclass(frozen=True)

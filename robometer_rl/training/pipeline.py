@@ -172,13 +172,13 @@ class _Run:
             logger.info("stage %s is finished", name)
             return load_checkpoint(directory)
         saves = directory / "saves"
-        started = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         work(checkpoint, saves)
-        seconds = self.report.get("seconds", {}) | {name: round(time.perf_counter() - started)}
+        spent = {"wall": round(time.perf_counter() - wall), "cpu": round(time.process_time() - cpu)}
         shutil.rmtree(saves, ignore_errors=True)
         save_checkpoint(directory, checkpoint)
-        self.note(seconds=seconds, threads=torch.get_num_threads())
-        logger.info("stage %s took %d s", name, seconds[name])
+        self.note(seconds=self.report.get("seconds", {}) | {name: spent}, threads=torch.get_num_threads())
+        logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
 
 
