@@ -113,6 +113,8 @@ def test_hidden_states_are_the_recorded_ones() -> None:
     read = (inputs.input_ids[0] == network.special.progress).nonzero().squeeze(-1)
     np.testing.assert_array_equal(read.numpy(), recorded["sample0_prog_positions"])
     np.testing.assert_allclose(hidden[0, read].numpy(), recorded["sample0_prog_hidden"], rtol=0, atol=LOGITS)
+    means = [row[mask].mean(0).numpy() for row, mask in zip(hidden, inputs.attention_mask, strict=True)]
+    np.testing.assert_allclose(means, recorded["last_hidden_mean_per_sample"], rtol=0, atol=LOGITS)
 
 
 @torch.inference_mode()
