@@ -42,15 +42,27 @@ def load_reward_model(
     Raises:
         UnknownModelError: The name means nothing here.
         CheckpointError: The checkpoint is incomplete or of another kind.
+        ValueError: A device or dtype that is not to be had here.
 
     Example:
         >>> model = load_reward_model("mini")
         >>> model.model_id
         'robometer-mini'
     """
+    target = _device(device)
     found = locate(name)
-    checkpoint = load_checkpoint(found.directory, device, _dtype(dtype), attn_implementation, weights, base_model)
+    checkpoint = load_checkpoint(found.directory, target, _dtype(dtype), attn_implementation, weights, base_model)
     return Robometer(checkpoint, source=str(name), model_id=found.model_id, revision=found.revision)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    # Builds of torch without a device's backend assert that it is not asked for.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"got the device {str(device)!r}, which cannot be used here: {error}") from error
+    return target
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -118,3 +118,9 @@ def test_a_base_model_may_be_on_the_hub() -> None:
     model = load_reward_model(FIXTURES / "checkpoint_sharded", base_model="robometer/tiny@v1.0")
     expected = load_reward_model(CHECKPOINT).predict(clips(*SHOWN))
     np.testing.assert_array_equal(model.predict(clips(*SHOWN))[0].progress, expected[0].progress)
+
+
+@pytest.mark.parametrize("device", ["warp-drive", "meta-1", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ValueError, match=f"got the device '{device}', which cannot be used here"):
+        load_reward_model(CHECKPOINT, device=device)

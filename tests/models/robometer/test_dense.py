@@ -55,9 +55,8 @@ def episode(seed: int, length: int, kind: int = 0) -> Clip:
     return Clip(noise(seed, length, SIZES[kind]), TASKS[kind])
 
 
-def assert_equal(fast: Sequence[Prediction] | StepPrediction, slow: Sequence[Prediction] | StepPrediction) -> None:
-    pairs = zip(fast, slow, strict=True) if isinstance(fast, Sequence) else [(fast, slow)]
-    for one, other in pairs:
+def assert_equal(fast: Sequence[Prediction | StepPrediction], slow: Sequence[Prediction | StepPrediction]) -> None:
+    for one, other in zip(fast, slow, strict=True):
         np.testing.assert_allclose(one.progress, other.progress, atol=TOLERANCE)
         np.testing.assert_allclose(one.success, other.success, atol=TOLERANCE)
         np.testing.assert_allclose(one.progress_distribution, other.progress_distribution, atol=TOLERANCE)
@@ -140,7 +139,7 @@ def test_streams_equal_whole_histories(
     for number, (kind, rows, task) in enumerate(steps):
         if kind == "append":
             frames = [noise(number * 3 + row, 1, SIZES[row])[0] for row in rows]
-            assert_equal(stream.append(frames, rows), histories.append(frames, rows))
+            assert_equal([stream.append(frames, rows)], [histories.append(frames, rows)])
         else:
             tasks = [TASKS[task]] * len(rows) if kind == "task" else None
             stream.reset(rows, tasks)
