@@ -32,6 +32,8 @@ class TrainingBatch:
         success: (F,) 0 or 1.
         success_mask: (F,) 1 where success is known.
         preference: (pairs,) 1 if the first trajectory is the better one.
+        said: (F,) number of the task that the frame's instruction names, see `robometer_rl.data.sampling.Sampler`.
+        shown: (F,) number of the task that the frame is from.
     """
 
     clips: RobometerInputs | None
@@ -41,17 +43,17 @@ class TrainingBatch:
     success: Tensor
     success_mask: Tensor
     preference: Tensor
+    said: Tensor
+    shown: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TrainingBatch:
         """A copy on ``device``."""
-        return TrainingBatch(
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(
+            self,
             clips=self.clips and self.clips.to(device),
             pairs=self.pairs and self.pairs.to(device),
-            progress=self.progress.to(device, non_blocking=non_blocking),
-            progress_mask=self.progress_mask.to(device, non_blocking=non_blocking),
-            success=self.success.to(device, non_blocking=non_blocking),
-            success_mask=self.success_mask.to(device, non_blocking=non_blocking),
-            preference=self.preference.to(device, non_blocking=non_blocking),
+            **{name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()},
         )
 
 
@@ -122,6 +124,8 @@ class Collator:
             success=_join([sample.success for sample in shown]),
             success_mask=_join([sample.success_known for sample in shown]),
             preference=torch.tensor([float(pair.first_is_better) for pair in pairs]),
+            said=torch.tensor([sample.said for sample in shown for _ in range(len(sample))]),
+            shown=torch.tensor([sample.shown for sample in shown for _ in range(len(sample))]),
         )
         return {"batch": batch}
 

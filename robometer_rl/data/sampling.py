@@ -151,6 +151,8 @@ class ClipSample:
         success: (T,) float32, 0 or 1.
         success_known: (T,) bool.
         strategy: How it was made.
+        said: Number of the task that the instruction names, see `Sampler.tasks`.
+        shown: Number of the task that the frames are an attempt at.
         view: A number for whoever augments frames: equal numbers, equal augmentation.
     """
 
@@ -162,6 +164,8 @@ class ClipSample:
     success: NDArray[np.float32]
     success_known: NDArray[np.bool_]
     strategy: str
+    said: int
+    shown: int
     view: int
 
     def __len__(self) -> int:
@@ -206,6 +210,12 @@ def clip_path(num_frames: int, start: int, end: int | None, turn: int | None = N
     return np.arange(first, final + 1) if first <= final else np.arange(first, final - 1, -1)
 
 
+@dataclass(frozen=True)
+class _Instruction:
+    task: str
+    text: str
+
+
 class Sampler:
     """Draws samples from labelled episodes.
 
@@ -213,6 +223,9 @@ class Sampler:
         episodes: What to draw from.
         config: What to draw.
         seed: Together with epoch and index it decides everything.
+
+    Attributes:
+        tasks: All tasks of the episodes, in alphabetical order.
 
     Raises:
         SamplingError: A strategy with a positive frequency has no candidates.
@@ -225,9 +238,9 @@ class Sampler:
         for episode in episodes:
             done, failed = self._by_task.setdefault(episode.task, ([], []))
             (done if episode.successful else failed).append(episode)
-        self._tasks = sorted(self._by_task)
-        self._successful = [task for task in self._tasks if self._by_task[task][0]]
-        self._failed = [task for task in self._tasks if self._by_task[task][1]]
+        self.tasks = sorted(self._by_task)
+        self._successful = [task for task in self.tasks if self._by_task[task][0]]
+        self._failed = [task for task in self.tasks if self._by_task[task][1]]
         self._contrasted = [task for task in self._successful if self._by_task[task][1]]
         self._check()
         self._protocols = (NestedFrames(config.max_frames), UniformFrames(config.max_frames))
@@ -241,7 +254,7 @@ class Sampler:
             "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts),
             "an episode that fails": bool(self._failed) or "failure" not in used,
             "a task with both successful episodes and others": bool(self._contrasted) or "failure" not in contrasts,
-            "successful episodes of one task and another task's instruction": len(self._tasks) > 1
+            "successful episodes of one task and another task's instruction": len(self.tasks) > 1
             or "other_task" not in used,
             "successful episodes of two tasks": len(self._successful) > 1 or "other_task" not in contrasts,
         }
@@ -260,18 +273,19 @@ class Sampler:
         strategy = _choose(rng, self.config.clips)
         if strategy == "failure":
             task = _pick(rng, self._failed)
-            return self._history(rng, _pick(rng, self._by_task[task][1]), strategy)
+            return self._history(rng, _pick(rng, self._by_task[task][1]), strategy, self._instruction(rng, task))
         task = _pick(rng, self._successful)
         return self._success_clip(rng, task, strategy)
 
     def _success_clip(self, rng: np.random.Generator, task: str, strategy: str) -> ClipSample:
         episode = _pick(rng, self._by_task[task][0])
         if strategy == "other_task":
-            other = _pick(rng, [name for name in self._tasks if name != task])
-            return self._history(rng, episode, strategy, self._instruction(rng, other), wrong=True)
+            other = _pick(rng, [name for name in self.tasks if name != task])
+            return self._history(rng, episode, strategy, self._instruction(rng, other))
+        instruction = self._instruction(rng, task)
         if strategy == "success":
-            return self._history(rng, episode, strategy)
-        return self._played(rng, episode, strategy)
+            return self._history(rng, episode, strategy, instruction)
+        return self._played(rng, episode, strategy, instruction)
 
     def _pair(self, rng: np.random.Generator) -> PairSample:
         strategy = _choose(rng, self.config.pairs)
@@ -285,34 +299,33 @@ class Sampler:
         elif strategy == "other_task":
             other = _pick(rng, [name for name in self._successful if name != task])
             stranger = _pick(rng, self._by_task[other][0])
-            worse = self._history(rng, stranger, strategy, instruction, wrong=True, whole=True)
+            worse = self._history(rng, stranger, strategy, instruction, whole=True)
         else:
             worse = self._played(rng, episode, strategy, instruction)
         first_is_better = bool(rng.random() < 0.5)
         pair = (better, worse) if first_is_better else (worse, better)
         return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
 
-    def _instruction(self, rng: np.random.Generator, task: str) -> str:
+    def _instruction(self, rng: np.random.Generator, task: str) -> _Instruction:
         done, failed = self._by_task[task]
-        return _pick(rng, (done or failed)[0].instructions)
+        return _Instruction(task, _pick(rng, (done or failed)[0].instructions))
 
     def _history(
         self,
         rng: np.random.Generator,
         episode: Episode,
         strategy: str,
-        instruction: str | None = None,
-        wrong: bool = False,
+        instruction: _Instruction,
         whole: bool = False,
     ) -> ClipSample:
         """An episode played forwards up to some frame."""
         last = len(episode) - 1
         end = last if whole or rng.random() < self.config.whole_fraction else int(rng.integers(last + 1))
         start = 0 if rng.random() < self.config.from_start_fraction else int(rng.integers(end + 1))
-        return self._clip(rng, episode, clip_path(len(episode), start, end), strategy, instruction, wrong)
+        return self._clip(rng, episode, clip_path(len(episode), start, end), strategy, instruction)
 
     def _played(
-        self, rng: np.random.Generator, episode: Episode, strategy: str, instruction: str | None = None
+        self, rng: np.random.Generator, episode: Episode, strategy: str, instruction: _Instruction
     ) -> ClipSample:
         """A successful episode backwards, or forwards and then backwards; it ends well before success."""
         done = int(np.argmax(episode.labels.success > 0)) if episode.labels.success.any() else len(episode) - 1
@@ -329,25 +342,27 @@ class Sampler:
         episode: Episode,
         path: NDArray[np.int64],
         strategy: str,
-        instruction: str | None,
-        wrong: bool = False,
+        instruction: _Instruction,
     ) -> ClipSample:
         """Lays out a path of frames as a protocol would when it scores the path's last frame."""
         path = path[scored_steps(len(path), _pick(rng, self.config.intervals))]
         protocol = self._protocols[int(rng.random() >= self.config.nested_fraction)]
         indices = path[protocol.slots(len(path) - 1)]
         labels = episode.labels
+        wrong = instruction.task != episode.task
         known = np.ones(len(indices), bool)
         nothing = np.zeros(len(indices), np.float32)
         return ClipSample(
             episode=episode.index,
             indices=indices,
-            task=instruction or _pick(rng, episode.instructions),
+            task=instruction.text,
             progress=nothing if wrong else labels.progress[indices],
             progress_known=known if wrong else labels.progress_known[indices],
             success=nothing if wrong else labels.success[indices],
             success_known=known if wrong else labels.success_known[indices],
             strategy=strategy,
+            said=self.tasks.index(instruction.task),
+            shown=self.tasks.index(episode.task),
             view=int(rng.integers(1 << 16)),
         )
 

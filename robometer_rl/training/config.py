@@ -19,11 +19,14 @@ class LossWeights:
         progress: Of frame-level progress. The published model was trained with 1 / clip length.
         success: Of frame-level success.
         preference: Of pairs.
+        grounding: Of naming the task said and the task shown, which teaches a new decoder to read; see `grounding`.
+            0 for networks that come from a language model.
     """
 
     progress: float = 1.0
     success: float = 0.5
     preference: float = 1.0
+    grounding: float = 0.3
 
 
 @dataclass(frozen=True)

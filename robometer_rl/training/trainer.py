@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,6 +19,7 @@ from robometer_rl.data.collate import Collator, TrainingBatch
 from robometer_rl.data.sampling import Sample, Sampler
 from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
 from robometer_rl.training.config import LossWeights, StageConfig
+from robometer_rl.training.grounding import Grounding
 from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
 
 __all__ = [
@@ -34,10 +36,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_GROUNDING_FILE = "grounding.safetensors"
+
 
 class TargetCounts(NamedTuple):
     """What the losses of one optimiser step are divided by; scalars."""
 
+    frames: Tensor
     progress: Tensor
     positives: Tensor
     negatives: Tensor
@@ -48,6 +53,7 @@ def count_targets(batches: list[TrainingBatch]) -> TargetCounts:
     """Counts over all micro-batches of a step."""
     classes = [count_classes(batch.success, batch.success_mask) for batch in batches]
     return TargetCounts(
+        torch.tensor(float(sum(len(batch.progress) for batch in batches))),
         torch.stack([batch.progress_mask.sum() for batch in batches]).sum(),
         torch.stack([count.positives for count in classes]).sum(),
         torch.stack([count.negatives for count in classes]).sum(),
@@ -63,15 +69,17 @@ class Objective(nn.Module):
     Args:
         checkpoint: The network to train.
         weights: Of the losses.
+        tasks: How many tasks there are to name, see `Grounding`.
     """
 
     accepts_loss_kwargs = True
     """Tells the Trainer that the loss is normalised over all micro-batches of a step."""
 
-    def __init__(self, checkpoint: Checkpoint, weights: LossWeights) -> None:
+    def __init__(self, checkpoint: Checkpoint, weights: LossWeights, tasks: int = 1) -> None:
         super().__init__()
         self.network = checkpoint.network
         self.weights = weights
+        self.grounding = Grounding(checkpoint.network, tasks) if weights.grounding else None
         self.parts: dict[str, list[float]] = defaultdict(list)
 
     def forward(self, batch: TrainingBatch, num_items_in_batch: TargetCounts | None = None) -> dict[str, Tensor]:
@@ -97,10 +105,11 @@ class Objective(nn.Module):
             losses["preference"] = preference_loss(preference, batch.preference, counts.pairs)
             right = (preference > 0) == (batch.preference > 0.5)
             self.parts["preference_accuracy"].append(right.float().mean().item())
+        if self.grounding is not None:
+            losses["grounding"] = self.grounding(batch, counts.frames)
         for name, loss in losses.items():
             self.parts[name].append(loss.item())
-        weights = {"progress": self.weights.progress, "success": self.weights.success}
-        weights["preference"] = self.weights.preference
+        weights = asdict(self.weights)
         return {"loss": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()}
 
     def take_parts(self) -> dict[str, float]:
@@ -204,10 +213,16 @@ class RobometerTrainer(Trainer):
         super().log({**logs, **self.objective.take_parts()}, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save_checkpoint(Path(output_dir or str(self.args.output_dir)), self.checkpoint)
+        directory = Path(output_dir or str(self.args.output_dir))
+        save_checkpoint(directory, self.checkpoint)
+        if self.objective.grounding is not None:
+            save_file(self.objective.grounding.state_dict(), directory / _GROUNDING_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.checkpoint.network.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+        directory = Path(resume_from_checkpoint)
+        self.checkpoint.network.load_state_dict(load_file(directory / "model.safetensors"))
+        if self.objective.grounding is not None:
+            self.objective.grounding.load_state_dict(load_file(directory / _GROUNDING_FILE))
 
 
 def run_stage(
@@ -237,8 +252,9 @@ def run_stage(
     if not sampler.config.pair_fraction:
         network.preference_head.requires_grad_(False)
     dataset = SampleDataset(sampler, stage.steps * stage.batch_size * stage.accumulate, number)
+    torch.manual_seed(arguments.seed)  # the objective has weights of its own
     trainer = RobometerTrainer(
-        Objective(checkpoint, weights),
+        Objective(checkpoint, weights, len(sampler.tasks)),
         checkpoint,
         stage.vision_learning_rate,
         args=arguments,

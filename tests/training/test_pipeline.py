@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robometer_rl.data.collate import Collator, PixelSource
-from robometer_rl.data.sampling import Sampler, SamplingConfig, SamplingError, make_episodes
+from robometer_rl.data.sampling import ClipStrategies, Sampler, SamplingConfig, SamplingError, make_episodes
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
@@ -81,7 +81,8 @@ def test_training_goes_on_from_a_checkpoint(data, tmp_path):
 def test_calibration_writes_the_threshold_that_separates_success(tmp_path):
     checkpoint = make_tiny()
     trajectories = make_episodes_of_two_tasks(2)
-    sampler = Sampler(make_episodes(trajectories), SamplingConfig(max_frames=4, pair_fraction=0.0))
+    clips = ClipStrategies(success=0.5, failure=0.5, rewind=0.0, reverse=0.0, other_task=0.0)
+    sampler = Sampler(make_episodes(trajectories), SamplingConfig(max_frames=4, pair_fraction=0.0, clips=clips))
     stage = StageConfig(steps=60, batch_size=16, vision_learning_rate=3e-3)
     arguments = training_arguments(tmp_path, 60, 16, 3e-3, 0.0, 0.1, seed=0, use_cpu=True, save_strategy="no")
     collator = Collator(checkpoint.processor, PixelSource(trajectories, augment=False, seed=0))

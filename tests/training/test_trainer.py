@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_gradient_of_micro_batches_is_that_of_the_whole_batch(checkpoint, sa
     whole = collate(samples)["batch"]
     whole.progress_mask[::3] = 0  # different numbers of known frames in each piece
     pieces = [collate(samples[:3])["batch"], collate(samples[3:])["batch"]]
-    objective = Objective(checkpoint, LossWeights()).eval()
+    objective = Objective(checkpoint, LossWeights(), len(sampler.tasks)).eval()
     masks = _mask_alike(whole, pieces, samples)
     assert masks
     objective(whole)["loss"].backward()
@@ -89,7 +90,7 @@ def _mask_alike(whole, pieces, samples):
 def test_both_trajectories_of_a_pair_are_supervised(checkpoint, sampler, trajectories):
     pairs = [sample for index in range(20) if not hasattr(sample := sampler.sample(0, index), "indices")]
     batch = _collator(checkpoint, trajectories)(pairs[:1])["batch"]
-    objective = Objective(checkpoint, LossWeights(success=0.0, preference=0.0)).eval()
+    objective = Objective(checkpoint, LossWeights(success=0.0, preference=0.0, grounding=0.0)).eval()
     first = len(pairs[0].first)
     batch.progress_mask[:first] = 0
     assert objective(batch)["loss"].item() > 0
@@ -100,7 +101,7 @@ def test_both_trajectories_of_a_pair_are_supervised(checkpoint, sampler, traject
 def test_training_lowers_the_loss(checkpoint, sampler, trajectories, tmp_path):
     collate = _collator(checkpoint, trajectories)
     fixed = collate([sampler.sample(7, index) for index in range(24)])["batch"]
-    objective = Objective(checkpoint, LossWeights())
+    objective = Objective(checkpoint, LossWeights(grounding=0.0))
     before = objective.eval()(fixed)["loss"].item()
     stage = StageConfig(steps=30, batch_size=8, vision_learning_rate=3e-3)
     _run(checkpoint, sampler, collate, tmp_path, stage, steps=30, batch_size=8, learning_rate=3e-3)
@@ -152,3 +153,28 @@ def test_a_stage_has_its_samples_in_their_order(sampler):
     assert dataset[2].strategy == sampler.sample(3, 2).strategy
     with pytest.raises(IndexError):
         dataset[5]
+
+
+def test_naming_what_is_said_and_shown_is_learned_and_resumed(sampler, trajectories, tmp_path):
+    checkpoint = make_tiny()
+    batch = _collator(checkpoint, trajectories)([sampler.sample(0, index) for index in range(12)])["batch"]
+    objective = Objective(checkpoint, LossWeights(), tasks=len(sampler.tasks))
+    objective(batch)
+    first = objective.take_parts()["grounding"]
+    assert first == pytest.approx(math.log(2), abs=0.2), "two tasks, nothing known yet"
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        objective(batch)["loss"].backward()
+        optimizer.step()
+    assert objective.take_parts()["grounding"] < first
+    _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path)
+    assert (tmp_path / "checkpoint-4" / "grounding.safetensors").exists()
+
+
+def test_without_grounding_there_are_no_heads_to_throw_away(checkpoint, sampler, trajectories):
+    batch = _collator(checkpoint, trajectories)([sampler.sample(0, index) for index in range(4)])["batch"]
+    objective = Objective(checkpoint, LossWeights(grounding=0.0))
+    objective(batch)
+    assert "grounding" not in objective.take_parts()
+    assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"network"}
