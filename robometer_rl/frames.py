@@ -124,7 +124,7 @@ def check_task(task: Any) -> str:
     return task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """What a model is asked about: the frames of a trajectory and one instruction.
 
@@ -149,6 +149,12 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its frames."""
+        shape = tuple(self.frames.shape)
+        return (shape[2], shape[3]) if _layout(shape) else (shape[1], shape[2])
 
     def read(self, indices: Iterable[int] | None = None) -> NDArray[np.uint8]:
         """Reads frames, all or the chosen ones in the order given, as uint8 (T, H, W, 3); see `as_frames`."""

@@ -22,7 +22,7 @@ class NonFiniteOutputError(ArithmeticError):
     """A model produced NaN or infinity; the message names the clip and the frame."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Values for the scored frames of one clip.
 
@@ -74,7 +74,9 @@ class Prediction:
     def save(self, path: str | Path) -> None:
         """Writes the arrays and their origin as ``.npz``."""
         values = {name: "" if value is None else value for name, value in self._as_dict().items()}
-        np.savez(path, allow_pickle=False, **values)
+        # An open file keeps numpy from adding a suffix that `load` would not look for.
+        with Path(path).open("wb") as file:
+            np.savez(file, allow_pickle=False, **values)
 
     @classmethod
     def load(cls, path: str | Path) -> Prediction:
@@ -94,7 +96,7 @@ class Prediction:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepPrediction:
     """Values for the newest frame of several histories.
 

@@ -82,9 +82,13 @@ class RewardStream(ABC):
         if isinstance(tasks, str):
             raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
         same_length("tasks", len(tasks), len(chosen))
-        checked = [check_task(task) for task in tasks]
+        checked = [self._check_task(task) for task in tasks]
         for index, task in zip(chosen, checked, strict=True):
             self.tasks[index] = task
+
+    def _check_task(self, task: str) -> str:
+        """Returns a task that can be asked about; raises `TaskError` otherwise."""
+        return check_task(task)
 
 
 class RewardModel(ABC):
@@ -97,7 +101,7 @@ class RewardModel(ABC):
         dtype: Precision recorded in outputs.
         default_protocol: What ``protocol=None`` means for this model.
         success_threshold: Calibrated threshold on the success probability, None if it was never calibrated.
-        lock: Serialises calls from several threads; every public method holds it.
+        lock: Held while the model computes, so that several threads may share one. A stream belongs to one thread.
     """
 
     source: str
@@ -128,11 +132,12 @@ class RewardModel(ABC):
             One prediction per clip with ``len(scored_steps(len(clip), every))`` values.
         """
         protocol = protocol or self.default_protocol
-        queries = [_StepQueries(clip, protocol, every) for clip in clips]
         results: list[list[Prediction]] = [[] for _ in clips]
-        numbered = ((number, query) for number, episode in enumerate(queries) for query in episode)
+        questions = (
+            (number, question) for number, clip in enumerate(clips) for question in _questions(clip, protocol, every)
+        )
         with self.lock:
-            for batch in _batches(numbered, 16):
+            for batch in _batches(questions, 16):
                 for (number, _), prediction in zip(batch, self.predict([clip for _, clip in batch]), strict=True):
                     results[number].append(prediction)
         return [
@@ -175,18 +180,11 @@ class RewardModel(ABC):
         )
 
 
-@dataclass(frozen=True)
-class _StepQueries:
-    """The clips that the model is shown for the scored steps of one episode, made one at a time."""
-
-    clip: Clip
-    protocol: FrameProtocol
-    every: int
-
-    def __iter__(self) -> Iterator[Clip]:
-        steps = scored_steps(len(self.clip), self.every)
-        for t in range(len(steps)):
-            yield Clip(self.clip.read(steps[self.protocol.slots(t)]), self.clip.task)
+def _questions(clip: Clip, protocol: FrameProtocol, every: int) -> Iterator[Clip]:
+    """What the model is shown for each scored step of an episode, made one at a time."""
+    steps = scored_steps(len(clip), every)
+    for t in range(len(steps)):
+        yield Clip(clip.read(steps[protocol.slots(t)]), clip.task)
 
 
 @dataclass
@@ -205,7 +203,7 @@ class HistoryStream(RewardStream):
             raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
         self.model = model
         self.protocol = protocol
-        self.tasks = [check_task(task) for task in tasks]
+        self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
 
     def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:

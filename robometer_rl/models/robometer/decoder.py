@@ -30,12 +30,12 @@ class Prefix:
     Attributes:
         layers: Keys and values of C caches.
         visible: (B, P) bool, which of the cached tokens each row sees.
-        caches: (B,) which cache stands in front of each row.
+        caches: (B,) which cache stands in front of each row; None if each row has its own, in order.
     """
 
     layers: KeyValues
     visible: torch.Tensor
-    caches: torch.Tensor
+    caches: torch.Tensor | None
 
     def mask(self, length: int) -> torch.Tensor:
         """(B, 1, length, P + length) bool, True where a new token may look."""
@@ -61,9 +61,10 @@ class _Recorder:
             self.new.append((key, value))
         if self.prefix is None:
             return key, value
-        caches = self.prefix.caches
-        before = [part.index_select(0, caches) for part in self.prefix.layers[layer_idx]]
-        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+        keys, values = self.prefix.layers[layer_idx]
+        if self.prefix.caches is not None:
+            keys, values = keys.index_select(0, self.prefix.caches), values.index_select(0, self.prefix.caches)
+        return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
 
 
 def decode(
@@ -96,6 +97,8 @@ def decode(
     mask = _mask_for(decoder, prefix, embeddings)
     rotation = decoder.rotary_emb(embeddings, positions)
     checkpointing = decoder.gradient_checkpointing and decoder.training
+    if checkpointing and (prefix is not None or keep):
+        raise ValueError("a decoder in training with gradient checkpointing has neither prefixes nor a cache")
     hidden = embeddings
     for depth, layer in enumerate(decoder.layers):
         if checkpointing:

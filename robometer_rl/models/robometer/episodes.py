@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from robometer_rl.frames import Clip, scored_steps
 from robometer_rl.models.robometer.decoder import require_masks
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.patches import Grid
 from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.models.robometer.tokens import Segment
+from robometer_rl.models.robometer.tokens import FrameBlocks
 
 __all__ = ["Episode", "EpisodePass"]
 
@@ -29,26 +28,20 @@ class Episode:
         number: Its place in the pack.
         clip: Where frames are read from.
         steps: Frame numbers of the scored steps; a step is an index into this.
-        head: Prompt before the first frame.
-        blocks: Tokens of the k-th shown frame, k counted from 0.
-        starts: Rope position at which it starts.
+        layout: Where the shown frames stand.
         vectors: (steps, hidden) what the heads read for each step.
-        features: Vision features that will be used again, by step.
     """
 
     number: int
     clip: Clip
     steps: NDArray[np.int64]
-    head: Segment
-    blocks: list[Segment]
-    starts: list[int]
+    layout: FrameBlocks
     vectors: torch.Tensor
-    features: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         """Tokens of the prompt with as many frames as can be shown."""
-        return len(self.head) + sum(len(block) for block in self.blocks)
+        return self.layout.ends[-1]
 
 
 class EpisodePass(ABC):
@@ -95,32 +88,23 @@ class EpisodePass(ABC):
             yield pack
 
     def _episode(self, clip: Clip, every: int) -> Episode:
-        grid = self._grid(clip)
-        head = self._processor.progress_head(clip.task)
-        # The head has captioned the first frame.
-        blocks = [self._processor.tokens.frame(k + 1 if k else None, grid) for k in range(self._max_frames)]
-        starts = np.cumsum([head.advance, *(block.advance for block in blocks)]).tolist()
+        grid = self._processor.patcher.grid(*clip.size)
+        layout = self._processor.frame_blocks(clip.task, grid, self._max_frames)
         steps = scored_steps(len(clip), every)
         hidden = self._network.model.language_model.config.hidden_size
         vectors = torch.empty((len(steps), hidden), device=self._network.device, dtype=self._network.dtype)
-        return Episode(0, clip, steps, head, blocks, starts, vectors)
-
-    def _grid(self, clip: Clip) -> Grid:
-        return self._processor.patcher.grid(*clip.read([0]).shape[1:3])
+        return Episode(0, clip, steps, layout, vectors)
 
     def _encode(self, wanted: Iterable[tuple[Episode, int]]) -> list[torch.Tensor]:
-        """Vision features of steps' frames, those that an episode keeps taken from it."""
-        wanted = list(wanted)
-        missing = [(episode, t) for episode, t in wanted if t not in episode.features]
+        """Vision features of steps' frames."""
         patched = []
-        for _, run in groupby(missing, key=lambda item: item[0].number):
+        for _, run in groupby(wanted, key=lambda item: item[0].number):
             frames = list(run)
             episode = frames[0][0]
             patched.append(self._processor.patcher(episode.clip.read([int(episode.steps[t]) for _, t in frames])))
-        encoded = iter(self._network.encode(patched))
-        return [episode.features[t] if t in episode.features else next(encoded) for episode, t in wanted]
+        return self._network.encode(patched)
 
-    def _batches(self, rows: Sequence[tuple[Episode, int]], tokens: int) -> Iterator[Sequence[tuple[Episode, int]]]:
+    def _batches(self, rows: list[tuple[Episode, int]], tokens: int) -> Iterator[list[tuple[Episode, int]]]:
         """Rows of at most ``tokens`` new tokens each, in passes that fit the token budget."""
         size = max(1, self._token_budget // tokens)
         for start in range(0, len(rows), size):

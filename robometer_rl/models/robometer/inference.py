@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robometer_rl.frames import Clip, FrameProtocol, NestedFrames
+from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.packed import NestedPass
@@ -19,6 +20,12 @@ from robometer_rl.models.robometer.streaming import RobometerStream
 from robometer_rl.prediction import Prediction
 
 __all__ = ["Robometer"]
+
+T = TypeVar("T")
+
+# What surrounds the patches in a prompt, roughly: it only decides how many clips share a pass.
+_PROMPT_TOKENS = 120
+_CAPTION_TOKENS = 8
 
 
 class Robometer(RewardModel):
@@ -31,7 +38,7 @@ class Robometer(RewardModel):
         revision: Commit on the Hub, if known.
 
     Attributes:
-        token_budget: Tokens per pass of the decoder when whole episodes are scored; bounds memory.
+        token_budget: Tokens per pass of the decoder; bounds memory.
     """
 
     token_budget: int = 8192
@@ -51,13 +58,14 @@ class Robometer(RewardModel):
     @torch.inference_mode()
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`; in video mode there is one value per frame pair."""
-        if not clips:
-            return []
-        with self.lock:
-            output = self.network(self.processor.progress_inputs(clips).to(self.network.device))
-        counts = [sum(sides) for sides in output.sides]
-        values = zip(output.progress.split(counts), output.success.split(counts), strict=True)
-        return [self._prediction(*parts, where=f"clip {number}") for number, parts in enumerate(values)]
+        results: list[Prediction] = []
+        for chunk in self._chunks(list(clips), self._tokens):
+            with self.lock:
+                output = self.network(self.processor.progress_inputs(chunk).to(self.network.device))
+            counts = [sum(sides) for sides in output.sides]
+            names = [f"clip {n}, frame {i}" for n, count in enumerate(counts, len(results)) for i in range(count)]
+            results += _split(self._prediction(output.progress, output.success, names), counts)
+        return results
 
     @torch.inference_mode()
     def predict_steps(
@@ -67,34 +75,26 @@ class Robometer(RewardModel):
         protocol = protocol or self.default_protocol
         if not self.network.reads_tokens:
             return super().predict_steps(clips, protocol, every)
-        if isinstance(protocol, NestedFrames):
+        # Not its subclasses, which may have another rule.
+        if type(protocol) is NestedFrames:
             scoring = NestedPass(self.network, self.processor, protocol, self.token_budget)
         else:
             scoring = RepeatedPass(self.network, self.processor, protocol, self.token_budget)
+        results = []
         with self.lock:
-            outputs = [self.network.read(vectors) for vectors in scoring.vectors(clips, every)]
-        return [
-            replace(self._prediction(*output, where=f"clip {number}"), protocol=str(protocol), every=every)
-            for number, output in enumerate(outputs)
-        ]
+            for number, (clip, vectors) in enumerate(zip(clips, scoring.vectors(clips, every), strict=True)):
+                names = [f"clip {number}, frame {step}" for step in scored_steps(len(clip), every).tolist()]
+                values = self._prediction(*self.network.read(vectors), names)
+                results.append(replace(values, protocol=str(protocol), every=every))
+        return results
 
     @torch.inference_mode()
     def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
         """See `RewardModel.compare`."""
-        if not pairs:
-            return np.zeros(0, np.float32)
         first = self._first_is_better(pairs)
         if not both_orders:
             return first
         return (first + 1.0 - self._first_is_better([(b, a) for a, b in pairs])) * np.float32(0.5)
-
-    def _first_is_better(self, pairs: Sequence[tuple[Clip, Clip]]) -> NDArray[np.float32]:
-        with self.lock:
-            output = self.network(self.processor.preference_inputs(pairs).to(self.network.device))
-        assert output.preference is not None  # every pair prompt asks for it
-        logits = output.preference.float().cpu()
-        require_finite("a preference", logits.numpy(), "pairs")
-        return logits.sigmoid().numpy()
 
     def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
         """See `RewardModel.stream`; only what changed since the last step is computed (see `streaming`)."""
@@ -103,8 +103,38 @@ class Robometer(RewardModel):
             return super().stream(tasks, protocol)
         return RobometerStream(self.network, self.processor, self.lock, tasks, protocol)
 
-    def _prediction(self, progress: torch.Tensor, success: torch.Tensor, where: str) -> Prediction:
-        values = frame_values(self.network, progress, success, where)
+    def _first_is_better(self, pairs: Sequence[tuple[Clip, Clip]]) -> NDArray[np.float32]:
+        results = np.zeros(0, np.float32)
+        for chunk in self._chunks(list(pairs), lambda pair: sum(map(self._tokens, pair))):
+            with self.lock:
+                output = self.network(self.processor.preference_inputs(chunk).to(self.network.device))
+            assert output.preference is not None  # every pair prompt asks for it
+            logits = output.preference.float().cpu()
+            names = [f"pair {number}" for number in range(len(results), len(results) + len(chunk))]
+            require_finite("a preference", logits.numpy(), names)
+            results = np.concatenate([results, logits.sigmoid().numpy()])
+        return results
+
+    def _tokens(self, clip: Clip) -> int:
+        """About as many tokens as a clip's prompt has."""
+        patcher = self.processor.patcher
+        return _PROMPT_TOKENS + len(clip) * (patcher.tokens(patcher.grid(*clip.size)) + _CAPTION_TOKENS)
+
+    def _chunks(self, items: list[T], tokens: Callable[[T], int]) -> Iterator[list[T]]:
+        """Items that go through the network together: padded to the longest, they fit the token budget."""
+        chunk: list[T] = []
+        longest = 0
+        for item in items:
+            longest = max(longest, tokens(item))
+            if chunk and (len(chunk) + 1) * longest > self.token_budget:
+                yield chunk
+                chunk, longest = [], tokens(item)
+            chunk.append(item)
+        if chunk:
+            yield chunk
+
+    def _prediction(self, progress: torch.Tensor, success: torch.Tensor, names: Sequence[str]) -> Prediction:
+        values = frame_values(self.network, progress, success, names)
         return Prediction(
             values.progress,
             values.success,
@@ -113,4 +143,18 @@ class Robometer(RewardModel):
             model_id=self.model_id,
             revision=self.revision,
             dtype=self.dtype,
+        )
+
+
+def _split(prediction: Prediction, counts: list[int]) -> Iterator[Prediction]:
+    """The parts of a prediction that belong to clips of so many frames each."""
+    end = 0
+    for count in counts:
+        part = slice(end, end + count)
+        end += count
+        yield replace(
+            prediction,
+            progress=prediction.progress[part],
+            success=prediction.success[part],
+            progress_distribution=prediction.progress_distribution[part],
         )

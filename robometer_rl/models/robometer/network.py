@@ -88,7 +88,7 @@ class RobometerNetwork(nn.Module):
         """
         encoded: dict[int, torch.Tensor] = {}
         for grid, runs in group_by_grid(frames).items():
-            pixels = torch.cat([run.pixels.to(self.device) for run in runs])
+            pixels = torch.cat([run.pixels for run in runs])
             features = encode_frames(self.model.visual, PatchedFrames(pixels, grid))
             for run, part in zip(runs, features.split([len(run) for run in runs]), strict=True):
                 encoded[id(run)] = part
@@ -103,8 +103,9 @@ class RobometerNetwork(nn.Module):
             frames = hidden[ids == self.special.progress]
         else:
             frames = self._pool(hidden[self._visual(ids)], [feature.shape[1] for feature in features])
-        asked = ids == self.special.preference
-        preference = self.preference_head(hidden[asked]).squeeze(-1) if bool(asked.any()) else None
+        preference = None
+        if any(len(sides) == 2 for sides in inputs.sides):
+            preference = self.preference_head(hidden[ids == self.special.preference]).squeeze(-1)
         return RobometerOutput(*self.read(frames), preference, inputs.sides)
 
     def decode(
@@ -114,6 +115,7 @@ class RobometerNetwork(nn.Module):
         features: list[torch.Tensor],
         prefix: Prefix | None = None,
         keep: bool = False,
+        rows: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, KeyValues]:
         """Decoder outputs of token rows with visual features in their places; see `decoder.decode`.
 
@@ -123,10 +125,11 @@ class RobometerNetwork(nn.Module):
             features: Of every frame in ``ids``, in order of appearance.
             prefix: Cached tokens in front of the rows.
             keep: Whether to return the keys and values of the new tokens.
+            rows: `visual_rows` of ``ids``, for callers that know them without asking the device.
         """
         decoder = self.model.language_model
         embeddings = decoder.embed_tokens(ids)
-        rows = self._visual(ids).flatten().nonzero().squeeze(-1)
+        rows = self.visual_rows(ids) if rows is None else rows
         if not features:
             return decode(decoder, embeddings, positions, embeddings.new_zeros(0), rows, prefix, keep)
         visual = torch.cat(features, dim=1)
@@ -139,6 +142,10 @@ class RobometerNetwork(nn.Module):
         """Progress and success outputs of (F, hidden) frame vectors."""
         progress = self.progress_head(frames)
         return progress if self.config.discrete else progress.squeeze(-1), self.success_head(frames).squeeze(-1)
+
+    def visual_rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Where the visual tokens of (B, S) ids stand in the flattened batch."""
+        return self._visual(ids).flatten().nonzero().squeeze(-1)
 
     def _visual(self, ids: torch.Tensor) -> torch.Tensor:
         return ids == (self.special.image if self.config.multi_image else self.special.video)

@@ -31,9 +31,11 @@ from robometer_rl.models.robometer.episodes import Episode, EpisodePass
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.models.robometer.tokens import join
 
 __all__ = ["NestedPass"]
+
+Features = dict[tuple[int, int], torch.Tensor]
+"""Vision features by episode and step."""
 
 
 @dataclass
@@ -68,15 +70,16 @@ class _Chain:
     def before(self, leaves: Sequence[tuple[int, int]]) -> Prefix:
         """What leaves see; each gives the place of its episode here and the number of frames shown before it."""
         caches = [episode for episode, _ in leaves]
-        ends = torch.tensor([self.ends[episode][shown - 1] for episode, shown in leaves])
-        longest = int(ends.max())
+        ends = [self.ends[episode][shown - 1] for episode, shown in leaves]
+        longest = max(ends)
         device = self.root.device
         places = torch.arange(longest, device=device)
         visible = self.root[caches, :longest]
         # After the root's padding, everything up to the last keyframe shown.
-        visible = visible | ((places >= self.ends[0][0]) & (places < ends.to(device)[:, None]))
+        visible = visible | ((places >= self.ends[0][0]) & (places < torch.tensor(ends, device=device)[:, None]))
         layers = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self.layers]
-        return Prefix(layers, visible, torch.tensor(caches, device=device))
+        in_order = caches == list(range(len(self.ends)))
+        return Prefix(layers, visible, None if in_order else torch.tensor(caches, device=device))
 
 
 class NestedPass(EpisodePass):
@@ -90,41 +93,47 @@ class NestedPass(EpisodePass):
 
     def _score(self, pack: list[Episode]) -> None:
         root = self._root(pack)
+        features: Features = {}
         for stride, steps in self._protocol.levels(max(len(episode.steps) for episode in pack)):
             episodes = [episode for episode in pack if len(episode.steps) > max(steps.start, 1)]
             if episodes:
-                chain = self._chain(root, episodes, stride, steps)
+                chain = self._chain(root, episodes, stride, steps, features)
                 self._leaves(chain, episodes, stride, steps)
-            for episode in episodes:
-                episode.features = {t: kept for t, kept in episode.features.items() if t % (2 * stride) == 0}
+            # Every other keyframe of this stride is one of the next.
+            features = {key: feature for key, feature in features.items() if key[1] % (2 * stride) == 0}
 
     def _root(self, pack: list[Episode]) -> _Chain:
         """Prompts and first frames."""
-        rows = []
-        for episode, feature in zip(pack, self._encode((episode, 0) for episode in pack), strict=True):
-            tokens = join([episode.head, episode.blocks[0]])
-            rows.append(Row(0, tokens, [feature], [len(tokens) - 1]))
+        features = self._encode((episode, 0) for episode in pack)
+        rows = [
+            Row.of_frames(0, episode.layout.blocks[:1], [feature])
+            for episode, feature in zip(pack, features, strict=True)
+        ]
         reads, layers = extend(self._network, rows)
         for episode, read in zip(pack, reads, strict=True):
             episode.vectors[0] = read[0]
-        lengths = torch.tensor([len(row.tokens) for row in rows], device=self._network.device)
-        longest = int(lengths.max())
-        own = torch.arange(longest, device=self._network.device) < lengths[:, None]
-        return _Chain(layers, own, [[longest]] * len(pack))
+        lengths = [len(row.tokens) for row in rows]
+        own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return _Chain(layers, own.to(self._network.device), [[max(lengths)]] * len(pack))
 
-    def _chain(self, root: _Chain, episodes: list[Episode], stride: int, steps: range) -> _Chain:
-        """The keyframes of one stride behind the root, and the values of those that are steps of this stride."""
+    def _chain(self, root: _Chain, episodes: list[Episode], stride: int, steps: range, features: Features) -> _Chain:
+        """The keyframes of one stride behind the root, and the values of those that are steps of this stride.
+
+        Takes their features from ``features`` and adds those that are missing.
+        """
         numbers = [episode.number for episode in episodes]
         keyframes = [range(stride, min(steps.stop, len(episode.steps)), stride) for episode in episodes]
         if not any(keyframes):  # with two frames at most, a leaf can hang off frame 0
             return root.of(numbers)
         wanted = [(episode, t) for episode, chosen in zip(episodes, keyframes, strict=True) for t in chosen]
-        for (episode, t), feature in zip(wanted, self._encode(wanted), strict=True):
-            episode.features[t] = feature
-        rows = [
-            Row.of_frames(episode.starts[1], episode.blocks[1 : len(chosen) + 1], [episode.features[t] for t in chosen])
-            for episode, chosen in zip(episodes, keyframes, strict=True)
-        ]
+        missing = [(episode, t) for episode, t in wanted if (episode.number, t) not in features]
+        for (episode, t), feature in zip(missing, self._encode(missing), strict=True):
+            features[episode.number, t] = feature
+        rows = []
+        for episode, chosen in zip(episodes, keyframes, strict=True):
+            blocks = episode.layout.blocks[1 : len(chosen) + 1]
+            seen = [features[episode.number, t] for t in chosen]
+            rows.append(Row.of_frames(episode.layout.starts[1], blocks, seen))
         reads, layers = extend(self._network, rows, root.before([(number, 1) for number in numbers]))
         for episode, chosen, read in zip(episodes, keyframes, reads, strict=True):
             for t, vector in zip(chosen, read, strict=True):
@@ -141,11 +150,11 @@ class NestedPass(EpisodePass):
             for t in range(steps.start, min(steps.stop, len(episode.steps)))
             if t % stride
         ]
-        longest = max(len(episode.blocks[-1]) for episode in episodes)
+        longest = max(len(episode.layout.blocks[-1]) for episode in episodes)
         for batch in self._batches(leaves, longest):
             shown = [-(-t // stride) for _, t in batch]
             rows = [
-                Row.of_frames(episode.starts[before], [episode.blocks[before]], [feature])
+                Row.of_frames(episode.layout.starts[before], [episode.layout.blocks[before]], [feature])
                 for (episode, _), before, feature in zip(batch, shown, self._encode(batch), strict=True)
             ]
             prefix = chain.before([(places[e.number], before) for (e, _), before in zip(batch, shown, strict=True)])

@@ -70,8 +70,11 @@ def extend(
         Per row, (reads, hidden) decoder outputs at its reads; and the new tokens' keys and values, rows padded on the
         right, empty unless ``keep``.
     """
-    batch = pad([row.tokens for row in rows], pad_id=0)
+    # The image token of a vocabulary may be the padding of another, so padding must not be taken for images.
+    batch = pad([row.tokens for row in rows], pad_id=network.special.progress)
     starts = torch.tensor([row.start for row in rows])
+    width = batch.ids.shape[1]
+    reads = [number * width + read for number, row in enumerate(rows) for read in row.reads]
     device = network.device
     hidden, layers = network.decode(
         batch.ids.to(device),
@@ -79,5 +82,7 @@ def extend(
         [feature for row in rows for feature in row.features],
         prefix,
         keep,
+        network.visual_rows(batch.ids).to(device),
     )
-    return [hidden[number, row.reads] for number, row in enumerate(rows)], layers
+    vectors = hidden.flatten(0, 1)[torch.tensor(reads, dtype=torch.long, device=device)]
+    return list(vectors.split([len(row.reads) for row in rows])), layers

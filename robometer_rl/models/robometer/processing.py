@@ -16,7 +16,7 @@ from robometer_rl.models.robometer.config import (
     CheckpointError,
     RobometerConfig,
 )
-from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames
+from robometer_rl.models.robometer.patches import FramePatcher, Grid, PatchedFrames
 from robometer_rl.models.robometer.prompts import (
     ANNOUNCE_A,
     ANNOUNCE_B,
@@ -26,7 +26,7 @@ from robometer_rl.models.robometer.prompts import (
     preference_prompt,
     progress_prompt,
 )
-from robometer_rl.models.robometer.tokens import PromptTokens, Segment, TokenBatch, join, pad
+from robometer_rl.models.robometer.tokens import FrameBlocks, PromptTokens, Segment, TokenBatch, join, pad
 
 __all__ = ["PREPROCESSOR_FILE", "RobometerInputs", "RobometerProcessor"]
 
@@ -124,7 +124,7 @@ class RobometerProcessor:
         prompts = [
             join(
                 [
-                    *self._trajectory(self._progress_text(clip.task), patched, first=1, head=True),
+                    *self._trajectory(self._progress_text(clip.task), patched.grid, len(patched), first=1, head=True),
                     self.tokens.tail(),
                 ]
             )
@@ -156,33 +156,36 @@ class RobometerProcessor:
             return self.patcher(frames)
         return self._video_patcher.frame_pairs(self._video_frames.resize(frames))
 
-    def progress_head(self, task: str) -> Segment:
-        """The prompt of a single trajectory up to the caption of its first frame, which it includes."""
-        return self.tokens.head(self._progress_text(task) + caption(1))
+    def frame_blocks(self, task: str, grid: Grid, count: int) -> FrameBlocks:
+        """The prompt of a single trajectory of ``count`` images, cut behind every frame."""
+        opening, first, *later = self._trajectory(self._progress_text(task), grid, count, first=1, head=True)
+        return FrameBlocks([join([opening, first]), *later])
+
+    def check_task(self, task: str) -> str:
+        """Returns ``task``; raises `TaskError` if it is empty or spells out a token that the model reserves."""
+        return check_prompt_task(task, self.tokens.reserved)
 
     def _progress_text(self, task: str) -> str:
-        return progress_prompt(check_prompt_task(task, self.tokens.reserved))
+        return progress_prompt(self.check_task(task))
 
     def _pair(self, task: str, a: PatchedFrames, b: PatchedFrames) -> Segment:
-        prompt = preference_prompt(
-            check_prompt_task(task, self.tokens.reserved), with_progress=self.config.predict_pref_progress
-        )
+        prompt = preference_prompt(self.check_task(task), with_progress=self.config.predict_pref_progress)
         second = len(a) + 1 if self.config.multi_image else 2
         return join(
             [
-                *self._trajectory(prompt + ANNOUNCE_A, a, first=1, head=True),
-                *self._trajectory(ANNOUNCE_B, b, first=second, head=False),
+                *self._trajectory(prompt + ANNOUNCE_A, a.grid, len(a), first=1, head=True),
+                *self._trajectory(ANNOUNCE_B, b.grid, len(b), first=second, head=False),
                 self.tokens.tail(CLOSING, preference=True),
             ]
         )
 
-    def _trajectory(self, text: str, frames: PatchedFrames, first: int, head: bool) -> list[Segment]:
-        """Segments from ``text`` to the last frame; ``first`` is the number of its first picture, or of its video."""
+    def _trajectory(self, text: str, grid: Grid, count: int, first: int, head: bool) -> list[Segment]:
+        """``text``, then ``count`` frames; ``first`` is the number of the first picture, or of the video."""
         opened = self.tokens.head if head else self.tokens.split
         if self.config.multi_image:
-            later = [self.tokens.frame(first + number, frames.grid) for number in range(1, len(frames))]
-            return [opened(text + caption(first)), self.tokens.frame(None, frames.grid), *later]
+            later = [self.tokens.frame(first + number, grid) for number in range(1, count)]
+            return [opened(text + caption(first)), self.tokens.frame(None, grid), *later]
         # A pair of frames stands at the mean of its two times, one frame a second.
-        stamps = [f"<{2 * number + 0.5:.1f} seconds>" for number in range(len(frames))]
-        segments = [self.tokens.video_pair(stamp, frames.grid) for stamp in stamps[1:]]
-        return [opened(f"{text}Video {first}: {stamps[0]}"), self.tokens.video_pair("", frames.grid), *segments]
+        stamps = [f"<{2 * number + 0.5:.1f} seconds>" for number in range(count)]
+        segments = [self.tokens.video_pair(stamp, grid) for stamp in stamps[1:]]
+        return [opened(f"{text}Video {first}: {stamps[0]}"), self.tokens.video_pair("", grid), *segments]

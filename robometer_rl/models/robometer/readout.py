@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ __all__ = ["frame_values", "require_finite"]
 
 
 def frame_values(
-    network: RobometerNetwork, progress: torch.Tensor, success: torch.Tensor, where: str
+    network: RobometerNetwork, progress: torch.Tensor, success: torch.Tensor, names: Sequence[str]
 ) -> StepPrediction:
     """Progress, success probability and progress distribution of raw head outputs.
 
@@ -22,15 +24,15 @@ def frame_values(
         network: Says whether progress is a distribution.
         progress: (F, bins) logits, or (F,) values of a continuous head.
         success: (F,) logits.
-        where: What the F frames are, for error messages.
+        names: What the F frames are, for error messages.
 
     Raises:
         NonFiniteOutputError: NaN or infinity in an output.
     """
     progress, success = progress.float().cpu(), success.float().cpu()
     # As the heads gave them: a sigmoid would make a number of infinity.
-    require_finite("progress", progress.numpy(), where)
-    require_finite("success", success.numpy(), where)
+    require_finite("progress", progress.numpy(), names)
+    require_finite("success", success.numpy(), names)
     if network.config.discrete:
         value, distribution = decode_progress(progress)
     else:
@@ -38,9 +40,9 @@ def frame_values(
     return StepPrediction(value.numpy(), success.sigmoid().numpy(), distribution.numpy())
 
 
-def require_finite(name: str, values: NDArray[np.float32], where: str) -> None:
+def require_finite(what: str, values: NDArray[np.float32], names: Sequence[str]) -> None:
     """Raises `NonFiniteOutputError` if an entry of ``values`` (first axis) is NaN or infinite, naming which."""
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
-        bad = np.flatnonzero(~finite).tolist()
-        raise NonFiniteOutputError(f"the model gave {name} that is not finite: {where}, entries {bad}")
+        bad = "; ".join(names[index] for index in np.flatnonzero(~finite)[:8].tolist())
+        raise NonFiniteOutputError(f"the model gave {what} that is not finite for {bad}")

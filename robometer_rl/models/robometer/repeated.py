@@ -14,22 +14,20 @@ is shown, padding included. They are kept up to a fixed size, those used longest
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-
 import torch
 
 from robometer_rl.frames import FrameProtocol
-from robometer_rl.models.robometer.decoder import KeyValues, Prefix
+from robometer_rl.models.robometer.decoder import Prefix
 from robometer_rl.models.robometer.episodes import Episode, EpisodePass
+from robometer_rl.models.robometer.features import FeatureStore
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.models.robometer.tokens import join
 
 __all__ = ["RepeatedPass"]
 
-_FEATURE_BYTES = 1 << 30
+Key = tuple[int, int]
+"""Number of an episode, and one of its steps."""
 
 
 class RepeatedPass(EpisodePass):
@@ -42,55 +40,47 @@ class RepeatedPass(EpisodePass):
         self._protocol = protocol
 
     def _score(self, pack: list[Episode]) -> None:
-        shown = {episode.number: self._slots(episode) for episode in pack}
-        # Frame 0 goes into the shared beginning if every step shows it first and something else last.
-        shared = int(all(len(slots) > 1 and slots[0] == 0 for steps in shown.values() for slots in steps))
-        layers, lengths = self._root(pack, shared)
-        longest = max(lengths)
-        visible = torch.arange(longest) < torch.tensor(lengths)[:, None]
-        used: OrderedDict[tuple[int, int], int] = OrderedDict()
         steps = [(episode, t) for episode in pack for t in range(len(episode.steps))]
+        shown = {(episode.number, t): self._protocol.slots(t).tolist() for episode, t in steps}
+        store: FeatureStore[Key] = FeatureStore()
+        # Frame 0 goes into the shared beginning if every step shows it first and something after it.
+        shared = int(all(len(slots) > 1 and slots[0] == 0 for slots in shown.values()))
+        beginnings = self._beginnings(pack, store) if shared else None
         for batch in self._batches(steps, max(episode.tokens for episode in pack)):
+            seen = [shown[episode.number, t][shared:] for episode, t in batch]
+            wanted = [(episode, frame) for (episode, _), slots in zip(batch, seen, strict=True) for frame in slots]
+            features = self._features(wanted, store)
             rows = []
-            frames = [(episode, frame) for episode, t in batch for frame in shown[episode.number][t][shared:]]
-            self._keep(frames, used)
-            for episode, t in batch:
-                slots = shown[episode.number][t]
-                blocks = episode.blocks[shared : len(slots)]
-                rows.append(
-                    Row.of_frames(episode.starts[shared], blocks, [episode.features[f] for f in slots[shared:]])
-                )
-            numbers = torch.tensor([episode.number for episode, _ in batch])
-            device = self._network.device
-            prefix = Prefix(layers, visible[numbers].to(device), numbers.to(device))
-            reads, _ = extend(self._network, rows, prefix, keep=False)
+            for (episode, _), slots in zip(batch, seen, strict=True):
+                blocks = episode.layout.blocks[shared : shared + len(slots)]
+                looks = [features[episode.number, frame] for frame in slots]
+                rows.append(Row.of_frames(episode.layout.starts[shared], blocks, looks))
+            reads, _ = extend(self._network, rows, self._prefix(beginnings, batch), keep=False)
             for (episode, t), read in zip(batch, reads, strict=True):
                 episode.vectors[t] = read[-1]
-            self._drop(pack, used)
 
-    def _slots(self, episode: Episode) -> list[list[int]]:
-        return [self._protocol.slots(t).tolist() for t in range(len(episode.steps))]
-
-    def _root(self, pack: list[Episode], shared: int) -> tuple[KeyValues, list[int]]:
-        """Keys and values of the beginnings that all steps share, and their lengths."""
-        rows = []
-        for episode in pack:
-            episode.features = dict(zip(range(shared), self._encode([(episode, 0)][:shared]), strict=True))
-            rows.append(Row(0, join([episode.head, *episode.blocks[:shared]]), list(episode.features.values())))
+    def _beginnings(self, pack: list[Episode], store: FeatureStore[Key]) -> Prefix:
+        """The prompt and frame 0 of every episode."""
+        features = self._features([(episode, 0) for episode in pack], store)
+        rows = [Row.of_frames(0, episode.layout.blocks[:1], [features[episode.number, 0]]) for episode in pack]
         _, layers = extend(self._network, rows)
-        return layers, [len(row.tokens) for row in rows]
+        lengths = [len(row.tokens) for row in rows]
+        visible = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return Prefix(layers, visible.to(self._network.device), None)
 
-    def _keep(self, frames: Sequence[tuple[Episode, int]], used: OrderedDict[tuple[int, int], int]) -> None:
-        """Makes sure that the features of these frames are at hand, and notes that they were used last."""
+    def _prefix(self, beginnings: Prefix | None, batch: list[tuple[Episode, int]]) -> Prefix | None:
+        """The beginning in front of each step of a batch."""
+        if beginnings is None:
+            return None
+        numbers = torch.tensor([episode.number for episode, _ in batch], device=self._network.device)
+        return Prefix(beginnings.layers, beginnings.visible[numbers], numbers)
+
+    def _features(self, frames: list[tuple[Episode, int]], store: FeatureStore[Key]) -> dict[Key, torch.Tensor]:
+        """Features of frames, from the store where possible, and then in it."""
         wanted = {(episode.number, frame): (episode, frame) for episode, frame in frames}
-        for (key, (episode, frame)), feature in zip(wanted.items(), self._encode(wanted.values()), strict=True):
-            episode.features[frame] = feature
-            used[key] = feature.nbytes
-            used.move_to_end(key)
-
-    def _drop(self, pack: list[Episode], used: OrderedDict[tuple[int, int], int]) -> None:
-        size = sum(used.values())
-        while size > _FEATURE_BYTES:
-            (number, frame), freed = used.popitem(last=False)
-            del pack[number].features[frame]
-            size -= freed
+        found = {key: store.get(key) for key in wanted}
+        missing = [key for key, feature in found.items() if feature is None]
+        encoded = dict(zip(missing, self._encode(wanted[key] for key in missing), strict=True))
+        for key, feature in encoded.items():
+            store.put(key, feature)
+        return {key: encoded[key] if feature is None else feature for key, feature in found.items()}

@@ -23,8 +23,8 @@ all others wait for its padding.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,19 +32,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, FrameProtocol, check_task
+from robometer_rl.frames import FrameError, FrameProtocol
 from robometer_rl.models.reward_model import RewardStream
 from robometer_rl.models.robometer.decoder import KeyValues, Prefix, require_masks
+from robometer_rl.models.robometer.features import FeatureStore
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from robometer_rl.models.robometer.readout import frame_values
-from robometer_rl.models.robometer.tokens import Segment, join
+from robometer_rl.models.robometer.tokens import FrameBlocks
 from robometer_rl.prediction import StepPrediction
 
 __all__ = ["RobometerStream"]
-
-_FEATURE_BYTES = 1 << 30
 
 
 class _Cache:
@@ -60,29 +59,43 @@ class _Cache:
 
     def prefix(self, rows: Sequence[int], device: torch.device) -> Prefix | None:
         """What stands in front of new tokens of the given histories; None if there is nothing."""
-        lengths = torch.tensor([self.lengths[row] for row in rows], device=device)
-        longest = int(lengths.max())
+        lengths = [self.lengths[row] for row in rows]
+        longest = max(lengths)
         if longest == 0:
             return None
-        visible = torch.arange(longest, device=device) < lengths[:, None]
+        visible = torch.arange(longest) < torch.tensor(lengths)[:, None]
         layers = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self._layers]
-        return Prefix(layers, visible, torch.tensor(rows, device=device))
+        in_order = list(rows) == list(range(len(self.lengths)))
+        return Prefix(layers, visible.to(device), None if in_order else torch.tensor(rows, device=device))
 
-    def append(self, rows: Sequence[int], layers: KeyValues, counts: Sequence[int]) -> None:
-        """Adds the first ``counts`` new tokens of a pass over the given histories behind what is valid of each."""
+    def append(self, rows: Sequence[int], layers: KeyValues, counts: Sequence[int], capacity: int) -> None:
+        """Adds the first ``counts`` new tokens of a pass over the given histories behind what is valid of each.
+
+        ``capacity`` is the most tokens that one of these histories will ever hold.
+        """
         if not any(counts):
             return
         width = max(counts)
-        self._reserve(max(self.lengths[row] for row in rows) + width, layers)
+        # Shorter rows write some zeros behind their end, where they are not seen and overwritten later.
+        self._reserve(capacity + width, layers)
         device = layers[0][0].device
-        # Shorter rows write some padding behind their end, where it is never seen and overwritten later.
-        places = torch.tensor([self.lengths[row] for row in rows], device=device)[:, None]
-        index = (torch.tensor(rows, device=device)[:, None], slice(None), places + torch.arange(width, device=device))
+        offsets = torch.arange(width)
+        ours = (offsets < torch.tensor(counts)[:, None]).to(device)[:, :, None, None]
+        places = (torch.tensor([self.lengths[row] for row in rows])[:, None] + offsets).to(device)
+        index = (torch.tensor(rows, device=device)[:, None], slice(None), places)
         for held, new in zip(self._layers, layers, strict=True):
             for buffer, tokens in zip(held, new, strict=True):
-                buffer[index] = tokens[:, :, :width].transpose(1, 2)
+                added = tokens[:, :, :width].transpose(1, 2)
+                buffer[index] = torch.where(ours, added, added.new_zeros(()))
         for row, count in zip(rows, counts, strict=True):
             self.lengths[row] += count
+
+    def clear(self, row: int) -> None:
+        """Empties a history for good: what is masked is multiplied by 0, which does not remove NaN."""
+        self.lengths[row] = 0
+        for keys, values in self._layers:
+            keys[row] = 0
+            values[row] = 0
 
     def _reserve(self, tokens: int, like: KeyValues) -> None:
         held = self._layers[0][0].shape[2] if self._layers else 0
@@ -92,7 +105,7 @@ class _Cache:
         for number, parts in enumerate(like):
             buffers = []
             for part_number, part in enumerate(parts):
-                buffer = part.new_zeros((len(self.lengths), part.shape[1], tokens + tokens // 2, part.shape[3]))
+                buffer = part.new_zeros((len(self.lengths), part.shape[1], tokens, part.shape[3]))
                 if held:
                     buffer[:, :, :held] = self._layers[number][part_number]
                 buffers.append(buffer)
@@ -101,42 +114,19 @@ class _Cache:
 
 
 @dataclass
-class _Layout:
-    """Where the shown frames of a history stand, given its task and frame size.
-
-    Attributes:
-        size: Height and width of the frames.
-        blocks: Tokens of the k-th shown frame; the first one brings the prompt.
-        starts: Rope position of each block.
-        ends: Cached tokens up to the end of each block.
-    """
-
-    size: tuple[int, int]
-    blocks: list[Segment]
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        start = end = 0
-        for block in self.blocks:
-            self.starts.append(start)
-            start += block.advance
-            end += len(block)
-            self.ends.append(end)
-
-
-@dataclass
 class _History:
     """One history.
 
     Attributes:
-        layout: Known once the first frame has shown its size.
+        size: Height and width of its frames, known from the first one on.
+        layout: Where its frames stand, likewise.
         length: Frames seen.
         kept: Frames whose tokens are cached, in the order shown.
         frames: Frames that a later step may show, by number.
     """
 
-    layout: _Layout | None = None
+    size: tuple[int, int] | None = None
+    layout: FrameBlocks | None = None
     length: int = 0
     kept: list[int] = field(default_factory=list)
     frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
@@ -154,7 +144,7 @@ class _Question:
     """
 
     row: int
-    layout: _Layout
+    layout: FrameBlocks
     shown: list[int]
     cached: int
 
@@ -165,8 +155,7 @@ class _Question:
 
     def count(self, until: int) -> int:
         """Tokens from the first block that is not cached up to ``until``."""
-        before = self.layout.ends[self.cached - 1] if self.cached else 0
-        return max(0, self.layout.ends[until - 1] - before) if until else 0
+        return max(0, self.layout.ends[until] - self.layout.ends[self.cached])
 
 
 class RobometerStream(RewardStream):
@@ -191,14 +180,14 @@ class RobometerStream(RewardStream):
         if isinstance(tasks, str):
             raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
         require_masks(network.model.language_model)
-        self.tasks = [check_task(task) for task in tasks]
         self.protocol = protocol
         self._network = network
         self._processor = processor
         self._lock = lock
+        self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
         self._cache = _Cache(len(self.tasks))
-        self._features: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
+        self._features: FeatureStore[tuple[int, int]] = FeatureStore()
 
     @torch.inference_mode()
     def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
@@ -208,59 +197,68 @@ class RobometerStream(RewardStream):
         if not chosen:
             bins = self._network.config.progress_bins if self._network.config.discrete else 0
             return StepPrediction(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, bins), np.float32))
-        layouts = [self._layout(row, image) for row, image in zip(chosen, images, strict=True)]
-        with self._lock:
-            for row, layout, image in zip(chosen, layouts, images, strict=True):
-                history = self._histories[row]
-                history.layout = layout
-                history.frames[history.length] = image
-                # From an append that failed, perhaps with another image.
-                self._features.pop((row, history.length), None)
+        with self._lock, ExitStack() as undo:
+            undo.callback(self._undo, chosen)
+            for row, image in zip(chosen, images, strict=True):
+                self._open(row, image)
             questions = [self._question(row) for row in chosen]
-            vectors = self._answer(questions)
-            values = frame_values(self._network, *self._network.read(vectors), where="newest frames of a stream")
+            features = self._encode(questions)
+            vectors = self._answer(questions, features)
+            names = [f"history {row}, frame {self._histories[row].length}" for row in chosen]
+            values = frame_values(self._network, *self._network.read(vectors), names)
+            undo.pop_all()
             for question in questions:
-                self._step(question)
+                self._close(question, features)
         return values
 
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
         """See `RewardStream.reset`."""
         chosen = self._chosen(indices)
-        self._change_tasks(chosen, tasks)
-        for row in chosen:
-            self._histories[row] = _History()
-            self._cache.lengths[row] = 0
-        emptied = set(chosen)
-        for key in [key for key in self._features if key[0] in emptied]:
-            del self._features[key]
+        with self._lock:
+            self._change_tasks(chosen, tasks)
+            for row in chosen:
+                for frame in self._histories[row].frames:
+                    self._features.discard((row, frame))
+                self._histories[row] = _History()
+                self._cache.lengths[row] = 0
 
-    def _layout(self, row: int, image: NDArray[np.uint8]) -> _Layout:
-        """The history's layout; its frames must keep their size."""
-        height, width = image.shape[:2]
-        layout = self._histories[row].layout
-        if layout is None:
-            grid = self._processor.patcher.grid(height, width)
-            tokens = self._processor.tokens
-            later = [tokens.frame(number + 1, grid) for number in range(1, self.protocol.max_frames)]
-            first = join([self._processor.progress_head(self.tasks[row]), tokens.frame(None, grid)])
-            return _Layout((height, width), [first, *later])
-        if layout.size != (height, width):
-            raise FrameError(f"history {row} got a frame of {(height, width)} pixels after frames of {layout.size}")
-        return layout
+    def _check_task(self, task: str) -> str:
+        return self._processor.check_task(task)
+
+    def _open(self, row: int, image: NDArray[np.uint8]) -> None:
+        """Begins a step: the image is the history's newest frame."""
+        history = self._histories[row]
+        size = (image.shape[0], image.shape[1])
+        if history.layout is None:
+            grid = self._processor.patcher.grid(*size)
+            history.size = size
+            history.layout = self._processor.frame_blocks(self.tasks[row], grid, self.protocol.max_frames)
+        elif history.size != size:
+            raise FrameError(f"history {row} got a frame of {size} pixels after frames of {history.size}")
+        history.frames[history.length] = image
+
+    def _undo(self, rows: list[int]) -> None:
+        """After an error: nothing of the step stays; what was cached before it is computed again when needed."""
+        for row in rows:
+            history = self._histories[row]
+            history.frames.pop(history.length, None)
+            history.kept.clear()
+            self._cache.clear(row)
+            if not history.length:
+                history.size = history.layout = None
 
     def _question(self, row: int) -> _Question:
         history = self._histories[row]
-        assert history.layout is not None  # set in append
+        assert history.layout is not None  # set when the step was opened
         shown = self.protocol.slots(history.length).tolist()
-        # The newest frame, and padding that repeats it, is always new.
-        cached = _common(history.kept, shown[:-1])
+        # The newest frame is read, so it is computed, and with it the padding that repeats it.
+        cached = _common(history.kept, shown[: shown.index(history.length)])
         del history.kept[cached:]
-        self._cache.lengths[row] = history.layout.ends[cached - 1] if cached else 0
+        self._cache.lengths[row] = history.layout.ends[cached]
         return _Question(row, history.layout, shown, cached)
 
-    def _answer(self, questions: list[_Question]) -> torch.Tensor:
+    def _answer(self, questions: list[_Question], features: dict[tuple[int, int], torch.Tensor]) -> torch.Tensor:
         """(questions, hidden): what the heads read at each newest frame."""
-        features = self._encode(questions)
         behind = [question for question in questions if len(question.shown) - question.cached > 1]
         if 0 < len(behind) < len(questions):
             self._run(behind, features, ahead=1)
@@ -279,9 +277,10 @@ class RobometerStream(RewardStream):
             again = until if ahead else _common(question.shown, self.protocol.slots(self._now(question) + 1).tolist())
             kept.append(max(again, question.cached))
             counts.append(question.count(again))
-        prefix = self._cache.prefix([question.row for question in questions], self._network.device)
+        histories = [question.row for question in questions]
+        prefix = self._cache.prefix(histories, self._network.device)
         reads, layers = extend(self._network, rows, prefix, keep=any(counts))
-        self._cache.append([question.row for question in questions], layers, counts)
+        self._cache.append(histories, layers, counts, max(question.layout.ends[-1] for question in questions))
         for question, until in zip(questions, kept, strict=True):
             self._histories[question.row].kept = question.shown[:until]
             question.cached = until if ahead else question.cached
@@ -291,28 +290,28 @@ class RobometerStream(RewardStream):
         return self._histories[question.row].length
 
     def _encode(self, questions: list[_Question]) -> dict[tuple[int, int], torch.Tensor]:
-        """Vision features of all frames that are computed in this step, from the cache where possible."""
+        """Vision features of all frames that are computed in this step, from the store where possible."""
         wanted = {(question.row, frame): None for question in questions for frame in question.shown[question.cached :]}
-        missing = [key for key in wanted if key not in self._features]
+        found = {key: self._features.get(key) for key in wanted}
+        missing = [key for key, feature in found.items() if feature is None]
         patched = [self._processor.patcher(self._histories[row].frames[frame][None]) for row, frame in missing]
         encoded = dict(zip(missing, self._network.encode(patched), strict=True))
-        found = {key: encoded[key] if key in encoded else self._features[key] for key in wanted}
-        for key, feature in found.items():
-            self._features[key] = feature
-            self._features.move_to_end(key)
-        return found
+        return {key: encoded[key] if feature is None else feature for key, feature in found.items()}
 
-    def _step(self, question: _Question) -> None:
-        """Ends a step: forgets frames and features that no later step shows, and bounds the features' memory."""
+    def _close(self, question: _Question, features: dict[tuple[int, int], torch.Tensor]) -> None:
+        """Ends a step: keeps the frames and features that a later step may show, and no others."""
         history = self._histories[question.row]
-        retained = set(self.protocol.retained(history.length).tolist())
-        for frame in [frame for frame in history.frames if frame not in retained]:
-            del history.frames[frame]
-            self._features.pop((question.row, frame), None)
+        retained = self.protocol.retained(history.length)
+        if len(retained) < len(history.frames):
+            later = set(retained.tolist())
+            for frame in [frame for frame in history.frames if frame not in later]:
+                del history.frames[frame]
+                self._features.discard((question.row, frame))
+        for frame in question.shown:
+            key = (question.row, frame)
+            if key in features and frame in history.frames:
+                self._features.put(key, features[key])
         history.length += 1
-        size = sum(feature.nbytes for feature in self._features.values())
-        while size > _FEATURE_BYTES:
-            size -= self._features.popitem(last=False)[1].nbytes
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

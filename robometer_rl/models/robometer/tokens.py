@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ from robometer_rl.models.robometer.prompts import (
     caption,
 )
 
-__all__ = ["PromptTokens", "Segment", "TokenBatch", "join", "pad"]
+__all__ = ["FrameBlocks", "PromptTokens", "Segment", "TokenBatch", "join", "pad"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,27 @@ class TokenBatch:
     ids: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FrameBlocks:
+    """Where the frames of one prompt stand.
+
+    Attributes:
+        blocks: Tokens of the k-th shown frame, k counted from 0; the first one brings the prompt.
+    """
+
+    blocks: list[Segment]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Rope position at which each block starts."""
+        return [0, *accumulate(block.advance for block in self.blocks)]
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Tokens before each block; one entry more than blocks, so that ``ends[k]`` is the end of k blocks."""
+        return [0, *accumulate(len(block) for block in self.blocks)]
 
 
 def join(segments: Iterable[Segment]) -> Segment:

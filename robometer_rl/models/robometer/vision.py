@@ -105,12 +105,14 @@ def _grid_positions(
     grid: Grid, table_side: int, mode: str, align_corners: bool, merge: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What depends on the grid alone: table rows and weights of the resampling, and (P, 2) places."""
-    grid_thw = torch.tensor([[1, *grid]], device=device)
-    indices, weights = get_vision_interpolation_indices_and_weights(
-        grid_thw,
-        num_grid_per_side=table_side,
-        mode=mode,
-        align_corners=align_corners,
-        spatial_merge_size=merge,
-    )
-    return indices, weights, get_vision_position_ids(grid_thw, merge)
+    # Whoever asks first, training may ask next, and tensors made in inference mode cannot be used there.
+    with torch.inference_mode(False):
+        grid_thw = torch.tensor([[1, *grid]], device=device)
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            grid_thw,
+            num_grid_per_side=table_side,
+            mode=mode,
+            align_corners=align_corners,
+            spatial_merge_size=merge,
+        )
+        return indices, weights, get_vision_position_ids(grid_thw, merge)

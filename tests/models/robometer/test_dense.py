@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from robometer_rl.frames import Clip, FrameError, FrameProtocol, NestedFrames, UniformFrames
+from robometer_rl.frames import Clip, FrameError, FrameProtocol, NestedFrames, TaskError, UniformFrames
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.reward_model import HistoryStream, RewardModel
 from robometer_rl.models.robometer.decoder import UnsupportedAttentionError
+from robometer_rl.models.robometer.features import FeatureStore
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.streaming import RobometerStream
 from robometer_rl.prediction import NonFiniteOutputError, Prediction, StepPrediction
@@ -183,8 +185,7 @@ def test_a_nested_stream_keeps_no_more_than_it_can_show(model: Robometer) -> Non
 
 
 def test_features_that_were_dropped_are_computed_again(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robometer_rl.models.robometer.streaming._FEATURE_BYTES", 0)
-    monkeypatch.setattr("robometer_rl.models.robometer.repeated._FEATURE_BYTES", 0)
+    monkeypatch.setattr(FeatureStore, "limit", 0)
     clip = episode(0, 12)
     slow = RewardModel.predict_steps(model, [clip], UniformFrames(4))
     assert_equal(model.predict_steps([clip], UniformFrames(4)), slow)
@@ -205,20 +206,111 @@ def test_environments_may_draw_into_one_buffer(model: Robometer) -> None:
         np.testing.assert_allclose(progress, expected, atol=TOLERANCE)
 
 
-def test_an_append_that_fails_can_be_repeated(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = noise(0, 10, (32, 32))
-    stream = model.stream(["push"], NestedFrames(4))
+@pytest.mark.parametrize("protocol", [NestedFrames(4), UniformFrames(4), UniformFrames(8)], ids=str)
+def test_an_append_that_fails_can_be_repeated(
+    model: Robometer, protocol: FrameProtocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, longer = noise(0, 10, (32, 32)), noise(1, 12, (64, 64))
+    stream = model.stream(["push", "pull"], protocol)
+    for frame in longer[:2]:
+        stream.append([frame], [1])
+    encode = model.network.encode
     progress = []
     for t, frame in enumerate(frames):
-        with pytest.raises(FrameError, match="after frames of") if t else pytest.raises(FrameError):
-            stream.append([np.zeros((64, 32, 3), np.uint8) if t else np.zeros((64, 32), np.uint8)])
+        with pytest.raises(FrameError):
+            stream.append([np.zeros((64, 64), np.uint8), longer[t + 2]])
+        with pytest.raises(FrameError, match="after frames of"):
+            stream.append([frame, np.zeros((32, 64, 3), np.uint8)])
         with monkeypatch.context() as patch:
-            patch.setattr(model.network, "read", lambda vectors: (vectors[:, :10] * torch.nan, vectors[:, 0]))
-            with pytest.raises(NonFiniteOutputError, match="progress"):
-                stream.append(255 - frame[None])
-        progress.append(stream.append(frame[None]).progress[0])
-    (expected,) = model.predict_steps([Clip(frames, "push")], NestedFrames(4))
-    np.testing.assert_allclose(progress, expected.progress, atol=TOLERANCE)
+            # NaN from the tower: it must not stay in any cache, where a masked NaN still spreads.
+            patch.setattr(model.network, "encode", lambda given: [part * torch.nan for part in encode(given)])
+            with pytest.raises(NonFiniteOutputError, match=f"progress that is not finite for history 0, frame {t}"):
+                stream.append([255 - frame, longer[t + 2]])
+        progress.append(stream.append([frame, longer[t + 2]]).progress)
+    clips = [Clip(frames, "push"), Clip(longer, "pull")]
+    first, second = (prediction.progress for prediction in model.predict_steps(clips, protocol))
+    np.testing.assert_allclose(np.array(progress), np.stack([first, second[2:]], axis=1), atol=TOLERANCE)
+
+
+def test_a_failed_first_append_leaves_the_size_open(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = model.stream(["push"])
+    with monkeypatch.context() as patch:
+        patch.setattr(model.network, "read", lambda vectors: (vectors[:, :10] * torch.nan, vectors[:, 0]))
+        with pytest.raises(NonFiniteOutputError):
+            stream.append(noise(0, 1, (64, 32)))
+    assert len(stream.append(noise(0, 1, (32, 32)))) == 1
+
+
+def test_errors_name_the_clip_and_the_frame(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = noise(0, 24, (32, 32))
+    read = model.network.read
+
+    def poisoned(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        progress, success = read(vectors)
+        progress[-1] = torch.nan
+        return progress, success
+
+    monkeypatch.setattr(model.network, "read", poisoned)
+    with pytest.raises(NonFiniteOutputError, match="progress that is not finite for clip 0, frame 23"):
+        model.predict_steps([Clip(frames, "push")], NestedFrames(4), every=10)
+    with pytest.raises(NonFiniteOutputError, match="clip 1, frame 2"):
+        model.predict([Clip(frames[:4], "push"), Clip(frames[:3], "push")])
+
+
+def test_prediction_goes_on_in_passes_of_the_token_budget(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [episode(seed, length) for seed, length in enumerate((3, 8, 1, 5, 8))]
+    pairs = [(a, Clip(b.frames, a.task)) for a, b in itertools.pairwise(clips)]
+    predictions, preferences = model.predict(clips), model.compare(pairs, both_orders=True)
+    monkeypatch.setattr(model, "token_budget", 600)
+    sizes = []
+    decode = model.network.decode
+    monkeypatch.setattr(model.network, "decode", lambda ids, *rest: sizes.append(ids.numel()) or decode(ids, *rest))
+    assert_equal(model.predict(clips), predictions)
+    np.testing.assert_allclose(model.compare(pairs, both_orders=True), preferences, atol=TOLERANCE)
+    assert len(sizes) > 6
+    assert model.predict([]) == []
+    assert model.compare([]).shape == (0,)
+
+
+def test_features_of_prediction_can_be_trained_through(model: Robometer) -> None:
+    clip = episode(0, 3, 2)
+    model.predict([clip])
+    output = model.network(model.processor.progress_inputs([clip]))
+    output.progress.sum().backward()
+    assert model.network.model.visual.pos_embed.weight.grad is not None
+    model.network.zero_grad()
+
+
+def test_a_kind_of_nested_frames_with_its_own_stride(model: Robometer) -> None:
+    class Sparse(NestedFrames):
+        """Never shows neighbouring frames."""
+
+        def stride(self, t: int) -> int:
+            return max(2, super().stride(t))
+
+    clip = episode(0, 15)
+    expected = RewardModel.predict_steps(model, [clip], Sparse(4))
+    assert_equal(model.predict_steps([clip], Sparse(4)), expected)
+    stream = model.stream([clip.task], Sparse(4))
+    progress = [stream.append(clip.read([t])).progress[0] for t in range(15)]
+    np.testing.assert_allclose(progress, expected[0].progress, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("max_frames", [2, 3, 5, 8])
+def test_levels_are_the_strides(max_frames: int) -> None:
+    protocol = NestedFrames(max_frames)
+    strides = [stride for stride, steps in protocol.levels(200) for _ in steps]
+    assert strides == [protocol.stride(t) for t in range(200)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("protocol", [NestedFrames(4), UniformFrames(4)], ids=str)
+def test_low_precision_streams_stay_close(model: Robometer, dtype: str, protocol: FrameProtocol) -> None:
+    low = load_reward_model(FIXTURES / "checkpoint", dtype=dtype)
+    clip = episode(0, 12)
+    stream = low.stream([clip.task], protocol)
+    progress = [stream.append(clip.read([t])).progress[0] for t in range(12)]
+    np.testing.assert_allclose(progress, model.predict_steps([clip], protocol)[0].progress, atol=0.02)
 
 
 def test_wrong_calls_say_what_was_expected(model: Robometer) -> None:
@@ -231,6 +323,11 @@ def test_wrong_calls_say_what_was_expected(model: Robometer) -> None:
         stream.append(noise(0, 2, (32, 32)), [0, 2])
     with pytest.raises(IndexError, match="distinct"):
         stream.reset([1, 1])
+    with pytest.raises(TaskError, match="reserves"):
+        stream.reset([1], ["pull <|prog_token|>"])
+    assert stream.tasks == ["push", "pull"]
+    with pytest.raises(TaskError, match="reserves"):
+        model.stream(["<|image_pad|>"])
     assert len(stream.append([], [])) == 0
 
 

@@ -126,9 +126,9 @@ def test_numbers_that_are_none_raise_and_name_clip_and_frame(head: str, bad: flo
         return torch.where(same[:, None], torch.full_like(output, bad), output)
 
     final.register_forward_hook(poison)
-    with pytest.raises(NonFiniteOutputError, match=rf"{head} that is not finite: clip 1, entries \[3\]"):
+    with pytest.raises(NonFiniteOutputError, match=f"{head} that is not finite for clip 1, frame 3"):
         poisoned.predict(shown)
-    with pytest.raises(NonFiniteOutputError, match=rf"{head} that is not finite: clip 0, entries \[3"):
+    with pytest.raises(NonFiniteOutputError, match=f"{head} that is not finite for clip 0, frame 3"):
         poisoned.predict_steps([Clip(shown[1].read(range(4)), shown[1].task)], NestedFrames(8))
 
 
@@ -137,14 +137,14 @@ def test_poisoned_weights_raise_everywhere() -> None:
     with torch.no_grad():
         poisoned.network.model.language_model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     clip, frames = clips(*THREE)[0], arrays("clips")["prog0"]
-    with pytest.raises(NonFiniteOutputError, match=r"clip 0, entries \[0, 1, 2, 3, 4, 5, 6, 7\]"):
+    with pytest.raises(NonFiniteOutputError, match="clip 0, frame 0; clip 0, frame 1;"):
         poisoned.predict([clip])
     for protocol in (NestedFrames(4), UniformFrames(4)):
         with pytest.raises(NonFiniteOutputError, match="clip 0"):
             poisoned.predict_steps([clip], protocol)
-    with pytest.raises(NonFiniteOutputError, match=r"a preference.*entries \[0, 1\]"):
+    with pytest.raises(NonFiniteOutputError, match="a preference that is not finite for pair 0; pair 1"):
         poisoned.compare(pairs("preference_batch"))
-    with pytest.raises(NonFiniteOutputError, match=r"stream, entries \[0\]"):
+    with pytest.raises(NonFiniteOutputError, match="history 0, frame 0"):
         poisoned.stream(["open the drawer"]).append(frames[:1])
 
 

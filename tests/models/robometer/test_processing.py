@@ -44,7 +44,7 @@ def test_a_task_cannot_smuggle_in_special_tokens() -> None:
     for build in (
         lambda: tiny().processor.progress_inputs(smuggling),
         lambda: tiny().processor.preference_inputs([(smuggling[0], smuggling[1])]),
-        lambda: tiny().processor.progress_head(smuggling[0].task),
+        lambda: tiny().processor.frame_blocks(smuggling[0].task, (4, 4), 2),
     ):
         with pytest.raises(TaskError, match="prog_token"):
             build()
