@@ -62,7 +62,7 @@ class Args:
         environments: Sizes of a stream.
         rounds: How often each method is timed.
         reference_steps: Steps of an episode that the slow methods are timed on; all of them cost the same.
-        memory: Also run episodes of 1,000 and 10,000 steps in processes of their own and report their peak memory.
+        memory: Models whose episodes of 1,000 and 10,000 steps are scored in processes of their own, for peak memory.
         probe: Used by ``memory`` in its processes: score one episode of that many steps and print the peak.
     """
 
@@ -71,7 +71,7 @@ class Args:
     environments: tuple[int, ...] = (1, 4, 16)
     rounds: int = 3
     reference_steps: int = 12
-    memory: bool = True
+    memory: tuple[ModelName, ...] = ("mini",)
     probe: int | None = None
 
 
@@ -237,7 +237,7 @@ def measure(name: ModelName, args: Args) -> dict[str, object]:
         length: time_episodes(model, side, length, args) for length in tqdm(args.lengths, desc=f"{name} episodes")
     }
     streams = {n: time_stream(model, side, n, 100) for n in tqdm(args.environments, desc=f"{name} streams")}
-    memory = {length: peak_memory(name, length) for length in (1_000, 10_000)} if args.memory else {}
+    memory = {length: peak_memory(name, length) for length in (1_000, 10_000)} if name in args.memory else {}
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return {
         "parameters": parameters,

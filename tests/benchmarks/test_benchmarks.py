@@ -59,6 +59,8 @@ def test_inference_compares_every_method(tmp_path: Path) -> None:
         "1",
         "--reference-steps",
         "2",
+        "--memory",
+        "fixture",
     ]
     result = run(tmp_path, "inference", *arguments)["models"]["fixture"]
     assert set(result["episodes"]["20"]) == {"reference", "single", "batched", "uniform", "nested", "one-pass"}
