@@ -63,7 +63,7 @@ class StageConfig:
         max_grad_norm: Gradients are clipped to this norm.
     """
 
-    steps: int = 1400
+    steps: int = 850
     batch_size: int = 16
     accumulate: int = 1
     learning_rate: float = 1e-3
@@ -88,7 +88,7 @@ class TrainConfig:
         shape: Sizes of a new network.
         pretraining: Of a new network's vision tower.
         frozen: Training with the vision tower frozen.
-        joint: Training of everything together, afterwards.
+        joint: Training of everything together, afterwards; left out by default.
         sampling: What clips and pairs are made of.
         losses: Loss weights.
         feature_views: Versions of every frame that are cached for a frozen tower, the first of them unchanged.
@@ -109,7 +109,7 @@ class TrainConfig:
     pretraining: VisionPretraining = field(default_factory=VisionPretraining)
     frozen: StageConfig = field(default_factory=StageConfig)
     joint: StageConfig = field(
-        default_factory=lambda: StageConfig(steps=120, batch_size=12, learning_rate=2e-4, vision_learning_rate=1e-4)
+        default_factory=lambda: StageConfig(steps=0, batch_size=12, learning_rate=2e-4, vision_learning_rate=1e-4)
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     losses: LossWeights = field(default_factory=LossWeights)
