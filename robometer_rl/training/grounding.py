@@ -8,6 +8,9 @@ The heads are thrown away. A decoder that comes from a language model does not n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,40 +18,44 @@ from torch import Tensor, nn
 from robometer_rl.data.collate import TrainingBatch
 from robometer_rl.models.robometer.network import RobometerNetwork
 
-__all__ = ["Grounding"]
+__all__ = ["Grounding", "frame_tokens"]
 
 
 class Grounding(nn.Module):
     """The two heads and their loss.
 
     Args:
-        network: Whose frame tokens are read; those of its last forward passes.
+        hidden: Width of a frame's token.
         tasks: How many there are.
     """
 
-    def __init__(self, network: RobometerNetwork, tasks: int) -> None:
+    def __init__(self, hidden: int, tasks: int) -> None:
         super().__init__()
-        hidden = network.model.language_model.config.hidden_size
         self.said = nn.Linear(hidden, tasks)
         self.shown = nn.Linear(hidden, tasks)
-        self._frames: list[Tensor] = []
-        # What the heads of the network read is not among its outputs.
-        network.progress_head.register_forward_pre_hook(self._remember)
 
-    def forward(self, batch: TrainingBatch, normalizer: Tensor | float) -> Tensor:
-        """Cross-entropy of both names over all frames of the passes since the last call.
+    def forward(self, tokens: list[Tensor], batch: TrainingBatch, normalizer: Tensor | float) -> Tensor:
+        """Cross-entropy of both names over all frames.
 
         Args:
+            tokens: (frames, hidden) of each forward pass, see `frame_tokens`.
             batch: What these passes were about.
             normalizer: What the sum over frames is divided by.
         """
-        frames = torch.cat(self._frames)
-        self._frames.clear()
+        frames = torch.cat(tokens)
         errors = [
             F.cross_entropy(head(frames).float(), names, reduction="sum")
             for head, names in ((self.said, batch.said), (self.shown, batch.shown))
         ]
         return torch.stack(errors).sum() / (2 * normalizer)
 
-    def _remember(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._frames.append(inputs[0])
+
+@contextmanager
+def frame_tokens(network: RobometerNetwork) -> Iterator[list[Tensor]]:
+    """Collects, pass by pass, the frames' tokens that the heads read, which are not among the network's outputs."""
+    tokens: list[Tensor] = []
+    hook = network.progress_head.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
+    try:
+        yield tokens
+    finally:
+        hook.remove()

@@ -19,7 +19,7 @@ from robometer_rl.data.collate import Collator, TrainingBatch
 from robometer_rl.data.sampling import Sample, Sampler
 from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
 from robometer_rl.training.config import LossWeights, StageConfig
-from robometer_rl.training.grounding import Grounding
+from robometer_rl.training.grounding import Grounding, frame_tokens
 from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
 
 __all__ = [
@@ -79,7 +79,8 @@ class Objective(nn.Module):
         super().__init__()
         self.network = checkpoint.network
         self.weights = weights
-        self.grounding = Grounding(checkpoint.network, tasks) if weights.grounding else None
+        hidden = checkpoint.network.model.language_model.config.hidden_size
+        self.grounding = Grounding(hidden, tasks) if weights.grounding else None
         self.parts: dict[str, list[float]] = defaultdict(list)
 
     def forward(self, batch: TrainingBatch, num_items_in_batch: TargetCounts | None = None) -> dict[str, Tensor]:
@@ -90,7 +91,8 @@ class Objective(nn.Module):
             num_items_in_batch: What to divide by; this batch's own counts by default.
         """
         counts = num_items_in_batch or count_targets([batch])
-        outputs = [self.network(inputs) for inputs in (batch.clips, batch.pairs) if inputs is not None]
+        with frame_tokens(self.network) as tokens:
+            outputs = [self.network(inputs) for inputs in (batch.clips, batch.pairs) if inputs is not None]
         progress = torch.cat([output.progress for output in outputs]).float()
         success = torch.cat([output.success for output in outputs]).float()
         kind = self.network.config.progress_type
@@ -106,7 +108,7 @@ class Objective(nn.Module):
             right = (preference > 0) == (batch.preference > 0.5)
             self.parts["preference_accuracy"].append(right.float().mean().item())
         if self.grounding is not None:
-            losses["grounding"] = self.grounding(batch, counts.frames)
+            losses["grounding"] = self.grounding(tokens, batch, counts.frames)
         for name, loss in losses.items():
             self.parts[name].append(loss.item())
         weights = asdict(self.weights)
