@@ -34,6 +34,7 @@ __all__ = [
     "is_scored",
     "next_streak",
     "step_reward",
+    "success_holds",
 ]
 
 Mode = Literal["level", "delta", "potential", "success"]
@@ -205,6 +206,20 @@ def next_streak(streak: ArrayLike, success: ArrayLike, threshold: float) -> NDAr
     return np.where(np.asarray(success) >= threshold, np.asarray(streak) + 1, 0)
 
 
+def success_holds(success: ArrayLike, threshold: float, patience: int) -> Bools:
+    """Whether the success rule holds after each scored frame of an episode, (S,); never after that of the reset.
+
+    Args:
+        success: (S,) success probability of the scored frames.
+        threshold: Of `RewardSpec.threshold`.
+        patience: Of `RewardSpec`.
+    """
+    streaks = accumulate(
+        np.asarray(success)[1:], lambda streak, value: next_streak(streak, value, threshold), initial=np.int64(0)
+    )
+    return np.array(list(streaks)) >= patience
+
+
 def step_reward(
     spec: RewardSpec,
     *,
@@ -360,8 +375,7 @@ def episode_rewards(
                 f"which {len(scored)} are scored with every={spec.every}"
             )
     held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
-    counted = accumulate(values["success"][1:], lambda streak, p: next_streak(streak, p, threshold), initial=0)
-    holds = (np.array(list(counted)) >= spec.patience)[held][1:]
+    holds = success_holds(values["success"], threshold, spec.patience)[held][1:]
     fires = holds & (np.cumsum(holds) == 1)
     ended = np.zeros(num_steps, np.bool_)
     ended[-1:] = terminated

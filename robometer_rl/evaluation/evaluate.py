@@ -42,7 +42,7 @@ from robometer_rl.frames import Clip, FrameProtocol, parse_protocol
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
-from robometer_rl.rewards import DEFAULT_SUCCESS_THRESHOLD
+from robometer_rl.rewards import DEFAULT_REWARD, DEFAULT_SUCCESS_THRESHOLD, success_holds
 
 __all__ = ["EvaluateConfig", "Evaluation", "evaluate", "evaluate_model"]
 
@@ -50,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _BATCH = 8  # episodes per call
-_PATIENCE = 2  # consecutive frames above the threshold that count as success, as in RewardSpec
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,10 @@ def _success(scored: _Scored) -> dict[str, Estimate]:
         # Frames of an episode are alike, so episodes are what is resampled.
         return bootstrap(np.arange(len(judged)), of, resamples=300)
 
-    fires = {index: _fires(score, scored.threshold) for index, score in zip(judged, scores, strict=True)}
+    fires = {
+        index: bool(success_holds(score, scored.threshold, DEFAULT_REWARD.patience).any())
+        for index, score in zip(judged, scores, strict=True)
+    }
     ends_well = [float(fires[index]) for index in judged if scored.successful(index)]
     never = [float(fires[index]) for index in judged if scored.episodes[index].success_index is None]
     best = best_threshold(np.concatenate(scores), np.concatenate(labels))
@@ -284,11 +286,6 @@ def _success(scored: _Scored) -> dict[str, Estimate]:
         "success_rule_recall": bootstrap(ends_well),
         "success_rule_false_alarms": bootstrap(never),
     }
-
-
-def _fires(success: NDArray[np.float32], threshold: float) -> bool:
-    above = success[1:] >= threshold
-    return bool(np.any(np.all(np.lib.stride_tricks.sliding_window_view(above, _PATIENCE), axis=1)))
 
 
 def _ordering(scored: _Scored) -> dict[str, Estimate]:
