@@ -1,18 +1,21 @@
 import json
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from robometer_rl.data.collate import Collator, PixelSource
-from robometer_rl.data.sampling import ClipStrategies, Sampler, SamplingConfig, SamplingError, make_episodes
+from robometer_rl.data.sampling import SamplingConfig, SamplingError
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
-from robometer_rl.training.config import LossWeights, StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
 from robometer_rl.training.pipeline import calibrate, split_episodes, train
-from robometer_rl.training.trainer import run_stage, training_arguments
-from tests.data.episodes import make_episodes_of_two_tasks
+from tests.data.episodes import make_episode, make_episodes_of_two_tasks
 from tests.training.tiny import SHAPE, make_tiny
 
 
@@ -78,19 +81,40 @@ def test_training_goes_on_from_a_checkpoint(data, tmp_path):
     assert not torch.equal(before["progress_head.4.weight"], after["progress_head.4.weight"])
 
 
-def test_calibration_writes_the_threshold_that_separates_success(tmp_path):
-    checkpoint = make_tiny()
-    trajectories = make_episodes_of_two_tasks(2)
-    clips = ClipStrategies(success=0.5, failure=0.5, rewind=0.0, reverse=0.0, other_task=0.0)
-    sampler = Sampler(make_episodes(trajectories), SamplingConfig(max_frames=4, pair_fraction=0.0, clips=clips))
-    stage = StageConfig(steps=60, batch_size=16, vision_learning_rate=3e-3)
-    arguments = training_arguments(tmp_path, 60, 16, 3e-3, 0.0, 0.1, seed=0, use_cpu=True, save_strategy="no")
-    collator = Collator(checkpoint.processor, PixelSource(trajectories, augment=False, seed=0))
-    run_stage(checkpoint, sampler, collator, stage, LossWeights(), arguments, 0)
-    choice = calibrate(checkpoint, trajectories)
-    assert choice.true_positive_rate >= 0.5
+def test_calibration_writes_the_threshold_that_separates_success():
+    checkpoint = load_checkpoint(Path(str(files("robometer_rl") / "assets" / "robometer-mini")))
+    checkpoint.processor.config = checkpoint.config.updated(success_threshold=None)
+    choice = calibrate(checkpoint, _recorded_episodes())
+    assert choice.true_positive_rate > 0.5
+    assert choice.false_positive_rate <= 0.01
     assert checkpoint.config.success_threshold == pytest.approx(choice.threshold, abs=1e-4)
     assert checkpoint.network.config is checkpoint.config
+
+
+def test_a_model_that_cannot_tell_success_gets_no_threshold(caplog):
+    checkpoint = make_tiny()
+    calibrate(checkpoint, [make_episode("push", "stop_halfway", 0), replace(_undecided(), id="done")])
+    assert checkpoint.config.success_threshold is None
+    assert "cannot be told apart" in caplog.text
+
+
+def _recorded_episodes():
+    folder = Path(__file__).parents[1] / "fixtures" / "metaworld"
+    episodes = []
+    for name, facts in json.loads((folder / "episodes.json").read_text()).items():
+        strip = np.asarray(Image.open(folder / f"{name}.jpg"))
+        frames = np.stack(np.split(strip, facts["frames"], axis=1))
+        done = facts["success_index"]
+        success = np.arange(len(frames)) >= (len(frames) if done is None else done)
+        quality = "failure" if done is None else "successful"
+        episodes.append(Trajectory(name, facts["task"], frames, quality, "metaworld", success=success))
+    return episodes
+
+
+def _undecided():
+    """Done in its first frames, which look like those of an episode that is not done."""
+    episode = make_episode("push", "stop_halfway", 0)
+    return replace(episode, success=np.arange(len(episode)) < 3)
 
 
 def test_episodes_are_held_out_from_every_task_and_outcome():
