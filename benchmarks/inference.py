@@ -195,6 +195,20 @@ def time_stream(model: Robometer, side: int, environments: int, length: int) -> 
     }
 
 
+def render_time(side: int) -> dict[str, float]:
+    """Milliseconds that Meta-World takes to render one frame of this size, over 100 steps of one episode."""
+    from robometer_rl.data.sources.metaworld import MetaWorldEnv
+
+    env = MetaWorldEnv("drawer-close", size=side)
+    env.reset(seed=0)
+    action, latency = np.zeros(env.action_space.shape or (), np.float32), []
+    for _ in range(100):
+        env.step(action)
+        latency.append(seconds(env.render) * 1e3)
+    env.close()
+    return {"p50_ms": float(np.percentile(latency, 50)), "p99_ms": float(np.percentile(latency, 99))}
+
+
 def stride_jumps(model: Robometer, side: int) -> dict[str, float]:
     """Mean |p_t - p_(t-1)| where the stride doubles and elsewhere, on clips that stand still."""
     protocol = NestedFrames(8)
@@ -244,6 +258,7 @@ def measure(name: ModelName, args: Args) -> dict[str, object]:
         "frame_side": side,
         "episodes": episodes,
         "streams": streams,
+        "metaworld_render": render_time(side) if name == "mini" else {},
         "stride_jumps": stride_jumps(model, side),
         "nested_peak_memory_mb": memory,
     }
@@ -267,6 +282,8 @@ def show(results: dict[str, dict], console: Console) -> None:
             table.add_row("100", f"stream-{environments}", *values)
         console.print(table)
         console.print(f"still clips, mean |dp|: {numbers['stride_jumps']}; peak MB: {numbers['nested_peak_memory_mb']}")
+        if numbers["metaworld_render"]:
+            console.print(f"Meta-World renders one frame of this size in {numbers['metaworld_render']}")
 
 
 def plot(results: dict[str, dict], path: Path) -> None:

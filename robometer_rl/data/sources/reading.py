@@ -1,0 +1,27 @@
+"""What every reader of a data format yields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from robometer_rl.data.trajectory import Trajectory
+
+__all__ = ["Reading", "Unreadable"]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An episode that could not be read, in the place where it would have been; whoever reads on counts and lists it.
+
+    Attributes:
+        name: The file, and the episode inside it if the file holds several.
+        reason: What is wrong with it, in a sentence.
+    """
+
+    name: str
+    reason: str
+
+
+Reading = Iterator[Trajectory | Unreadable]
+"""Episodes of one data set in a fixed order. What is wrong with the whole data set raises before the first one."""
