@@ -39,7 +39,8 @@ from tqdm import tqdm
 
 from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
-from robometer_rl.training.scratch import NetworkShape, make_checkpoint
+from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.shape import NetworkShape
 
 ModelName = Literal["wide", "mini", "fixture"]
 

@@ -6,7 +6,6 @@ import platform
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from robometer_rl import __version__
 from robometer_rl.data.sources.metaworld import CONTROL_HZ, TASKS, make_env
 from robometer_rl.data.sources.metaworld_skills import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
 from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.provenance import versions
 from robometer_rl.report.canvas import DARK, LIGHT, Theme
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figure import Curve, Panel, draw_figure
@@ -247,7 +246,7 @@ def _name(model: RewardModel) -> str:
 def _facts(config: DemoConfig, model: RewardModel, spec: RewardSpec) -> dict[str, str]:
     threshold = spec.threshold(model.success_threshold)
     rule = f"probability ≥ {threshold:.2f} on {spec.patience} consecutive scored frames"
-    packages = ("torch", "transformers", "gymnasium", "metaworld", "mujoco")
+    packages = ("robometer-rl", "torch", "transformers", "gymnasium", "metaworld", "mujoco")
     return {
         "Model": f"{_name(model)}, {model.dtype}",
         "Frame protocol": str(model.default_protocol),
@@ -255,11 +254,8 @@ def _facts(config: DemoConfig, model: RewardModel, spec: RewardSpec) -> dict[str
         "Success rule": rule,
         "Environment": f"Meta-World {config.task}, seed {config.seed}, {CONTROL_HZ} steps per second",
         "Instruction": TASKS[config.task].task,
-        "Versions": ", ".join(
-            [f"robometer-rl {__version__}"]
-            + [f"{name} {version(name)}" for name in packages]
-            + [f"Python {platform.python_version()}"]
-        ),
+        "Versions": ", ".join(f"{name} {number}" for name, number in versions(packages).items())
+        + f", Python {platform.python_version()}",
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robometer_rl.data.sampling import SamplingConfig
-from robometer_rl.training.scratch import NetworkShape
+from robometer_rl.training.shape import NetworkShape
 
 __all__ = ["LossWeights", "StageConfig", "TrainConfig", "VisionPretraining"]
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.metrics import ThresholdChoice, best_threshold
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.provenance import provenance
 from robometer_rl.training.config import StageConfig, TrainConfig
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.pretrain import pretrain_vision
@@ -150,10 +149,7 @@ class _Run:
         run = cls(config.output)
         if run._report_file.exists():
             run.report = json.loads(run._report_file.read_text())
-        packages = ("torch", "transformers", "robometer-rl")
-        run.note(
-            versions={name: version(name) for name in packages}, machine=platform.processor() or platform.machine()
-        )
+        run.note(provenance=provenance())
         return run
 
     @property
@@ -177,7 +173,7 @@ class _Run:
         spent = {"wall": round(time.perf_counter() - wall), "cpu": round(time.process_time() - cpu)}
         shutil.rmtree(saves, ignore_errors=True)
         save_checkpoint(directory, checkpoint)
-        self.note(seconds=self.report.get("seconds", {}) | {name: spent}, threads=torch.get_num_threads())
+        self.note(seconds=self.report.get("seconds", {}) | {name: spent})
         logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from transformers import Qwen3VLConfig
@@ -14,49 +13,13 @@ from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.config import RobometerConfig
 from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
 from robometer_rl.models.robometer.processing import RobometerProcessor
+from robometer_rl.training.shape import HEAD_DIM, VISION_HEAD_DIM, NetworkShape
 from robometer_rl.training.tokenizer import train_tokenizer
 
-__all__ = ["NetworkShape", "make_checkpoint"]
+__all__ = ["make_checkpoint"]
 
 _PATCH, _MERGE = 16, 2
-_HEAD_DIM = 64
 _MROPE_SECTION = [12, 10, 10]  # time, height, width: half of a head's dimensions
-_VISION_HEAD_DIM = 32
-
-
-@dataclass(frozen=True)
-class NetworkShape:
-    """Sizes of the backbone; the defaults are those of robometer-mini.
-
-    Attributes:
-        hidden: Width of the decoder, a multiple of 64.
-        layers: Of the decoder.
-        feed_forward: Width inside a decoder layer.
-        key_value_heads: Of the decoder; it has ``hidden // 64`` query heads.
-        vision_hidden: Width of the vision tower, a multiple of 32.
-        vision_layers: Of the vision tower.
-        vision_feed_forward: Width inside a vision layer.
-        deepstack: Vision layers whose output is also given to the decoder's first layers.
-        side: Frames are brought close to this many pixels a side, keeping their shape.
-    """
-
-    hidden: int = 256
-    layers: int = 4
-    feed_forward: int = 512
-    key_value_heads: int = 2
-    vision_hidden: int = 160
-    vision_layers: int = 5
-    vision_feed_forward: int = 512
-    deepstack: tuple[int, ...] = (2,)
-    side: int = 128
-
-    def __post_init__(self) -> None:
-        for name, width, head in (
-            ("hidden", self.hidden, _HEAD_DIM),
-            ("vision_hidden", self.vision_hidden, _VISION_HEAD_DIM),
-        ):
-            if width % head:
-                raise ValueError(f"{name} must be a multiple of {head}, got {width}")
 
 
 def make_checkpoint(shape: NetworkShape, tasks: Iterable[str], seed: int, max_frames: int = 8) -> Checkpoint:
@@ -93,9 +56,9 @@ def _backbone_json(shape: NetworkShape, vocabulary: dict[str, int]) -> str:
         "hidden_size": shape.hidden,
         "intermediate_size": shape.feed_forward,
         "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.hidden // _HEAD_DIM,
+        "num_attention_heads": shape.hidden // HEAD_DIM,
         "num_key_value_heads": shape.key_value_heads,
-        "head_dim": _HEAD_DIM,
+        "head_dim": HEAD_DIM,
         "hidden_act": "silu",
         "vocab_size": len(vocabulary),
         "max_position_embeddings": 4096,
@@ -115,7 +78,7 @@ def _backbone_json(shape: NetworkShape, vocabulary: dict[str, int]) -> str:
         "depth": shape.vision_layers,
         "hidden_size": shape.vision_hidden,
         "intermediate_size": shape.vision_feed_forward,
-        "num_heads": shape.vision_hidden // _VISION_HEAD_DIM,
+        "num_heads": shape.vision_hidden // VISION_HEAD_DIM,
         "patch_size": _PATCH,
         "spatial_merge_size": _MERGE,
         "temporal_patch_size": 2,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from robometer_rl.models.robometer.checkpoint import Checkpoint
-from robometer_rl.training.scratch import NetworkShape, make_checkpoint
+from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.shape import NetworkShape
 
 SHAPE = NetworkShape(
     hidden=64,
