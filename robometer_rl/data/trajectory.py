@@ -43,13 +43,15 @@ class Trajectory:
         skill: Name of the policy that acted, if known.
         seed: Seed of the episode, if known.
         split: ``train`` or ``test``, or another name that the source gives.
+        source: Where it was imported from: a file or a Hub id, then ``#`` and the episode inside it if it holds
+            several, as in ``demo.hdf5#data/demo_3``. None for simulators.
         metadata: Further facts of the source, JSON values only.
 
     Raises:
         TaskError: ``task`` is not a non-empty string.
         FrameError: The frames are not RGB images.
         TrajectoryError: Fewer than 2 frames, a per-frame array of another length, an unknown quality label, a partial
-            success outside [0, 1], or an empty id or data source.
+            success outside [0, 1], or an empty id, data source, split or source.
     """
 
     id: str
@@ -67,10 +69,11 @@ class Trajectory:
     skill: str | None = None
     seed: int | None = None
     split: str = "train"
+    source: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("id", "data_source", "split"):
+        for name in ("id", "data_source", "split", *(["source"] if self.source is not None else [])):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise TrajectoryError(f"trajectory {self.id!r} has the {name} {value!r}; expected a non-empty string")

@@ -44,6 +44,7 @@ def test_paraphrases_are_instructions_too(instruction):
         ({"id": ""}, "the id ''"),
         ({"data_source": " "}, "the data_source ' '"),
         ({"split": ""}, "the split ''"),
+        ({"source": ""}, "the source ''"),
     ],
 )
 def test_what_cannot_be_learned_from_is_named(fields, message):
