@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from robometer_rl.data.sampling import SamplingConfig
 from robometer_rl.training.shape import NetworkShape
 
-__all__ = ["LossWeights", "StageConfig", "TrainConfig", "VisionPretraining"]
+__all__ = ["LoRA", "LossWeights", "Selection", "StageConfig", "TrainConfig", "VisionPretraining"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ class LossWeights:
         preference: Of pairs.
         grounding: Of naming the task said and the task shown, which teaches a new decoder to read; see `grounding`.
             0 for networks that come from a language model.
+        legacy: Take the losses as the reference does: success without balancing its classes, progress divided by the
+            length of its clip once more, and of a pair only the first trajectory.
     """
 
     progress: float = 1.0
     success: float = 0.5
     preference: float = 1.0
     grounding: float = 0.3
+    legacy: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,16 @@ class StageConfig:
 
     Attributes:
         steps: Optimiser steps; 0 leaves the stage out.
-        batch_size: Samples per forward pass.
-        accumulate: Forward passes per step; losses are normalised over all of them.
+        batch_size: Samples per forward pass of a process.
+        accumulate: Forward passes per step; losses are normalised over all of them, in all processes.
         learning_rate: Peak of a cosine schedule, for everything but the vision tower.
         vision_learning_rate: The same for the vision tower; None freezes it, and its features are cached.
         weight_decay: On matrices only.
         warmup: Part of the steps in which the learning rate rises.
         max_grad_norm: Gradients are clipped to this norm.
+        bucket_batches: Samples of so many consecutive batches are exchanged between these, so that each has samples of
+            like length and little padding; 1 leaves them as they are drawn. The samples of a stage are the same.
+        gradient_checkpointing: Compute layers again in the backward pass instead of keeping what they computed.
     """
 
     steps: int = 850
@@ -71,6 +78,69 @@ class StageConfig:
     weight_decay: float = 0.05
     warmup: float = 0.05
     max_grad_norm: float = 1.0
+    bucket_batches: int = 1
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "bucket_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of a stage must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Trains small matrices beside the weights of the start checkpoint, and the heads, instead of all weights.
+
+    The defaults are the reference's. What is saved is an adapter that refers to the start checkpoint, unless weights of
+    the backbone are trained besides.
+
+    Attributes:
+        rank: Of the matrices; 0 trains all weights.
+        alpha: What they compute is scaled by ``alpha / rank``.
+        dropout: Of their inputs.
+        part: The part of the backbone that they adapt.
+        targets: Names of the layers that they adapt.
+        new_tokens: Also train the rows of the tokens that prompts use and language models do not know. Needed where the
+            start is a language model, for which they are random numbers.
+    """
+
+    rank: int = 0
+    alpha: int = 64
+    dropout: float = 0.05
+    part: Literal["language_model", "visual"] = "language_model"
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    new_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"rank of a LoRA must be at least 0, got {self.rank}")
+        if self.new_tokens and self.part == "visual":
+            raise ValueError("new_tokens are rows of the language model; the LoRA adapts the vision tower")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Evaluation during training on episodes that are not trained on; the best checkpoints are kept.
+
+    Attributes:
+        every: Steps between evaluations; 0 leaves them out.
+        metrics: Names in `robometer_rl.training.validation.METRICS`; their mean is what checkpoints are compared by.
+        split: Split of the store to evaluate on; the episodes kept out of training by ``validation_fraction`` if None.
+        episodes: At most so many, taken from all tasks alike.
+        keep: How many of the best checkpoints to keep.
+    """
+
+    every: int = 0
+    metrics: tuple[str, ...] = ("voc_pearson", "ranking_accuracy", "success_auroc")
+    split: str | None = None
+    episodes: int = 60
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        if self.every and not self.metrics:
+            raise ValueError("evaluation during training needs the name of at least one metric")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True)
@@ -85,26 +155,31 @@ class TrainConfig:
         split: The split of them to train on.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
         start: Checkpoint to start from; a new network if None.
+        lora: Train an adapter of the start checkpoint instead of all of its weights.
         shape: Sizes of a new network.
         pretraining: Of a new network's vision tower.
         frozen: Training with the vision tower frozen.
         joint: Training of everything together, afterwards; left out by default.
         sampling: What clips and pairs are made of.
         losses: Loss weights.
+        selection: Evaluation during training.
         feature_views: Versions of every frame that are cached for a frozen tower, the first of them unchanged.
         augment: Change light, colour and camera of clips where the tower is trained.
         validation_fraction: Part of the successful and of the other episodes of each task that is kept out of training
             to calibrate the success threshold.
         seed: Everything random is drawn from it.
-        bf16: Compute in bfloat16; weights stay in float32.
+        bf16: Compute in bfloat16; weights that are trained stay in float32.
         save_every: Steps between saves.
         log_every: Steps between log lines.
+        report_to: Where the Trainer reports losses and metrics besides: ``tensorboard``, ``wandb``, or another of its
+            integrations.
     """
 
     data: Path
     output: Path
     split: str = "train"
     start: Path | None = None
+    lora: LoRA = field(default_factory=LoRA)
     shape: NetworkShape = field(default_factory=NetworkShape)
     pretraining: VisionPretraining = field(default_factory=VisionPretraining)
     frozen: StageConfig = field(default_factory=StageConfig)
@@ -113,6 +188,7 @@ class TrainConfig:
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    selection: Selection = field(default_factory=Selection)
     feature_views: int = 2
     augment: bool = True
     validation_fraction: float = 0.1
@@ -120,6 +196,7 @@ class TrainConfig:
     bf16: bool = True
     save_every: int = 200
     log_every: int = 25
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.feature_views < 1:
@@ -130,3 +207,22 @@ class TrainConfig:
             raise ValueError("the frozen stage has no vision learning rate: its vision features are cached")
         if self.start is not None and self.pretraining.steps:
             raise ValueError("vision pre-training is for new networks; with a start checkpoint set its steps to 0")
+        if self.frozen.steps and self.augment and self.feature_views == 1:
+            raise ValueError(
+                "the frozen stage reads cached features of unchanged frames, so that augment has no effect; cache "
+                "changed ones too (feature_views of at least 2), or set augment to False"
+            )
+        if self.selection.every and self.selection.split is None and not self.validation_fraction:
+            raise ValueError("evaluation during training needs a split, or a validation_fraction above 0")
+        if self.lora.rank:
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        if self.start is None:
+            raise ValueError("a LoRA adapts a start checkpoint; none is given")
+        tower_is_trained = self.joint.steps and self.joint.vision_learning_rate is not None
+        if self.lora.part == "visual" and (self.frozen.steps or not tower_is_trained):
+            raise ValueError(
+                "a LoRA of the vision tower is trained in the joint stage with its vision_learning_rate; set the steps "
+                "of the frozen stage, whose features are cached, to 0"
+            )
