@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from robometer_rl.data.sources.metaworld import CONTROL_HZ, TASKS, make_env
-from robometer_rl.data.sources.metaworld_skills import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
+from robometer_rl.data.sources.metaworld_policies import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import versions
 from robometer_rl.report.canvas import DARK, LIGHT, Theme

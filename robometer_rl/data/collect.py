@@ -21,24 +21,65 @@ from robometer_rl.data.sources.metaworld import TASKS, make_env
 from robometer_rl.data.sources.metaworld_skills import DATA_SOURCE, SKILLS, Skill, record_episode
 from robometer_rl.data.store import TrajectoryStore
 
-__all__ = ["DEFAULT_TASKS", "CollectConfig", "EpisodeCounts", "RecordingMismatchError", "collect"]
+__all__ = ["DEFAULT_TASKS", "HELD_OUT_TASKS", "CollectConfig", "EpisodeCounts", "RecordingMismatchError", "collect"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TASKS = (
+    "assembly",
+    "basketball",
+    "box-close",
     "button-press",
     "button-press-topdown",
+    "button-press-topdown-wall",
+    "button-press-wall",
+    "coffee-pull",
+    "coffee-push",
+    "dial-turn",
+    "disassemble",
     "door-close",
     "door-open",
+    "door-unlock",
     "drawer-close",
     "drawer-open",
     "faucet-close",
     "faucet-open",
+    "hammer",
+    "hand-insert",
+    "handle-press",
+    "handle-pull",
+    "handle-pull-side",
+    "lever-pull",
+    "peg-insert-side",
+    "peg-unplug-side",
+    "pick-place",
     "plate-slide",
+    "plate-slide-back",
+    "plate-slide-back-side",
+    "plate-slide-side",
+    "push",
+    "push-back",
+    "reach",
+    "reach-wall",
+    "shelf-place",
+    "soccer",
+    "stick-pull",
+    "stick-push",
     "sweep",
+    "sweep-into",
     "window-close",
     "window-open",
 )
+"""Tasks that a reward model is trained on."""
+
+HELD_OUT_TASKS = (
+    "coffee-button",
+    "handle-press-side",
+    "door-lock",
+    "push-wall",
+    "bin-picking",
+)
+"""Tasks that it never sees: a button, a handle, a part of a door, something to push and something to pick up."""
 
 _BATCH = 16  # episodes per worker process: long enough to pay for its start, short enough to balance workers
 
@@ -57,13 +98,21 @@ class EpisodeCounts:
         stop_halfway: The scripted policy until 30 to 70 % of its usual time, then standing still.
         wrong_place: A hand that goes to a wrong place and stays there.
         random: Smooth random motion.
+        hover: A hand that lingers beside the object, the goal and the expert's path, and does not act.
+        undo: The scripted policy until the task is done in part or in full, then back, or on beyond the goal.
+        wrong_push: A hand that moves the object elsewhere, or acts beside it.
+        flail: Full-speed jerks around the object or the goal.
     """
 
-    expert: int = 25
-    noisy: int = 12
-    stop_halfway: int = 12
-    wrong_place: int = 12
-    random: int = 8
+    expert: int = 16
+    noisy: int = 8
+    stop_halfway: int = 6
+    wrong_place: int = 6
+    random: int = 4
+    hover: int = 5
+    undo: int = 5
+    wrong_push: int = 5
+    flail: int = 5
 
     def of(self, skill: Skill) -> int:
         """How many episodes of ``skill``."""
@@ -73,6 +122,10 @@ class EpisodeCounts:
             "stop_halfway": self.stop_halfway,
             "wrong_place": self.wrong_place,
             "random": self.random,
+            "hover": self.hover,
+            "undo": self.undo,
+            "wrong_push": self.wrong_push,
+            "flail": self.flail,
         }
         return counts[skill]
 

@@ -9,6 +9,7 @@ import pytest
 
 from robometer_rl.data.collect import (
     DEFAULT_TASKS,
+    HELD_OUT_TASKS,
     CollectConfig,
     EpisodeCounts,
     RecordingMismatchError,
@@ -25,8 +26,13 @@ def files(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
+def counts(**asked: int) -> EpisodeCounts:
+    """What is asked, and nothing else."""
+    return EpisodeCounts(**{**dict.fromkeys(SKILLS, 0), **asked})
+
+
 def config(path: Path, **fields) -> CollectConfig:
-    chosen = {"tasks": ("drawer-close", "plate-slide"), "episodes": EpisodeCounts(1, 0, 0, 0, 1), "size": 32}
+    chosen = {"tasks": ("drawer-close", "plate-slide"), "episodes": counts(expert=1, random=1), "size": 32}
     return CollectConfig(path, **{**chosen, "frame_interval": 10, **fields})
 
 
@@ -41,7 +47,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers_and_the_interru
     ]
     store.verify()
 
-    collect(config(tmp_path / "two", tasks=("plate-slide",), episodes=EpisodeCounts(1, 0, 0, 0, 0)))
+    collect(config(tmp_path / "two", tasks=("plate-slide",), episodes=counts(expert=1)))
     begun = {name: (tmp_path / "two" / name).stat().st_mtime_ns for name in files(tmp_path / "two")}
     collect(config(tmp_path / "two", tasks=("plate-slide", "drawer-close"), workers=2))
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -56,11 +62,11 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers_and_the_interru
 MAIN = """
 import sys
 from pathlib import Path
-from tests.data.test_collect import config
-from robometer_rl.data.collect import EpisodeCounts, collect
+from tests.data.test_collect import config, counts
+from robometer_rl.data.collect import collect
 
 if __name__ == "__main__":
-    collect(config(Path(sys.argv[1]), tasks=("drawer-close",), episodes=EpisodeCounts(expert=60), workers=1))
+    collect(config(Path(sys.argv[1]), tasks=("drawer-close",), episodes=counts(expert=60), workers=1))
 """
 
 
@@ -82,7 +88,7 @@ def test_an_interrupt_leaves_a_valid_store(tmp_path):
 
 
 def test_any_part_of_a_recording_is_balanced():
-    asked = CollectConfig(Path("unused"), episodes=EpisodeCounts(20, 10, 10, 10, 10))
+    asked = CollectConfig(Path("unused"), episodes=counts(expert=20, noisy=10, random=10, hover=10, flail=10))
     episodes = list(_interleaved(asked))
     assert len(episodes) == len(set(episodes)) == 60 * len(DEFAULT_TASKS)
     third = episodes[: len(episodes) // 3]
@@ -93,7 +99,9 @@ def test_any_part_of_a_recording_is_balanced():
 
 
 def test_batches_have_one_task_and_lose_nothing():
-    episodes = list(_interleaved(CollectConfig(Path("unused"), episodes=EpisodeCounts(7, 3, 1, 0, 2))))
+    episodes = list(
+        _interleaved(CollectConfig(Path("unused"), episodes=counts(expert=7, noisy=3, stop_halfway=1, undo=2)))
+    )
     batches = list(_batches(episodes))
     assert all(len({episode.task for episode in batch}) == 1 for batch in batches)
     assert sorted(str(episode) for batch in batches for episode in batch) == sorted(map(str, episodes))
@@ -105,7 +113,7 @@ def test_names_and_seeds_tell_every_episode_apart(tmp_path):
     count = 0
     for split in ("train", "test"):
         for seed in (0, 1):
-            asked = CollectConfig(tmp_path, split=split, seed=seed, episodes=EpisodeCounts(3, 3, 3, 3, 3))
+            asked = CollectConfig(tmp_path, split=split, seed=seed, episodes=EpisodeCounts(**dict.fromkeys(SKILLS, 3)))
             for episode in _interleaved(asked):
                 seen.add(tuple(episode.seeds(asked).generate_state(4)))
                 names.add(episode.name(asked))
@@ -130,9 +138,11 @@ def test_a_recording_that_makes_no_sense_is_refused(tmp_path, fields, message):
         CollectConfig(tmp_path, **fields)
 
 
-def test_the_default_tasks_have_words():
-    assert set(DEFAULT_TASKS) <= set(TASKS)
-    assert len(DEFAULT_TASKS) >= 10
+def test_tasks_have_words_and_held_out_tasks_are_not_trained():
+    assert set(DEFAULT_TASKS) | set(HELD_OUT_TASKS) <= set(TASKS)
+    assert not set(DEFAULT_TASKS) & set(HELD_OUT_TASKS)
+    assert len(DEFAULT_TASKS) >= 32
+    assert len(HELD_OUT_TASKS) == 5
 
 
 def test_recording_needs_no_torch():

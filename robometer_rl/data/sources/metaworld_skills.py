@@ -1,173 +1,112 @@
 """Recorded Meta-World episodes by policies that differ in skill.
 
-A reward model that has only seen experts takes any motion for progress. So the same task, with goals drawn the same
-way, is also acted out badly: with noise, half-way, in the wrong place, at random. Bad episodes are as long as good
-ones, so that nothing can be read off the length: the expert is rehearsed on the same goal first, without rendering.
+A reward model that has only seen experts takes any motion for progress, and pays for poses that no expert visits. So
+the same task, with goals drawn the same way, is also acted out badly: with noise, half-way, in the wrong place, at
+random, and as an agent explores, close to the object and to the goal. Every episode is planned from a rehearsal: the
+expert on the same goal, without rendering. So bad episodes are about as long as good ones, and nothing can be read
+off the length.
 """
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.sources.metaworld import CAMERA, CONTROL_HZ, MetaWorldEnv, state_of
+from robometer_rl.data.sources.metaworld_policies import (
+    Action,
+    ExpertPolicy,
+    FlailPolicy,
+    NoisyPolicy,
+    Observation,
+    Policy,
+    RandomPolicy,
+    StopHalfwayPolicy,
+    SwitchPolicy,
+    Visit,
+    VisitPolicy,
+    WrongPlacePolicy,
+)
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.frames import as_frame
 
-__all__ = [
-    "DATA_SOURCE",
-    "SKILLS",
-    "ExpertPolicy",
-    "NoisyPolicy",
-    "Policy",
-    "RandomPolicy",
-    "Skill",
-    "StopHalfwayPolicy",
-    "WrongPlacePolicy",
-    "record_episode",
-]
+__all__ = ["DATA_SOURCE", "SKILLS", "Plan", "Skill", "record_episode", "record_policy"]
 
 DATA_SOURCE = "metaworld"
 
-Skill = Literal["expert", "noisy", "stop_halfway", "wrong_place", "random"]
+Skill = Literal[
+    "expert", "noisy", "stop_halfway", "wrong_place", "random", "hover", "undo", "wrong_push", "flail"
+]  # fmt: skip
 SKILLS: tuple[Skill, ...] = get_args(Skill)
 
-Observation = NDArray[np.float64]
-Action = NDArray[np.float32]
-
 _PATIENCE = 200  # steps after which a rehearsal counts as failed
-_LINGER = 3  # steps that an expert goes on after first success: some tasks are judged at a threshold still moving
 _SUBOPTIMAL = 0.25  # part of the way to the goal from which a failure counts as nearly there
+_TOUCHED = 0.005  # metres that the object has moved when the expert is said to have it
+_LOW, _HIGH = np.array([-0.45, 0.4, 0.04]), np.array([0.45, 0.95, 0.45])  # where explorers take the hand
+_HAND, _OBJECT, _SECOND, _GOAL = slice(0, 3), slice(4, 7), slice(11, 14), slice(36, 39)
 
 
-class Policy(Protocol):
-    """Acts for one episode; a new episode takes a new policy."""
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What a plan is made from.
 
-    def act(self, observation: Observation, success: bool) -> Action:
-        """Hand velocity and gripper effort (4,) float32 in [-1, 1].
+    Attributes:
+        task: Name in `robometer_rl.data.sources.metaworld.TASKS`.
+        rng: Source of everything that is drawn.
+        pace: Of the expert's hand.
+        tail: Steps recorded after first success.
+        observations: (N + 1, 39) of the rehearsal.
+        actions: (N, 4) of the rehearsal.
+        success_step: Number of steps in which the expert succeeds; None if it does not.
+    """
 
-        Args:
-            observation: What the environment returned last.
-            success: Whether the task is done now, ``info["is_success"]``.
-        """
-        ...
+    task: str
+    rng: np.random.Generator
+    pace: float
+    tail: int
+    observations: NDArray[np.float64]
+    actions: NDArray[np.float32]
+    success_step: int | None
 
+    @property
+    def usual(self) -> int:
+        """Steps that the expert takes."""
+        return _PATIENCE if self.success_step is None else self.success_step
 
-class ExpertPolicy:
-    """The scripted policy of a task at a fraction of its speed; it stands still once the task is done."""
+    @property
+    def start(self) -> Observation:
+        """The reset observation."""
+        return self.observations[0]
 
-    def __init__(self, task: str, pace: float = 1.0) -> None:
-        """A policy for ``task`` (as in ``drawer-open``) with its hand velocity multiplied by ``pace``."""
-        from metaworld.policies import ENV_POLICY_MAP
+    @property
+    def path(self) -> NDArray[np.float64]:
+        """The expert's hand (N + 1, 3)."""
+        return self.observations[:, _HAND]
 
-        self._scripted = ENV_POLICY_MAP[f"{task}-v3"]()
-        self._pace = pace
-        self._done_for = 0
+    @property
+    def touch_step(self) -> int:
+        """When the expert begins to move an object; half-way where it moves none."""
+        things = np.concatenate([self.observations[:, _OBJECT], self.observations[:, _SECOND]], axis=1)
+        moved = np.abs(things - things[0]).max(axis=1) > _TOUCHED
+        return int(np.argmax(moved)) if moved.any() else len(self.actions) // 2
 
-    def act(self, observation: Observation, success: bool) -> Action:
-        """See `Policy.act`."""
-        self._done_for += bool(success or self._done_for)
-        with warnings.catch_warnings():  # some scripts ask for more than the simulator grants, and say so
-            warnings.simplefilter("ignore")
-            action = np.clip(self._scripted.get_action(observation), -1.0, 1.0).astype(np.float32)
-        action[:3] *= 0.0 if self._done_for > _LINGER else self._pace
-        return action
+    def expert(self) -> ExpertPolicy:
+        """The policy that was rehearsed, from the beginning."""
+        return ExpertPolicy(self.task, self.pace)
 
-
-class NoisyPolicy:
-    """Another policy disturbed by smooth Gaussian noise, also after the task is done."""
-
-    def __init__(self, policy: Policy, rng: np.random.Generator, magnitude: float) -> None:
-        """Adds noise of standard deviation ``magnitude`` to the actions of ``policy``."""
-        self._policy = policy
-        self._noise = _SmoothNoise(rng, memory=0.8, magnitude=magnitude)
-
-    def act(self, observation: Observation, success: bool) -> Action:
-        """See `Policy.act`."""
-        return np.clip(self._policy.act(observation, success) + self._noise.next(), -1.0, 1.0).astype(np.float32)
-
-
-class StopHalfwayPolicy:
-    """Another policy that stands still from some step on."""
-
-    def __init__(self, policy: Policy, stop_step: int) -> None:
-        """Follows ``policy`` for ``stop_step`` steps, then keeps the hand and the gripper as they are."""
-        self._policy = policy
-        self._left = stop_step
-        self._gripper = np.float32(0.0)
-
-    def act(self, observation: Observation, success: bool) -> Action:
-        """See `Policy.act`."""
-        if self._left > 0:
-            self._left -= 1
-            action = self._policy.act(observation, success)
-            self._gripper = action[3]
-            return action
-        return np.array([0.0, 0.0, 0.0, self._gripper], np.float32)
-
-
-class WrongPlacePolicy:
-    """Goes to a wrong place and stays there, perhaps after following another policy part of the way."""
-
-    def __init__(
-        self, policy: Policy, leave_step: int, place: NDArray[np.float64], pace: float = 1.0, grip_every: int = 0
-    ) -> None:
-        """Follows ``policy`` for ``leave_step`` steps, then moves to ``place`` (3,) in metres at ``pace``.
-
-        The gripper closes and opens every ``grip_every`` steps; 0 keeps it open.
-        """
-        self._policy = policy
-        self._leave_step = leave_step
-        self._place = place
-        self._pace = pace
-        self._grip_every = grip_every
-        self._step = -1
-
-    def act(self, observation: Observation, success: bool) -> Action:
-        """See `Policy.act`."""
-        self._step += 1
-        if self._step < self._leave_step:
-            return self._policy.act(observation, success)
-        velocity = self._pace * np.clip(10.0 * (self._place - observation[:3]), -1.0, 1.0)
-        closed = self._grip_every > 0 and (self._step // self._grip_every) % 2 == 1
-        return np.append(velocity, 1.0 if closed else -1.0).astype(np.float32)
-
-
-class RandomPolicy:
-    """Smooth random motion."""
-
-    def __init__(self, rng: np.random.Generator, magnitude: float = 0.8) -> None:
-        """Actions of standard deviation ``magnitude`` before they are clipped to [-1, 1]."""
-        self._noise = _SmoothNoise(rng, memory=0.93, magnitude=magnitude)
-
-    def act(self, observation: Observation, success: bool) -> Action:
-        """See `Policy.act`."""
-        return np.clip(self._noise.next(), -1.0, 1.0).astype(np.float32)
-
-
-class _SmoothNoise:
-    """A stationary first-order autoregressive process in 4 dimensions with standard deviation ``magnitude``."""
-
-    def __init__(self, rng: np.random.Generator, memory: float, magnitude: float) -> None:
-        self._rng = rng
-        self._memory = memory
-        self._magnitude = magnitude
-        self._value = rng.standard_normal(4)
-
-    def next(self) -> NDArray[np.float64]:
-        fresh = np.sqrt(1.0 - self._memory**2) * self._rng.standard_normal(4)
-        self._value = self._memory * self._value + fresh
-        return self._magnitude * self._value
+    def grip(self, step: int) -> float:
+        """The expert's gripper effort at ``step``."""
+        return float(self.actions[min(step, len(self.actions) - 1), 3])
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """One episode, before it is recorded.
 
     Attributes:
@@ -180,45 +119,60 @@ class _Plan:
     policy: Policy
     max_steps: int
     tail: int
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def _plan(env: gym.Env[Any, Any], task: str, skill: Skill, seed: int, rng: np.random.Generator) -> _Plan:
+def _plan(env: gym.Env[Any, Any], task: str, skill: Skill, seed: int, rng: np.random.Generator) -> Plan:
     pace = float(rng.uniform(0.7, 1.0))
     tail = int(rng.integers(8, 25))
-    observation, expert_steps = _rehearse(env, ExpertPolicy(task, pace), seed)
-    usual = _PATIENCE if expert_steps is None else expert_steps
-    facts: dict[str, Any] = {"pace": pace, "expert_success_step": expert_steps}
-    policy: Policy = ExpertPolicy(task, pace)
-    max_steps = usual + tail
-    if skill == "noisy":
-        facts["noise"] = float(rng.uniform(0.2, 1.0))
-        policy = NoisyPolicy(policy, rng, facts["noise"])
-        max_steps = int(1.25 * usual) + tail
-    elif skill == "stop_halfway":
-        facts["stop_step"] = round(usual * float(rng.uniform(0.3, 0.7)))
-        policy = StopHalfwayPolicy(policy, facts["stop_step"])
-    elif skill == "wrong_place":
-        facts["leave_step"] = round(usual * float(rng.uniform(0.1, 0.6))) if rng.random() < 0.4 else 0
-        place = _wrong_place(rng, around=observation[4:7], goal=observation[36:39])
-        facts["place"] = place.tolist()
-        grip_every = int(rng.integers(8, 25)) if rng.random() < 0.5 else 0
-        policy = WrongPlacePolicy(policy, facts["leave_step"], place, pace, grip_every)
-    elif skill == "random":
-        facts["noise"] = float(rng.uniform(0.4, 1.2))
-        policy = RandomPolicy(rng, facts["noise"])
-    return _Plan(policy, max_steps, tail, facts)
+    scene = _rehearse(env, task, seed, rng, pace, tail)
+    plan = _PLANNERS[skill](scene)
+    facts = {"pace": pace, "expert_success_step": scene.success_step, **plan.facts}
+    return Plan(plan.policy, plan.max_steps, plan.tail, facts)
 
 
-def _rehearse(env: gym.Env[Any, Any], policy: Policy, seed: int) -> tuple[Observation, int | None]:
-    """The reset observation of ``seed``, and the number of steps in which ``policy`` succeeds there, if it does."""
-    start, info = env.reset(seed=seed)
-    observation = start
-    for step in range(1, _PATIENCE + 1):
-        observation, _, _, _, info = env.step(policy.act(observation, info["is_success"]))
-        if info["is_success"]:
-            return start, step
-    return start, None
+def _rehearse(env: gym.Env[Any, Any], task: str, seed: int, rng: np.random.Generator, pace: float, tail: int) -> _Scene:
+    policy = ExpertPolicy(task, pace)
+    observation, info = env.reset(seed=seed)
+    observations: list[Observation] = [observation]
+    actions: list[Action] = []
+    while len(actions) < _PATIENCE and not (actions and info["is_success"]):
+        actions.append(policy.act(observation, info["is_success"]))
+        observation, _, _, _, info = env.step(actions[-1])
+        observations.append(observation)
+    success_step = len(actions) if info["is_success"] else None
+    return _Scene(task, rng, pace, tail, np.stack(observations), np.stack(actions), success_step)
+
+
+def _expert(scene: _Scene) -> Plan:
+    return Plan(scene.expert(), scene.usual + scene.tail, scene.tail)
+
+
+def _noisy(scene: _Scene) -> Plan:
+    noise = float(scene.rng.uniform(0.2, 1.0))
+    policy = NoisyPolicy(scene.expert(), scene.rng, noise)
+    return Plan(policy, int(1.25 * scene.usual) + scene.tail, scene.tail, {"noise": noise})
+
+
+def _stop_halfway(scene: _Scene) -> Plan:
+    stop_step = round(scene.usual * float(scene.rng.uniform(0.3, 0.7)))
+    policy = StopHalfwayPolicy(scene.expert(), stop_step)
+    return Plan(policy, scene.usual + scene.tail, scene.tail, {"stop_step": stop_step})
+
+
+def _go_to_wrong_place(scene: _Scene) -> Plan:
+    rng = scene.rng
+    leave_step = round(scene.usual * float(rng.uniform(0.1, 0.6))) if rng.random() < 0.4 else 0
+    place = _wrong_place(rng, around=scene.start[_OBJECT], goal=scene.start[_GOAL])
+    grip_every = int(rng.integers(8, 25)) if rng.random() < 0.5 else 0
+    policy = WrongPlacePolicy(scene.expert(), leave_step, place, scene.pace, grip_every)
+    facts = {"leave_step": leave_step, "place": place.tolist()}
+    return Plan(policy, scene.usual + scene.tail, scene.tail, facts)
+
+
+def _random(scene: _Scene) -> Plan:
+    noise = float(scene.rng.uniform(0.4, 1.2))
+    return Plan(RandomPolicy(scene.rng, noise), scene.usual + scene.tail, scene.tail, {"noise": noise})
 
 
 def _wrong_place(
@@ -235,6 +189,147 @@ def _wrong_place(
         place = np.clip(place, low, high)
         if min(np.linalg.norm(place - around), np.linalg.norm(place - goal)) >= 0.09:
             return place
+
+
+def _hover(scene: _Scene) -> Plan:
+    """Places beside the object, the goal and the expert's path, one after another, without acting."""
+    rng = scene.rng
+    visits = []
+    for _ in range(5):
+        near = str(rng.choice(["object", "goal", "end", "path"]))
+        anchor = {
+            "object": scene.start[_OBJECT],
+            "goal": scene.start[_GOAL],
+            "end": scene.path[-1],
+            "path": scene.path[rng.integers(len(scene.path))],
+        }[near]
+        away = _direction(rng)
+        away[2] = abs(away[2]) if rng.random() < 0.7 else away[2]  # most tasks are acted out from above
+        place = np.clip(anchor + rng.uniform(0.03, 0.12) * away, _LOW, _HIGH)
+        visits.append(Visit(place, gripper=float(rng.choice([-1.0, 1.0])), linger=int(rng.integers(5, 30))))
+    tremor = float(rng.uniform(0.0, 0.4))
+    policy = VisitPolicy(visits, rng, scene.pace, tremor)
+    return Plan(policy, _explorers_time(scene), scene.tail, {"tremor": tremor})
+
+
+def _undo(scene: _Scene) -> Plan:
+    """Done, in part or in full, and then: the way back, the object pushed back, or on beyond the goal."""
+    rng = scene.rng
+    if scene.success_step is not None and rng.random() < 0.5:
+        turn_step = scene.success_step + int(rng.integers(0, 8))
+    else:
+        turn_step = scene.touch_step + round(float(rng.uniform(0.3, 1.0)) * (scene.usual - scene.touch_step))
+    turn = min(turn_step, len(scene.actions))
+    hand, grip = scene.path[turn], scene.grip(turn - 1)
+    moved = _displacement(scene, turn)
+    how = str(rng.choice(["retrace", "push_back", "overshoot"]))
+    if how == "retrace":
+        visits = [Visit(place, grip) for place in scene.path[turn::-4]]
+    elif how == "push_back":
+        thing = _moved_thing(scene)
+        front, back = scene.observations[turn, thing] + 0.08 * moved, scene.start[thing] - 0.08 * moved
+        visits = [Visit(_above(front)), Visit(front), Visit(back)]
+    else:
+        visits = [Visit(hand + rng.uniform(0.08, 0.2) * moved, grip)]
+    policy = SwitchPolicy(scene.expert(), turn_step, VisitPolicy(_in_reach(visits), rng))
+    max_steps = turn_step + int(rng.integers(30, 70)) + scene.tail
+    return Plan(policy, max_steps, max_steps, {"turn_step": turn_step, "how": how})
+
+
+def _wrong_push(scene: _Scene) -> Plan:
+    """Moves the object, but elsewhere; or does all that the expert does, but beside the object."""
+    rng = scene.rng
+    how = str(rng.choice(["push", "beside", "drag"]))
+    leave_step = 0
+    if how == "push":
+        visits = _push_elsewhere(scene)
+    elif how == "beside":
+        offset = rng.uniform(0.05, 0.12) * _direction(rng)
+        steps = [*range(0, len(scene.actions), 4), len(scene.actions)]
+        visits = [Visit(scene.path[step] + offset, scene.grip(step)) for step in steps]
+    else:
+        leave_step = scene.touch_step + round(float(rng.uniform(0.1, 0.7)) * (scene.usual - scene.touch_step))
+        leave_step = min(leave_step, len(scene.actions))
+        place = _wrong_place(rng, around=scene.start[_OBJECT], goal=scene.start[_GOAL])
+        visits = [Visit(place, scene.grip(leave_step))]
+    then = VisitPolicy(_in_reach(visits), rng, scene.pace, tremor=0.1)
+    policy = SwitchPolicy(scene.expert(), leave_step, then)
+    return Plan(policy, _explorers_time(scene), scene.tail, {"leave_step": leave_step, "how": how})
+
+
+def _push_elsewhere(scene: _Scene) -> list[Visit]:
+    rng, thing = scene.rng, scene.start[_OBJECT]
+    towards = (scene.start[_GOAL] - thing)[:2]
+    while True:
+        angle = rng.uniform(0.0, 2.0 * np.pi)
+        way = np.array([np.cos(angle), np.sin(angle), 0.0])
+        if way[:2] @ towards <= 0.5 * np.linalg.norm(towards):
+            break
+    grip = float(rng.choice([-1.0, 1.0]))
+    behind = thing - rng.uniform(0.07, 0.1) * way
+    visits = [Visit(behind, grip), Visit(thing + rng.uniform(0.05, 0.2) * way, grip, linger=10)]
+    if rng.random() < 0.7:  # else the hand sweeps over whatever stands between
+        visits.insert(0, Visit(_above(behind), grip))
+    if rng.random() < 0.5:
+        visits.append(Visit(_above(behind)))
+    return visits
+
+
+def _flail(scene: _Scene) -> Plan:
+    rng = scene.rng
+    anchors = [scene.start[_OBJECT], scene.start[_GOAL], scene.path[-1], scene.path[scene.touch_step]]
+    around = _above(anchors[rng.integers(len(anchors))], float(rng.uniform(0.0, 0.08)))
+    hold = int(np.exp(rng.uniform(np.log(2.0), np.log(25.0))))
+    radius = float(rng.uniform(0.06, 0.2))
+    leave_step = round(scene.touch_step * float(rng.uniform(0.3, 1.0))) if rng.random() < 0.4 else 0
+    policy = SwitchPolicy(scene.expert(), leave_step, FlailPolicy(rng, around, radius, hold))
+    return Plan(policy, _explorers_time(scene), scene.tail, {"hold": hold, "leave_step": leave_step})
+
+
+def _explorers_time(scene: _Scene) -> int:
+    """An agent that finds nothing goes on to the time limit; recorded explorers go on for a while."""
+    return round(max(scene.usual, 60) * float(scene.rng.uniform(0.9, 1.5))) + scene.tail
+
+
+def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
+    direction = rng.standard_normal(3)
+    return direction / np.linalg.norm(direction)
+
+
+def _above(place: NDArray[np.float64], height: float = 0.12) -> NDArray[np.float64]:
+    return place + np.array([0.0, 0.0, height])
+
+
+def _moved_thing(scene: _Scene) -> slice:
+    """Which of the two objects the expert has moved further: a stick is only the means."""
+    way = scene.observations[-1] - scene.start
+    return _SECOND if np.linalg.norm(way[_SECOND]) > np.linalg.norm(way[_OBJECT]) else _OBJECT
+
+
+def _displacement(scene: _Scene, step: int) -> NDArray[np.float64]:
+    """The direction (3,) in which the expert has moved the object by ``step``; its hand's where it has moved none."""
+    way = scene.observations[step] - scene.start
+    moved = way[_moved_thing(scene)]
+    if np.linalg.norm(moved) < _TOUCHED:
+        moved = way[_HAND]
+    return moved / max(float(np.linalg.norm(moved)), 1e-6)
+
+
+def _in_reach(visits: list[Visit]) -> list[Visit]:
+    return [Visit(np.clip(visit.place, _LOW, _HIGH), visit.gripper, visit.linger) for visit in visits]
+
+
+_PLANNERS: Mapping[Skill, Callable[[_Scene], Plan]] = {
+    "expert": _expert,
+    "noisy": _noisy,
+    "stop_halfway": _stop_halfway,
+    "wrong_place": _go_to_wrong_place,
+    "random": _random,
+    "hover": _hover,
+    "undo": _undo,
+    "wrong_push": _wrong_push,
+    "flail": _flail,
+}
 
 
 def record_episode(
@@ -267,6 +362,37 @@ def record_episode(
     assert isinstance(metaworld, MetaWorldEnv)
     seed = int(seeds.generate_state(1)[0] >> 1)
     plan = _plan(env, metaworld.task, skill, seed, np.random.default_rng(seeds))
+    return record_policy(
+        env, plan, seed, skill=skill, trajectory_id=trajectory_id, split=split, frame_interval=frame_interval
+    )
+
+
+def record_policy(
+    env: gym.Env[Any, Any],
+    plan: Plan,
+    seed: int,
+    *,
+    skill: str,
+    trajectory_id: str,
+    split: str = "train",
+    frame_interval: int = 3,
+) -> Trajectory:
+    """Records one episode of any policy, such as an agent that is still learning; see `record_episode`.
+
+    Args:
+        env: As `robometer_rl.data.sources.metaworld.make_env` makes it.
+        plan: Who acts, and for how long.
+        seed: Of the environment.
+        skill: What to call whoever acts.
+        trajectory_id: The id to record under.
+        split: The split to record under.
+        frame_interval: Environment steps between kept frames.
+
+    Raises:
+        BlankFrameError: A frame has one colour only.
+    """
+    metaworld = env.unwrapped
+    assert isinstance(metaworld, MetaWorldEnv)
     kept = _act_out(env, plan, seed, frame_interval)
     partial = 1.0 if kept.success[-1] else _part_covered(kept.distance)
     return Trajectory(
@@ -307,7 +433,7 @@ class _Kept:
     distance: NDArray[np.float32]
 
 
-def _act_out(env: gym.Env[Any, Any], plan: _Plan, seed: int, frame_interval: int) -> _Kept:
+def _act_out(env: gym.Env[Any, Any], plan: Plan, seed: int, frame_interval: int) -> _Kept:
     observation, info = env.reset(seed=seed)
     frames, steps, success = [_frame(env)], [0], [info["is_success"]]
     state, distance = [state_of(observation)], [info["distance"]]
@@ -343,7 +469,7 @@ def _part_covered(distance: NDArray[np.float32]) -> float:
     return float(np.clip(1.0 - distance[-1] / max(float(distance[0]), 1e-6), 0.0, 1.0))
 
 
-def _quality(success: NDArray[np.bool_], partial: float, skill: Skill) -> QualityLabel:
+def _quality(success: NDArray[np.bool_], partial: float, skill: str) -> QualityLabel:
     if success[-1]:
         return "successful"
     if success.any() or partial >= _SUBOPTIMAL or skill == "stop_halfway":
