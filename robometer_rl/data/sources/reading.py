@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from robometer_rl.data.trajectory import Trajectory
 
-__all__ = ["Reading", "Unreadable"]
+__all__ = ["Reading", "SourceError", "Unreadable", "attempt"]
+
+
+class SourceError(ValueError):
+    """A whole data set that cannot be read; the message says what was found where, and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -25,3 +29,16 @@ class Unreadable:
 
 Reading = Iterator[Trajectory | Unreadable]
 """Episodes of one data set in a fixed order. What is wrong with the whole data set raises before the first one."""
+
+
+def attempt(name: str, read: Callable[[], Trajectory]) -> Trajectory | Unreadable:
+    """What ``read`` returns, or why this episode cannot be read.
+
+    Args:
+        name: See `Unreadable`.
+        read: Reads the episode; a `ValueError` or `OSError` of it is taken to be about the episode.
+    """
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        return Unreadable(name, str(error))
