@@ -1,0 +1,247 @@
+"""Learn a Meta-World task with Soft Actor-Critic from what a reward model sees, and compare that with other rewards.
+
+    pip install "robometer-rl[metaworld,sb3]"
+    python examples/sb3_metaworld.py --task drawer-close --arm robometer
+    python examples/sb3_metaworld.py --task drawer-close --arm sparse
+    tensorboard --logdir outputs/sb3_metaworld
+
+The policy sees the simulator's state; the reward model sees rendered frames and the instruction. Arms:
+
+    robometer           what the model sees, and nothing else
+    robometer_sparse    the same plus 1 per decision in which the task is done
+    sparse              1 per decision in which the task is done
+    dense               the simulator's own shaped reward, which knows everything: what the algorithm can do at best
+
+A decision holds for ``action_repeat`` steps of the simulator (16 decisions a second), and the model is asked once per
+decision. Evaluation is on true success on seeds that training never uses. A run that is interrupted goes on from its
+last evaluation when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from robometer_rl import RewardSpec, load_reward_model
+from robometer_rl.data.sources.metaworld import TASKS, make_env
+from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
+
+Arm = Literal["robometer", "robometer_sparse", "sparse", "dense"]
+
+EVALUATION_SEED = 1_000_000  # training seeds stay far below
+
+
+@dataclass
+class Args:
+    """Options.
+
+    Attributes:
+        task: Meta-World task.
+        arm: Which reward.
+        model: Reward model of the robometer arms, as for ``load_reward_model``.
+        mode: How its predictions become a reward.
+        scale: Weight of the learned reward.
+        success_bonus: Paid on the decision on which the model first believes in success.
+        decisions: Decisions to learn from, over all environments.
+        envs: Environments that run side by side, scored in one batch.
+        action_repeat: Simulator steps per decision.
+        max_decisions: Decisions per episode.
+        gamma: Discount per decision.
+        updates: Gradient steps per decision.
+        evaluate_every: Decisions between evaluations.
+        evaluation_episodes: Episodes of an evaluation, and of the last one.
+        seed: Seed.
+        output: Where runs are written, one directory each.
+        smoke: Run a minute's worth, to see that everything works.
+    """
+
+    task: str = "drawer-close"
+    arm: Arm = "robometer"
+    model: str = "mini"
+    mode: Literal["level", "delta", "success"] = "level"
+    scale: float = 1.0
+    success_bonus: float = 0.0
+    decisions: int = 30_000
+    envs: int = 4
+    action_repeat: int = 5
+    max_decisions: int = 60
+    gamma: float = 0.97
+    updates: float = 1.0
+    evaluate_every: int = 5_000
+    evaluation_episodes: tuple[int, int] = (20, 50)
+    seed: int = 0
+    output: Path = Path("outputs/sb3_metaworld")
+    smoke: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the run and its directory."""
+        return f"{self.task}-{self.arm}-{self.seed}"
+
+    @property
+    def reward(self) -> RewardSpec:
+        """What the robometer arms pay."""
+        weight = 1.0 if self.arm == "robometer_sparse" else 0.0
+        return RewardSpec(mode=self.mode, scale=self.scale, task_weight=weight, success_bonus=self.success_bonus)
+
+
+class Decisions(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Holds an action for several steps; pays 1 where the task is done afterwards, or the mean dense reward over 10."""
+
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], repeat: int, dense: bool) -> None:
+        super().__init__(env)
+        self._repeat = repeat
+        self._dense = dense
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision."""
+        rewards: list[float] = []
+        while True:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            rewards.append(float(reward))
+            if len(rewards) == self._repeat or terminated or truncated:
+                break
+        paid = float(np.mean(rewards)) / 10.0 if self._dense else float(info["is_success"])
+        return observation, paid, terminated, truncated, info
+
+
+def make_task(args: Args, frames: bool) -> gym.Env[np.ndarray, np.ndarray]:
+    """One environment; with its frames in the info if a model is to see them."""
+    env = make_env(
+        args.task,
+        max_episode_steps=args.max_decisions * args.action_repeat,
+        render_mode="rgb_array" if frames else None,
+    )
+    env = Monitor(Decisions(env, args.action_repeat, dense=args.arm == "dense"), info_keywords=("is_success",))
+    return RenderToInfo(env) if frames else env
+
+
+def make_training_envs(args: Args) -> VecEnv:
+    """The environments to learn in, paying the arm's reward."""
+    watched = args.arm.startswith("robometer")
+    venv = DummyVecEnv([lambda: make_task(args, frames=watched)] * args.envs)
+    venv.seed(args.seed * args.envs)
+    if watched:
+        venv = VecRobometerReward(venv, load_reward_model(args.model), TASKS[args.task].task, args.reward)
+    return venv
+
+
+@dataclass
+class Progress:
+    """What is known of a run so far; its JSON is the run's result."""
+
+    arguments: dict[str, Any]
+    decisions: list[int] = field(default_factory=list)
+    success: list[float] = field(default_factory=list)
+    success_at_end: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def evaluate(agent: SAC, args: Args, episodes: int) -> tuple[float, float]:
+    """Part of unseen episodes in which the task is done at some time, and in which it is done at the end."""
+    env = make_task(replace(args, arm="sparse"), frames=False)
+    ever, at_end = [], []
+    for episode in range(episodes):
+        observation, info = env.reset(seed=EVALUATION_SEED + episode)
+        done, over = False, False
+        while not over:
+            action, _ = agent.predict(observation, deterministic=True)
+            observation, _, terminated, truncated, info = env.step(action)
+            done |= info["is_success"]
+            over = terminated or truncated
+        ever.append(done)
+        at_end.append(info["is_success"])
+    env.close()
+    return float(np.mean(ever)), float(np.mean(at_end))
+
+
+class EvaluateAndSave(BaseCallback):
+    """Evaluates at fixed numbers of decisions and saves everything that the run needs to go on."""
+
+    def __init__(self, args: Args, progress: Progress, directory: Path) -> None:
+        super().__init__()
+        self.args = args
+        self.progress = progress
+        self.directory = directory
+        self.started = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        due = (len(self.progress.decisions) + 1) * self.args.evaluate_every
+        if self.num_timesteps >= due:
+            self.evaluate()
+        return True
+
+    def evaluate(self) -> None:
+        """One evaluation and save."""
+        assert isinstance(self.model, SAC)
+        last = self.num_timesteps >= self.args.decisions
+        success, at_end = evaluate(self.model, self.args, self.args.evaluation_episodes[int(last)])
+        progress = self.progress
+        progress.decisions.append(self.num_timesteps)
+        progress.success.append(success)
+        progress.success_at_end.append(at_end)
+        progress.seconds += time.perf_counter() - self.started
+        progress.finished = last
+        self.started = time.perf_counter()
+        self.logger.record("evaluation/success", success)
+        self.logger.record("evaluation/success_at_end", at_end)
+        self.model.save(self.directory / "agent")
+        self.model.save_replay_buffer(self.directory / "replay")
+        (self.directory / "result.json").write_text(json.dumps(asdict(progress), indent=1, default=str) + "\n")
+
+
+def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool = True) -> Progress:
+    """Trains one agent, or goes on with it; returns its curve."""
+    directory = args.output / args.name
+    directory.mkdir(parents=True, exist_ok=True)
+    arguments = json.loads(json.dumps(asdict(args), default=str))
+    progress = Progress(arguments)
+    result = directory / "result.json"
+    if result.exists():
+        progress = Progress(**json.loads(result.read_text()))
+        if progress.arguments != arguments:
+            raise ValueError(f"{directory} holds a run with other arguments; remove it or choose another --output")
+        if progress.finished:
+            return progress
+    set_random_seed(args.seed)
+    venv = make_training_envs(args)
+    if progress.decisions:
+        agent = SAC.load(directory / "agent", env=venv)
+        agent.load_replay_buffer(directory / "replay")
+    else:
+        agent = SAC(
+            "MlpPolicy", venv, gamma=args.gamma, learning_starts=1_000, batch_size=256, train_freq=1, tau=0.005,
+            gradient_steps=max(1, round(args.updates * args.envs)), seed=args.seed, device="cpu",
+            tensorboard_log=str(args.output / "tensorboard"),
+        )  # fmt: skip
+    left = args.decisions - agent.num_timesteps
+    agent.learn(
+        left, callback=[EvaluateAndSave(args, progress, directory), *callbacks], tb_log_name=args.name,
+        progress_bar=progress_bar, reset_num_timesteps=not progress.decisions, log_interval=20,
+    )  # fmt: skip
+    venv.close()
+    return progress
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Args, description=__doc__)
+    if arguments.smoke:
+        arguments = replace(
+            arguments, decisions=200, evaluate_every=100, evaluation_episodes=(1, 2), max_decisions=10, envs=2
+        )
+    curve = run(arguments)
+    for decisions, success in zip(curve.decisions, curve.success, strict=True):
+        print(f"{decisions:8d} decisions: {success:4.0%} of unseen episodes succeed")
