@@ -31,8 +31,8 @@ DEV := $(VENV)/installed-dev
 ALL := $(VENV)/installed-all
 
 $(DEMO): EXTRAS := metaworld
-$(DEV): EXTRAS := metaworld,sb3,train,dev
-$(ALL): EXTRAS := metaworld,libero,sb3,train,int8,dev
+$(DEV): EXTRAS := metaworld,sb3,train,minari,dev
+$(ALL): EXTRAS := metaworld,libero,sb3,train,int8,minari,dev
 $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh $(VENV) $(EXTRAS)
 	@touch $@

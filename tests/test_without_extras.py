@@ -9,9 +9,11 @@ import sys
 from tests.library import LIBRARY
 
 EXTRAS = (
+    "h5py",
     "libero",
     "matplotlib",
     "metaworld",
+    "minari",
     "mujoco",
     "qwen_vl_utils",
     "robosuite",

@@ -105,21 +105,23 @@ def read_videos(config: VideosConfig) -> Reading:
 
 def _read_line(line: Line, folder: Path, data_source: str) -> Trajectory:
     values = check_record(line.record(), _FIELDS)
-    frames = VideoFrames(folder / values["video"])
+    video, task = PurePosixPath(values["video"]).as_posix(), values["task"]
+    frames = VideoFrames(folder / video)
     rate = {} if frames.fps is None else {"fps": frames.fps}
     return Trajectory(
-        id=episode_id(data_source, PurePosixPath(values["video"]).as_posix(), fingerprint(values["task"])),
-        task=values["task"],
+        id=episode_id(data_source, video, fingerprint(task)),
+        task=task,
         frames=frames,
         quality_label=values["quality"],
         data_source=data_source,
         is_robot=values.get("is_robot", True),
         partial_success=values.get("partial_success"),
         success=_success(values, len(frames)),
-        instructions=tuple(values.get("instructions", ())),
+        instructions=tuple(text for text in values.get("instructions", ()) if text != task),
         skill=values.get("skill"),
         split=values.get("split", "train"),
-        metadata={"video": values["video"]} | rate | values.get("metadata", {}),
+        source=video,
+        metadata=rate | values.get("metadata", {}),
     )
 
 
