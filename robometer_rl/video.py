@@ -8,7 +8,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,7 +20,15 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from robometer_rl.frames import FrameError, as_frames
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Recording", "VideoError", "read_recording", "write_video"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Recording",
+    "VideoError",
+    "decode_video",
+    "read_recording",
+    "write_video",
+]
 
 VIDEO_SUFFIXES: Final = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 IMAGE_SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -106,22 +114,50 @@ def read_recording(path: str | Path, fps: float | None = None) -> Recording:
     raise VideoError(f"{path} is not a recording; expected {', '.join(VIDEO_SUFFIXES)}, .gif, .npz or a folder")
 
 
+def decode_video(path: str | Path) -> Iterator[Frame]:
+    """Decodes a video file frame by frame, so that memory does not grow with its length.
+
+    Args:
+        path: A video (`VIDEO_SUFFIXES`).
+
+    Yields:
+        (H, W, 3) uint8 RGB, every frame of the file once and in order, also at a variable frame rate.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``path``.
+        VideoError: Not a video file, or one that cannot be decoded.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no video at {path}")
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise VideoError(f"{path} is not a video; expected {', '.join(VIDEO_SUFFIXES)}")
+    with _open_video(path) as (_, decoded):
+        yield from decoded
+
+
 def _read_video(path: Path, fps: float | None) -> Recording:
+    with _open_video(path) as (meta, decoded):
+        recording = _collect(path, decoded, meta["fps"] or None, fps)
+    seconds, stated = recording.seconds, meta["duration"]
+    if seconds is not None and seconds[-1] < 0.9 * stated - 1.0:
+        logger.warning("%s ends after %.1f s of %.1f s: it may be cut off or damaged", path, seconds[-1], stated)
+    return recording
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[Frame]]]:
+    """What the file says about itself, and its frames in order."""
     try:
         # Without "passthrough" ffmpeg repeats and drops frames to make a variable frame rate constant.
         with closing(imageio_ffmpeg.read_frames(path, output_params=["-fps_mode", "passthrough"])) as reader:
             meta = next(reader)
             width, height = meta["size"]
-            decoded = (np.frombuffer(image, np.uint8).reshape(height, width, 3) for image in reader)
-            recording = _collect(path, decoded, meta["fps"] or None, fps)
+            yield meta, (np.frombuffer(image, np.uint8).reshape(height, width, 3) for image in reader)
     # The reader has no error of its own: these are what it raises for a file without a header or a video stream, and
     # for one that breaks off within a frame.
     except (OSError, RuntimeError, IndexError) as error:
         raise VideoError(f"{path} cannot be decoded: {_last_line(error)}") from error
-    seconds, stated = recording.seconds, meta["duration"]
-    if seconds is not None and seconds[-1] < 0.9 * stated - 1.0:
-        logger.warning("%s ends after %.1f s of %.1f s: it may be cut off or damaged", path, seconds[-1], stated)
-    return recording
 
 
 def _last_line(error: Exception) -> str:

@@ -1,108 +1,54 @@
-"""Trajectories on disk: one frame file and one row per trajectory, appended one at a time, safe to kill.
+"""Trajectories on disk: appended one at a time by several processes, safe to kill, quick to open at any size.
 
 Layout of a store::
 
-    store.json              {"format": "robometer-trajectories", "version": 1}
+    store.json              {"format": "robometer-trajectories", "version": 2}
     frames/ID.zip           PNG images 000000.png, 000001.png, ... stored, not deflated again
-    rows/ID.json            everything else, with the checksum of the trajectory
+    videos/SHA256.mp4       videos whose frames were not encoded again; several trajectories may share one
+    rows/ID.json            the journal: one row per trajectory since the store was last sealed
+    rows.arrow              all rows before that, in order of their ids
 
-A row is put in place last and atomically, so a trajectory is visible when it is complete and not before. Nothing in
-either file depends on when, where or in which order it was written: the same trajectories give the same bytes.
+A row is put in place last and atomically, so a trajectory is visible when it is complete and not before. Sealing
+merges the journal into the Arrow file. No file depends on when, where or in which order it was written: the same
+trajectories give the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
+import fcntl
 import json
+import logging
 import os
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
+from bisect import insort
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from robometer_rl.data.arrow import SealedRows, write_sealed
+from robometer_rl.data.frame_files import (
+    FRAMES,
+    StoredFrames,
+    atomic_path,
+    file_sha256,
+    link_video,
+    open_frames,
+    write_frames,
+)
+from robometer_rl.data.rows import ChecksumError, FrameFile, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.frames import as_frames
 
 __all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore"]
 
-_HEADER = {"format": "robometer-trajectories", "version": 1}
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
-_PER_FRAME = ("success", "state", "distance", "steps")
-_SCALARS = (
-    "id",
-    "task",
-    "quality_label",
-    "data_source",
-    "is_robot",
-    "partial_success",
-    "skill",
-    "seed",
-    "split",
-)
+logger = logging.getLogger(__name__)
 
-
-class StoreError(ValueError):
-    """A directory that is not a store of this version, or a trajectory that cannot be added to it."""
-
-
-class ChecksumError(RuntimeError):
-    """The files of a trajectory are not the ones that were written; the message names the trajectory."""
-
-
-class StoredFrames:
-    """Frames of one stored trajectory, decoded when they are asked for.
-
-    Only the frames of a request are decoded. The checksum of the trajectory is compared once per object, before the
-    first frame is decoded.
-
-    Attributes:
-        path: The frame file.
-        shape: ``(T, H, W, 3)``.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, int, int, int], row: Mapping[str, Any]) -> None:
-        """Frames of ``path``, checked against the checksum in ``row``."""
-        self.path = path
-        self.shape = shape
-        self._row = row
-        self._verified = False
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
-        """Decodes the chosen frames; an integer gives one image (H, W, 3), anything else a stack of them.
-
-        Raises:
-            ChecksumError: The files of the trajectory are missing or changed.
-            IndexError: There is no such frame.
-        """
-        chosen = np.arange(len(self))[index]
-        self._verify_once()
-        with zipfile.ZipFile(self.path) as archive:
-            images = [np.asarray(Image.open(archive.open(_member(i)))) for i in np.atleast_1d(chosen)]
-        if np.ndim(chosen) == 0:
-            return images[0]
-        return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
-
-    def _verify_once(self) -> None:
-        if self._verified:
-            return
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError as error:
-            raise ChecksumError(f"trajectory {self._row['id']!r}: its frame file {self.path} is missing") from error
-        _verify(self._row, content)
-        self._verified = True
+_FORMAT: Final = "robometer-trajectories"
+_VERSION: Final = 2
+_READABLE: Final = ({"format": _FORMAT, "version": 1}, {"format": _FORMAT, "version": _VERSION})
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
+_JOURNAL: Final = "rows"
+_SEALED: Final = "rows.arrow"
 
 
 class TrajectoryStore:
@@ -112,7 +58,7 @@ class TrajectoryStore:
     there when it was opened and what it appended itself.
 
     Example:
-        >>> store = TrajectoryStore("recordings")                         # doctest: +SKIP
+        >>> store = TrajectoryStore.open("recordings")                    # doctest: +SKIP
         >>> experts = [t for t in store if t.skill == "expert"]           # doctest: +SKIP
     """
 
@@ -121,23 +67,33 @@ class TrajectoryStore:
 
         Raises:
             StoreError: The directory holds something else, or a store of another version.
+            ModuleNotFoundError: The store is sealed, and the package ``datasets`` is not installed.
         """
         self.path = Path(path)
-        self._open_or_create()
-        self._ids = sorted(row.stem for row in (self.path / "rows").glob("*.json"))
+        if not self._header.exists():
+            self._start()
+        self._check_version()
+        # The journal first: what is sealed in between is then seen twice rather than not at all.
+        journal = {row.stem for row in self._journal.glob("*.json")}
+        self._sealed: SealedRows | None = None
+        self._stamp: tuple[int, ...] | None = None
+        self._refresh()
+        sealed = self._sealed.ids if self._sealed is not None else []
+        self._ids = sorted(journal.union(sealed)) if journal else list(sealed)
         self._known = set(self._ids)
 
-    def _open_or_create(self) -> None:
-        header = self.path / "store.json"
-        if not header.exists():
-            if self.path.exists() and any(self.path.iterdir()) and not (self.path / "rows").is_dir():
-                raise StoreError(f"{self.path} is not empty and has no store.json; expected a trajectory store")
-            for folder in ("frames", "rows"):
-                (self.path / folder).mkdir(parents=True, exist_ok=True)
-            _write_atomically(header, _to_json(_HEADER))
-        found = json.loads(header.read_text())
-        if found != _HEADER:
-            raise StoreError(f"{header} says {found}; this release reads and writes {_HEADER}")
+    @classmethod
+    def open(cls, path: str | Path) -> TrajectoryStore:
+        """Opens the store at ``path``, which must be there; nothing is created.
+
+        Raises:
+            StoreError: There is no store of a version that this release reads.
+            ModuleNotFoundError: The store is sealed, and the package ``datasets`` is not installed.
+        """
+        if not (Path(path) / "store.json").is_file():
+            what = "it has no store.json" if Path(path).exists() else "nothing is there"
+            raise StoreError(f"no trajectory store at {path}: {what}; `robometer-rl collect` or `data import` make one")
+        return cls(path)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -154,100 +110,214 @@ class TrajectoryStore:
         Raises:
             IndexError: No such position.
             KeyError: No such id.
+            ChecksumError: The row has changed since it was written.
         """
         trajectory_id = key if isinstance(key, str) else self._ids[key]
         if trajectory_id not in self._known:
             raise KeyError(f"no trajectory {trajectory_id!r} in {self.path}")
-        row = json.loads((self.path / "rows" / f"{trajectory_id}.json").read_text(encoding="utf-8"))
-        frames = StoredFrames(self.path / "frames" / f"{trajectory_id}.zip", tuple(row["frames_shape"]), row)
-        return Trajectory(
-            frames=frames,
-            instructions=tuple(row["instructions"]),
-            metadata=row["metadata"],
-            **{name: row[name] for name in (*_SCALARS, *_PER_FRAME)},
-        )
+        row = self._row(trajectory_id)
+        row.check()
+        try:
+            return row.trajectory(open_frames(self.path, row.frames, trajectory_id))
+        except (ValueError, TypeError) as error:  # in a row of version 1, whose checksum is compared with its frames
+            raise ChecksumError(f"trajectory {trajectory_id!r}: its row is damaged ({error})") from error
 
     def ids(self) -> tuple[str, ...]:
         """Ids in the order of iteration."""
         return tuple(self._ids)
 
-    def append(self, trajectory: Trajectory) -> None:
-        """Writes ``trajectory``; when this returns it is complete on disk, and before that it is not visible.
+    def column(self, name: str) -> list[Any]:
+        """One value per trajectory, in the order of ids, without reading whole rows where these are sealed.
+
+        Args:
+            name: A field of `Trajectory` with one value (`robometer_rl.data.rows.SCALARS`), or ``frames_shape``, the
+                list ``[T, H, W, 3]``.
 
         Raises:
-            StoreError: The id is taken, or cannot be a file name.
+            ChecksumError: A row of the journal is damaged.
+        """
+        sealed = self._sealed
+        values = {} if sealed is None else dict(zip(sealed.ids, sealed.column(name), strict=True))
+        for trajectory_id in self._ids:
+            if trajectory_id not in values:
+                row = self._row(trajectory_id)
+                values[trajectory_id] = list(row.frames.shape) if name == "frames_shape" else row.values[name]
+        return [values[trajectory_id] for trajectory_id in self._ids]
+
+    def append(self, trajectory: Trajectory, *, keep_video: bool = False) -> None:
+        """Writes ``trajectory``; when this returns it is complete on disk, and before that it is not visible.
+
+        Args:
+            trajectory: What to write; its frames are read piece by piece.
+            keep_video: Keep frames that come from a video file of their own in that video, instead of as PNG images:
+                the store gets a hard link to it, or a copy. Other frames become images all the same.
+
+        Raises:
+            StoreError: The id is taken or cannot be a file name, or the row cannot be written as JSON.
+            FrameError: The frames are not RGB images of one size.
+            VideoError: The video of ``keep_video`` cannot be decoded.
         """
         if _ID.fullmatch(trajectory.id) is None:
             raise StoreError(f"the id {trajectory.id!r} cannot be a file name; expected {_ID.pattern}")
-        row_path = self.path / "rows" / f"{trajectory.id}.json"
-        if trajectory.id in self or row_path.exists():
+        row_path = self._row_path(trajectory.id)
+        if trajectory.id in self or row_path.exists() or self._sealed_meanwhile(trajectory.id):
             raise StoreError(f"{self.path} already has a trajectory {trajectory.id!r}")
-        frames = as_frames(trajectory.frames[:])
-        content = _encode(frames)
-        row = _row(trajectory, frames.shape)
-        row["sha256"] = _checksum(row, content)
-        _write_atomically(self.path / "frames" / f"{trajectory.id}.zip", content)
-        _write_atomically(row_path, _to_json(row))
-        self._ids = sorted([*self._ids, trajectory.id])
+        row = Row.of(trajectory, self._write_frames(trajectory, keep_video))
+        with atomic_path(row_path) as temporary:
+            temporary.write_bytes(row.to_json())
+        insort(self._ids, trajectory.id)
         self._known.add(trajectory.id)
 
+    def seal(self) -> None:
+        """Merges the journal into the Arrow file, whatever other processes append meanwhile.
+
+        A trajectory of version 1 whose frames fail their checksum stays in the journal, where `verify` finds it.
+
+        Raises:
+            ModuleNotFoundError: The package ``datasets`` is not installed; the store works unsealed, too.
+        """
+        with _locked(self._journal):
+            self._refresh()
+            names = {file.stem for file in self._journal.glob("*.json")}
+            if not names:
+                return
+            merged: list[str] = []
+            write_sealed(self.path / _SEALED, self._merged(names, merged))
+            self._claim_version()
+            self._refresh()
+            for name in merged:
+                self._row_path(name).unlink(missing_ok=True)
+
+    def _merged(self, journal: set[str], merged: list[str]) -> Iterator[Row]:
+        """The rows of the Arrow file and of the journal in order of ids; notes in ``merged`` those of the journal."""
+        old = self._sealed
+        for name in sorted(journal.union(() if old is None else old.ids)):
+            # Sealed rows win over what a `seal` that was killed has left in the journal.
+            row = old[name] if old is not None and name in old else self._sealable(name)
+            if row is not None:
+                yield row
+                merged.append(name)
+
     def verify(self) -> None:
-        """Compares every checksum; raises `ChecksumError` for the first trajectory that fails."""
-        for trajectory in self:
-            trajectory.frames[:0]  # reads the checksum and decodes nothing
+        """Verifies every trajectory; raises `ChecksumError` for the first that fails."""
+        for trajectory_id in self._ids:
+            self.verify_one(trajectory_id)
+
+    def verify_one(self, trajectory_id: str) -> Trajectory:
+        """Compares the checksums of a trajectory, and that its frame file has every frame.
+
+        Returns:
+            The trajectory. Its frames are not compared again when they are decoded.
+
+        Raises:
+            ChecksumError: A file is missing, changed or cannot be decoded.
+            KeyError: No such id.
+        """
+        trajectory = self[trajectory_id]
+        assert isinstance(trajectory.frames, StoredFrames)
+        trajectory.frames.verify()
+        return trajectory
+
+    @property
+    def _header(self) -> Path:
+        return self.path / "store.json"
+
+    @property
+    def _journal(self) -> Path:
+        return self.path / _JOURNAL
+
+    def _row_path(self, trajectory_id: str) -> Path:
+        return self._journal / f"{trajectory_id}.json"
+
+    def _start(self) -> None:
+        if self.path.exists() and any(self.path.iterdir()) and not self._journal.is_dir():
+            raise StoreError(f"{self.path} is not empty and has no store.json; expected a trajectory store")
+        for folder in (FRAMES, _JOURNAL):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        with atomic_path(self._header) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, "version": _VERSION}))
+
+    def _check_version(self) -> None:
+        try:
+            found = json.loads(self._header.read_text())
+        except ValueError as error:
+            raise StoreError(f"{self._header} is not readable: {error}") from error
+        if found not in _READABLE:
+            raise StoreError(f"{self._header} says {found}; this release reads {_READABLE[0]} and {_READABLE[1]}")
+
+    def _claim_version(self) -> None:
+        """Tells releases that read version 1 only that they cannot read this store any more."""
+        if json.loads(self._header.read_text())["version"] != _VERSION:
+            self._write_header()
+
+    def _write_frames(self, trajectory: Trajectory, keep_video: bool) -> FrameFile:
+        kept = link_video(self.path, trajectory.frames) if keep_video else None
+        if kept is None:
+            return write_frames(self.path, trajectory.id, trajectory.frames)
+        self._claim_version()
+        return kept
+
+    def _refresh(self) -> None:
+        """Opens the Arrow file again if another process has sealed the store since."""
+        path = self.path / _SEALED
+        status = path.stat() if path.exists() else None
+        stamp = None if status is None else (status.st_ino, status.st_mtime_ns, status.st_size)
+        if stamp != self._stamp:
+            self._sealed = SealedRows(path)
+            self._stamp = stamp
+
+    def _sealed_meanwhile(self, trajectory_id: str) -> bool:
+        self._refresh()
+        return self._sealed is not None and trajectory_id in self._sealed
+
+    def _row(self, trajectory_id: str) -> Row:
+        if self._sealed is not None and trajectory_id in self._sealed:
+            return self._sealed[trajectory_id]
+        try:
+            return self._journal_row(trajectory_id)
+        except FileNotFoundError:
+            self._refresh()
+        if self._sealed is not None and trajectory_id in self._sealed:
+            return self._sealed[trajectory_id]
+        raise ChecksumError(f"trajectory {trajectory_id!r}: its row is missing from {self._journal}")
+
+    def _journal_row(self, trajectory_id: str) -> Row:
+        content = self._row_path(trajectory_id).read_bytes()
+        try:
+            row = Row.from_json(content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ChecksumError(
+                f"trajectory {trajectory_id!r}: its row is damaged ({error}); record it again"
+            ) from error
+        if row.id != trajectory_id:
+            raise ChecksumError(f"trajectory {trajectory_id!r}: its row is that of {row.id!r}; record it again")
+        return row
+
+    def _sealable(self, trajectory_id: str) -> Row | None:
+        """A row of the journal if it is sound, in this version's form."""
+        try:
+            row = self._journal_row(trajectory_id)
+            row.check()
+            if row.sha256 is not None:
+                return row
+            frames = open_frames(self.path, row.frames, trajectory_id)
+            frames[:0]  # compares the checksum that the row has together with its frames
+            return row.renewed(file_sha256(frames.path))
+        except ChecksumError as error:
+            logger.warning("not sealed: %s", error)
+            return None
 
 
-def _row(trajectory: Trajectory, shape: tuple[int, ...]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(trajectory, name) for name in _SCALARS}
-    row["instructions"] = list(trajectory.instructions)
-    row["metadata"] = dict(trajectory.metadata)
-    row["frames_shape"] = list(shape)
-    for name in _PER_FRAME:
-        array = getattr(trajectory, name)
-        row[name] = None if array is None else _to_list(array)
-    return row
-
-
-def _to_list(array: NDArray[Any]) -> list[Any]:
-    """Nested lists; a float32 becomes the shortest decimal that reads back as the same float32."""
-    if array.dtype != np.float32:
-        return array.tolist()
-    return np.array([float(str(value)) for value in array.ravel()]).reshape(array.shape).tolist()
-
-
-def _to_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8")
-
-
-def _checksum(row: Mapping[str, Any], content: bytes) -> str:
-    """sha256 over the frame file and everything in the row except the checksum itself."""
-    digest = hashlib.sha256(content)
-    digest.update(_to_json({name: value for name, value in row.items() if name != "sha256"}))
-    return digest.hexdigest()
-
-
-def _verify(row: Mapping[str, Any], content: bytes) -> None:
-    found = _checksum(row, content)
-    if found != row["sha256"]:
-        raise ChecksumError(f"trajectory {row['id']!r}: checksum {found}, expected {row['sha256']}; record it again")
-
-
-def _member(index: int) -> str:
-    return f"{index:06d}.png"
-
-
-def _encode(frames: NDArray[np.uint8]) -> bytes:
-    """A zip archive of PNG images. ``ZipInfo`` without a date means 1980-01-01, so the bytes hold no clock."""
-    archive_bytes = io.BytesIO()
-    with zipfile.ZipFile(archive_bytes, "w", zipfile.ZIP_STORED) as archive:
-        for index, frame in enumerate(frames):
-            image = io.BytesIO()
-            Image.fromarray(frame).save(image, format="png")
-            archive.writestr(zipfile.ZipInfo(_member(index)), image.getvalue())
-    return archive_bytes.getvalue()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keeps out other processes that want the same; the lock ends with the process."""
+    directory.mkdir(exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,272 @@
+"""Files that hold the frames of stored trajectories: archives of PNG images, and videos as they came."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from robometer_rl.data.rows import ChecksumError, FrameFile
+from robometer_rl.data.sources.video_frames import VideoFrames
+from robometer_rl.data.thinning import ChosenFrames
+from robometer_rl.frames import FrameError, FrameSequence, as_frames
+from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video
+
+__all__ = ["StoredFrames", "atomic_path", "link_video", "open_frames", "write_frames"]
+
+FRAMES: Final = "frames"
+VIDEOS: Final = "videos"
+
+_CHUNK = 64  # frames that are read from a source at once
+_UNREADABLE = (zipfile.BadZipFile, UnidentifiedImageError, OSError, KeyError, SyntaxError, EOFError, ValueError)
+
+
+class StoredFrames(ABC):
+    """Frames of one stored trajectory, decoded when they are asked for.
+
+    The checksum of the file is compared once per object, before the first frame is decoded.
+
+    Attributes:
+        path: The file that holds them.
+        shape: ``(T, H, W, 3)``.
+    """
+
+    def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
+        """Frames in ``path``, which ``frames`` describes; ``name`` is the id of their trajectory."""
+        self.path = path
+        self.shape = frames.shape
+        self._name = name
+        self._expected: tuple[str, bytes] | None = (frames.sha256, frames.suffix)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
+        """Decodes the chosen frames; an integer gives one image (H, W, 3), anything else a stack of them.
+
+        Raises:
+            ChecksumError: The file is missing or changed.
+            IndexError: There is no such frame.
+        """
+        chosen = np.arange(len(self))[index]
+        self._compare_once()
+        images = list(self._decode(np.atleast_1d(chosen).tolist()))
+        if np.ndim(chosen) == 0:
+            return images[0]
+        return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        self._compare_once()
+        return self._decode(list(range(len(self))))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype=dtype)
+
+    @abstractmethod
+    def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
+        """The frames at ``indices``, in this order."""
+
+    @abstractmethod
+    def verify(self) -> None:
+        """Raises `ChecksumError` unless the file is the one that was written and holds every frame."""
+
+    def _compare_once(self) -> None:
+        if self._expected is None:
+            return
+        sha256, suffix = self._expected
+        try:
+            found = file_sha256(self.path, suffix)
+        except FileNotFoundError as error:
+            raise ChecksumError(f"trajectory {self._name!r}: its frame file {self.path} is missing") from error
+        if found != sha256:
+            raise ChecksumError(
+                f"trajectory {self._name!r}: {self.path} has the checksum {found}, expected {sha256}; record it again"
+            )
+        self._expected = None
+
+    def _undecodable(self, reason: object) -> ChecksumError:
+        return ChecksumError(f"trajectory {self._name!r}: {self.path} cannot be decoded: {reason}; record it again")
+
+
+class _ArchivedFrames(StoredFrames):
+    """PNG images in a zip archive: without loss, and any frame can be read by itself."""
+
+    def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for index in indices:
+                    yield np.asarray(Image.open(io.BytesIO(archive.read(_member(index)))))
+        except _UNREADABLE as error:
+            raise self._undecodable(error) from error
+
+    def verify(self) -> None:
+        """See `StoredFrames.verify`; images are looked at but for their compressed pixels, which have a CRC."""
+        self._compare_once()
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.namelist() != [_member(index) for index in range(len(self))]:
+                    raise self._undecodable(f"it holds {len(archive.namelist())} images, expected {len(self)}")
+                for name in archive.namelist():
+                    with Image.open(io.BytesIO(archive.read(name))) as image:
+                        found = (image.height, image.width, len(image.getbands()))
+                        if found != self.shape[1:]:
+                            raise self._undecodable(f"{name} has the shape {found}, expected {self.shape[1:]}")
+                        image.verify()
+        except ChecksumError:
+            raise
+        except _UNREADABLE as error:
+            raise self._undecodable(error) from error
+
+
+class _VideoFrames(StoredFrames):
+    """Frames of a video that was not encoded again, decoded from its start: a forward read costs what a player pays.
+
+    A process keeps the frames that it decoded last, since they are often asked for one by one.
+    """
+
+    def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
+        super().__init__(path, frames, name)
+        self._numbers = tuple(range(len(self))) if frames.numbers is None else frames.numbers
+
+    def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
+        try:
+            frames = _chosen_frames(self.path, self._numbers, *_version(self.path))
+        except (VideoError, OSError) as error:
+            raise self._undecodable(error) from error
+        return iter(frames[indices])
+
+    def verify(self) -> None:
+        """See `StoredFrames.verify`; that it can be decoded was seen when it was added."""
+        self._compare_once()
+
+
+def open_frames(root: Path, frames: FrameFile, name: str) -> StoredFrames:
+    """The frames of the trajectory ``name`` in the store at ``root``; nothing is read yet."""
+    kind = _ArchivedFrames if frames.file.endswith(".zip") else _VideoFrames
+    return kind(root / frames.file, frames, name)
+
+
+def write_frames(root: Path, name: str, frames: FrameSequence) -> FrameFile:
+    """Writes an archive of PNG images, frame by frame, so that memory does not grow with the length.
+
+    ``ZipInfo`` without a date means 1980-01-01, so the bytes hold no clock.
+
+    Raises:
+        FrameError: The frames are not RGB, or fewer or more than they say.
+    """
+    file = f"{FRAMES}/{name}.zip"
+    count, size = 0, (0, 0)
+    with atomic_path(root / file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for image in _images(frames):
+            if count and image.shape[:2] != size:
+                raise FrameError(f"{name}: frame {count} has the size {image.shape[:2]}, the ones before it {size}")
+            size = (image.shape[0], image.shape[1])
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, format="png")
+            archive.writestr(zipfile.ZipInfo(_member(count)), content.getvalue())
+            count += 1
+        if count != len(frames):
+            raise FrameError(f"{name}: {count} frames could be read of {len(frames)}")
+    return FrameFile(file, (count, size[0], size[1], 3), file_sha256(root / file))
+
+
+def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
+    """Adds the video that ``frames`` come from to a store as it is.
+
+    It shares its content with the original where the file system can link them, and is copied elsewhere. A video that
+    several trajectories share is kept once.
+
+    Returns:
+        Which file it is and which of its frames are meant; None if ``frames`` are not those of a video of their own.
+
+    Raises:
+        VideoError: It cannot be decoded any more, or not to its end.
+    """
+    recording = frames.frames if isinstance(frames, ChosenFrames) else frames
+    if not isinstance(recording, VideoFrames) or recording.path.suffix.lower() not in VIDEO_SUFFIXES:
+        return None
+    numbers = frames.kept.tolist() if isinstance(frames, ChosenFrames) else range(len(frames))
+    video = recording.path
+    sha256 = _known_sha256(video, *_version(video))
+    kept = f"{VIDEOS}/{sha256}{video.suffix.lower()}"
+    if not (root / kept).exists():
+        (root / VIDEOS).mkdir(exist_ok=True)
+        with atomic_path(root / kept) as temporary:
+            try:
+                os.link(video.resolve(), temporary)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(video, temporary)
+    _chosen_frames(root / kept, tuple(numbers), *_version(root / kept))
+    shape = (len(numbers), recording.shape[1], recording.shape[2], 3)
+    return FrameFile(kept, shape, sha256, numbers=tuple(numbers))
+
+
+def file_sha256(path: Path, suffix: bytes = b"") -> str:
+    """sha256 of a file with ``suffix`` behind it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(suffix)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name to write to in place of ``path``; what was written appears there when all went well, and not before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _member(index: int) -> str:
+    return f"{index:06d}.png"
+
+
+def _images(frames: FrameSequence) -> Iterator[NDArray[np.uint8]]:
+    """(H, W, 3) uint8, one after the other."""
+    if isinstance(frames, Iterable) and not isinstance(frames, np.ndarray):
+        for frame in frames:
+            yield as_frames(np.asarray(frame)[None])[0]
+    else:
+        for start in range(0, len(frames), _CHUNK):
+            yield from as_frames(frames[start : start + _CHUNK])
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when a file is written again."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _known_sha256(path: Path, modified: int, size: int) -> str:
+    return file_sha256(path)
+
+
+@lru_cache(maxsize=1)
+def _chosen_frames(path: Path, numbers: tuple[int, ...], modified: int, size: int) -> NDArray[np.uint8]:
+    """(N, H, W, 3) the frames of a video with these numbers."""
+    wanted, last = set(numbers), max(numbers)
+    found: dict[int, NDArray[np.uint8]] = {}
+    for number, frame in enumerate(decode_video(path)):
+        if number in wanted:
+            found[number] = frame
+        if number == last:
+            break
+    if len(found) < len(wanted):
+        raise VideoError(f"{path} ends before frame {last}")
+    return np.stack([found[number] for number in numbers])

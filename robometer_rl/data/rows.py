@@ -1,0 +1,204 @@
+"""What a store keeps of a trajectory besides its frames: one row of plain values, and the checksum over them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.frames import FrameSequence
+
+__all__ = ["PER_FRAME", "SCALARS", "ChecksumError", "FrameFile", "Row", "StoreError"]
+
+SCALARS: Final = (
+    "id",
+    "task",
+    "quality_label",
+    "data_source",
+    "is_robot",
+    "partial_success",
+    "skill",
+    "seed",
+    "split",
+    "source",
+)
+"""Fields of `Trajectory` with one value."""
+
+PER_FRAME: Final[Mapping[str, type[np.generic]]] = {
+    "success": np.bool_,
+    "state": np.float32,
+    "distance": np.float32,
+    "steps": np.int64,
+}
+"""Fields of `Trajectory` with one entry per frame, and their types."""
+
+_SEEDS: Final = (-(2**63), 2**63)
+
+
+class StoreError(ValueError):
+    """A directory that is not a store of this version, or a trajectory that cannot be added to it."""
+
+
+class ChecksumError(StoreError):
+    """The files of a trajectory are not the ones that were written; the message names the trajectory."""
+
+
+@dataclass(frozen=True)
+class FrameFile:
+    """Where the frames of a row are, and how to tell that they are the ones that were written.
+
+    Attributes:
+        file: The file, relative to the store.
+        shape: ``(T, H, W, 3)``.
+        sha256: Of the file and ``suffix`` behind it.
+        suffix: Empty; in rows of version 1 the rest of the row, which had one checksum with its frames.
+        numbers: Which T frames of a video these are, counted from 0; None if the file holds these frames only.
+    """
+
+    file: str
+    shape: tuple[int, int, int, int]
+    sha256: str
+    suffix: bytes = b""
+    numbers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trajectory without its frames.
+
+    Attributes:
+        values: `SCALARS`, ``instructions`` (a list), ``metadata`` (JSON values), and `PER_FRAME` as arrays or None.
+        frames: Where its frames are.
+        sha256: Of both of these; None in rows of version 1.
+    """
+
+    values: Mapping[str, Any]
+    frames: FrameFile
+    sha256: str | None
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, frames: FrameFile) -> Row:
+        """The row of a trajectory whose frames have been written.
+
+        Raises:
+            StoreError: A seed of more than 64 bits, or metadata that JSON cannot hold.
+        """
+        values: dict[str, Any] = {name: getattr(trajectory, name) for name in (*SCALARS, *PER_FRAME)}
+        values["instructions"] = list(trajectory.instructions)
+        if trajectory.partial_success is not None:
+            values["partial_success"] = float(trajectory.partial_success)
+        if trajectory.seed is not None:
+            values["seed"] = int(trajectory.seed)
+            if not _SEEDS[0] <= values["seed"] < _SEEDS[1]:
+                raise StoreError(f"trajectory {trajectory.id!r} has the seed {trajectory.seed}; expected 64 bits")
+        try:
+            values["metadata"] = json.loads(_dump(trajectory.metadata))
+        except (TypeError, ValueError) as error:
+            raise StoreError(
+                f"trajectory {trajectory.id!r} has metadata that is not JSON ({error}); "
+                "expected dicts, lists, strings, finite numbers, booleans and None"
+            ) from error
+        return cls(values, frames, _checksum(values, frames))
+
+    @property
+    def id(self) -> str:
+        """Id of the trajectory."""
+        return self.values["id"]
+
+    def check(self) -> None:
+        """Raises `ChecksumError` if the row is not the one that was written.
+
+        A row of version 1 has one checksum with its frames, which is compared when these are.
+        """
+        if self.sha256 is not None and _checksum(self.values, self.frames) != self.sha256:
+            raise ChecksumError(f"trajectory {self.id!r}: its row has changed since it was written; record it again")
+
+    def trajectory(self, frames: FrameSequence) -> Trajectory:
+        """The trajectory, with ``frames``."""
+        values = {**self.values, "instructions": tuple(self.values["instructions"])}
+        return Trajectory(frames=frames, **values)
+
+    def to_json(self) -> bytes:
+        """The row as JSON; the same row gives the same bytes."""
+        values = dict(self.values)
+        for name in PER_FRAME:
+            values[name] = None if values[name] is None else _to_list(values[name])
+        return _dump({**values, **_frame_entries(self.frames), "sha256": self.sha256})
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Row:
+        """The inverse of `to_json`; also reads rows of version 1.
+
+        Raises:
+            ValueError: Not JSON.
+            KeyError: Not a row.
+        """
+        values = json.loads(content)
+        sha256 = values.pop("sha256")
+        if "frames_sha256" not in values:
+            return cls._from_version_1(values, sha256)
+        numbers = values.pop("frames_numbers")
+        frames = FrameFile(
+            file=values.pop("frames_file"),
+            shape=tuple(values.pop("frames_shape")),
+            sha256=values.pop("frames_sha256"),
+            numbers=None if numbers is None else tuple(numbers),
+        )
+        return cls(with_arrays(values), frames, sha256)
+
+    @classmethod
+    def _from_version_1(cls, values: dict[str, Any], sha256: str) -> Row:
+        suffix = _dump(values)
+        shape = tuple(values.pop("frames_shape"))
+        frames = FrameFile(f"frames/{values['id']}.zip", shape, sha256, suffix)
+        return cls(with_arrays({"source": None, **values}), frames, None)
+
+    def renewed(self, frames_sha256: str) -> Row:
+        """The row of this version in place of one of version 1, given the checksum of its frame file alone."""
+        frames = FrameFile(self.frames.file, self.frames.shape, frames_sha256)
+        return Row(self.values, frames, _checksum(self.values, frames))
+
+
+def with_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the lists of `PER_FRAME` as arrays."""
+    lists = {name: values[name] for name in PER_FRAME}
+    arrays = {name: None if rows is None else np.asarray(rows, PER_FRAME[name]) for name, rows in lists.items()}
+    return {**values, **arrays}
+
+
+def _frame_entries(frames: FrameFile) -> dict[str, Any]:
+    return {
+        "frames_file": frames.file,
+        "frames_shape": list(frames.shape),
+        "frames_sha256": frames.sha256,
+        "frames_numbers": None if frames.numbers is None else list(frames.numbers),
+    }
+
+
+def _checksum(values: Mapping[str, Any], frames: FrameFile) -> str:
+    """sha256 over the plain values as JSON, then the per-frame arrays as little-endian bytes: no number is rounded."""
+    plain = {name: value for name, value in values.items() if name not in PER_FRAME}
+    digest = hashlib.sha256(_dump({**plain, **_frame_entries(frames)}))
+    for name in PER_FRAME:
+        array = values[name]
+        if array is not None:
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, np.dtype(PER_FRAME[name]).newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _to_list(array: NDArray[Any]) -> list[Any]:
+    """Nested lists; a float32 becomes the shortest decimal that reads back as the same float32."""
+    if array.dtype != np.float32:
+        return array.tolist()
+    return np.array([float(str(value)) for value in array.ravel()]).reshape(array.shape).tolist()
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(value), sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8")
