@@ -301,14 +301,25 @@ class RewardState:
         self._fired[indices] = False
 
     def step(
-        self, *, progress: Floats, success: Floats, scored: Bools, terminated: Bools, task_rewards: Floats
+        self,
+        *,
+        progress: Floats,
+        success: Floats,
+        scored: Bools,
+        terminated: Bools,
+        task_rewards: Floats,
+        completes: ArrayLike = True,
     ) -> StepRewards:
-        """Pays one step of every environment; every argument is (num_envs,), predictions held between scored frames."""
+        """Pays one step of every environment.
+
+        Every argument is (num_envs,), predictions held between scored frames. ``completes`` says where success is that
+        of the whole task, so that ``terminate_on_success`` may end the episode.
+        """
         self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
         holds = self._streak >= self.spec.patience
         fires = holds & ~self._fired
         self._fired |= fires
-        ended = terminated | fires if self.spec.terminate_on_success else terminated
+        ended = terminated | np.logical_and(fires, completes) if self.spec.terminate_on_success else terminated
         rewards = step_reward(
             self.spec,
             before=self._progress,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,19 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
+from robometer_rl.wrappers.moments import Indices, Views
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, RenderToInfo, renders_to_info
-from robometer_rl.wrappers.scoring import EpisodeScorer, Indices, ScoringWrapper, Views
+from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 
-__all__ = ["VecRobometerReward"]
+__all__ = ["Received", "VecRobometerReward", "views"]
 
 Info = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Received:
+    """What n environments answered to one step, before anything is scored.
+
+    Attributes:
+        observations: Batched; where an episode ended, the first of the next.
+        task_rewards: (n,) float64.
+        dones: (n,) bool.
+        truncated: (n,) bool, where a done was a truncation.
+        infos: Copies, one per environment.
+        view: What each environment showed, where it is done the last moment of its episode.
+    """
+
+    observations: VecEnvObs
+    task_rewards: NDArray[np.float64]
+    dones: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: list[Info]
+    view: Views
 
 
 class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
@@ -104,13 +127,10 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         Raises:
             gymnasium.error.ResetNeeded: Nothing was reset yet.
         """
-        self._scorer.require_begun()
-        observations, rewards, dones, step_infos = self.venv.step_wait()
-        infos = [dict(info) for info in step_infos]
+        received = self._receive()
+        observations, dones, infos, view = received.observations, received.dones, received.infos, received.view
         reset_infos = list(self.venv.unwrapped.reset_infos)
-        truncated = dones & np.array([info.get("TimeLimit.truncated", False) for info in infos], np.bool_)
-        view = _views(observations, infos, dones)
-        step = self._scorer.step(view, np.asarray(rewards, np.float64), dones & ~truncated, truncated)
+        step = self._scorer.step(view, received.task_rewards, dones & ~received.truncated, received.truncated)
         for index, entry in enumerate(step.entries):
             infos[index].update(entry)
             if step.terminated[index]:
@@ -128,9 +148,40 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
             info.pop(FRAME_KEY, None)
         return observations, step.rewards, dones | step.terminated, infos
 
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Calls a method of the sub-environments.
+
+        Raises:
+            TypeError: The method is ``compute_reward``, which hindsight experience replay asks for.
+        """
+        if method_name == "compute_reward":
+            self.compute_reward()
+        return self.venv.env_method(method_name, *method_args, indices=indices, **method_kwargs)
+
+    def _receive(self) -> Received:
+        """Waits for the environments.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Nothing was reset yet.
+        """
+        self._scorer.reader.require_begun()
+        observations, rewards, dones, step_infos = self.venv.step_wait()
+        infos = [dict(info) for info in step_infos]
+        truncated = dones & np.array([info.get("TimeLimit.truncated", False) for info in infos], np.bool_)
+        return Received(
+            observations,
+            np.asarray(rewards, np.float64),
+            dones,
+            truncated,
+            infos,
+            views(observations, infos, dones),
+        )
+
     def _start(self, indices: Indices, observations: VecEnvObs, reset_infos: Sequence[Info]) -> list[Info]:
         """Begins episodes in the chosen environments; returns what the step that reset them adds to their infos."""
-        entries = self._scorer.start(indices, _views(observations, reset_infos))
+        entries = self._scorer.start(indices, views(observations, reset_infos))
         for index, entry in zip(indices.tolist(), entries, strict=True):
             info = {key: value for key, value in reset_infos[index].items() if key != FRAME_KEY}
             self.reset_infos[index] = info | entry
@@ -199,7 +250,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         return self.venv.get_attr(name, list(indices))
 
 
-def _views(observations: VecEnvObs, infos: Sequence[Info], dones: NDArray[np.bool_] | None = None) -> Views:
+def views(observations: VecEnvObs, infos: Sequence[Info], dones: NDArray[np.bool_] | None = None) -> Views:
     """What each environment shows; where it is done, the last moment of the episode."""
 
     @cache

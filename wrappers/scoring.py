@@ -17,17 +17,12 @@ from numpy.typing import NDArray
 from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.prediction import NonFiniteOutputError
-from robometer_rl.rewards import RewardSpec, RewardState, StepRewards, is_scored
-from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, parse_cameras
-from robometer_rl.wrappers.tasks import TaskSource, parse_task, read_tasks
+from robometer_rl.rewards import RewardSpec, RewardState, StepRewards
+from robometer_rl.wrappers.frame_sources import Camera, FrameSources, parse_cameras
+from robometer_rl.wrappers.moments import Indices, Moment, MomentReader, Views
+from robometer_rl.wrappers.tasks import TaskSource, TaskStages, parse_task
 
-__all__ = ["EpisodeScorer", "Indices", "ScoredStep", "ScoringWrapper", "Views"]
-
-Indices = NDArray[np.int64]
-"""Numbers of environments."""
-
-Views = Callable[[int], View]
-"""What the environment of a number shows; asked where it is needed only."""
+__all__ = ["EpisodeScorer", "ScoredStep", "ScoringWrapper", "as_reward_spec"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,9 @@ class EpisodeScorer:
 
     It owns its stream of the model, not the model. Histories are numbered environment by environment, camera by camera.
 
+    `start` and `step` do it all at once. Where reading and scoring happen on different threads, each takes its half:
+    `reader` reads moments, `begin` and `pay` score them, in the order in which they were read.
+
     Args:
         model: The model, shared with whoever else uses it, or its ``source``.
         task: Where instructions come from, see `robometer_rl.wrappers.tasks.parse_task`.
@@ -66,6 +64,7 @@ class EpisodeScorer:
     Attributes:
         model: The model.
         spec: The reward.
+        reader: What reads frames and instructions from the environments.
     """
 
     def __init__(
@@ -82,19 +81,31 @@ class EpisodeScorer:
         render_camera: Callable[[int], Camera],
         read_attribute: Callable[[str, Sequence[int]], Sequence[Any]],
     ) -> None:
-        self._task = parse_task(task)
-        self.spec = _as_reward_spec(reward)
-        self._cameras = parse_cameras(frames, observation_space, lambda: render_camera(self.spec.every))
-        self._read_attribute = read_attribute
-        self._success_key = success_key
+        task = parse_task(task)
+        self.spec = as_reward_spec(reward)
+        self._has_stages = isinstance(task, TaskStages)
+        if self._has_stages and self.spec.mode == "potential":
+            raise ValueError("mode='potential' does not go together with TaskStages, see its documentation")
+        cameras = parse_cameras(frames, observation_space, lambda: render_camera(self.spec.every))
+        self._num_cameras = len(cameras)
+        self.reader = MomentReader(
+            task,
+            cameras,
+            every=self.spec.every,
+            num_envs=num_envs,
+            read_attribute=read_attribute,
+            success_key=success_key,
+        )
         # Last, because loading a model takes long and everything above may be refused.
         self.model = _as_model(model)
         self._protocol = _as_protocol(protocol, self.model)
         self._stream: RewardStream | None = None
         self._state = RewardState(num_envs, self.spec, self.spec.threshold(self.model.success_threshold))
-        self._progress = np.zeros((num_envs, len(self._cameras)))
-        self._success = np.zeros((num_envs, len(self._cameras)))
-        self._steps = np.zeros(num_envs, np.int64)
+        self._progress = np.zeros((num_envs, len(cameras)))
+        self._success = np.zeros((num_envs, len(cameras)))
+        self._instructions: list[tuple[str, ...]] = [()] * num_envs
+        self._stage = np.zeros(num_envs, np.int64)
+        self._stages_completed = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs)
         self._task_returns = np.zeros(num_envs)
         self._over = np.ones(num_envs, np.bool_)
@@ -104,14 +115,9 @@ class EpisodeScorer:
         """(n,) whether the episode of an environment has ended, or none has begun; a copy."""
         return self._over.copy()
 
-    def require_begun(self) -> None:
-        """Raises `gymnasium.error.ResetNeeded` before the first reset."""
-        if self._stream is None:
-            raise ResetNeeded("call reset() before the first step()")
-
     def require_running(self) -> None:
         """Raises `gymnasium.error.ResetNeeded` where a step would continue an episode that is over."""
-        self.require_begun()
+        self.reader.require_begun()
         if self._over.any():
             ended = np.flatnonzero(self._over).tolist()
             raise ResetNeeded(f"the episodes of environments {ended} have ended; reset them before the next step()")
@@ -126,10 +132,7 @@ class EpisodeScorer:
         Returns:
             Info entries, in the order of ``indices``.
         """
-        self._restart(indices, view)
-        self._score(indices, view)
-        self._state.start(indices, self._progress[indices].mean(axis=1))
-        return [self._reset_entry(index) for index in indices.tolist()]
+        return self.begin(self.reader.reset(indices, view))
 
     def step(
         self,
@@ -149,66 +152,114 @@ class EpisodeScorer:
             truncated: (n,).
             starting: (n,) where this step was a reset: a new history begins and nothing is paid.
         """
-        starting = np.zeros(len(self._over), np.bool_) if starting is None else starting
-        started = np.flatnonzero(starting)
-        self._restart(started, view)
-        self._steps += ~starting
-        scored = is_scored(self._steps, self.spec.every, terminated | truncated)
-        self._score(np.flatnonzero(scored), view)
-        progress, success = self._progress.mean(axis=1), self._success.mean(axis=1)
+        moment = self.reader.step(view, terminated | truncated, starting)
+        step = self.pay(moment, task_rewards, terminated, truncated)
+        for index in np.flatnonzero(self._over).tolist():
+            step.entries[index] |= self.reader.outcome(view(index))
+        return step
+
+    def begin(self, moment: Moment) -> list[dict[str, Any]]:
+        """The half of `start` that scores; see there."""
+        begun = moment.begun
+        self._restart(moment)
+        self._score(begun, moment)
+        self._state.start(begun, self._progress[begun].mean(axis=1))
+        return [self._reset_entry(index) for index in begun.tolist()]
+
+    def pay(
+        self,
+        moment: Moment,
+        task_rewards: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+    ) -> ScoredStep:
+        """The half of `step` that scores and pays; see there. True success is not yet among the entries."""
+        begun = moment.begun
+        starting, scored = np.zeros((2, len(self._over)), np.bool_)
+        starting[begun] = True
+        scored[moment.scored] = True
+        self._restart(moment)
+        self._score(moment.scored, moment)
         paid = self._state.step(
-            progress=progress, success=success, scored=scored, terminated=terminated, task_rewards=task_rewards
+            progress=self._progress.mean(axis=1),
+            success=self._success.mean(axis=1),
+            scored=scored,
+            terminated=terminated,
+            task_rewards=task_rewards,
+            completes=self._in_last_stage(),
         )
-        self._state.start(started, progress[started])
+        self._state.start(begun, self._progress[begun].mean(axis=1))
         rewards = np.where(starting, 0.0, paid.rewards)
         ended = paid.terminated & ~starting
+        completed = paid.fires & ~starting
         self._returns += rewards
         self._task_returns += np.where(starting, 0.0, task_rewards)
+        self._stages_completed += completed
         self._over = ended | truncated
         entries = [
             self._reset_entry(index) if starting[index] else self._step_entry(index, scored, task_rewards, paid)
             for index in range(len(starting))
         ]
         for index in np.flatnonzero(self._over).tolist():
-            entries[index] |= self._end_entry(index, view(index))
+            entries[index]["robometer/episode"] = self._summary(index, moment)
+        advancing = np.flatnonzero(completed & ~self._over & ~self._in_last_stage())
+        for index, entry in zip(advancing.tolist(), self._advance(advancing, moment), strict=True):
+            entries[index] |= entry
         return ScoredStep(rewards, ended, entries)
 
-    def _restart(self, indices: Indices, view: Views) -> None:
-        if not len(indices):
+    def _restart(self, moment: Moment) -> None:
+        begun = moment.begun
+        if not len(begun):
             return
-        tasks = read_tasks(self._task, indices.tolist(), view, self._read_attribute)
-        per_history = [task for task in tasks for _ in self._cameras]
+        for index, instructions in moment.instructions.items():
+            self._instructions[index] = instructions
+        self._stage[begun] = 0
         if self._stream is None:
-            if len(indices) < len(self._over):
-                raise ResetNeeded(
-                    "the first reset() must reset all environments, got a reset_mask that leaves some out"
-                )
-            self._stream = self.model.stream(per_history, self._protocol)
+            self._stream = self.model.stream(self._tasks(begun), self._protocol)
         else:
-            self._stream.reset(self._histories(indices), per_history)
-        self._steps[indices] = 0
-        self._returns[indices] = 0.0
-        self._task_returns[indices] = 0.0
-        self._over[indices] = False
+            self._stream.reset(self._histories(begun), self._tasks(begun))
+        for counted in (self._returns, self._task_returns, self._stages_completed):
+            counted[begun] = 0
+        self._over[begun] = False
 
-    def _score(self, indices: Indices, view: Views) -> None:
+    def _advance(self, indices: Indices, moment: Moment) -> list[dict[str, Any]]:
+        """Begins the next stage of the chosen environments: their histories restart with the current frame."""
+        if not len(indices):
+            return []
+        assert self._stream is not None, "only what has begun completes a stage"
+        self._stage[indices] += 1
+        self._stream.reset(self._histories(indices), self._tasks(indices))
+        self._score(indices, moment)
+        progress = self._progress[indices].mean(axis=1)
+        self._state.start(indices, progress)
+        return [{"robometer/next_stage_progress": float(value)} for value in progress]
+
+    def _in_last_stage(self) -> NDArray[np.bool_]:
+        return self._stage == np.array([len(instructions) - 1 for instructions in self._instructions])
+
+    def _tasks(self, indices: Indices) -> list[str]:
+        """The current instruction of each history of the chosen environments."""
+        tasks = [self._instructions[index][self._stage[index]] for index in indices.tolist()]
+        return [task for task in tasks for _ in range(self._num_cameras)]
+
+    def _score(self, indices: Indices, moment: Moment) -> None:
         """Scores the newest frame of the chosen environments with its history."""
         if not len(indices):
             return
-        assert self._stream is not None, "require_begun comes first"
-        frames = [camera.frame(seen) for seen in map(view, indices.tolist()) for camera in self._cameras]
+        assert self._stream is not None, "an episode begins before it is scored"
+        frames = [frame for index in indices.tolist() for frame in moment.frames[index]]
         prediction = self._stream.append(frames, self._histories(indices))
         if not (np.isfinite(prediction.progress).all() and np.isfinite(prediction.success).all()):
             raise NonFiniteOutputError(
                 f"{self.model.model_id} predicted progress {prediction.progress} and success {prediction.success} "
                 f"for the environments {indices.tolist()}"
             )
-        shape = (len(indices), len(self._cameras))
+        shape = (len(indices), self._num_cameras)
         self._progress[indices] = prediction.progress.reshape(shape)
         self._success[indices] = prediction.success.reshape(shape)
 
     def _histories(self, indices: Indices) -> list[int]:
-        count = len(self._cameras)
+        count = self._num_cameras
         return [index * count + camera for index in indices.tolist() for camera in range(count)]
 
     def _reset_entry(self, index: int) -> dict[str, Any]:
@@ -225,32 +276,23 @@ class EpisodeScorer:
             "robometer/task_reward": float(task_rewards[index]),
             "robometer/reward": float(paid.rewards[index]),
         }
-        if len(self._cameras) > 1:
+        if self._has_stages:
+            entry["robometer/stage"] = int(self._stage[index])
+        if self._num_cameras > 1:
             entry["robometer/progress_per_camera"] = self._progress[index].copy()
             entry["robometer/success_per_camera"] = self._success[index].copy()
         return entry
 
-    def _end_entry(self, index: int, last: View) -> dict[str, Any]:
-        entry: dict[str, Any] = {
-            "robometer/episode": {
-                "return": float(self._returns[index]),
-                "task_return": float(self._task_returns[index]),
-                "progress": float(self._progress[index].mean()),
-                "success": float(self._success[index].mean()),
-                "length": int(self._steps[index]),
-            }
+    def _summary(self, index: int, moment: Moment) -> dict[str, Any]:
+        """What there is to say about an episode that has ended."""
+        summary: dict[str, Any] = {
+            "return": float(self._returns[index]),
+            "task_return": float(self._task_returns[index]),
+            "progress": float(self._progress[index].mean()),
+            "success": float(self._success[index].mean()),
+            "length": int(moment.steps[index]),
         }
-        success = self._true_success(last)
-        return entry if success is None else {**entry, "robometer/true_success": success}
-
-    def _true_success(self, last: View) -> bool | None:
-        if self._success_key is not None and self._success_key not in last.info:
-            raise KeyError(
-                f"environment {last.index}: the info at the end of an episode has no success_key "
-                f"{self._success_key!r}; it has {sorted(last.info)}"
-            )
-        keys = ("is_success", "success") if self._success_key is None else (self._success_key,)
-        return next((bool(last.info[key]) for key in keys if key in last.info), None)
+        return {**summary, "stages_completed": int(self._stages_completed[index])} if self._has_stages else summary
 
 
 class ScoringWrapper:
@@ -267,6 +309,18 @@ class ScoringWrapper:
     def reward_spec(self) -> RewardSpec:
         """How predictions become a reward."""
         return self._scorer.spec
+
+    def compute_reward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses what hindsight experience replay (HER) asks for.
+
+        Raises:
+            TypeError: Always. Without this method, HER would be answered by the environment inside.
+        """
+        raise TypeError(
+            "compute_reward(achieved_goal, desired_goal, info) cannot be answered: this reward depends on the frames "
+            "of a whole history, not on two goals. Hindsight experience replay (HerReplayBuffer) cannot be used with "
+            "a learned reward; use another replay buffer"
+        )
 
     def __reduce__(self) -> NoReturn:
         # Before anything else of the wrapper fails to be pickled: the model's message says what to do instead.
@@ -296,7 +350,7 @@ def _as_protocol(protocol: FrameProtocol | str | None, model: RewardModel) -> Fr
     return protocol
 
 
-def _as_reward_spec(reward: RewardSpec | Mapping[str, Any]) -> RewardSpec:
+def as_reward_spec(reward: RewardSpec | Mapping[str, Any]) -> RewardSpec:
     """Returns the spec, made from a mapping of its fields if one is given (as ``EnvSpec.to_json`` leaves it)."""
     if isinstance(reward, Mapping):
         return RewardSpec.from_dict(reward)

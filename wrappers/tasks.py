@@ -9,7 +9,7 @@ from typing import Any
 from robometer_rl.frames import TaskError, check_task
 from robometer_rl.wrappers.frame_sources import View
 
-__all__ = ["TaskFromAttribute", "TaskFromInfo", "TaskSource", "parse_task", "read_tasks"]
+__all__ = ["TaskFromAttribute", "TaskFromInfo", "TaskSource", "TaskStages", "parse_task", "read_instructions"]
 
 
 @dataclass(frozen=True)
@@ -26,37 +26,66 @@ class TaskFromAttribute:
     attribute: str
 
 
-TaskSource = str | TaskFromInfo | TaskFromAttribute
+@dataclass(frozen=True)
+class TaskStages:
+    """Instructions to be followed one after the other, for a task that is too long for one.
+
+    Each episode begins with the first. On the step on which the success rule of the `robometer_rl.RewardSpec` fires,
+    the stage is complete: the next instruction applies, and the history begins anew with the current frame, which is
+    scored with it and pays nothing. The success bonus is thus paid once per stage, and ``terminate_on_success`` ends
+    the episode with the last one.
+
+    ``mode="potential"`` is refused: it would no longer leave optimal policies as they are, since the potential jumps
+    where a stage begins and nobody pays for it.
+
+    Attributes:
+        instructions: At least one.
+
+    Example:
+        >>> from robometer_rl.wrappers import TaskStages
+        >>> TaskStages(("open the drawer", "put the bowl in the drawer")).instructions[0]
+        'open the drawer'
+    """
+
+    instructions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.instructions, (tuple, list)) or not self.instructions:
+            raise TaskError(f"TaskStages needs a list of instructions, one per stage, got {self.instructions!r}")
+        # A tuple, also of the list that it becomes in JSON.
+        object.__setattr__(self, "instructions", tuple(check_task(task) for task in self.instructions))
+
+
+TaskSource = str | TaskFromInfo | TaskFromAttribute | TaskStages
 
 
 def parse_task(task: Any) -> TaskSource:
     """Returns ``task`` if it is one instruction for all episodes or says where to read it.
 
-    A mapping with the field of `TaskFromInfo` or `TaskFromAttribute` is accepted too, because that is what
+    A mapping with the field of one of the classes above is accepted too, because that is what
     ``gymnasium.envs.registration.EnvSpec.to_json`` turns them into.
 
     Raises:
         TaskError: Anything else.
     """
-    if isinstance(task, Mapping) and set(task) == {"info_key"}:
-        task = TaskFromInfo(**task)
-    if isinstance(task, Mapping) and set(task) == {"attribute"}:
-        task = TaskFromAttribute(**task)
-    if not isinstance(task, (str, TaskFromInfo, TaskFromAttribute)):
+    for kind, field in ((TaskFromInfo, "info_key"), (TaskFromAttribute, "attribute"), (TaskStages, "instructions")):
+        if isinstance(task, Mapping) and set(task) == {field}:
+            task = kind(task[field])
+    if not isinstance(task, TaskSource):
         raise TaskError(
-            f"got the task {task!r}; expected an instruction such as 'open the drawer', TaskFromInfo(info_key) or "
-            "TaskFromAttribute(attribute)"
+            f"got the task {task!r}; expected an instruction such as 'open the drawer', TaskFromInfo(info_key), "
+            "TaskFromAttribute(attribute) or TaskStages(instructions)"
         )
     return check_task(task) if isinstance(task, str) else task
 
 
-def read_tasks(
+def read_instructions(
     task: TaskSource,
     indices: Sequence[int],
     view: Callable[[int], View],
     read_attribute: Callable[[str, Sequence[int]], Sequence[Any]],
-) -> list[str]:
-    """The instructions of episodes that begin.
+) -> list[tuple[str, ...]]:
+    """What is to be done in episodes that begin: one instruction per stage for each, mostly a single one.
 
     Args:
         task: Where they come from.
@@ -68,7 +97,9 @@ def read_tasks(
         TaskError: An instruction is absent or not a non-empty string; the message names the environment.
     """
     if isinstance(task, str):
-        return [task] * len(indices)
+        return [(task,)] * len(indices)
+    if isinstance(task, TaskStages):
+        return [task.instructions] * len(indices)
     if isinstance(task, TaskFromAttribute):
         values = read_attribute(task.attribute, indices)
     else:
@@ -76,7 +107,7 @@ def read_tasks(
     for index, value in zip(indices, values, strict=True):
         if not isinstance(value, str) or not value.strip():
             raise TaskError(f"environment {index}: {task} gave {value!r}; expected a non-empty instruction")
-    return list(values)
+    return [(value,) for value in values]
 
 
 def _from_info(view: View, key: str) -> Any:

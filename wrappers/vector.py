@@ -17,8 +17,9 @@ from robometer_rl.frames import FrameError, FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
+from robometer_rl.wrappers.moments import Views
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
-from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper, Views
+from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskSource
 
 __all__ = ["RobometerReward", "env_info", "forget_info"]
@@ -124,7 +125,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             gymnasium.error.ResetNeeded: Nothing was reset yet or, under DISABLED, an episode is over.
         """
         if self._mode is AutoresetMode.NEXT_STEP:
-            self._scorer.require_begun()
+            self._scorer.reader.require_begun()
         else:
             self._scorer.require_running()
         starting = self._scorer.over
