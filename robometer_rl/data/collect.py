@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from robometer_rl.data.sources.metaworld import TASKS, make_env
-from robometer_rl.data.sources.metaworld_skills import DATA_SOURCE, SKILLS, Skill, record_episode
-from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.sources.simulators import SKILLS, Simulator, simulator_of
+from robometer_rl.data.store import TrajectoryStore, seal_if_installed
 
 __all__ = ["DEFAULT_TASKS", "HELD_OUT_TASKS", "CollectConfig", "EpisodeCounts", "RecordingMismatchError", "collect"]
 
@@ -81,8 +80,6 @@ HELD_OUT_TASKS = (
 )
 """Tasks that it never sees: a button, a handle, a part of a door, something to push and something to pick up."""
 
-_BATCH = 16  # episodes per worker process: long enough to pay for its start, short enough to balance workers
-
 
 class RecordingMismatchError(ValueError):
     """The store already holds an episode of this name that was recorded with other settings."""
@@ -90,7 +87,7 @@ class RecordingMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class EpisodeCounts:
-    """Episodes per task by skill.
+    """Episodes per task by skill; a task is not recorded at skills that make no sense for it.
 
     Attributes:
         expert: The scripted policy, at a random pace.
@@ -102,6 +99,8 @@ class EpisodeCounts:
         undo: The scripted policy until the task is done in part or in full, then back, or on beyond the goal.
         wrong_push: A hand that moves the object elsewhere, or acts beside it.
         flail: Full-speed jerks around the object or the goal.
+        drop: The object taken and let go on the way (LIBERO).
+        wrong_object: Another object taken to the goal (LIBERO).
     """
 
     expert: int = 16
@@ -113,10 +112,12 @@ class EpisodeCounts:
     undo: int = 5
     wrong_push: int = 5
     flail: int = 5
+    drop: int = 5
+    wrong_object: int = 5
 
-    def of(self, skill: Skill) -> int:
+    def of(self, skill: str) -> int:
         """How many episodes of ``skill``."""
-        counts: dict[Skill, int] = {
+        counts = {
             "expert": self.expert,
             "noisy": self.noisy,
             "stop_halfway": self.stop_halfway,
@@ -126,22 +127,26 @@ class EpisodeCounts:
             "undo": self.undo,
             "wrong_push": self.wrong_push,
             "flail": self.flail,
+            "drop": self.drop,
+            "wrong_object": self.wrong_object,
         }
         return counts[skill]
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Records Meta-World episodes at several skill levels.
+    """Records simulated episodes at several skill levels.
 
     Attributes:
         output: Directory of the store; what it already holds is kept and not recorded again.
-        tasks: Meta-World tasks without ``-v3``.
+        tasks: Meta-World tasks without ``-v3``, as in ``drawer-open``, and LIBERO tasks by suite and number, as in
+            ``libero_90-28``.
         episodes: Episodes per task by skill.
-        split: Split to record under; splits never share goals.
+        split: Split to record under; splits never share goals. LIBERO has 50 initial states per task, of which
+            ``test`` has the last ten.
         seed: Everything is drawn from it.
         size: Height and width of a frame in pixels.
-        frame_interval: Environment steps between kept frames.
+        frame_interval: Environment steps between kept frames; by default 3 in Meta-World and 4 in LIBERO.
         workers: Processes that record at the same time.
     """
 
@@ -151,18 +156,19 @@ class CollectConfig:
     split: str = "train"
     seed: int = 0
     size: int = 128
-    frame_interval: int = 3
+    frame_interval: int | None = None
     workers: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.tasks) - set(TASKS))
-        if unknown or not self.tasks:
-            raise ValueError(f"tasks {unknown or 'empty'}: expected some of {sorted(TASKS)}")
+        if not self.tasks:
+            raise ValueError("tasks empty: expected at least one, as in 'drawer-open' or 'libero_90-28'")
+        for task in self.tasks:
+            simulator_of(task)
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"a task is named twice in {self.tasks}")
-        for name in ("frame_interval", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, value in (("frame_interval", self.frame_interval), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         negative = [skill for skill in SKILLS if self.episodes.of(skill) < 0]
         if negative:
             raise ValueError(f"a negative number of episodes for {negative}")
@@ -173,12 +179,17 @@ class CollectConfig:
 @dataclass(frozen=True)
 class _Episode:
     task: str
-    skill: Skill
+    skill: str
     number: int
+
+    @property
+    def simulator(self) -> Simulator:
+        """Where it is recorded."""
+        return simulator_of(self.task)
 
     def name(self, config: CollectConfig) -> str:
         """The id of its trajectory."""
-        return f"{DATA_SOURCE}-{self.task}-{self.skill}-{config.split}-s{config.seed}-{self.number:04d}"
+        return f"{self.simulator.prefix}{self.task}-{self.skill}-{config.split}-s{config.seed}-{self.number:04d}"
 
     def seeds(self, config: CollectConfig) -> np.random.SeedSequence:
         """A source of randomness that no other episode has."""
@@ -207,24 +218,31 @@ def collect(config: CollectConfig) -> TrajectoryStore:
     logger.info("%d of %d episodes are to be recorded into %s", len(missing), len(episodes), config.output)
     if missing:
         _record_all(config, list(_batches(missing)), done=len(episodes) - len(missing), total=len(episodes))
-    return TrajectoryStore(config.output)
+    store = TrajectoryStore(config.output)
+    seal_if_installed(store)
+    return store
 
 
 def _interleaved(config: CollectConfig) -> Iterator[_Episode]:
     """Every episode, ordered so that any prefix has tasks and skills in about their final proportions."""
-    turns: list[tuple[float, Skill, int]] = [
+    turns = [
         ((number + 0.5) / config.episodes.of(skill), skill, number)
         for skill in SKILLS
         for number in range(config.episodes.of(skill))
     ]
     for _, skill, number in sorted(turns, key=lambda turn: turn[0]):
         for task in config.tasks:
-            yield _Episode(task, skill, number)
+            if skill in simulator_of(task).skills_of(task):
+                yield _Episode(task, skill, number)
+
+
+def _frame_interval(config: CollectConfig, task: str) -> int:
+    return simulator_of(task).frame_interval if config.frame_interval is None else config.frame_interval
 
 
 def _check_recorded(config: CollectConfig, store: TrajectoryStore, episodes: set[_Episode]) -> None:
-    expected = (config.size, config.frame_interval)
     for episode in episodes:
+        expected = (config.size, _frame_interval(config, episode.task))
         trajectory = store[episode.name(config)]
         found = (trajectory.frames.shape[1], trajectory.metadata["frame_interval"])
         if found != expected:
@@ -240,7 +258,7 @@ def _batches(episodes: list[_Episode]) -> Iterator[list[_Episode]]:
     for episode in episodes:
         batch = waiting.setdefault(episode.task, [])
         batch.append(episode)
-        if len(batch) == _BATCH:
+        if len(batch) == episode.simulator.batch:
             yield waiting.pop(episode.task)
     yield from waiting.values()
 
@@ -248,16 +266,17 @@ def _batches(episodes: list[_Episode]) -> Iterator[list[_Episode]]:
 def _record_batch(config: CollectConfig, batch: list[_Episode]) -> int:
     """Records episodes of one task in this process; returns how many."""
     store = TrajectoryStore(config.output)
-    env = make_env(batch[0].task, size=config.size)
+    simulator, task = batch[0].simulator, batch[0].task
+    env = simulator.make_env(task, size=config.size)
     try:
         for episode in batch:
-            trajectory = record_episode(
+            trajectory = simulator.record_episode(
                 env,
                 episode.skill,
                 episode.seeds(config),
                 trajectory_id=episode.name(config),
                 split=config.split,
-                frame_interval=config.frame_interval,
+                frame_interval=_frame_interval(config, task),
             )
             store.append(trajectory)
     finally:
