@@ -39,7 +39,7 @@ from robometer_rl.data.frame_files import (
 from robometer_rl.data.rows import ChecksumError, FrameFile, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
 
-__all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore"]
+__all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "seal_if_installed"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,23 +126,30 @@ class TrajectoryStore:
         """Ids in the order of iteration."""
         return tuple(self._ids)
 
-    def column(self, name: str) -> list[Any]:
-        """One value per trajectory, in the order of ids, without reading whole rows where these are sealed.
+    def columns(self, *names: str) -> dict[str, list[Any]]:
+        """Some fields of all trajectories, without reading the others where the store is sealed.
 
         Args:
-            name: A field of `Trajectory` with one value (`robometer_rl.data.rows.SCALARS`), or ``frames_shape``, the
+            names: Fields of `Trajectory` with one value (`robometer_rl.data.rows.SCALARS`), or ``frames_shape``, the
                 list ``[T, H, W, 3]``.
 
-        Raises:
-            ChecksumError: A row of the journal is damaged.
+        Returns:
+            One list per name and one called ``id``, in the order of ids; rows that are damaged are left out.
         """
         sealed = self._sealed
-        values = {} if sealed is None else dict(zip(sealed.ids, sealed.column(name), strict=True))
+        table = {name: [] if sealed is None else sealed.column(name) for name in ("id", *names)}
+        known = set(table["id"])
         for trajectory_id in self._ids:
-            if trajectory_id not in values:
+            if trajectory_id in known:
+                continue
+            try:
                 row = self._row(trajectory_id)
-                values[trajectory_id] = list(row.frames.shape) if name == "frames_shape" else row.values[name]
-        return [values[trajectory_id] for trajectory_id in self._ids]
+            except ChecksumError:
+                continue
+            for name, column in table.items():
+                column.append(list(row.frames.shape) if name == "frames_shape" else row.values[name])
+        order = sorted(range(len(table["id"])), key=table["id"].__getitem__)
+        return {name: [column[index] for index in order] for name, column in table.items()}
 
     def append(self, trajectory: Trajectory, *, keep_video: bool = False) -> None:
         """Writes ``trajectory``; when this returns it is complete on disk, and before that it is not visible.
@@ -199,24 +206,10 @@ class TrajectoryStore:
                 merged.append(name)
 
     def verify(self) -> None:
-        """Verifies every trajectory; raises `ChecksumError` for the first that fails."""
-        for trajectory_id in self._ids:
-            self.verify_one(trajectory_id)
-
-    def verify_one(self, trajectory_id: str) -> Trajectory:
-        """Compares the checksums of a trajectory, and that its frame file has every frame.
-
-        Returns:
-            The trajectory. Its frames are not compared again when they are decoded.
-
-        Raises:
-            ChecksumError: A file is missing, changed or cannot be decoded.
-            KeyError: No such id.
-        """
-        trajectory = self[trajectory_id]
-        assert isinstance(trajectory.frames, StoredFrames)
-        trajectory.frames.verify()
-        return trajectory
+        """Raises `ChecksumError` for the first trajectory that is damaged; `robometer_rl.data.verified` finds all."""
+        for trajectory in self:
+            assert isinstance(trajectory.frames, StoredFrames)
+            trajectory.frames.verify()
 
     @property
     def _header(self) -> Path:
@@ -309,6 +302,14 @@ class TrajectoryStore:
         except ChecksumError as error:
             logger.warning("not sealed: %s", error)
             return None
+
+
+def seal_if_installed(store: TrajectoryStore) -> None:
+    """Seals a store; says so if it cannot for lack of the package, since an unsealed store works as well."""
+    try:
+        store.seal()
+    except ModuleNotFoundError as error:
+        logger.info("%s is left unsealed, which is slower to open: %s", store.path, error)
 
 
 @contextmanager

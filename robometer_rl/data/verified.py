@@ -1,0 +1,116 @@
+"""Opening a store for training or evaluation: what is damaged is found, counted and listed before the first step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
+from robometer_rl.data.trajectory import Trajectory
+
+__all__ = ["VerifiedTrajectories", "open_verified", "verify_store"]
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 20  # of the trajectories that are skipped, how many the log names
+
+
+@dataclass(frozen=True)
+class VerifiedTrajectories:
+    """The sound trajectories of a store, and the others.
+
+    Attributes:
+        trajectories: In order of their ids; their frame files are not compared again when they are decoded.
+        skipped: Those that are damaged, by id, with what is wrong with each.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    skipped: tuple[Unreadable, ...]
+
+
+def open_verified(path: str | Path, split: str | None = None) -> VerifiedTrajectories:
+    """Reads the trajectories of a store that are as they were written; counts and lists the others in the log.
+
+    Checksums and frame files of all of them are read before this returns, so that training does not meet a bad file
+    after hours. One bad trajectory among thousands is no reason to stop.
+
+    Args:
+        path: Directory of the store; nothing is created there.
+        split: Only trajectories of this split, all of them if None.
+
+    Raises:
+        StoreError: There is no store, or it holds no trajectory of the split that is sound.
+    """
+    store = TrajectoryStore.open(path)
+    found = verify_store(store, split)
+    if found.skipped:
+        logger.warning(
+            "%d of %d trajectories in %s are damaged and skipped:\n%s",
+            len(found.skipped),
+            len(found.skipped) + len(found.trajectories),
+            path,
+            _listed(found.skipped),
+        )
+    if not found.trajectories:
+        of_split = "" if split is None else f" of the split {split!r}"
+        damaged = f"; {len(found.skipped)} are damaged" if found.skipped else ""
+        raise StoreError(f"{path} holds no trajectories{of_split}{damaged}; it has {_splits(store)}")
+    return found
+
+
+def verify_store(store: TrajectoryStore, split: str | None = None) -> VerifiedTrajectories:
+    """Compares all checksums of a store, and looks at every frame file, see `StoredFrames.verify`.
+
+    Args:
+        store: What to verify.
+        split: Only trajectories of this split, all of them if None. A trajectory whose row cannot be read may belong
+            to any split and is listed as damaged.
+    """
+    sound: list[Trajectory] = []
+    damaged: list[Unreadable] = []
+    with ThreadPoolExecutor() as threads, Progress(console=Console(stderr=True), transient=True) as progress:
+        rows = (row for row in _rows(store) if isinstance(row, Unreadable) or split in (None, row.split))
+        # Files are read and hashed outside of the interpreter's lock.
+        for row in progress.track(threads.map(_verified, rows), total=len(store), description="verifying"):
+            if isinstance(row, Unreadable):
+                damaged.append(row)
+            else:
+                sound.append(row)
+    return VerifiedTrajectories(tuple(sound), tuple(damaged))
+
+
+def _rows(store: TrajectoryStore) -> Iterator[Trajectory | Unreadable]:
+    for trajectory_id in store.ids():
+        try:
+            yield store[trajectory_id]
+        except StoreError as error:
+            yield Unreadable(trajectory_id, str(error))
+
+
+def _verified(row: Trajectory | Unreadable) -> Trajectory | Unreadable:
+    if isinstance(row, Unreadable):
+        return row
+    assert isinstance(row.frames, StoredFrames)
+    try:
+        row.frames.verify()
+    except StoreError as error:
+        return Unreadable(row.id, str(error))
+    return row
+
+
+def _listed(skipped: tuple[Unreadable, ...]) -> str:
+    lines = [f"  {entry.reason}" for entry in skipped[:_LISTED]]
+    more = len(skipped) - len(lines)
+    return "\n".join([*lines, f"  and {more} more: `robometer-rl data verify` lists them"] if more else lines)
+
+
+def _splits(store: TrajectoryStore) -> str:
+    splits = sorted(set(store.columns("split")["split"]))
+    return f"the splits {', '.join(splits)}" if splits else "none at all"
