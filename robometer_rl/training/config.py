@@ -153,8 +153,9 @@ class TrainConfig:
     Attributes:
         data: Store of trajectories.
         split: The split of them to train on.
+        data_sources: Only trajectories of these data sources; of all if none is named.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
-        start: Checkpoint to start from; a new network if None.
+        start: Checkpoint to start from, as `load_reward_model` takes it; a new network if None.
         lora: Train an adapter of the start checkpoint instead of all of its weights.
         shape: Sizes of a new network.
         pretraining: Of a new network's vision tower.
@@ -178,7 +179,8 @@ class TrainConfig:
     data: Path
     output: Path
     split: str = "train"
-    start: Path | None = None
+    data_sources: tuple[str, ...] = ()
+    start: str | None = None
     lora: LoRA = field(default_factory=LoRA)
     shape: NetworkShape = field(default_factory=NetworkShape)
     pretraining: VisionPretraining = field(default_factory=VisionPretraining)

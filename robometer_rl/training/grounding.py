@@ -8,17 +8,15 @@ The heads are thrown away. A decoder that comes from a language model does not n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robometer_rl.data.collate import TrainingBatch
-from robometer_rl.models.robometer.network import RobometerNetwork
 
-__all__ = ["Grounding", "frame_tokens"]
+__all__ = ["Grounding"]
 
 
 class Grounding(nn.Module):
@@ -34,28 +32,17 @@ class Grounding(nn.Module):
         self.said = nn.Linear(hidden, tasks)
         self.shown = nn.Linear(hidden, tasks)
 
-    def forward(self, tokens: list[Tensor], batch: TrainingBatch, normalizer: Tensor | float) -> Tensor:
+    def forward(self, tokens: Sequence[Tensor], batch: TrainingBatch, normalizer: Tensor | float) -> Tensor:
         """Cross-entropy of both names over all frames.
 
         Args:
-            tokens: (frames, hidden) of each forward pass, see `frame_tokens`.
+            tokens: (frames, hidden) of each forward pass, see `RobometerOutput.frames`.
             batch: What these passes were about.
             normalizer: What the sum over frames is divided by.
         """
-        frames = torch.cat(tokens)
+        frames = torch.cat(list(tokens))
         errors = [
             F.cross_entropy(head(frames).float(), names, reduction="sum")
             for head, names in ((self.said, batch.said), (self.shown, batch.shown))
         ]
         return torch.stack(errors).sum() / (2 * normalizer)
-
-
-@contextmanager
-def frame_tokens(network: RobometerNetwork) -> Iterator[list[Tensor]]:
-    """Collects, pass by pass, the frames' tokens that the heads read, which are not among the network's outputs."""
-    tokens: list[Tensor] = []
-    hook = network.progress_head.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
-    try:
-        yield tokens
-    finally:
-        hook.remove()

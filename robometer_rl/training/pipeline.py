@@ -6,6 +6,7 @@ The layout of a run::
     report.json        what was done: steps, seconds, episodes, calibration
     vision/            pre-trained tower of a new network
     features.npy       what the frozen tower makes of every frame
+    best/              the best checkpoints, if they are evaluated during training
     frozen/ joint/     one complete checkpoint per finished stage
     checkpoint/        the result
 """
@@ -31,17 +32,22 @@ from robometer_rl.data.sampling import Sampler, make_episodes
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.metrics import ThresholdChoice, best_threshold
-from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from robometer_rl.models.locations import locate
+from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import provenance
+from robometer_rl.training.adaptation import attach_lora
+from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.config import StageConfig, TrainConfig
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.pretrain import pretrain_vision
+from robometer_rl.training.processes import is_main_process, main_process_first, wait_for_everyone
 from robometer_rl.training.scratch import make_checkpoint
-from robometer_rl.training.trainer import has_save, run_stage, training_arguments
+from robometer_rl.training.trainer import StageData, has_save, run_stage, training_arguments
+from robometer_rl.training.validation import Validation
 from robometer_rl.training.vocabulary import instructions
 
-__all__ = ["TrainConfig", "calibrate", "split_episodes", "train"]
+__all__ = ["TrainConfig", "calibrate", "select_trajectories", "split_episodes", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +65,56 @@ def train(config: TrainConfig) -> Path:
         The directory of the finished checkpoint.
 
     Raises:
+        FileNotFoundError: There is no store.
         SamplingError: The data lacks what a sampling strategy needs.
-        ValueError: An empty store, or an output directory that belongs to another configuration.
+        UnknownModelError: There is no such checkpoint to start from.
+        ValueError: No trajectory of the split, or an output directory that belongs to another configuration.
     """
+    trajectories = select_trajectories(config)
     run = _Run.open(config)
-    trajectories = [trajectory for trajectory in TrajectoryStore(config.data) if trajectory.split == config.split]
-    if not trajectories:
-        raise ValueError(f"{config.data} holds no trajectories of the split {config.split!r}")
     kept, held_out = split_episodes(trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     sampler = Sampler(make_episodes(kept), config.sampling, config.seed)
+    data = _Data(kept, sampler, _validation(config, kept, held_out))
     checkpoint = _start(config, kept)
     if config.pretraining.steps:
         checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, kept, saves))
     if config.frozen.steps:
-        checkpoint = run.stage("frozen", checkpoint, lambda made, saves: _frozen(config, made, kept, sampler, saves))
+        checkpoint = run.stage("frozen", checkpoint, lambda made, saves: _frozen(config, made, data, saves))
     if config.joint.steps:
         source = PixelSource(kept, config.augment, config.seed)
         checkpoint = run.stage(
-            "joint", checkpoint, lambda made, saves: _train(config, made, source, sampler, config.joint, saves, 1)
+            "joint", checkpoint, lambda made, saves: _train(config, made, source, data, config.joint, saves, 1)
         )
     if held_out:
         choice = calibrate(checkpoint, held_out)
         run.note(calibration=asdict(choice))
     run.note(train_episodes=len(kept), calibration_episodes=len(held_out), frames=sum(map(len, kept)))
-    save_checkpoint(config.output / "checkpoint", checkpoint)
+    _save(config.output / "checkpoint", checkpoint)
     return config.output / "checkpoint"
+
+
+def select_trajectories(config: TrainConfig) -> list[Trajectory]:
+    """The trajectories that ``config`` is to be trained on.
+
+    Raises:
+        FileNotFoundError: There is no store.
+        ValueError: It has no such trajectories.
+    """
+    if not config.data.is_dir():
+        raise FileNotFoundError(f"there is no store of trajectories at {config.data}")
+    store = list(TrajectoryStore(config.data))
+    wanted = set(config.data_sources) or {trajectory.data_source for trajectory in store}
+    chosen = [each for each in store if each.split == config.split and each.data_source in wanted]
+    missing = set(config.data_sources) - {trajectory.data_source for trajectory in chosen}
+    if missing or not chosen:
+        found = sorted({(trajectory.split, trajectory.data_source) for trajectory in store})
+        raise ValueError(
+            f"{config.data} holds no trajectories of the split {config.split!r}"
+            + (f" and the data sources {sorted(missing)}" if missing else "")
+            + f"; it holds (split, data source): {found}"
+        )
+    return chosen
 
 
 def split_episodes(
@@ -130,6 +160,34 @@ def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> Thr
     return choice
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What the stages on clips and pairs share."""
+
+    trajectories: Sequence[Trajectory]
+    sampler: Sampler
+    validation: Validation | None
+
+
+def _validation(
+    config: TrainConfig, trained_on: Sequence[Trajectory], held_out: Sequence[Trajectory]
+) -> Validation | None:
+    selection = config.selection
+    if not selection.every:
+        return None
+    episodes = held_out
+    if selection.split is not None:
+        episodes = [trajectory for trajectory in TrajectoryStore(config.data) if trajectory.split == selection.split]
+    return Validation(episodes, selection, config.output / "best", trained_on)
+
+
+def _save(directory: Path, checkpoint: Checkpoint) -> None:
+    """Saves once for all processes."""
+    if is_main_process():
+        save_checkpoint(directory, checkpoint)
+    wait_for_everyone()
+
+
 @dataclass
 class _Run:
     """The output directory of a run."""
@@ -144,11 +202,13 @@ class _Run:
         file = config.output / "config.json"
         if file.exists() and file.read_text() != settings:
             raise ValueError(f"{config.output} holds a run with another configuration; choose another output")
-        config.output.mkdir(parents=True, exist_ok=True)
-        file.write_text(settings)
+        with main_process_first():
+            config.output.mkdir(parents=True, exist_ok=True)
+            file.write_text(settings)
         run = cls(config.output)
         if run._report_file.exists():
             run.report = json.loads(run._report_file.read_text())
+        wait_for_everyone()  # before the report is written to
         run.note(provenance=provenance())
         return run
 
@@ -159,20 +219,24 @@ class _Run:
     def note(self, **entries: Any) -> None:
         """Adds to the report."""
         self.report |= entries
-        self._report_file.write_text(json.dumps(self.report, indent=2))
+        if is_main_process():
+            self._report_file.write_text(json.dumps(self.report, indent=2))
 
     def stage(self, name: str, checkpoint: Checkpoint, work: Callable[[Checkpoint, Path], None]) -> Checkpoint:
         """Runs a stage unless it is finished; returns its result."""
         directory = self.directory / name
-        if (directory / "model.safetensors").exists():
+        if (directory / SETTINGS_FILE).exists():  # what a checkpoint is finished with
             logger.info("stage %s is finished", name)
             return load_checkpoint(directory)
         saves = directory / "saves"
         wall, cpu = time.perf_counter(), time.process_time()
         work(checkpoint, saves)
         spent = {"wall": round(time.perf_counter() - wall), "cpu": round(time.process_time() - cpu)}
-        shutil.rmtree(saves, ignore_errors=True)
-        save_checkpoint(directory, checkpoint)
+        _save(directory, checkpoint)
+        if is_main_process():
+            for reports in saves.glob("runs"):
+                reports.rename(directory / reports.name)
+            shutil.rmtree(saves, ignore_errors=True)
         self.note(seconds=self.report.get("seconds", {}) | {name: spent})
         logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
@@ -180,12 +244,25 @@ class _Run:
 
 def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
     if config.start is not None:
-        return load_checkpoint(config.start)
+        checkpoint = load_checkpoint(locate(config.start).directory)
+        if config.lora.rank:
+            attach_lora(checkpoint, config.lora, _adapter_base(config), config.seed)
+        return checkpoint
     texts = sorted({text for episode in trajectories for text in (episode.task, *episode.instructions)})
     checkpoint = make_checkpoint(config.shape, [*instructions(), *texts], config.seed, config.sampling.max_frames)
     size = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     logger.info("made a network of %.2f M parameters", size / 1e6)
     return checkpoint
+
+
+def _adapter_base(config: TrainConfig) -> str | None:
+    """What a saved adapter refers to; None if the vision tower is trained besides, which an adapter cannot hold."""
+    tower_is_trained = config.joint.steps and config.joint.vision_learning_rate is not None
+    if config.start is None or (tower_is_trained and config.lora.part == "language_model"):
+        return None
+    directory = locate(config.start).directory
+    # A directory is found from anywhere; the name of an embedded checkpoint or of one on the Hub stays a name.
+    return str(directory.absolute()) if directory == Path(config.start) else config.start
 
 
 def _pretrain(config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequence[Trajectory], saves: Path) -> None:
@@ -202,26 +279,24 @@ def _pretrain(config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequenc
     pretrain_vision(checkpoint, trajectories, arguments, resume=has_save(saves))
 
 
-def _frozen(
-    config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequence[Trajectory], sampler: Sampler, saves: Path
-) -> None:
-    with torch.autocast(checkpoint.network.device.type, torch.bfloat16, enabled=config.bf16):
+def _frozen(config: TrainConfig, checkpoint: Checkpoint, data: _Data, saves: Path) -> None:
+    with main_process_first(), torch.autocast(checkpoint.network.device.type, torch.bfloat16, enabled=config.bf16):
         cache = FeatureCache.compute(
             checkpoint.network,
             checkpoint.processor,
-            trajectories,
+            data.trajectories,
             config.output / "features.npy",
             config.feature_views,
             config.seed,
         )
-    _train(config, checkpoint, cache, sampler, config.frozen, saves, 0)
+    _train(config, checkpoint, cache, data, config.frozen, saves, 0)
 
 
 def _train(
     config: TrainConfig,
     checkpoint: Checkpoint,
     source: FrameSource,
-    sampler: Sampler,
+    data: _Data,
     stage: StageConfig,
     saves: Path,
     number: int,
@@ -236,8 +311,12 @@ def _train(
         warmup=stage.warmup,
         accumulate=stage.accumulate,
         max_grad_norm=stage.max_grad_norm,
+        eval_strategy="steps" if data.validation else "no",
+        eval_steps=config.selection.every or None,
     )
-    run_stage(checkpoint, sampler, Collator(checkpoint.processor, source), stage, config.losses, arguments, number)
+    tokens = TokenCounts(checkpoint.processor, data.trajectories)
+    samples = StageData(data.sampler, Collator(checkpoint.processor, source), tokens, number)
+    run_stage(checkpoint, samples, stage, config.losses, arguments, data.validation)
 
 
 def _arguments(config: TrainConfig, saves: Path, **settings: Any) -> TrainingArguments:
@@ -248,5 +327,6 @@ def _arguments(config: TrainConfig, saves: Path, **settings: Any) -> TrainingArg
         use_cpu=not torch.cuda.is_available(),
         save_steps=config.save_every,
         logging_steps=config.log_every,
+        report_to=config.report_to,
         **settings,
     )

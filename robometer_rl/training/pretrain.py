@@ -134,8 +134,8 @@ def pretrain_vision(
         resume: Go on from the last save.
     """
     patcher = checkpoint.processor.patcher
-    steps = arguments.max_steps * arguments.per_device_train_batch_size
-    dataset = FrameStates(trajectories, steps, arguments.seed)
+    frames = arguments.max_steps * arguments.per_device_train_batch_size * arguments.world_size
+    dataset = FrameStates(trajectories, frames, arguments.seed)
     tokens = patcher.tokens(patcher.grid(*trajectories[0].frames.shape[1:3]))
     tower = checkpoint.network.model.visual
     tower.requires_grad_(True)

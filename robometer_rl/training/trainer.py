@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,20 +17,23 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from robometer_rl.data.collate import Collator, TrainingBatch
+from robometer_rl.data.collate import Collator
 from robometer_rl.data.sampling import Sample, Sampler
+from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, read_adapter, restore_adapter
 from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
+from robometer_rl.models.robometer.network import RobometerNetwork
+from robometer_rl.models.robometer.weights import WEIGHTS_FILE
+from robometer_rl.training.adaptation import choose_trainable, training_precision
+from robometer_rl.training.bucketing import Buckets, TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
-from robometer_rl.training.grounding import Grounding, frame_tokens
-from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
+from robometer_rl.training.objective import Objective, TargetCounts, count_targets
+from robometer_rl.training.validation import Validation
 
 __all__ = [
     "LogLines",
-    "Objective",
     "RobometerTrainer",
     "SampleDataset",
-    "TargetCounts",
-    "count_targets",
+    "StageData",
     "has_save",
     "run_stage",
     "training_arguments",
@@ -37,88 +42,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _GROUNDING_FILE = "grounding.safetensors"
-
-
-class TargetCounts(NamedTuple):
-    """What the losses of one optimiser step are divided by; scalars."""
-
-    frames: Tensor
-    progress: Tensor
-    positives: Tensor
-    negatives: Tensor
-    pairs: Tensor
-
-
-def count_targets(batches: list[TrainingBatch]) -> TargetCounts:
-    """Counts over all micro-batches of a step."""
-    classes = [count_classes(batch.success, batch.success_mask) for batch in batches]
-    return TargetCounts(
-        torch.tensor(float(sum(len(batch.progress) for batch in batches))),
-        torch.stack([batch.progress_mask.sum() for batch in batches]).sum(),
-        torch.stack([count.positives for count in classes]).sum(),
-        torch.stack([count.negatives for count in classes]).sum(),
-        torch.tensor(float(sum(len(batch.preference) for batch in batches))),
-    )
-
-
-class Objective(nn.Module):
-    """The network and its losses: progress and success of every frame shown, and the preference of pairs.
-
-    Both trajectories of a pair are supervised.
-
-    Args:
-        checkpoint: The network to train.
-        weights: Of the losses.
-        tasks: How many tasks there are to name, see `Grounding`.
-    """
-
-    accepts_loss_kwargs = True
-    """Tells the Trainer that the loss is normalised over all micro-batches of a step."""
-
-    def __init__(self, checkpoint: Checkpoint, weights: LossWeights, tasks: int = 1) -> None:
-        super().__init__()
-        self.network = checkpoint.network
-        self.weights = weights
-        hidden = checkpoint.network.model.language_model.config.hidden_size
-        self.grounding = Grounding(hidden, tasks) if weights.grounding else None
-        self.parts: dict[str, list[float]] = defaultdict(list)
-
-    def forward(self, batch: TrainingBatch, num_items_in_batch: TargetCounts | None = None) -> dict[str, Tensor]:
-        """The weighted loss of a batch.
-
-        Args:
-            batch: Clips, pairs and their targets.
-            num_items_in_batch: What to divide by; this batch's own counts by default.
-        """
-        counts = num_items_in_batch or count_targets([batch])
-        with frame_tokens(self.network) as tokens:
-            outputs = [self.network(inputs) for inputs in (batch.clips, batch.pairs) if inputs is not None]
-        progress = torch.cat([output.progress for output in outputs]).float()
-        success = torch.cat([output.success for output in outputs]).float()
-        kind = self.network.config.progress_type
-        losses = {
-            "progress": progress_loss(progress, batch.progress, batch.progress_mask, kind, counts.progress),
-            "success": success_loss(
-                success, batch.success, batch.success_mask, ClassCounts(counts.positives, counts.negatives)
-            ),
-        }
-        if batch.pairs is not None:
-            preference = outputs[-1].preference.float()
-            losses["preference"] = preference_loss(preference, batch.preference, counts.pairs)
-            right = (preference > 0) == (batch.preference > 0.5)
-            self.parts["preference_accuracy"].append(right.float().mean().item())
-        if self.grounding is not None:
-            losses["grounding"] = self.grounding(tokens, batch, counts.frames)
-        for name, loss in losses.items():
-            self.parts[name].append(loss.item())
-        weights = asdict(self.weights)
-        return {"loss": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()}
-
-    def take_parts(self) -> dict[str, float]:
-        """Means of the parts of the loss since the last call."""
-        means = {name: sum(values) / len(values) for name, values in self.parts.items()}
-        self.parts.clear()
-        return means
 
 
 class LogLines(TrainerCallback):
@@ -150,12 +73,14 @@ class SampleDataset(Dataset[Sample]):
         sampler: Draws the samples.
         length: How many.
         stage: Stands for the epoch, so that stages do not repeat each other's samples.
+        order: Which of the samples, as drawn, stands in each place; as drawn if None.
     """
 
-    def __init__(self, sampler: Sampler, length: int, stage: int) -> None:
+    def __init__(self, sampler: Sampler, length: int, stage: int, order: Callable[[int], int] | None = None) -> None:
         self._sampler = sampler
         self._length = length
         self._stage = stage
+        self._order = order
 
     def __len__(self) -> int:
         return self._length
@@ -163,7 +88,7 @@ class SampleDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self._length:
             raise IndexError(index)
-        return self._sampler.sample(self._stage, index)
+        return self._sampler.sample(self._stage, index if self._order is None else self._order(index))
 
 
 class RobometerTrainer(Trainer):
@@ -173,24 +98,35 @@ class RobometerTrainer(Trainer):
         objective: What to train.
         checkpoint: The checkpoint that the objective's network belongs to.
         vision_learning_rate: Of the vision tower; None if it is frozen.
+        validation: What to measure during training.
         kwargs: As for the Trainer.
     """
 
     def __init__(
-        self, objective: Objective, checkpoint: Checkpoint, vision_learning_rate: float | None, **kwargs: Any
+        self,
+        objective: Objective,
+        checkpoint: Checkpoint,
+        vision_learning_rate: float | None,
+        validation: Validation | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(model=objective, **kwargs)
+        # The Trainer wants a data set where it is to evaluate; what is measured is the validation's business.
+        super().__init__(model=objective, eval_dataset=kwargs["train_dataset"] if validation else None, **kwargs)
         LogLines.attach(self)
         self.objective = objective
         self.checkpoint = checkpoint
         self.vision_learning_rate = vision_learning_rate
+        self.validation = validation
+        self._steps_to_log = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The micro-batches of a step, and the counts that normalise their losses, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
+        self._steps_to_log += 1
+        # The reference averages each forward pass by itself.
+        if not batches or self.objective.weights.legacy:
             return batches, None
         counts = torch.stack(count_targets([entry["batch"] for entry in batches])).to(device)
         if self.args.world_size > 1:
@@ -212,60 +148,133 @@ class RobometerTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss."""
-        super().log({**logs, **self.objective.take_parts()}, start_time)
+        super().log({**logs, **(self._parts() if "loss" in logs else {})}, start_time)
+
+    def _parts(self) -> dict[str, float]:
+        """Parts of the loss per step since the last call, and the accuracy of preferences, over all processes."""
+        sums = self.objective.take_sums()
+        values = torch.tensor(list(sums.values()), device=self.args.device)
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, "sum")
+            assert isinstance(values, Tensor)
+        *parts, pairs, right = values.tolist()
+        steps, self._steps_to_log = self._steps_to_log, 0
+        means = {name: value / steps for name, value in zip(sums, parts, strict=False)}
+        return means | ({"preference_accuracy": right / pairs} if pairs else {})
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measures the metrics of the validation, and keeps the checkpoint if it is among the best."""
+        assert self.validation is not None
+        with self.autocast():
+            metrics = self.validation.measure(self.checkpoint)
+        named = {f"eval_{name}": value for name, value in metrics.items()}
+        self.log(dict(named))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        if self.args.should_save:
+            step = self.state.global_step
+            stage = Path(str(self.args.output_dir)).parent.name
+            self.validation.best.offer(f"{stage}-{step:06d}", step, metrics, self.checkpoint)
+        return named
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Computes in the precision of the forward passes of training."""
+        return self.accelerator.autocast()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
         directory = Path(output_dir or str(self.args.output_dir))
         save_checkpoint(directory, self.checkpoint)
         if self.objective.grounding is not None:
             save_file(self.objective.grounding.state_dict(), directory / _GROUNDING_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        directory = Path(resume_from_checkpoint)
-        self.checkpoint.network.load_state_dict(load_file(directory / "model.safetensors"))
+        directory, network = Path(resume_from_checkpoint), self.checkpoint.network
+        if (directory / ADAPTER_CONFIG_FILE).exists():
+            adapter, heads = read_adapter(directory)
+            restore_adapter(network, adapter, directory)
+            network.load_state_dict(heads, strict=False)
+        else:
+            network.load_state_dict(load_file(directory / WEIGHTS_FILE))
         if self.objective.grounding is not None:
             self.objective.grounding.load_state_dict(load_file(directory / _GROUNDING_FILE))
 
 
+@dataclass(frozen=True)
+class StageData:
+    """What a stage is trained on.
+
+    Attributes:
+        sampler: Draws samples.
+        collator: Makes batches of them.
+        tokens: Lengths of samples, for stages with length bucketing.
+        number: Of the stage; no two stages of a run have one number.
+    """
+
+    sampler: Sampler
+    collator: Collator
+    tokens: TokenCounts
+    number: int
+
+    def samples(self, stage: StageConfig, processes: int, seed: int) -> SampleDataset:
+        """All samples of the stage, for all processes."""
+        total = stage.steps * stage.batch_size * stage.accumulate * processes
+        order = None
+        if stage.bucket_batches > 1:
+            draw = partial(self.sampler.sample, self.number)
+            order = Buckets(draw, self.tokens, total, stage.batch_size, stage.bucket_batches, (seed, self.number))
+        return SampleDataset(self.sampler, total, self.number, order)
+
+
 def run_stage(
     checkpoint: Checkpoint,
-    sampler: Sampler,
-    collator: Collator,
+    data: StageData,
     stage: StageConfig,
     weights: LossWeights,
     arguments: TrainingArguments,
-    number: int,
+    validation: Validation | None = None,
 ) -> None:
     """Trains ``checkpoint`` in place; goes on from the last save in the arguments' output directory, if there is one.
 
     Args:
-        checkpoint: What to train.
-        sampler: Draws samples.
-        collator: Makes batches of them.
+        checkpoint: What to train: all of it, or its adapter and heads if it has an adapter.
+        data: Samples.
         stage: How long and how fast.
         weights: Of the losses.
         arguments: See `training_arguments`.
-        number: Of the stage; no two stages of a run have one number.
+        validation: What to measure during training.
     """
     network = checkpoint.network
-    network.train()
-    network.requires_grad_(True)
-    network.model.visual.requires_grad_(stage.vision_learning_rate is not None)
-    if not sampler.config.pair_fraction:
-        network.preference_head.requires_grad_(False)
-    dataset = SampleDataset(sampler, stage.steps * stage.batch_size * stage.accumulate, number)
-    torch.manual_seed(arguments.seed)  # the objective has weights of its own
-    trainer = RobometerTrainer(
-        Objective(checkpoint, weights, len(sampler.tasks)),
-        checkpoint,
-        stage.vision_learning_rate,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-    )
-    trainer.train(resume_from_checkpoint=has_save(Path(str(arguments.output_dir))))
+    choose_trainable(network, stage.vision_learning_rate is not None, data.sampler.config.pair_fraction > 0)
+    with training_precision(network, arguments.bf16), _gradient_checkpointing(network, stage.gradient_checkpointing):
+        torch.manual_seed(arguments.seed)  # the objective has weights of its own
+        trainer = RobometerTrainer(
+            Objective(checkpoint, weights, len(data.sampler.tasks)),
+            checkpoint,
+            stage.vision_learning_rate,
+            validation,
+            args=arguments,
+            train_dataset=data.samples(stage, arguments.world_size, arguments.seed),
+            data_collator=data.collator,
+        )
+        if validation is not None:
+            with trainer.autocast():
+                logger.info("before training: %s", validation.check(checkpoint))
+        network.train()
+        trainer.train(resume_from_checkpoint=has_save(Path(str(arguments.output_dir))))
     network.requires_grad_(True)
     network.eval()
+
+
+@contextmanager
+def _gradient_checkpointing(network: RobometerNetwork, enabled: bool) -> Iterator[None]:
+    if enabled:
+        network.model.activation_checkpointing_enable()
+    try:
+        yield
+    finally:
+        if enabled:
+            network.model.activation_checkpointing_disable()
 
 
 def has_save(directory: Path) -> bool:
@@ -282,6 +291,7 @@ def training_arguments(
     warmup: float,
     accumulate: int = 1,
     max_grad_norm: float = 1.0,
+    report_to: Sequence[str] = (),
     **settings: Any,
 ) -> TrainingArguments:
     """Arguments that all stages share: a fixed order of samples, a cosine schedule, one save kept."""
@@ -299,7 +309,9 @@ def training_arguments(
         remove_unused_columns=False,
         save_total_limit=1,
         disable_tqdm=True,
-        report_to=[],
+        # Every weight that is not frozen takes part in every step, see `Objective`.
+        ddp_find_unused_parameters=False,
+        report_to=list(report_to),
         **settings,
     )
 

@@ -74,7 +74,7 @@ def test_an_output_belongs_to_one_configuration(data, tmp_path):
 
 def test_training_goes_on_from_a_checkpoint(data, tmp_path):
     first = train(_config(data, tmp_path / "first"))
-    config = _config(data, tmp_path / "second", start=first, pretraining=VisionPretraining(steps=0))
+    config = _config(data, tmp_path / "second", start=str(first), pretraining=VisionPretraining(steps=0))
     tuned = load_checkpoint(train(replace(config, joint=StageConfig(steps=0))))
     before, after = load_checkpoint(first).network.state_dict(), tuned.network.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before if ".visual." in key)

@@ -7,8 +7,10 @@ import torch
 from robometer_rl.data.collate import Collator, PixelSource
 from robometer_rl.data.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.models.loading import load_reward_model
+from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
-from robometer_rl.training.trainer import Objective, SampleDataset, count_targets, run_stage, training_arguments
+from robometer_rl.training.objective import Objective, count_targets
+from robometer_rl.training.trainer import SampleDataset, StageData, run_stage, training_arguments
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny
 
@@ -41,7 +43,8 @@ def _arguments(directory, steps=4, **changes):
 
 def _run(checkpoint, sampler, collator, directory, stage=None, **changes):
     stage = stage or StageConfig(steps=4, batch_size=4, vision_learning_rate=1e-4)
-    run_stage(checkpoint, sampler, collator, stage, LossWeights(), _arguments(directory, **changes), 0)
+    data = StageData(sampler, collator, TokenCounts(checkpoint.processor, []), 0)
+    run_stage(checkpoint, data, stage, LossWeights(), _arguments(directory, **changes))
 
 
 def test_the_gradient_of_micro_batches_is_that_of_the_whole_batch(checkpoint, sampler, trajectories):
@@ -160,14 +163,15 @@ def test_naming_what_is_said_and_shown_is_learned_and_resumed(sampler, trajector
     batch = _collator(checkpoint, trajectories)([sampler.sample(0, index) for index in range(12)])["batch"]
     objective = Objective(checkpoint, LossWeights(), tasks=len(sampler.tasks))
     objective(batch)
-    first = objective.take_parts()["grounding"]
+    first = objective.take_sums()["grounding"]
     assert first == pytest.approx(math.log(2), abs=0.2), "two tasks, nothing known yet"
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     for _ in range(30):
         optimizer.zero_grad()
+        objective.take_sums()
         objective(batch)["loss"].backward()
         optimizer.step()
-    assert objective.take_parts()["grounding"] < first
+    assert objective.take_sums()["grounding"] < first
     _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path)
     assert (tmp_path / "checkpoint-4" / "grounding.safetensors").exists()
 
@@ -176,5 +180,5 @@ def test_without_grounding_there_are_no_heads_to_throw_away(checkpoint, sampler,
     batch = _collator(checkpoint, trajectories)([sampler.sample(0, index) for index in range(4)])["batch"]
     objective = Objective(checkpoint, LossWeights(grounding=0.0))
     objective(batch)
-    assert "grounding" not in objective.take_parts()
+    assert "grounding" not in objective.take_sums()
     assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"network"}

@@ -43,8 +43,10 @@ __all__ = [
     "adapter_of",
     "attach_adapter",
     "check_base",
+    "is_adapter_key",
     "plain_state",
     "read_adapter",
+    "restore_adapter",
     "split_adapter",
     "write_adapter",
 ]
@@ -123,12 +125,33 @@ def attach_adapter(network: RobometerNetwork, adapter: Adapter, where: object) -
     set_peft_model_state_dict(part, adapter.state, low_cpu_mem_usage=True)
 
 
+def restore_adapter(network: RobometerNetwork, adapter: Adapter, where: object) -> None:
+    """Gives the adapter that a network has already the weights of another one of the same shape.
+
+    Args:
+        network: With an adapter.
+        adapter: Its weights are copied.
+        where: Named in errors.
+
+    Raises:
+        CheckpointError: The weights do not fit.
+    """
+    part = network.get_submodule(f"model.{adapter.part}")
+    check_coverage(get_peft_model_state_dict(part, save_embedding_layers=False), adapter.state, where)
+    set_peft_model_state_dict(part, adapter.state)
+
+
+def is_adapter_key(key: str) -> bool:
+    """Whether a weight of an adapted network is the adapter's, by its name."""
+    return _ADAPTER_KEY.search(key) is not None
+
+
 def plain_state(state: Mapping[str, torch.Tensor]) -> State:
     """The weights of the network without its adapter, under the names they have there."""
     return {
         re.sub(r"\.(token_adapter\.)?base_layer\.", ".", key): tensor
         for key, tensor in state.items()
-        if not _ADAPTER_KEY.search(key)
+        if not is_adapter_key(key)
     }
 
 
@@ -139,7 +162,7 @@ def split_adapter(state: State, settings: Mapping[str, Any]) -> tuple[State, Ada
         state: With keys normalised.
         settings: The checkpoint's ``config.yaml``, whose section ``peft`` describes the LoRA.
     """
-    adapted = {key: tensor for key, tensor in state.items() if _ADAPTER_KEY.search(key)}
+    adapted = {key: tensor for key, tensor in state.items() if is_adapter_key(key)}
     if not adapted:
         return state, None
     section = dict(settings.get("peft") or {})

@@ -115,7 +115,7 @@ def load_checkpoint(
     Args:
         directory: In any of the layouts that this module knows.
         device: Where to put the weights.
-        dtype: Precision; as stored if None.
+        dtype: Precision; as stored if None. Adapters take that of their base: they are trained in float32.
         attn_implementation: A name that transformers knows; ``sdpa`` and ``eager`` can do everything.
         weights: A format to quantise to, see `quantization`.
         base_model: Where the base model is, instead of where the checkpoint says; see `load_reward_model`.
@@ -125,6 +125,8 @@ def load_checkpoint(
     """
     target = torch.device(device)
     files = _read(directory, base_model)
+    if dtype is None and files.adapter is not None:
+        dtype = next(tensor.dtype for key, tensor in files.state.items() if key.startswith("model."))
     network = build_network(files.backbone_json, files.processor, attn_implementation)
     check_coverage(network.state_dict(), files.state, directory)
     # What is quantised goes to the device only afterwards.

@@ -37,12 +37,14 @@ class RobometerOutput:
         success: (F,) logits.
         preference: (B,) logits that trajectory A is better; None for single clips.
         sides: Per prompt, how many of the F frames belong to each of its trajectories.
+        frames: (F, hidden) vectors that progress and success were read from.
     """
 
     progress: torch.Tensor
     success: torch.Tensor
     preference: torch.Tensor | None
     sides: list[tuple[int, ...]]
+    frames: torch.Tensor
 
 
 class RobometerNetwork(nn.Module):
@@ -106,7 +108,7 @@ class RobometerNetwork(nn.Module):
         preference = None
         if any(len(sides) == 2 for sides in inputs.sides):
             preference = self.preference_head(hidden[ids == self.special.preference]).squeeze(-1)
-        return RobometerOutput(*self.read(frames), preference, inputs.sides)
+        return RobometerOutput(*self.read(frames), preference, inputs.sides, frames)
 
     def decode(
         self,

@@ -1,0 +1,114 @@
+"""What training minimises: the network and its losses as one module, and what the losses are divided by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robometer_rl.data.collate import TrainingBatch
+from robometer_rl.models.robometer.checkpoint import Checkpoint
+from robometer_rl.models.robometer.network import RobometerOutput
+from robometer_rl.training.config import LossWeights
+from robometer_rl.training.grounding import Grounding
+from robometer_rl.training.legacy import legacy_losses
+from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
+
+__all__ = ["Objective", "TargetCounts", "count_targets"]
+
+
+class TargetCounts(NamedTuple):
+    """What the losses of one optimiser step are divided by; scalars."""
+
+    frames: Tensor
+    progress: Tensor
+    positives: Tensor
+    negatives: Tensor
+    pairs: Tensor
+
+
+def count_targets(batches: Sequence[TrainingBatch]) -> TargetCounts:
+    """Counts over all micro-batches of a step."""
+    classes = [count_classes(batch.success, batch.success_mask) for batch in batches]
+    return TargetCounts(
+        torch.tensor(float(sum(len(batch.progress) for batch in batches))),
+        torch.stack([batch.progress_mask.sum() for batch in batches]).sum(),
+        torch.stack([count.positives for count in classes]).sum(),
+        torch.stack([count.negatives for count in classes]).sum(),
+        torch.tensor(float(sum(len(batch.preference) for batch in batches))),
+    )
+
+
+class Objective(nn.Module):
+    """The network and its losses: progress and success of every frame shown, and the preference of pairs.
+
+    Both trajectories of a pair are supervised, unless the weights ask for the reference's losses.
+
+    Args:
+        checkpoint: The network to train.
+        weights: Of the losses.
+        tasks: How many tasks there are to name, see `Grounding`.
+    """
+
+    accepts_loss_kwargs = True
+    """Tells the Trainer that the loss is normalised over all micro-batches of a step."""
+
+    def __init__(self, checkpoint: Checkpoint, weights: LossWeights, tasks: int = 1) -> None:
+        super().__init__()
+        self.network = checkpoint.network
+        self.weights = weights
+        hidden = checkpoint.network.model.language_model.config.hidden_size
+        self.grounding = Grounding(hidden, tasks) if weights.grounding else None
+        self._sums: dict[str, float] = defaultdict(float)
+
+    def forward(self, batch: TrainingBatch, num_items_in_batch: TargetCounts | None = None) -> dict[str, Tensor]:
+        """The weighted loss of a batch.
+
+        Args:
+            batch: Clips, pairs and their targets.
+            num_items_in_batch: What to divide by; this batch's own counts by default.
+        """
+        counts = num_items_in_batch or count_targets([batch])
+        outputs = [self.network(inputs) for inputs in (batch.clips, batch.pairs) if inputs is not None]
+        if self.weights.legacy:
+            losses = legacy_losses(outputs, batch, self.network.config.progress_type)
+        else:
+            losses = self._losses(outputs, batch, counts)
+        if self.grounding is not None:
+            losses["grounding"] = self.grounding([output.frames for output in outputs], batch, counts.frames)
+        self._note(losses, outputs[-1].preference, batch)
+        return {"loss": torch.stack([getattr(self.weights, name) * loss for name, loss in losses.items()]).sum()}
+
+    def _losses(
+        self, outputs: Sequence[RobometerOutput], batch: TrainingBatch, counts: TargetCounts
+    ) -> dict[str, Tensor]:
+        progress = torch.cat([output.progress for output in outputs]).float()
+        success = torch.cat([output.success for output in outputs]).float()
+        preference = outputs[-1].preference
+        if preference is None:
+            # No pairs, but all processes have to agree on which weights get a gradient, if only of 0.
+            preference = self.network.preference_head(outputs[-1].frames[:0]).squeeze(-1)
+        kind = self.network.config.progress_type
+        classes = ClassCounts(counts.positives, counts.negatives)
+        return {
+            "progress": progress_loss(progress, batch.progress, batch.progress_mask, kind, counts.progress),
+            "success": success_loss(success, batch.success, batch.success_mask, classes),
+            "preference": preference_loss(preference.float(), batch.preference, counts.pairs),
+        }
+
+    def _note(self, losses: dict[str, Tensor], preference: Tensor | None, batch: TrainingBatch) -> None:
+        for name, loss in losses.items():
+            self._sums[name] += loss.item()
+        if preference is not None:
+            self._sums["pairs"] += len(batch.preference)
+            self._sums["right_pairs"] += ((preference > 0) == (batch.preference > 0.5)).sum().item()
+
+    def take_sums(self) -> dict[str, float]:
+        """The parts of the loss, pairs shown and pairs judged rightly: added up since the last call."""
+        parts = ("progress", "success", "preference", *(["grounding"] if self.grounding else []))
+        sums = {name: self._sums[name] for name in (*parts, "pairs", "right_pairs")}
+        self._sums.clear()
+        return sums
