@@ -22,7 +22,7 @@ class Simulator:
         make_env: Builds the environment of a task, with frames of ``size=`` pixels.
         record_episode: Records an episode: see `robometer_rl.data.sources.metaworld_skills.record_episode`.
         prefix: What the ids of its trajectories begin with, in front of the task.
-        frame_interval: Environment steps between kept frames, so that an episode has about 30 of them.
+        frame_interval: Environment steps between kept frames of a task, so that an episode has about 30 of them.
         batch: Episodes per process: long enough to pay for its start, short enough to balance workers and tasks.
     """
 
@@ -31,7 +31,7 @@ class Simulator:
     make_env: Callable[..., Any]
     record_episode: Callable[..., Trajectory]
     prefix: str
-    frame_interval: int
+    frame_interval: Callable[[str], int]
     batch: int
 
 
@@ -41,7 +41,7 @@ METAWORLD = Simulator(
     make_env=metaworld.make_env,
     record_episode=metaworld_skills.record_episode,
     prefix=f"{metaworld_skills.DATA_SOURCE}-",
-    frame_interval=3,
+    frame_interval=lambda _: 3,
     batch=16,
 )
 LIBERO = Simulator(
@@ -50,7 +50,7 @@ LIBERO = Simulator(
     make_env=libero_scene.make_env,
     record_episode=libero_skills.record_episode,
     prefix="",  # the names of its tasks begin with those of its suites
-    frame_interval=4,
+    frame_interval=lambda task: 4 if libero_scene.TASKS[task].moves_an_object else 2,
     batch=4,
 )
 SIMULATORS = (METAWORLD, LIBERO)
