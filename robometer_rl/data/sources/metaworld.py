@@ -70,10 +70,6 @@ TASKS: Mapping[str, Instructions] = {
         "put the ring on the peg",
         ("fit the ring over the peg", "lift the wrench and place its ring on the peg", "place the nut on the peg"),
     ),
-    "basketball": Instructions(
-        "put the ball through the hoop",
-        ("drop the basketball in the basket", "dunk the ball", "carry the ball to the hoop"),
-    ),
     "bin-picking": Instructions(
         "move the cube to the other bin",
         (
@@ -199,14 +195,6 @@ TASKS: Mapping[str, Instructions] = {
     "peg-unplug-side": Instructions(
         "unplug the peg", ("pull the peg out", "remove the peg from the hole", "take the peg out of the box")
     ),
-    "pick-out-of-hole": Instructions(
-        "take the puck out of the hole",
-        (
-            "lift the puck from the hole",
-            "pick the puck up out of its hole and hold it at the goal",
-            "get the puck out of the hole",
-        ),
-    ),
     "pick-place": Instructions(
         "pick up the puck and hold it at the goal",
         ("lift the puck to the marker", "grasp the puck and bring it to the goal", "carry the puck to the target"),
@@ -246,10 +234,6 @@ TASKS: Mapping[str, Instructions] = {
     "push": Instructions(
         "push the puck to the goal", ("slide the puck to the marker", "move the puck to the target on the table")
     ),
-    "push-back": Instructions(
-        "pull the puck back to the goal",
-        ("push the puck back to the marker", "drag the puck towards the robot, to the target", "slide the puck back"),
-    ),
     "push-wall": Instructions(
         "push the puck around the wall to the goal",
         (
@@ -268,10 +252,6 @@ TASKS: Mapping[str, Instructions] = {
             "bring the gripper around the bricks to the red dot",
             "reach past the wall to the target",
         ),
-    ),
-    "shelf-place": Instructions(
-        "put the block on the shelf",
-        ("place the cube on the shelf", "pick up the block and set it on the shelf", "lift the cube onto the shelf"),
     ),
     "soccer": Instructions(
         "push the ball into the goal",

@@ -48,6 +48,7 @@ SKILLS: tuple[Skill, ...] = get_args(Skill)
 _PATIENCE = 200  # steps after which a rehearsal counts as failed
 _SUBOPTIMAL = 0.25  # part of the way to the goal from which a failure counts as nearly there
 _TOUCHED = 0.005  # metres that the object has moved when the expert is said to have it
+_SETTLED = 5  # steps after which objects that fall at reset lie still, and no expert has come near one
 _LOW, _HIGH = np.array([-0.45, 0.4, 0.04]), np.array([0.45, 0.95, 0.45])  # where explorers take the hand
 _HAND, _OBJECT, _SECOND, _GOAL = slice(0, 3), slice(4, 7), slice(11, 14), slice(36, 39)
 
@@ -92,9 +93,9 @@ class _Scene:
     @property
     def touch_step(self) -> int:
         """When the expert begins to move an object; half-way where it moves none."""
-        things = np.concatenate([self.observations[:, _OBJECT], self.observations[:, _SECOND]], axis=1)
+        things = np.concatenate([self.observations[:, _OBJECT], self.observations[:, _SECOND]], axis=1)[_SETTLED:]
         moved = np.abs(things - things[0]).max(axis=1) > _TOUCHED
-        return int(np.argmax(moved)) if moved.any() else len(self.actions) // 2
+        return _SETTLED + int(np.argmax(moved)) if moved.any() else len(self.actions) // 2
 
     def expert(self) -> ExpertPolicy:
         """The policy that was rehearsed, from the beginning."""
@@ -205,10 +206,13 @@ def _hover(scene: _Scene) -> Plan:
         }[near]
         away = _direction(rng)
         away[2] = abs(away[2]) if rng.random() < 0.7 else away[2]  # most tasks are acted out from above
-        place = np.clip(anchor + rng.uniform(0.03, 0.12) * away, _LOW, _HIGH)
-        visits.append(Visit(place, gripper=float(rng.choice([-1.0, 1.0])), linger=int(rng.integers(5, 30))))
+        place = anchor + rng.uniform(0.03, 0.12) * away
+        grip = float(rng.choice([-1.0, 1.0]))
+        if rng.random() < 0.7:  # else the hand sweeps over whatever stands between
+            visits.append(Visit(_above(place), grip))
+        visits.append(Visit(place, grip, linger=int(rng.integers(5, 30))))
     tremor = float(rng.uniform(0.0, 0.4))
-    policy = VisitPolicy(visits, rng, scene.pace, tremor)
+    policy = VisitPolicy(_in_reach(visits), rng, scene.pace, tremor)
     return Plan(policy, _explorers_time(scene), scene.tail, {"tremor": tremor})
 
 

@@ -13,6 +13,7 @@ from robometer_rl.data.sources.metaworld import (
     make_env,
     state_of,
 )
+from robometer_rl.data.sources.metaworld_policies import ExpertPolicy
 from robometer_rl.frames import FrameError, as_frame
 
 pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
@@ -33,7 +34,7 @@ def test_every_task_has_words_and_none_of_them_tells_mirror_images_apart():
     assert all(2 <= len(words.paraphrases) <= 4 for words in TASKS.values())
     assert not {"left", "right", "clockwise", "counterclockwise"} & set(" ".join(said).split())
     assert {f"{task}-v3" for task in TASKS} <= set(ENV_POLICY_MAP)
-    assert len(TASKS) >= 12
+    assert len(TASKS) >= 45
 
 
 def test_the_picture_is_the_right_way_up(drawer):
@@ -102,6 +103,21 @@ def test_goals_differ_and_observations_stay_in_their_space(task):
             assert isinstance(info["is_success"], bool)
             assert info["distance"] > 0.05
     assert len(goals) > 1 or task == "plate-slide"
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["assembly", "box-close", "disassemble", "door-open", "hammer", "lever-pull"])
+def test_distance_is_known_where_the_simulator_does_not_report_it(task):
+    env = make_env(task, render_mode=None)
+    observation, info = env.reset(seed=0)
+    expert, distances = ExpertPolicy(task), [info["distance"]]
+    while not info["is_success"] and len(distances) < 250:
+        observation, _, _, _, info = env.step(expert.act(observation, info["is_success"]))
+        distances.append(info["distance"])
+    assert info["is_success"]
+    assert distances[0] > 0.08
+    assert distances[-1] < 0.5 * distances[0]
+    assert distances[-1] == pytest.approx(min(distances), abs=0.01)
     env.close()
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from robometer_rl.data.sources.metaworld import TASKS, make_env
-from robometer_rl.data.sources.metaworld_skills import SKILLS, ExpertPolicy, record_episode
+from robometer_rl.data.sources.metaworld_policies import ExpertPolicy
+from robometer_rl.data.sources.metaworld_skills import SKILLS, record_episode
 
 pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
 
