@@ -1,7 +1,7 @@
 """How fast dense rewards are: one full forward per step against shared work, on one machine in one run.
 
     python benchmarks/inference.py                       # everything, writes results/inference.json and .png
-    python benchmarks/inference.py --models wide --lengths 100 --rounds 5
+    python benchmarks/inference.py --models wide --lengths 100 --rounds 5   # the results of other models are kept
 
 Methods, all timed warm and from uint8 frames, preprocessing included:
 
@@ -18,6 +18,7 @@ Times are medians over rounds in which the methods take turns; ``ratio`` is the 
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import subprocess
@@ -39,6 +40,7 @@ from tqdm import tqdm
 
 from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.provenance import provenance
 from robometer_rl.training.scratch import make_checkpoint
 from robometer_rl.training.shape import NetworkShape
 
@@ -299,11 +301,11 @@ def plot(results: dict[str, dict], path: Path) -> None:
         lengths = list(numbers["episodes"])
         for method in next(iter(numbers["episodes"].values())):
             times = [numbers["episodes"][length][method]["ms_per_step"] for length in lengths]
-            axis.plot(lengths, times, marker="o", label=method)
+            axis.plot([int(length) for length in lengths], times, marker="o", label=method)
         axis.set(title=f"{name}, {numbers['frame_side']} px", xlabel="steps of an episode", ylabel="ms per step")
         axis.set_xscale("log")
         axis.set_yscale("log")
-        axis.set_xticks(lengths, [str(length) for length in lengths])
+        axis.set_xticks([int(length) for length in lengths], lengths)
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()
@@ -316,9 +318,12 @@ def main(args: Args) -> None:
     if args.probe is not None:
         probe(args.models[0], args.probe)
         return
-    results = {name: measure(name, args) for name in args.models}
+    path = RESULTS / "inference.json"
+    results = json.loads(path.read_text())["models"] if path.exists() else {}
+    for name in args.models:  # written after each, since the wide model takes its time
+        results[name] = json.loads(json.dumps({"origin": provenance(), **measure(name, args)}))
+        write_result("inference", {"models": results})
     show(results, Console(width=120))
-    path = write_result("inference", {"models": results})
     plot(results, RESULTS / "inference.png")
     print(f"wrote {path}")
 
