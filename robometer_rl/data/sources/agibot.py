@@ -221,6 +221,7 @@ class _Episode:
     ) -> Trajectory:
         config = self.config
         metadata = {"format": "agibot-world", "task_id": self.task, "episode_id": self.number, "camera": config.camera}
+        rate = {} if index.fps is None else {"control_hz": index.fps, "frame_interval": 1}
         return Trajectory(
             id=episode_id(config.data_source, str(self.task), self.number, config.camera, *suffix),
             task=text.strip(),
@@ -228,7 +229,7 @@ class _Episode:
             quality_label=config.quality,
             data_source=config.data_source,
             source="-".join((self.source, *suffix)),
-            metadata={**metadata, "init_scene_text": self.record.get("init_scene_text"), **notes},
+            metadata={**metadata, **rate, "init_scene_text": self.record.get("init_scene_text"), **notes},
         )
 
 

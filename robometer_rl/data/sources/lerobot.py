@@ -1,8 +1,8 @@
 """LeRobot datasets, v3.0 and v2.x, read without the lerobot package.
 
-Pictures. One camera per reading, named as in ``meta/info.json`` (``observation.images.top``); frames are taken as they
-are stored, top row first, which is upright for datasets recorded by LeRobot. Datasets converted from elsewhere keep
-whatever orientation their converter gave them: look at the contact sheet of `robometer-rl data inspect`.
+Pictures. One camera per reading, named as in ``meta/info.json`` (``observation.images.top``). LeRobot records them
+upright; datasets converted from elsewhere keep the orientation that their converter gave them (those of LIBERO are
+often turned by 180 degrees), hence the option ``orientation``.
 
 Success. ``next.success`` says it where it was recorded; with ``success_reward``, so does a ``next.reward`` of at least
 that much. ``next.done`` does not: it also marks the end of an episode that failed. What a row notes as *next* is about
@@ -20,12 +20,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.sources.cameras import choose_camera
 from robometer_rl.data.sources.lerobot_frames import TOLERANCE_S, episode_frames
 from robometer_rl.data.sources.lerobot_layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
 from robometer_rl.data.sources.naming import episode_id
+from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.data.sources.outcomes import quality_of, success_of_frames
 from robometer_rl.data.sources.reading import Reading, SourceError, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.frames import FrameSequence
 
 __all__ = ["LeRobotConfig", "read_lerobot"]
 
@@ -37,6 +40,8 @@ class LeRobotConfig:
     Attributes:
         path: Directory of the dataset, with meta/info.json in it.
         camera: The feature that holds the pictures, as in observation.images.top; may be left out if there is one.
+        orientation: "as_stored" for pictures that are upright; "flip" reverses their rows; "rotate" turns them by 180
+            degrees.
         quality: Quality label of all episodes; left out, an episode is successful or a failure as it was recorded.
         success_reward: Reward from which on a step counts as success, for datasets with next.reward that lack
             next.success.
@@ -47,6 +52,7 @@ class LeRobotConfig:
 
     path: Path
     camera: str | None = None
+    orientation: Orientation = "as_stored"
     quality: QualityLabel | None = None
     success_reward: float | None = None
     skill: str | None = None
@@ -65,28 +71,13 @@ def read_lerobot(config: LeRobotConfig) -> Reading:
             that says which episodes succeeded.
     """
     layout = LeRobotLayout(config.path)
-    camera = choose_camera(layout, config.camera)
+    camera = choose_camera(config.path, layout.cameras, config.camera)
     outcome = _outcome_column(layout, config)
     reader = _Reader(config, layout, camera, outcome)
     return (
         attempt(reader.name(position), lambda position=position: reader.read(layout[position]))
         for position in range(len(layout))
     )
-
-
-def choose_camera(layout: LeRobotLayout, camera: str | None) -> str:
-    """The camera asked for, or the only one.
-
-    Raises:
-        SourceError: There is no such camera, or there are several and none was named; the message lists them.
-    """
-    cameras = layout.cameras
-    if camera is None and len(cameras) == 1:
-        return cameras[0]
-    if camera in cameras:
-        return str(camera)
-    given = "no camera was named" if camera is None else f"no camera is called {camera!r}"
-    raise SourceError(f"{layout.root}: {given}; expected one of {', '.join(cameras) or 'none: it holds no pictures'}")
 
 
 def _outcome_column(layout: LeRobotLayout, config: LeRobotConfig) -> str | None:
@@ -126,7 +117,7 @@ class _Reader:
         return Trajectory(
             id=episode_id(self.data_source, f"{episode.index:06d}", self.camera.removeprefix("observation.images.")),
             task=self._task(rows),
-            frames=episode_frames(self.layout, episode, rows, self.camera, self.config.tolerance_s),
+            frames=self._frames(episode, rows),
             quality_label=quality,
             data_source=self.data_source,
             success=success,
@@ -136,6 +127,10 @@ class _Reader:
             source=f"{self.config.path.resolve().name}#episode {episode.index}",
             metadata=self._metadata(episode),
         )
+
+    def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows) -> FrameSequence:
+        config = self.config
+        return episode_frames(self.layout, episode, rows, self.camera, config.tolerance_s, config.orientation)
 
     def _success(self, rows: EpisodeRows) -> NDArray[np.bool_] | None:
         if self.outcome is None:
@@ -160,7 +155,8 @@ class _Reader:
             "format": f"lerobot {self.layout.version}",
             "episode_index": episode.index,
             "camera": self.camera,
-            "fps": self.layout.fps,
+            "control_hz": self.layout.fps,
+            "frame_interval": 1,
         }
         robot = self.layout.info.get("robot_type")
         return metadata if robot is None else metadata | {"robot_type": robot}

@@ -10,17 +10,18 @@ long episodes is coarser than the tolerance. An episode whose column leaves the 
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from robometer_rl.data.sources.encoded_images import EncodedImages
 from robometer_rl.data.sources.lerobot_layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
+from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.data.sources.timed_video import TimedFrames, VideoFile, index_file
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
@@ -31,7 +32,12 @@ TOLERANCE_S: Final = 1e-4
 
 
 def episode_frames(
-    layout: LeRobotLayout, episode: LeRobotEpisode, rows: EpisodeRows, camera: str, tolerance_s: float = TOLERANCE_S
+    layout: LeRobotLayout,
+    episode: LeRobotEpisode,
+    rows: EpisodeRows,
+    camera: str,
+    tolerance_s: float = TOLERANCE_S,
+    orientation: Orientation = "as_stored",
 ) -> FrameSequence:
     """The T frames of a camera in one episode, (T, H, W, 3), decoded when they are asked for.
 
@@ -42,15 +48,16 @@ def episode_frames(
         VideoError: It is damaged, or lacks a frame of the episode.
     """
     if not layout.is_video(camera):
-        return ParquetImages(rows.path, camera, rows.first, len(rows))
+        return EncodedImages(ParquetImages(rows.path, camera, rows.first, len(rows)), orientation)
     span = episode.videos[camera]
     grid = np.arange(len(rows)) / layout.fps
     _check_timestamps(rows.values("timestamp").astype(np.float64), grid, tolerance_s)
     index = index_file(span.path)
     try:
-        return TimedFrames(VideoFile(span.path), index, index.frames_at(span.start_s + grid, tolerance_s))
+        numbers = index.frames_at(span.start_s + grid, tolerance_s)
     except VideoError as error:
         raise VideoError(f"{span.path}: {error}") from error
+    return TimedFrames(VideoFile(span.path), index, numbers, orientation)
 
 
 def _check_timestamps(stored: NDArray[np.float64], grid: NDArray[np.float64], tolerance_s: float) -> None:
@@ -64,53 +71,36 @@ def _check_timestamps(stored: NDArray[np.float64], grid: NDArray[np.float64], to
         )
 
 
+@dataclass(frozen=True)
 class ParquetImages:
-    """Encoded images in a column of a Parquet file, decoded on request.
+    """Encoded images in a column of a Parquet file; see `robometer_rl.data.sources.encoded_images.ImageFiles`.
 
     Attributes:
         path: The file.
         column: The column; a struct with the field ``bytes``, as the `datasets` library stores images.
-        shape: ``(T, H, W, 3)``, the size being the first image's.
+        first: Row of the first image.
+        length: Number of images.
     """
 
-    def __init__(self, path: Path, column: str, first: int, length: int) -> None:
-        """The ``length`` images that begin in row ``first``.
-
-        Raises:
-            VideoError: The first image cannot be decoded.
-        """
-        self.path = path
-        self.column = column
-        self._first = first
-        self._length = length
-        (image,) = self._read(np.array([0]))
-        self.shape: tuple[int, ...] = (length, *image.shape)
+    path: Path
+    column: str
+    first: int
+    length: int
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
-    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
-        """Decodes the chosen images; an integer gives one (H, W, 3), anything else a stack of them.
+    def __str__(self) -> str:
+        return f"{self.path}, column {self.column}, from row {self.first}"
+
+    def read(self, places: Sequence[int]) -> list[bytes]:
+        """Reads only the row groups that hold the chosen images.
 
         Raises:
-            VideoError: An image cannot be decoded, or has another size than the first.
-            IndexError: There is no such image.
+            VideoError: An image is not in the file; LeRobot embeds them.
         """
-        chosen = np.arange(self._length)[index]
-        images = self._read(np.atleast_1d(chosen))
-        if any(image.shape != self.shape[1:] for image in images):
-            raise VideoError(f"{self.path}, column {self.column}: images of several sizes in one episode")
-        if np.ndim(chosen) == 0:
-            return images[0]
-        return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
-
-    def _read(self, chosen: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """Reads only the row groups that hold the chosen images."""
-        rows = self._first + chosen
-        stored: dict[int, Mapping[str, Any]] = {}
+        rows = self.first + np.asarray(places, dtype=np.int64)
+        stored: dict[int, bytes | None] = {}
         file = pq.ParquetFile(self.path)
         start = 0
         for group in range(file.num_row_groups):
@@ -118,14 +108,9 @@ class ParquetImages:
             inside = np.unique(rows[(rows >= start) & (rows < stop)])
             if len(inside):
                 entries = file.read_row_group(group, columns=[self.column])[self.column].take(inside - start)
-                stored.update(zip(inside.tolist(), entries.to_pylist(), strict=True))
+                stored.update(zip(inside.tolist(), (entry["bytes"] for entry in entries.to_pylist()), strict=True))
             start = stop
-        return [self._decode(stored[row], row) for row in rows.tolist()]
-
-    def _decode(self, entry: Mapping[str, Any], row: int) -> NDArray[np.uint8]:
-        try:
-            return np.asarray(Image.open(io.BytesIO(entry["bytes"])).convert("RGB"))
-        except (UnidentifiedImageError, OSError, TypeError) as error:
-            raise VideoError(
-                f"{self.path}, column {self.column}, row {row} is not a readable image: {error}"
-            ) from error
+        images = [stored[row] for row in rows.tolist()]
+        if None in images:
+            raise VideoError(f"{self}: image {places[images.index(None)]} is not embedded in the file")
+        return [image for image in images if image is not None]

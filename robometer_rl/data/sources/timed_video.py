@@ -29,6 +29,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.video import VideoError
 
 __all__ = ["TimedFrames", "VideoFile", "VideoIndex", "VideoSource", "index_file", "index_video"]
@@ -85,6 +86,12 @@ class VideoIndex:
     def seconds(self) -> NDArray[np.float64]:
         """(N,) when each frame is shown, on the clock of the file."""
         return np.multiply(self.pts, float(self.time_base), dtype=np.float64)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second on average; None for a single frame."""
+        shown = self.seconds
+        return None if len(shown) < 2 else float((len(shown) - 1) / (shown[-1] - shown[0]))
 
     def frames_at(self, seconds: NDArray[np.float64], tolerance_s: float) -> NDArray[np.int64]:
         """Numbers of the frames nearest to some times.
@@ -160,11 +167,25 @@ class TimedFrames:
         shape: ``(T, H, W, 3)``.
     """
 
-    def __init__(self, source: VideoSource, index: VideoIndex, numbers: NDArray[np.int64] | range) -> None:
-        """The frames with the given numbers, (T,), into ``index.pts`` of ``source``."""
+    def __init__(
+        self,
+        source: VideoSource,
+        index: VideoIndex,
+        numbers: NDArray[np.int64] | range,
+        orientation: Orientation = "as_stored",
+    ) -> None:
+        """Frames of a video.
+
+        Args:
+            source: The video.
+            index: Its index.
+            numbers: (T,) numbers of the frames, into ``index.pts``.
+            orientation: What is done to them.
+        """
         self.source = source
         self.shape = (len(numbers), index.height, index.width, 3)
         self._index = index
+        self._orientation: Orientation = orientation
         self._pts = index.pts[np.asarray(numbers, dtype=np.int64)]
 
     def __len__(self) -> int:
@@ -184,6 +205,7 @@ class TimedFrames:
             if image.shape != self.shape[1:]:
                 raise VideoError(f"{self.source} has frames of size {image.shape[:2]} and {self.shape[1:3]}")
             images[place] = image
+        images = orient(images, self._orientation)
         if np.ndim(chosen) == 0:
             return images[0]
         # Frames in order, each once, are the rule: they need no second copy.
