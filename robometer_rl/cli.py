@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import tyro
 
@@ -53,18 +53,27 @@ Command = Demo | Score | Collect | Train | Evaluate
 
 @dataclass(frozen=True)
 class _Home:
-    """Where a command lives: the dataclass of its options, and the function that is called with them."""
+    """Where a command lives: the dataclass of its options, and the function that is called with them.
+
+    Where a dataclass alone does not describe the command line, ``reader`` names a function that makes the options from
+    the words and the program's name.
+    """
 
     options: str
     function: str
+    reader: str | None = None
 
 
 _HOMES: Final[dict[type[Command], _Home]] = {
     Demo: _Home("robometer_rl.demo:DemoConfig", "robometer_rl.demo:run_demo"),
     Score: _Home("robometer_rl.score:ScoreConfig", "robometer_rl.score:run_score"),
     Collect: _Home("robometer_rl.data.collect:CollectConfig", "robometer_rl.data.collect:collect"),
-    Train: _Home("robometer_rl.training.config:TrainConfig", "robometer_rl.training.pipeline:train"),
-    Evaluate: _Home("robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:evaluate"),
+    Train: _Home(
+        "robometer_rl.training.config:TrainConfig",
+        "robometer_rl.training.pipeline:train",
+        "robometer_rl.training.recipes:parse_training",
+    ),
+    Evaluate: _Home("robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:run_evaluate"),
 }
 
 
@@ -94,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
     try:
-        options = tyro.cli(resolve_name(home.options), args=words[split:], prog=f"robometer-rl {words[split - 1]}")
+        options = _read_options(home, words[split:], f"robometer-rl {words[split - 1]}")
         resolve_name(home.function)(options)
     except KeyboardInterrupt:
         return 130
@@ -104,6 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"robometer-rl {words[split - 1]}: {error}\n")
         return 2
     return 0
+
+
+def _read_options(home: _Home, words: list[str], program: str) -> Any:
+    if home.reader is not None:
+        return resolve_name(home.reader)(words, program)
+    return tyro.cli(resolve_name(home.options), args=words, prog=program)
 
 
 def _configure_logging(debug: bool) -> None:

@@ -48,7 +48,12 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "clip.npz"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["collect", "--help"], ["score", "--help"], ["demo", "--help"]])
+TRAINING = [["train", "--help"], ["train", "robometer-mini", "--help"], ["evaluate", "--help"]]
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["collect", "--help"], ["score", "--help"], ["demo", "--help"], *TRAINING]
+)
 def test_help_answers_at_once(words: list[str]) -> None:
     command = [sys.executable, "-c", MEASURE, json.dumps(words)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -76,6 +81,23 @@ def test_every_command_exists_and_describes_its_options(command: str, capsys: py
     assert f"usage: robometer-rl {command}" in shown
 
 
+def test_train_lists_its_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    for name in ("libero", "lora", "rbm-1m", "robometer-mini"):
+        assert name in shown
+
+
+def test_options_after_the_recipe_take_the_place_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "libero", "--help"])
+    shown = capsys.readouterr().out
+    assert "libero_spatial" in shown, "the recipe's values are the defaults"
+    assert main(["train", "libreo", "--data", "x"]) == 2
+    assert "did you mean 'libero'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [[], ["scor"], ["--verbose", "score"], ["score"], ["score", "a.mp4", "--tsak", "x"]])
 def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -96,14 +118,15 @@ def test_score_runs_on_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.C
 def test_the_store_that_train_and_evaluate_need_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = ["--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "out")]
-    assert main(["train", *data]) == 2
-    assert main(["evaluate", "--model", str(FIXTURE), *data]) == 2
+    store = str(tmp_path / "nothing")
+    assert main(["train", "robometer-mini", "--data", store, "--output", str(tmp_path / "out")]) == 2
+    assert main(["evaluate", str(FIXTURE), store]) == 2
     train, evaluate = capsys.readouterr().err.splitlines()
     assert train.startswith("robometer-rl train: ")
     assert evaluate.startswith("robometer-rl evaluate: ")
-    assert "holds no trajectories" in train
-    assert "0 episodes" in evaluate
+    for error in (train, evaluate):
+        assert error.endswith(f"there is no store of trajectories at {store}")
+    assert not Path(store).exists()
 
 
 def test_collect_is_given_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

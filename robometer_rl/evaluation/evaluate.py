@@ -1,55 +1,33 @@
-"""Evaluates a reward model on recorded episodes whose truth is known: one table, one JSON file.
-
-Beside every correlation with progress stand the same numbers of three impostors, since a correlation alone says little:
-a clock that knows how long the episode is, the model shown each frame alone (repeated to a full clip), and the model
-shown a still picture, the episode's first frame over and over.
-"""
+"""``robometer-rl evaluate``: a reward model on recorded episodes whose truth is known; tables, one JSON file, plots."""
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+import tyro
 from rich.console import Console
-from rich.table import Table
 
 from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.store import TrajectoryStore
-from robometer_rl.data.trajectory import Trajectory, linear_progress
-from robometer_rl.evaluation.metrics import (
-    Estimate,
-    auroc,
-    average_precision,
-    best_threshold,
-    bootstrap,
-    mean_tau_a,
-    preference_accuracy,
-    ranking_accuracy,
-    stall_rise,
-    voc_pearson,
-    voc_spearman,
-)
-from robometer_rl.evaluation.ranking import QUALITY_RANKS
-from robometer_rl.frames import Clip, FrameProtocol, parse_protocol
-from robometer_rl.models.loading import load_reward_model
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.evaluation.conditions import Condition
+from robometer_rl.evaluation.measures import measure
+from robometer_rl.evaluation.plots import write_plots
+from robometer_rl.evaluation.results import Evaluation, Measured
+from robometer_rl.evaluation.scoring import Scores, Scoring, score_episodes
+from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.prediction import Prediction
-from robometer_rl.rewards import DEFAULT_REWARD, DEFAULT_SUCCESS_THRESHOLD, success_holds
+from robometer_rl.provenance import provenance
 
-__all__ = ["EvaluateConfig", "Evaluation", "evaluate", "evaluate_model"]
+__all__ = ["EvaluateConfig", "Group", "evaluate", "evaluate_model", "run_evaluate"]
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-_BATCH = 8  # episodes per call
+Group = Literal["task", "data_source", "skill", "split"]
 
 
 @dataclass(frozen=True)
@@ -59,20 +37,27 @@ class EvaluateConfig:
     Attributes:
         model: What `load_reward_model` takes: ``mini``, a checkpoint directory, or a Hub id.
         data: Store of trajectories.
-        split: The split of them to evaluate on.
-        output: JSON file to write.
+        split: The splits of them to evaluate on.
+        data_sources: Only trajectories of these data sources; of all if none is named.
+        conditions: Also measure with other words (``paraphrased``) or another light and camera (``jitter``), beside
+            the episodes as recorded.
+        by: Also measure every task, data source, skill or split alone.
+        output: JSON file to write; plots go into a directory of its name beside it.
         protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
         every: Scoring interval in recorded frames.
         pairs: Most pairs per task that preference is asked about.
         device: Where to run.
         dtype: Precision; as stored if None.
-        seed: Of the choice of pairs, wrong tasks and resamples.
+        seed: Of the choice of pairs, wrong tasks, paraphrases and jitter.
     """
 
-    model: str
-    data: Path
-    split: str = "test"
-    output: Path | None = None
+    model: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[Path]
+    split: tuple[str, ...] = ("test",)
+    data_sources: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    by: Group | None = None
+    output: Path = Path("outputs/evaluation.json")
     protocol: str | None = None
     every: int = 1
     pairs: int = 20
@@ -81,49 +66,60 @@ class EvaluateConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The results.
+def run_evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluates the model that ``config`` names."""
+    episodes = select_episodes(config)
+    from robometer_rl.models.loading import load_reward_model
 
-    Attributes:
-        metrics: By name; see `evaluate_model`.
-        facts: What was evaluated on what.
+    return evaluate(config, load_reward_model(config.model, config.device, config.dtype), episodes)
+
+
+def select_episodes(config: EvaluateConfig) -> list[Trajectory]:
+    """The episodes that ``config`` is about.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+        ValueError: The store has no such episodes.
     """
-
-    metrics: Mapping[str, Estimate]
-    facts: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        metrics = {name: estimate.as_dict() for name, estimate in self.metrics.items()}
-        return {"schema_version": SCHEMA_VERSION, **self.facts, "metrics": metrics}
-
-    def table(self) -> Table:
-        """The metrics as a table for the terminal."""
-        table = Table(title=f"{self.facts['model']}, {self.facts['protocol']}, every {self.facts['every']}")
-        for heading, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
-            table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
-        for name, estimate in self.metrics.items():
-            interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
-            table.add_row(name, f"{estimate.value:.3f}", interval, str(estimate.count))
-        return table
+    if not config.data.is_dir():
+        raise FileNotFoundError(f"there is no store of trajectories at {config.data}")
+    store = list(TrajectoryStore(config.data))
+    wanted = [
+        episode
+        for episode in store
+        if episode.split in config.split and (not config.data_sources or episode.data_source in config.data_sources)
+    ]
+    if not wanted:
+        splits, sources = ({getattr(each, name) for each in store} for name in ("split", "data_source"))
+        raise ValueError(
+            f"{config.data} holds {len(store)} episodes, none of them of the split {' or '.join(config.split)}"
+            + (f" and of {' or '.join(config.data_sources)}" if config.data_sources else "")
+            + f"; its splits are {sorted(splits)}, its data sources {sorted(sources)}"
+        )
+    return wanted
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluates, prints the table and writes the JSON file.
+def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Trajectory]) -> Evaluation:
+    """Evaluates, prints the tables and writes the JSON file and the plots.
+
+    Args:
+        config: How; its ``model``, ``data`` and what selects episodes are not looked at.
+        model: What to measure.
+        episodes: On what.
 
     Raises:
         ValueError: The split has no successful expert episodes.
     """
-    model = load_reward_model(config.model, config.device, config.dtype)
-    episodes = [episode for episode in TrajectoryStore(config.data) if episode.split == config.split]
-    protocol = parse_protocol(config.protocol) if config.protocol else None
-    evaluation = evaluate_model(model, episodes, protocol, config.every, config.pairs, config.seed)
-    Console().print(evaluation.table())
-    if config.output is not None:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        config.output.write_text(json.dumps(_without_nan(evaluation.as_dict()), indent=2) + "\n")
-        logger.info("wrote %s", config.output)
+    protocol = parse_protocol(config.protocol) if config.protocol else model.default_protocol
+    scoring = Scoring(protocol, config.every, config.pairs, config.seed, show_progress=True)
+    scores = _score(model, episodes, scoring, config.conditions)
+    evaluation = _evaluation(model, scoring, scores, config.by)
+    console = Console()
+    for table in evaluation.tables():
+        console.print(table)
+    evaluation.write(config.output)
+    plots = write_plots(config.output.with_suffix(""), scores, model.model_id)
+    logger.info("wrote %s and %d plots in %s", config.output, len(plots), config.output.with_suffix(""))
     return evaluation
 
 
@@ -134,6 +130,8 @@ def evaluate_model(
     every: int = 1,
     pairs: int = 20,
     seed: int = 0,
+    conditions: Sequence[Condition] = (),
+    by: Group | None = None,
 ) -> Evaluation:
     """Measures a model on episodes with recorded success.
 
@@ -144,248 +142,68 @@ def evaluate_model(
         every: Likewise.
         pairs: Most pairs per task that preference is asked about.
         seed: Of everything drawn.
+        conditions: Measured beside the episodes as recorded.
+        by: What to group episodes by, if at all.
 
     Returns:
-        Metrics by name. ``voc_pearson`` is against true progress (linear in time until first success, then 1),
-        ``voc_spearman`` against time until first success; both over successful expert episodes, also for the
-        impostors (``..._clock``, ``..._single_frame``, ``..._still``). The others are named as in
-        `robometer_rl.evaluation.metrics` or say what they are.
+        Metrics named as in `robometer_rl.evaluation.measures.measure`.
 
     Raises:
         ValueError: No successful expert episode.
     """
-    protocol = protocol or model.default_protocol
-    scored = _Scored(model, protocol, every, list(episodes))
-    if not scored.experts:
+    scoring = Scoring(protocol or model.default_protocol, every, pairs, seed)
+    return _evaluation(model, scoring, _score(model, episodes, scoring, conditions), by)
+
+
+def _score(
+    model: RewardModel, episodes: Sequence[Trajectory], scoring: Scoring, conditions: Sequence[Condition]
+) -> dict[str, Scores]:
+    if not any(episode.skill == EXPERT and bool(episode.success_index) for episode in episodes):
         raise ValueError(f"got {len(episodes)} episodes, none of them a successful one of the skill {EXPERT!r}")
-    rng = np.random.default_rng(seed)
-    metrics = {
-        **_correlations(scored),
-        **_success(scored),
-        **_ordering(scored),
-        **_farming(scored, rng),
-        **_preference(scored, pairs, rng),
+    every_condition: list[Condition] = ["recorded", *(name for name in conditions if name != "recorded")]
+    return {name: score_episodes(model, episodes, scoring, name) for name in every_condition}
+
+
+def _evaluation(model: RewardModel, scoring: Scoring, scores: dict[str, Scores], by: Group | None) -> Evaluation:
+    episodes = [scored.episode for scored in scores["recorded"].episodes]
+    groups: dict[str, list[int]] = {}
+    for index, episode in enumerate(episodes):
+        if by is not None:
+            groups.setdefault(_group(episode, by), []).append(index)
+    return Evaluation(
+        conditions=_measured(scores, None),
+        facts=_facts(model, scoring, episodes, scores["recorded"].threshold),
+        groups={name: _measured(scores, members) for name, members in sorted(groups.items())},
+    )
+
+
+def _measured(scores: dict[str, Scores], chosen: list[int] | None) -> Measured:
+    return {condition: measure(said, chosen) for condition, said in scores.items()}
+
+
+def _group(episode: Trajectory, by: Group) -> str:
+    names = {
+        "task": group_key(episode),
+        "data_source": episode.data_source,
+        "skill": str(episode.skill),
+        "split": episode.split,
     }
+    return names[by]
+
+
+def _facts(model: RewardModel, scoring: Scoring, episodes: Sequence[Trajectory], threshold: float) -> dict[str, Any]:
     skills = sorted({str(episode.skill) for episode in episodes})
-    facts = {
+    return {
         "model": model.model_id,
         "revision": model.revision,
         "dtype": model.dtype,
-        "protocol": str(protocol),
-        "every": every,
-        "seed": seed,
-        "success_threshold": scored.threshold,
-        "episodes": {skill: sum(episode.skill == skill for episode in episodes) for skill in skills},
+        "protocol": str(scoring.protocol),
+        "every": scoring.every,
+        "seed": scoring.seed,
+        "success_threshold": threshold,
+        "episodes": {skill: sum(str(episode.skill) == skill for episode in episodes) for skill in skills},
         "tasks": sorted({group_key(episode) for episode in episodes}),
-        "versions": {name: version(name) for name in ("robometer-rl", "torch", "transformers")},
-        "machine": platform.machine(),
+        "data_sources": sorted({episode.data_source for episode in episodes}),
+        "splits": sorted({episode.split for episode in episodes}),
+        "provenance": provenance(),
     }
-    return Evaluation(metrics, facts)
-
-
-class _Scored:
-    """Episodes with the predictions for their scored frames."""
-
-    def __init__(self, model: RewardModel, protocol: FrameProtocol, every: int, episodes: list[Trajectory]) -> None:
-        self.model = model
-        self.protocol = protocol
-        self.every = every
-        self.episodes = episodes
-        self.threshold = DEFAULT_SUCCESS_THRESHOLD if model.success_threshold is None else model.success_threshold
-        predictions = self.steps([episode.clip() for episode in episodes])
-        # One value per recorded frame, so that everything below counts in recorded frames.
-        self.predictions = [value.hold(len(episode)) for value, episode in zip(predictions, episodes, strict=True)]
-        self.experts = [
-            index for index, episode in enumerate(episodes) if episode.skill == EXPERT and bool(episode.success_index)
-        ]
-
-    def steps(self, clips: Sequence[Clip]) -> list[Prediction]:
-        """Dense scores of clips, some at a time."""
-        results: list[Prediction] = []
-        for start in range(0, len(clips), _BATCH):
-            results += self.model.predict_steps(clips[start : start + _BATCH], self.protocol, self.every)
-        return results
-
-    def final(self, index: int) -> float:
-        """Progress at the last frame of an episode."""
-        return float(self.predictions[index].progress[-1])
-
-    def by_task(self) -> dict[str, list[int]]:
-        """Episodes of each task."""
-        groups: dict[str, list[int]] = {}
-        for index, episode in enumerate(self.episodes):
-            groups.setdefault(group_key(episode), []).append(index)
-        return groups
-
-    def successful(self, index: int) -> bool:
-        """Whether the task is done in the last frame."""
-        return self.episodes[index].quality_label == "successful"
-
-
-def _correlations(scored: _Scored) -> dict[str, Estimate]:
-    """Correlations on expert episodes, of the model and of the impostors."""
-    experts = [scored.episodes[index] for index in scored.experts]
-    curves: dict[str, list[NDArray[np.floating[Any]]]] = {
-        "": [scored.predictions[index].progress for index in scored.experts],
-        "_clock": [np.linspace(0.0, 1.0, len(episode)) for episode in experts],
-        "_single_frame": [_single_frames(scored, episode) for episode in experts],
-    }
-    still = [Clip(np.repeat(episode.clip().read([0]), len(episode), axis=0), episode.task) for episode in experts]
-    held = zip(scored.steps(still), experts, strict=True)
-    curves["_still"] = [prediction.hold(len(episode)).progress for prediction, episode in held]
-    metrics: dict[str, Estimate] = {}
-    for name, values in curves.items():
-        pearson, spearman = [], []
-        for episode, progress in zip(experts, values, strict=True):
-            done = int(episode.success_index or 0)
-            pearson.append(voc_pearson(progress, linear_progress(len(episode), done)))
-            spearman.append(voc_spearman(progress[: done + 1]))
-        metrics[f"voc_pearson{name}"] = bootstrap(pearson)
-        metrics[f"voc_spearman{name}"] = bootstrap(spearman)
-    metrics["still_progress_range"] = bootstrap([float(np.ptp(progress)) for progress in curves["_still"]])
-    return metrics
-
-
-def _single_frames(scored: _Scored, episode: Trajectory) -> NDArray[np.float32]:
-    """Progress of each frame when it is all that the model sees, repeated to a full clip."""
-    copies = scored.protocol.max_frames
-    frames = episode.clip().read()
-    values: list[float] = []
-    for start in range(0, len(frames), 16):
-        clips = [Clip(np.repeat(frame[None], copies, axis=0), episode.task) for frame in frames[start : start + 16]]
-        values += [float(prediction.progress[-1]) for prediction in scored.model.predict(clips)]
-    return np.array(values, np.float32)
-
-
-def _success(scored: _Scored) -> dict[str, Estimate]:
-    """How well success is seen, frame by frame, and by the rule that a reward uses."""
-    judged = [index for index, episode in enumerate(scored.episodes) if episode.success is not None]
-    scores = [scored.predictions[index].success for index in judged]
-    labels = [np.asarray(scored.episodes[index].success) for index in judged]
-
-    def over_frames(measure: Callable[[Any, Any], float]) -> Estimate:
-        def of(rows: NDArray[Any]) -> float:
-            chosen = rows.astype(int).tolist()
-            return measure(np.concatenate([scores[i] for i in chosen]), np.concatenate([labels[i] for i in chosen]))
-
-        # Frames of an episode are alike, so episodes are what is resampled.
-        return bootstrap(np.arange(len(judged)), of, resamples=300)
-
-    fires = {
-        index: bool(success_holds(score, scored.threshold, DEFAULT_REWARD.patience).any())
-        for index, score in zip(judged, scores, strict=True)
-    }
-    ends_well = [float(fires[index]) for index in judged if scored.successful(index)]
-    never = [float(fires[index]) for index in judged if scored.episodes[index].success_index is None]
-    best = best_threshold(np.concatenate(scores), np.concatenate(labels))
-    return {
-        "success_auroc": over_frames(auroc),
-        "success_auprc": over_frames(average_precision),
-        "success_best_threshold": _exact(best.threshold, len(judged)),
-        "success_best_balanced_accuracy": _exact(best.balanced_accuracy, len(judged)),
-        "success_rule_recall": bootstrap(ends_well),
-        "success_rule_false_alarms": bootstrap(never),
-    }
-
-
-def _ordering(scored: _Scored) -> dict[str, Estimate]:
-    """Whether final progress puts episodes of a task in the order of their quality."""
-    above_failure: list[float] = []
-    taus: list[float] = []
-    difference: list[float] = []
-    for members in scored.by_task().values():
-        done = [scored.final(index) for index in members if scored.successful(index)]
-        groups: dict[int, list[float]] = {}
-        for index in members:
-            groups.setdefault(QUALITY_RANKS[scored.episodes[index].quality_label], []).append(scored.final(index))
-            if done and not scored.successful(index):
-                scores = np.array([scored.final(index), *done])
-                above_failure.append(ranking_accuracy(scores, np.arange(len(scores)) > 0))
-        if len(groups) == len(QUALITY_RANKS):
-            taus.append(mean_tau_a(groups))
-        failed = [value for rank, values in groups.items() if rank < max(QUALITY_RANKS.values()) for value in values]
-        if done and failed:
-            difference.append(float(np.mean(done) - np.mean(failed)))
-    finals = {
-        f"final_progress_{skill}": bootstrap(
-            [scored.final(index) for index, episode in enumerate(scored.episodes) if episode.skill == skill]
-        )
-        for skill in sorted({str(episode.skill) for episode in scored.episodes})
-    }
-    return {
-        "success_above_failure": bootstrap(above_failure),
-        "final_tau_a": bootstrap(taus),
-        "success_fail_difference": bootstrap(difference),
-        **finals,
-    }
-
-
-def _farming(scored: _Scored, rng: np.random.Generator) -> dict[str, Estimate]:
-    """What is paid for nothing: other tasks, standing still, going nowhere."""
-    instructions = {key: scored.episodes[members[0]].task for key, members in scored.by_task().items()}
-    wrong: list[Clip] = []
-    for index in scored.experts:
-        episode = scored.episodes[index]
-        others = sorted({text for key, text in instructions.items() if key != group_key(episode)})
-        if others:
-            wrong.append(episode.clip(others[int(rng.integers(len(others)))]))
-    rises: list[float] = []
-    for episode, prediction in zip(scored.episodes, scored.predictions, strict=True):
-        stop = episode.metadata.get("stop_step")
-        if stop is not None and episode.steps is not None and not bool(episode.success_index):
-            frame = min(int(np.searchsorted(episode.steps, stop)), len(episode) - 1)
-            rises.append(stall_rise(prediction.progress, frame))
-    return {
-        "wrong_task_progress": bootstrap([float(prediction.progress[-1]) for prediction in scored.steps(wrong)]),
-        "stall_rise": bootstrap(rises),
-    }
-
-
-def _preference(scored: _Scored, most: int, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Accuracy over pairs of a successful episode and one of the same task that is not, asked in both orders."""
-    chosen: list[tuple[Clip, Clip]] = []
-    for members in scored.by_task().values():
-        done = [index for index in members if scored.successful(index)]
-        failed = [index for index in members if not scored.successful(index)]
-        pairs = [(better, worse) for better in done for worse in failed]
-        for number in rng.permutation(len(pairs))[:most]:
-            better, worse = (_ending(scored.episodes[index], scored.protocol) for index in pairs[int(number)])
-            chosen.append((better, Clip(worse.frames, better.task)))
-    if not chosen:
-        return {}
-    first, second = (
-        np.concatenate([scored.model.compare(batch) for batch in _batches(pairs)])
-        for pairs in (chosen, [(worse, better) for better, worse in chosen])
-    )
-    rows = np.stack([first, second], axis=1).astype(np.float64)
-    names = ("better_first", "better_second", "mean", "both")
-    return {
-        f"preference_accuracy_{name}": bootstrap(
-            rows, lambda sample, name=name: getattr(preference_accuracy(sample[:, 0], sample[:, 1]), name)
-        )
-        for name in names
-    }
-
-
-def _ending(episode: Trajectory, protocol: FrameProtocol) -> Clip:
-    """What a model is shown of a whole episode."""
-    slots = protocol.slots(len(episode) - 1)
-    return Clip(episode.clip().read(slots.tolist()), episode.task)
-
-
-def _batches(pairs: list[tuple[Clip, Clip]]) -> list[list[tuple[Clip, Clip]]]:
-    return [pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH)]
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: it becomes null."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, float) and np.isnan(value):
-        return None
-    return value
-
-
-def _exact(value: float, count: int) -> Estimate:
-    """A value without an interval."""
-    return Estimate(value, value, value, count)

@@ -23,16 +23,20 @@ __all__ = [
     "average_precision",
     "best_threshold",
     "bootstrap",
+    "distance_rank_correlation",
     "kendall_tau_a",
     "kendall_tau_b",
     "mean_tau_a",
     "pearson",
     "preference_accuracy",
     "ranking_accuracy",
+    "roc_curve",
     "spearman",
     "stall_rise",
+    "success_fail_difference",
     "voc_pearson",
     "voc_spearman",
+    "wrong_task_progress",
 ]
 
 Floats = NDArray[np.float64]
@@ -177,6 +181,53 @@ def mean_tau_a(scores_by_rank: Mapping[int, ArrayLike]) -> float:
         return float("nan")
     groups = [np.asarray(scores_by_rank[rank], dtype=np.float64) for rank in ranks]
     return float(np.mean([kendall_tau_a(ranks, choice) for choice in product(*groups)]))
+
+
+def success_fail_difference(successful: ArrayLike, failed: ArrayLike) -> float:
+    """Mean score of (n,) successful trajectories of a task minus that of (m,) others; NaN if either is empty."""
+    done, undone = np.asarray(successful, dtype=np.float64), np.asarray(failed, dtype=np.float64)
+    return float(done.mean() - undone.mean()) if len(done) and len(undone) else float("nan")
+
+
+def wrong_task_progress(progress: ArrayLike) -> float:
+    """Progress that a model claims at the end of (T,) predictions made with another task's instruction."""
+    return float(np.asarray(progress, dtype=np.float64)[-1])
+
+
+def distance_rank_correlation(progress: ArrayLike, distance: ArrayLike) -> float:
+    """Whether progress grows where the distance to the goal shrinks: minus their Spearman correlation.
+
+    Unlike a correlation with time, it says something about runs that wander, such as those of an agent that explores.
+
+    Args:
+        progress: (T,) predicted.
+        distance: (T,) true distance to the goal.
+
+    Returns:
+        1 if they order the frames in exactly opposite ways; NaN if either is constant.
+    """
+    return -spearman(progress, distance)
+
+
+def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
+    """The curve below which `auroc` is the area.
+
+    Args:
+        scores: (n,).
+        labels: (n,), true for positives.
+
+    Returns:
+        False and true positive rates at every threshold, from (0, 0) to (1, 1).
+
+    Raises:
+        ValueError: Only one class.
+    """
+    score, positive = _scored_labels(scores, labels)
+    if positive.all() or not positive.any():
+        raise ValueError("a curve between two classes needs scores of both")
+    true, predicted, _ = _operating_points(score, positive)
+    false_rate, true_rate = (predicted - true) / (~positive).sum(), true / positive.sum()
+    return np.concatenate([[0.0], false_rate]), np.concatenate([[0.0], true_rate])
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:

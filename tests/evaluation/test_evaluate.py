@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robometer_rl.data.store import TrajectoryStore
-from robometer_rl.evaluation.evaluate import evaluate_model
+from robometer_rl.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_model, select_episodes
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
@@ -28,7 +29,7 @@ class Oracle(RewardModel):
         own = ("push" if frames[0, 0, -1, 0] == 120 else "pull") in clip.task or "the rope in" in clip.task
         progress = (column * own).astype(np.float32)
         return Prediction(
-            progress, np.float32(progress > 0.98), np.zeros((len(clip), 0), np.float32), "given", "oracle"
+            progress, (progress > 0.98).astype(np.float32), np.zeros((len(clip), 0), np.float32), "given", "oracle"
         )
 
     def compare(self, pairs, both_orders=False):
@@ -43,7 +44,7 @@ class Clock(RewardModel):
     default_protocol = NestedFrames(64)
 
     def predict(self, clips):
-        times = [np.arange(len(clip), dtype=np.float32) / 40 for clip in clips]
+        times = [np.linspace(0, (len(clip) - 1) / 40, len(clip)).astype(np.float32) for clip in clips]
         return [Prediction(time, time, np.zeros((len(time), 0), np.float32), "given", "clock") for time in times]
 
     def compare(self, pairs, both_orders=False):
@@ -87,23 +88,85 @@ def test_thinned_histories_are_held_between_scored_frames(episodes):
     assert value["success_above_failure"] == 1.0
 
 
-def test_results_are_written_as_json_without_nan(episodes, tmp_path, capsys, monkeypatch):
-    from robometer_rl.evaluation import evaluate as module
-
+@pytest.fixture
+def store(episodes, tmp_path):
     store = TrajectoryStore(tmp_path / "store")
     for episode in episodes:
         store.append(replace(episode, split="test"))
         store.append(replace(episode, id=f"{episode.id}-seen", split="train"))
-    monkeypatch.setattr(module, "load_reward_model", lambda *_: Oracle())
+        store.append(replace(episode, id=f"{episode.id}-elsewhere", split="test", data_source="elsewhere"))
+    return store.path
+
+
+def _run(config):
+    return evaluate(config, Oracle(), select_episodes(config))
+
+
+def test_results_are_written_as_tables_json_without_nan_and_plots(store, tmp_path, capsys):
     output = tmp_path / "results" / "oracle.json"
-    module.evaluate(module.EvaluateConfig("oracle", store.path, output=output, protocol="nested(8)"))
+    _run(EvaluateConfig("oracle", store, data_sources=("made-up",), output=output, protocol="nested(8)"))
     assert "voc_pearson" in capsys.readouterr().out
     result = json.loads(output.read_text())
     assert result["protocol"] == "nested(8)"
     assert result["metrics"]["voc_pearson_still"]["value"] is None
     assert set(result["metrics"]["voc_pearson"]) == {"value", "low", "high", "count", "undefined"}
-    assert result["episodes"] == {"expert": 6, "stop_halfway": 6}, "of the test split only"
+    assert result["episodes"] == {"expert": 6, "stop_halfway": 6}, "of the test split and the data source only"
     assert result["tasks"] == ["pull", "push"]
+    assert result["provenance"]["packages"]["torch"]
+    for name in ("progress", "ranking", "success"):
+        assert Image.open(output.parent / "oracle" / f"{name}.png").width > 200
+
+
+def test_conditions_stand_side_by_side_and_groups_in_tables_of_their_own(store, tmp_path, capsys):
+    config = EvaluateConfig(
+        "oracle", store, conditions=("paraphrased", "jitter"), by="data_source", output=tmp_path / "all.json"
+    )
+    evaluation = _run(config)
+    shown = capsys.readouterr().out
+    for word in ("recorded", "paraphrased", "jitter", "elsewhere", "made-up"):
+        assert word in shown
+    result = json.loads(config.output.read_text())
+    assert list(result["conditions"]) == ["paraphrased", "jitter"]
+    assert list(result["groups"]) == ["elsewhere", "made-up"]
+    group = evaluation.groups["elsewhere"]
+    assert group["recorded"]["voc_pearson"].count == 6
+    assert evaluation.metrics["voc_pearson"].count == 12
+    assert group["recorded"]["voc_pearson"].value == pytest.approx(1.0, abs=0.01)
+    # It knows only some of the paraphrases.
+    assert group["paraphrased"]["voc_pearson"].undefined > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": ("valid",)}, r"none of them of the split valid; its splits are \['test', 'train'\]"),
+        ({"data_sources": ("libero_90",)}, r"of libero_90; .* its data sources \['elsewhere', 'made-up'\]"),
+    ],
+)
+def test_episodes_that_are_not_there_are_named(store, changes, message):
+    with pytest.raises(ValueError, match=message):
+        select_episodes(EvaluateConfig("oracle", store, **changes))
+
+
+def test_a_store_that_is_not_there_is_named_and_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no store of trajectories at"):
+        select_episodes(EvaluateConfig("oracle", tmp_path / "recordings"))
+    assert not (tmp_path / "recordings").exists()
+
+
+def test_episodes_without_a_second_instruction_cannot_be_paraphrased(episodes):
+    with pytest.raises(ValueError, match="second instruction"):
+        evaluate_model(Oracle(), [replace(each, instructions=()) for each in episodes], conditions=["paraphrased"])
+
+
+def test_a_model_that_does_not_compare_is_measured_without_preference(episodes, caplog):
+    class Silent(Oracle):
+        compare = RewardModel.compare
+
+    metrics = evaluate_model(Silent(), episodes).metrics
+    assert metrics["success_above_failure"].value == 1.0
+    assert not [name for name in metrics if name.startswith("preference")]
+    assert "left out" in caplog.text
 
 
 def test_without_experts_there_is_nothing_to_correlate(episodes):

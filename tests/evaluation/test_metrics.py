@@ -12,16 +12,20 @@ from robometer_rl.evaluation.metrics import (
     average_precision,
     best_threshold,
     bootstrap,
+    distance_rank_correlation,
     kendall_tau_a,
     kendall_tau_b,
     mean_tau_a,
     pearson,
     preference_accuracy,
     ranking_accuracy,
+    roc_curve,
     spearman,
     stall_rise,
+    success_fail_difference,
     voc_pearson,
     voc_spearman,
+    wrong_task_progress,
 )
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "metrics.json"
@@ -127,6 +131,31 @@ def test_stall_rise():
     assert np.isnan(stall_rise(progress, len(progress) - 1))
     with pytest.raises(ValueError, match="counted from 0"):
         stall_rise(progress, -1)
+
+
+@given(SERIES)
+def test_the_area_below_the_roc_is_the_auroc(pairs):
+    scores, labels = np.array(pairs).T
+    labels = labels > 2
+    if labels.all() or not labels.any():
+        with pytest.raises(ValueError, match="both"):
+            roc_curve(scores, labels)
+        return
+    false_rate, true_rate = roc_curve(scores, labels)
+    assert (false_rate[0], true_rate[0], false_rate[-1], true_rate[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(true_rate, false_rate) == pytest.approx(auroc(scores, labels))
+
+
+def test_progress_that_grows_with_nearness_is_right():
+    assert distance_rank_correlation([0.1, 0.5, 0.4, 0.9], [0.8, 0.3, 0.4, 0.1]) == pytest.approx(1.0)
+    assert distance_rank_correlation([0.1, 0.5], [0.3, 0.8]) == pytest.approx(-1.0)
+    assert np.isnan(distance_rank_correlation([0.1, 0.5], [0.3, 0.3]))
+
+
+def test_differences_between_success_and_failure_and_progress_of_a_wrong_task():
+    assert success_fail_difference([0.9, 0.7], [0.1, 0.3]) == pytest.approx(0.6)
+    assert np.isnan(success_fail_difference([0.9], []))
+    assert wrong_task_progress([0.5, 0.2]) == pytest.approx(0.2)
 
 
 def test_bootstrap_covers_the_mean_and_reports_what_it_left_out():

@@ -73,7 +73,7 @@ def test_ties_are_decided_by_row_order_as_in_the_reference(reference, name):
 
 def test_trajectory_reward_equals_the_reference(reference):
     for case in reference["trajectory_reward"]:
-        aggregation = {"average": "avg"}.get(case["agg"], case["agg"])
+        aggregation = "avg" if case["agg"] == "average" else case["agg"]
         value = trajectory_reward(case["pred"], aggregation, case["type"] == "relative")
         assert value == pytest.approx(case["out"], abs=1e-6), case
     with pytest.raises(ValueError, match="'median'"):

@@ -1,0 +1,251 @@
+"""What a model says about recorded episodes: everything that needs the model, kept for the measures.
+
+Beside every dense score stand those of impostors, since a correlation alone says little: the model shown each frame
+alone (repeated to a full clip), and the model shown a still picture, the episode's first frame over and over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from robometer_rl.data.labels import EXPERT, group_key
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.evaluation.conditions import Condition, frames_under, task_under
+from robometer_rl.frames import Clip, FrameProtocol
+from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
+from robometer_rl.rewards import DEFAULT_SUCCESS_THRESHOLD
+
+__all__ = ["ScoredEpisode", "ScoredPair", "Scores", "Scoring", "score_episodes"]
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 8  # episodes or pairs per call
+_PICTURES = 16  # single frames per call, each repeated to a full clip
+
+Floats = NDArray[np.floating[Any]]
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a model is asked.
+
+    Attributes:
+        protocol: Which frames each step is scored with.
+        every: Scoring interval in recorded frames.
+        pairs: Most pairs per task that preference is asked about.
+        seed: Of the choice of pairs, wrong tasks, paraphrases and jitter.
+        show_progress: Draw progress bars on standard error.
+    """
+
+    protocol: FrameProtocol
+    every: int = 1
+    pairs: int = 20
+    seed: int = 0
+    show_progress: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredEpisode:
+    """An episode and what was said about it; one value per recorded frame, held between scored ones.
+
+    Attributes:
+        episode: As recorded.
+        progress: (T,).
+        success: (T,) probability.
+        single_frame: (T,) progress of each frame when it is all that the model sees. Of experts only, like the rest.
+        still: (T,) progress when the first frame is shown over and over.
+        wrong_task: (T,) progress under another task's instruction; None if there is no other task.
+    """
+
+    episode: Trajectory
+    progress: Floats
+    success: Floats
+    single_frame: Floats | None = None
+    still: Floats | None = None
+    wrong_task: Floats | None = None
+
+    @property
+    def task(self) -> str:
+        """What it is an attempt at."""
+        return group_key(self.episode)
+
+    @property
+    def final(self) -> float:
+        """Progress at the last frame."""
+        return float(self.progress[-1])
+
+    @property
+    def successful(self) -> bool:
+        """Whether the task is done in the last frame."""
+        return self.episode.quality_label == "successful"
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it is a successful episode of an expert, whose true progress is known."""
+        return _is_expert(self.episode)
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """Two episodes of a task, compared in both orders.
+
+    Attributes:
+        better: Position of the successful episode.
+        worse: Position of the other one.
+        better_first: Probability given to the first when the better one stands first.
+        better_second: The same when it stands second.
+    """
+
+    better: int
+    worse: int
+    better_first: float
+    better_second: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All that a model said under one condition.
+
+    Attributes:
+        episodes: In the order in which they were given.
+        pairs: Drawn per task.
+        threshold: Success probability that the model's reward asks for.
+    """
+
+    episodes: Sequence[ScoredEpisode]
+    pairs: Sequence[ScoredPair]
+    threshold: float
+
+
+def score_episodes(
+    model: RewardModel, episodes: Sequence[Trajectory], scoring: Scoring, condition: Condition = "recorded"
+) -> Scores:
+    """Asks a model about everything that is measured.
+
+    Raises:
+        ValueError: The condition is ``paraphrased`` and no episode has a paraphrase.
+    """
+    if condition == "paraphrased" and not any(episode.instructions for episode in episodes):
+        raise ValueError("none of these episodes has a second instruction to be paraphrased with")
+    questions = _Questions(model, list(episodes), scoring, condition)
+    rng = np.random.default_rng(scoring.seed)
+    dense = questions.dense()
+    beside = questions.beside_experts(rng)
+    scored = [
+        ScoredEpisode(episode, progress, success, *beside.get(index, ()))
+        for index, (episode, (progress, success)) in enumerate(zip(episodes, dense, strict=True))
+    ]
+    threshold = DEFAULT_SUCCESS_THRESHOLD if model.success_threshold is None else model.success_threshold
+    return Scores(scored, questions.pairs(rng), threshold)
+
+
+class _Questions:
+    """Everything that is asked under one condition."""
+
+    def __init__(self, model: RewardModel, episodes: list[Trajectory], scoring: Scoring, condition: Condition) -> None:
+        self.model, self.episodes, self.scoring = model, episodes, scoring
+        self.condition: Condition = condition
+        self.by_task: dict[str, list[int]] = {}
+        for index, episode in enumerate(episodes):
+            self.by_task.setdefault(group_key(episode), []).append(index)
+
+    def dense(self) -> list[tuple[Floats, Floats]]:
+        """Progress and success of every frame of every episode."""
+        values: list[tuple[Floats, Floats]] = []
+        for batch in self._batches(self.episodes, "episodes"):
+            values += self._steps([self._clip(episode) for episode in batch])
+        return values
+
+    def beside_experts(self, rng: np.random.Generator) -> dict[int, tuple[Floats, Floats, Floats | None]]:
+        """Single frames, the still picture and the wrong task, by position of the expert episode."""
+        experts = [index for index, episode in enumerate(self.episodes) if _is_expert(episode)]
+        wrong = {index: self._other_instruction(index, rng) for index in experts}
+        values: dict[int, tuple[Floats, Floats, Floats | None]] = {}
+        for (index,) in self._batches(experts, "impostors", size=1):
+            clip = self._clip(self.episodes[index])
+            frames, other = clip.read(), wrong[index]
+            asked = [Clip(np.repeat(frames[:1], len(frames), axis=0), clip.task)]
+            asked += [Clip(frames, other)] if other is not None else []
+            steps = self._steps(asked)
+            single = self._single_frames(frames, clip.task)
+            values[index] = (single, steps[0][0], steps[1][0] if other is not None else None)
+        return values
+
+    def pairs(self, rng: np.random.Generator) -> list[ScoredPair]:
+        """Pairs of a successful episode and one of the same task that is not, asked in both orders."""
+        chosen: list[tuple[int, int]] = []
+        for members in self.by_task.values():
+            done = [index for index in members if self.episodes[index].quality_label == "successful"]
+            candidates = [(better, worse) for better in done for worse in members if worse not in set(done)]
+            chosen += [candidates[int(n)] for n in rng.permutation(len(candidates))[: self.scoring.pairs]]
+        try:
+            return self._compare(chosen)
+        except UnsupportedByModelError as error:
+            logger.warning("preference accuracy is left out: %s", error)
+            return []
+
+    def _compare(self, chosen: list[tuple[int, int]]) -> list[ScoredPair]:
+        scored: list[ScoredPair] = []
+        for batch in self._batches(chosen, "pairs"):
+            clips = [self._pair(better, worse) for better, worse in batch]
+            first = self.model.compare(clips)
+            second = self.model.compare([(worse, better) for better, worse in clips])
+            scored += [
+                ScoredPair(better, worse, float(a), float(b))
+                for (better, worse), a, b in zip(batch, first, second, strict=True)
+            ]
+        return scored
+
+    def _clip(self, episode: Trajectory) -> Clip:
+        seed = self.scoring.seed
+        return Clip(frames_under(self.condition, episode, seed), task_under(self.condition, episode, seed))
+
+    def _pair(self, better: int, worse: int) -> tuple[Clip, Clip]:
+        """Both as a model is shown whole episodes, with one instruction."""
+        clips = [self._clip(self.episodes[index]) for index in (better, worse)]
+        shown = [clip.read(self.scoring.protocol.slots(len(clip) - 1).tolist()) for clip in clips]
+        return Clip(shown[0], clips[0].task), Clip(shown[1], clips[0].task)
+
+    def _other_instruction(self, index: int, rng: np.random.Generator) -> str | None:
+        own, seed = group_key(self.episodes[index]), self.scoring.seed
+        others = sorted(
+            {
+                task_under(self.condition, self.episodes[members[0]], seed)
+                for task, members in self.by_task.items()
+                if task != own
+            }
+        )
+        return others[int(rng.integers(len(others)))] if others else None
+
+    def _steps(self, clips: list[Clip]) -> list[tuple[Floats, Floats]]:
+        predictions = self.model.predict_steps(clips, self.scoring.protocol, self.scoring.every)
+        held = [prediction.hold(len(clip)) for prediction, clip in zip(predictions, clips, strict=True)]
+        return [(prediction.progress, prediction.success) for prediction in held]
+
+    def _single_frames(self, frames: NDArray[np.uint8], task: str) -> Floats:
+        copies = self.scoring.protocol.max_frames
+        values: list[float] = []
+        for start in range(0, len(frames), _PICTURES):
+            clips = [Clip(np.repeat(frame[None], copies, axis=0), task) for frame in frames[start : start + _PICTURES]]
+            values += [float(prediction.progress[-1]) for prediction in self.model.predict(clips)]
+        return np.array(values, np.float32)
+
+    def _batches(self, items: list[_Item], name: str, size: int = _BATCH) -> Iterator[list[_Item]]:
+        starts = range(0, len(items), size)
+        description = name if self.condition == "recorded" else f"{name}, {self.condition}"
+        console, hidden = Console(stderr=True), not self.scoring.show_progress
+        for start in track(starts, description, console=console, transient=True, disable=hidden):
+            yield items[start : start + size]
+
+
+def _is_expert(episode: Trajectory) -> bool:
+    return episode.skill == EXPERT and bool(episode.success_index)
