@@ -67,7 +67,9 @@ class LabelledReplayBuffer(ReplayBuffer):
     here, in the training thread. Saving the buffer (`save_replay_buffer` of an algorithm) first waits for all rewards.
 
     Args:
-        *args: See `stable_baselines3.common.buffers.ReplayBuffer`.
+        buffer_size: See `stable_baselines3.common.buffers.ReplayBuffer`.
+        observation_space: See there.
+        *args: See there.
         **kwargs: See there.
 
     Attributes:
@@ -79,15 +81,15 @@ class LabelledReplayBuffer(ReplayBuffer):
         TypeError: Dictionary observations, or a request for n-step returns.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, buffer_size: int, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        if isinstance(observation_space, spaces.Dict) and not isinstance(self, DictReplayBuffer):
+            raise TypeError("the observations are dictionaries: use LabelledDictReplayBuffer")
         if "n_steps" in kwargs:
             raise TypeError(
                 "n-step returns need the rewards of following steps too, which may not be known yet: "
                 "use one-step returns with a labelled replay buffer, or VecRobometerReward, which pays at once"
             )
-        super().__init__(*args, **kwargs)
-        if isinstance(self.observation_space, spaces.Dict) and not isinstance(self, DictReplayBuffer):
-            raise TypeError("the observations are dictionaries: use LabelledDictReplayBuffer")
+        super().__init__(buffer_size, observation_space, *args, **kwargs)
         self._waiting: deque[tuple[Label, PendingRewards]] = deque()
         self._generations = np.zeros(self.buffer_size, np.int64)
         self._missing = np.full(self.buffer_size, self.n_envs)
