@@ -48,7 +48,17 @@ class Evaluate:
     """Measure how right a model is on recorded episodes."""
 
 
-Command = Demo | Score | Collect | Train | Evaluate
+@dataclass(frozen=True)
+class Publish:
+    """Push a checkpoint with a model card to the Hub."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Look at, verify, import, upload or download recorded episodes."""
+
+
+Command = Demo | Score | Collect | Train | Evaluate | Data | Publish
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class _Home:
     the words and the program's name.
     """
 
-    options: str
+    options: str | None
     function: str
     reader: str | None = None
 
@@ -74,6 +84,8 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.training.recipes:parse_training",
     ),
     Evaluate: _Home("robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:run_evaluate"),
+    Publish: _Home("robometer_rl.training.publish:PublishConfig", "robometer_rl.training.publish:publish"),
+    Data: _Home(None, "robometer_rl.data.commands:run_data", "robometer_rl.data.commands:parse_data"),
 }
 
 
@@ -118,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _read_options(home: _Home, words: list[str], program: str) -> Any:
     if home.reader is not None:
         return resolve_name(home.reader)(words, program)
+    assert home.options is not None
     return tyro.cli(resolve_name(home.options), args=words, prog=program)
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -66,10 +66,6 @@ class StoredFrames(ABC):
         if np.ndim(chosen) == 0:
             return images[0]
         return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        self._compare_once()
-        return self._decode(list(range(len(self))))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
@@ -237,13 +233,13 @@ def _member(index: int) -> str:
 
 
 def _images(frames: FrameSequence) -> Iterator[NDArray[np.uint8]]:
-    """(H, W, 3) uint8, one after the other."""
-    if isinstance(frames, Iterable) and not isinstance(frames, np.ndarray):
-        for frame in frames:
-            yield as_frames(np.asarray(frame)[None])[0]
-    else:
-        for start in range(0, len(frames), _CHUNK):
-            yield from as_frames(frames[start : start + _CHUNK])
+    """(H, W, 3) uint8, one after the other; `FrameError` where their source fails."""
+    for start in range(0, len(frames), _CHUNK):
+        try:
+            chunk = as_frames(frames[start : start + _CHUNK])
+        except OSError as error:
+            raise FrameError(f"frame {start} or one soon after it cannot be read: {error}") from error
+        yield from chunk
 
 
 def _version(path: Path) -> tuple[int, int]:

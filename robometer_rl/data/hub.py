@@ -1,0 +1,138 @@
+"""``robometer-rl data push`` and ``data pull``: stores as datasets on the Hugging Face Hub.
+
+The rows are one Arrow file that the Hub's viewer shows and ``datasets.load_dataset`` reads; frame files lie beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from rich.console import Console
+
+from robometer_rl.data.inspect import StoreSummary, summarise
+from robometer_rl.data.store import StoreError, TrajectoryStore
+
+__all__ = ["HubError", "PullConfig", "PushConfig", "pull", "push"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_FILES: Final = 10_000  # that the Hub takes in one folder
+_PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
+
+
+class HubError(ValueError):
+    """The Hub does not give or take a store; the message says what it answered."""
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Seals a store and uploads it as a dataset.
+
+    Attributes:
+        path: Directory of the store.
+        repo: Id of the dataset on the Hub, as in USER/NAME; made if it is not there.
+        private: Make it so that only its owners see it.
+        dry_run: Say what would be uploaded, and upload nothing.
+    """
+
+    path: Path
+    repo: str
+    private: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PullConfig:
+    """Downloads a store.
+
+    Attributes:
+        repo: Id of the dataset on the Hub, as in USER/NAME.
+        output: Directory of the new store.
+        revision: Branch, tag or commit.
+    """
+
+    repo: str
+    output: Path
+    revision: str | None = None
+
+
+def push(config: PushConfig) -> list[str]:
+    """Uploads a store.
+
+    Returns:
+        The files, relative to the store.
+
+    Raises:
+        StoreError: There is no store, some of its rows are damaged, or it has more files than the Hub takes.
+        HubError: The Hub refuses.
+    """
+    store = TrajectoryStore.open(config.path)
+    store.seal()
+    left = sorted((config.path / "rows").glob("*.json"))
+    if left:
+        raise StoreError(
+            f"{len(left)} trajectories in {config.path} are damaged; `robometer-rl data verify` lists them"
+        )
+    files = sorted(path for part in _PARTS for path in config.path.glob(part) if not path.name.startswith("."))
+    per_folder = max((sum(path.parent.name == folder for path in files) for folder in ("frames", "videos")), default=0)
+    if per_folder > _MAX_FILES:
+        raise StoreError(f"{config.path} has {per_folder} frame files; the Hub takes {_MAX_FILES} in one folder")
+    size = sum(path.stat().st_size for path in files) / 1e6
+    what = f"{len(files)} files, {size:.1f} MB, {len(store)} trajectories"
+    if config.dry_run:
+        Console().print(f"would upload {what} to https://huggingface.co/datasets/{config.repo}", soft_wrap=True)
+    else:
+        _upload(config, _card(config.repo, summarise(store)))
+        logger.info("uploaded %s", what)
+    return [path.relative_to(config.path).as_posix() for path in files]
+
+
+def pull(config: PullConfig) -> TrajectoryStore:
+    """Downloads a store, or what is missing of it.
+
+    Raises:
+        HubError: There is no such dataset, or the Hub cannot be reached.
+        StoreError: The dataset is not a store.
+    """
+    try:
+        snapshot_download(
+            config.repo, repo_type="dataset", revision=config.revision, local_dir=config.output, allow_patterns=_PARTS
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise HubError(f"the Hub does not give the dataset {config.repo!r}: {error}") from error
+    return TrajectoryStore.open(config.output)
+
+
+def _upload(config: PushConfig, card: str) -> None:
+    hub = HfApi()
+    try:
+        hub.create_repo(config.repo, repo_type="dataset", private=config.private, exist_ok=True)
+        hub.upload_file(
+            path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=config.repo, repo_type="dataset"
+        )
+        hub.upload_folder(repo_id=config.repo, folder_path=config.path, repo_type="dataset", allow_patterns=_PARTS)
+    except HfHubHTTPError as error:
+        raise HubError(f"the Hub does not take the dataset {config.repo!r}: {error}") from error
+
+
+def _card(repo: str, summary: StoreSummary) -> str:
+    """The dataset's page: what it holds, and for the Hub's viewer where the rows are."""
+    return f"""---
+configs:
+- config_name: default
+  data_files: rows.arrow
+tags:
+- robotics
+- reward-model
+---
+
+# {repo}
+
+{len(summary.lengths)} trajectories with {int(summary.lengths.sum())} frames of {len(summary.qualities)} tasks, as
+`robometer_rl` stores them: `robometer-rl data pull {repo} DIRECTORY` fetches them.
+"""
