@@ -48,7 +48,7 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "clip.npz"
 
 
-TRAINING = [["train", "--help"], ["train", "robometer-mini", "--help"], ["evaluate", "--help"]]
+TRAINING = [["train", "--help"], ["train", "robometer-mini", "--help"], ["evaluate", "--help"], ["publish", "--help"]]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_help_lists_the_commands_and_what_they_do(capsys: pytest.CaptureFixture[
         assert line in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate", "publish"])
 def test_every_command_exists_and_describes_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["CHECKPOINT_FILES", "EMBEDDED", "TOKENIZER_FILES", "Location", "UnknownModelError", "locate"]
+__all__ = ["CHECKPOINT_FILES", "EMBEDDED", "TOKENIZER_FILES", "Location", "UnknownModelError", "is_hub_id", "locate"]
 
 EMBEDDED = {"mini": "robometer-mini"}
 """Checkpoints inside the package: name to folder under ``assets``."""
@@ -65,6 +65,12 @@ def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Loca
             "directory, or a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main'"
         )
     return _download(match["id"], match["revision"], patterns)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` could be a repository on the Hub, as in ``robometer/Robometer-4B``, without a revision."""
+    match = _HUB_ID.fullmatch(name)
+    return match is not None and match["revision"] is None
 
 
 def _download(repository: str, revision: str | None, patterns: Sequence[str]) -> Location:

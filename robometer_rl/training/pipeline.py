@@ -42,6 +42,7 @@ from robometer_rl.training.config import StageConfig, TrainConfig
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.processes import is_main_process, main_process_first, wait_for_everyone
+from robometer_rl.training.record import write_record
 from robometer_rl.training.scratch import make_checkpoint
 from robometer_rl.training.trainer import StageData, has_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation
@@ -91,6 +92,8 @@ def train(config: TrainConfig) -> Path:
         run.note(calibration=asdict(choice))
     run.note(train_episodes=len(kept), calibration_episodes=len(held_out), frames=sum(map(len, kept)))
     _save(config.output / "checkpoint", checkpoint)
+    if is_main_process():
+        write_record(config.output / "checkpoint", config, kept, run.report)
     return config.output / "checkpoint"
 
 

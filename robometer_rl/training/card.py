@@ -1,0 +1,115 @@
+"""Model cards: what was trained on what, how it measures, and under which licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from robometer_rl.models.locations import is_hub_id
+
+if TYPE_CHECKING:
+    from robometer_rl.models.robometer.inference import Robometer
+
+__all__ = ["CARD_FILE", "model_card"]
+
+CARD_FILE: Final = "README.md"
+
+_READING = (
+    "An expert's true progress is linear in time, so a clock correlates with it by construction: read `voc_pearson` "
+    "beside `voc_pearson_clock` (t / T), `voc_pearson_single_frame` (each frame alone) and `voc_pearson_still` (the "
+    "first frame over and over)."
+)
+
+
+def model_card(
+    name: str,
+    license: str,
+    model: Robometer,
+    record: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+) -> str:
+    """Writes a model card in Markdown, with the Hub's metadata in front.
+
+    Args:
+        name: On the Hub.
+        license: As the Hub abbreviates it.
+        model: The model itself.
+        record: Of its training, see `robometer_rl.training.record`; None if it is not known.
+        evaluation: What ``robometer-rl evaluate`` wrote; None if it was not measured.
+    """
+    sections = [
+        f"---\n{yaml.safe_dump(_metadata(license, record), sort_keys=False)}---",
+        f"# {name.rpartition('/')[2]}",
+        "A Robometer: it looks at the frames of a robot's episode and an instruction, and says how far the task has "
+        "come and whether it is done.",
+        f'```python\nfrom robometer_rl import load_reward_model\n\nmodel = load_reward_model("{name}")\n```',
+        _facts(model),
+        "## Data and training\n\n" + (_training(record) if record else "Not recorded."),
+        "## Results\n\n" + (_results(evaluation) if evaluation else "Not measured."),
+        "## Limits\n\nOn other tasks, cameras and robots than those of its data its numbers mean nothing until they "
+        "are measured: `robometer-rl evaluate` measures them on a store of recordings.",
+        f"## Licence\n\n{license}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(license: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "license": license,
+        "library_name": "robometer_rl",
+        "pipeline_tag": "robotics",
+        "tags": ["robometer", "reward-model", "reinforcement-learning"],
+    }
+    start = record["start"] if record else None
+    return metadata | ({"base_model": start} if start and is_hub_id(start) else {})
+
+
+def _facts(model: Robometer) -> str:
+    config = model.checkpoint.config
+    size = sum(parameter.numel() for parameter in model.network.parameters())
+    facts = {
+        "Parameters": f"{size / 1e6:.1f} M",
+        "Frames": f"at most {config.max_frames}; default protocol `{model.default_protocol}`",
+        "Progress": f"{config.progress_bins} bins" if config.discrete else config.progress_type,
+        "Success threshold": "not calibrated" if model.success_threshold is None else f"{model.success_threshold}",
+        "Precision": model.dtype,
+    }
+    return _table(("", ""), list(facts.items()))
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    rows = [
+        (source, str(facts["tasks"]), str(facts["frames"]), ", ".join(f"{n} {q}" for q, n in facts["episodes"].items()))
+        for source, facts in record["data"].items()
+    ]
+    options = record["options"]
+    stages = [f"{options[name]['steps']} steps, {name}" for name in ("pretraining", "frozen", "joint")]
+    lines = [
+        _table(("Data source", "Tasks", "Frames", "Episodes"), rows),
+        f"Started from {record['start'] or 'random weights'}; {'; '.join(stages)}; seed {options['seed']}. "
+        "`training.json` has all options, versions and times.",
+    ]
+    if options["lora"]["rank"]:
+        lines.append(f"LoRA of rank {options['lora']['rank']} on the {options['lora']['part'].replace('_', ' ')}.")
+    return "\n\n".join(lines)
+
+
+def _results(evaluation: Mapping[str, Any]) -> str:
+    episodes = ", ".join(f"{number} {skill}" for skill, number in evaluation["episodes"].items())
+    rows = [
+        (f"`{name}`", f"{metric['value']:.3f}", f"{metric['low']:.3f} to {metric['high']:.3f}", str(metric["count"]))
+        for name, metric in evaluation["metrics"].items()
+        if metric["value"] is not None
+    ]
+    where = (
+        f"Dense scores under `{evaluation['protocol']}`, every {evaluation['every']} recorded frames, of {episodes}."
+    )
+    table = _table(("Metric", "Value", "95 % interval", "n"), rows)
+    return "\n\n".join([f"{where} {_READING}", table])
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,75 @@
+"""What a finished checkpoint says about its training: a file beside the weights, from which model cards are made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from robometer_rl.data.labels import group_key
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.training.config import TrainConfig
+
+__all__ = ["RECORD_FILE", "read_record", "write_record"]
+
+RECORD_FILE: Final = "training.json"
+
+_PLACES = ("data", "output", "start")  # options that name directories of a machine
+
+
+def write_record(
+    directory: Path, config: TrainConfig, trajectories: Sequence[Trajectory], report: Mapping[str, Any]
+) -> None:
+    """Writes the record of a training.
+
+    Args:
+        directory: Of the checkpoint.
+        config: What was asked for; places on this machine are left out.
+        trajectories: What it was trained on.
+        report: What was done: seconds of each stage, calibration, and ``provenance``, whose command is left out.
+    """
+    provenance = {name: fact for name, fact in report["provenance"].items() if name != "command"}
+    options = {name: value for name, value in asdict(config).items() if name not in _PLACES}
+    record = {
+        "start": _without_directory(config.start),
+        "data": _data(trajectories),
+        **report,
+        "provenance": provenance,
+        "options": options,
+    }
+    (directory / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """The record of a checkpoint; None if it was trained elsewhere.
+
+    Raises:
+        ValueError: The file is not a record.
+    """
+    path = directory / RECORD_FILE
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    if not isinstance(record, dict) or not {"start", "data", "options"} <= set(record):
+        raise ValueError(f"{path} is not the record of a training; remove it")
+    return record
+
+
+def _data(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """How much of what there was, by data source."""
+    sources: dict[str, Any] = {}
+    for source in sorted({trajectory.data_source for trajectory in trajectories}):
+        members = [trajectory for trajectory in trajectories if trajectory.data_source == source]
+        sources[source] = {
+            "tasks": len({group_key(trajectory) for trajectory in members}),
+            "frames": sum(map(len, members)),
+            "episodes": dict(sorted(Counter(trajectory.quality_label for trajectory in members).items())),
+        }
+    return sources
+
+
+def _without_directory(start: str | None) -> str | None:
+    return Path(start).name if start is not None and Path(start).exists() else start
