@@ -90,9 +90,10 @@ class TrajectoryStore:
             StoreError: There is no store of a version that this release reads.
             ModuleNotFoundError: The store is sealed, and the package ``datasets`` is not installed.
         """
+        if not Path(path).exists():
+            raise StoreError(f"there is no store of trajectories at {path}")
         if not (Path(path) / "store.json").is_file():
-            what = "it has no store.json" if Path(path).exists() else "nothing is there"
-            raise StoreError(f"no trajectory store at {path}: {what}; `robometer-rl collect` or `data import` make one")
+            raise StoreError(f"{path} is no store of trajectories: it has no store.json")
         return cls(path)
 
     def __len__(self) -> int:

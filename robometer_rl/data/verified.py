@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class VerifiedTrajectories:
     skipped: tuple[Unreadable, ...]
 
 
-def open_verified(path: str | Path, split: str | None = None) -> VerifiedTrajectories:
+def open_verified(path: str | Path, wanted: Callable[[Trajectory], bool] | None = None) -> VerifiedTrajectories:
     """Reads the trajectories of a store that are as they were written; counts and lists the others in the log.
 
     Checksums and frame files of all of them are read before this returns, so that training does not meet a bad file
@@ -43,40 +43,31 @@ def open_verified(path: str | Path, split: str | None = None) -> VerifiedTraject
 
     Args:
         path: Directory of the store; nothing is created there.
-        split: Only trajectories of this split, all of them if None.
+        wanted: Which trajectories are meant, all of them if None. Frames of the others are not looked at.
 
     Raises:
-        StoreError: There is no store, or it holds no trajectory of the split that is sound.
+        StoreError: There is no store, or all that is wanted of it is damaged.
     """
-    store = TrajectoryStore.open(path)
-    found = verify_store(store, split)
+    found = verify_store(TrajectoryStore.open(path), wanted)
     if found.skipped:
-        logger.warning(
-            "%d of %d trajectories in %s are damaged and skipped:\n%s",
-            len(found.skipped),
-            len(found.skipped) + len(found.trajectories),
-            path,
-            _listed(found.skipped),
-        )
-    if not found.trajectories:
-        of_split = "" if split is None else f" of the split {split!r}"
-        damaged = f"; {len(found.skipped)} are damaged" if found.skipped else ""
-        raise StoreError(f"{path} holds no trajectories{of_split}{damaged}; it has {_splits(store)}")
+        of_all = f"{len(found.skipped)} of {len(found.skipped) + len(found.trajectories)} trajectories in {path}"
+        if not found.trajectories:
+            raise StoreError(f"{of_all} are damaged: all that are asked for. The first: {found.skipped[0].reason}")
+        logger.warning("%s are damaged and skipped:\n%s", of_all, _listed(found.skipped))
     return found
 
 
-def verify_store(store: TrajectoryStore, split: str | None = None) -> VerifiedTrajectories:
+def verify_store(store: TrajectoryStore, wanted: Callable[[Trajectory], bool] | None = None) -> VerifiedTrajectories:
     """Compares all checksums of a store, and looks at every frame file, see `StoredFrames.verify`.
 
     Args:
         store: What to verify.
-        split: Only trajectories of this split, all of them if None. A trajectory whose row cannot be read may belong
-            to any split and is listed as damaged.
+        wanted: Which trajectories, all of them if None. One whose row cannot be read may be any and is listed.
     """
     sound: list[Trajectory] = []
     damaged: list[Unreadable] = []
+    rows = (row for row in _rows(store) if isinstance(row, Unreadable) or wanted is None or wanted(row))
     with ThreadPoolExecutor() as threads, Progress(console=Console(stderr=True), transient=True) as progress:
-        rows = (row for row in _rows(store) if isinstance(row, Unreadable) or split in (None, row.split))
         # Files are read and hashed outside of the interpreter's lock.
         for row in progress.track(threads.map(_verified, rows), total=len(store), description="verifying"):
             if isinstance(row, Unreadable):
@@ -109,8 +100,3 @@ def _listed(skipped: tuple[Unreadable, ...]) -> str:
     lines = [f"  {entry.reason}" for entry in skipped[:_LISTED]]
     more = len(skipped) - len(lines)
     return "\n".join([*lines, f"  and {more} more: `robometer-rl data verify` lists them"] if more else lines)
-
-
-def _splits(store: TrajectoryStore) -> str:
-    splits = sorted(set(store.columns("split")["split"]))
-    return f"the splits {', '.join(splits)}" if splits else "none at all"

@@ -14,6 +14,7 @@ from rich.console import Console
 from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.conditions import Condition
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.plots import write_plots
@@ -78,25 +79,23 @@ def select_episodes(config: EvaluateConfig) -> list[Trajectory]:
     """The episodes that ``config`` is about.
 
     Raises:
-        FileNotFoundError: There is no such directory.
+        StoreError: There is no such store, or all such episodes in it are damaged.
         ValueError: The store has no such episodes.
     """
-    if not config.data.is_dir():
-        raise FileNotFoundError(f"there is no store of trajectories at {config.data}")
-    store = list(TrajectoryStore(config.data))
-    wanted = [
-        episode
-        for episode in store
-        if episode.split in config.split and (not config.data_sources or episode.data_source in config.data_sources)
-    ]
-    if not wanted:
-        splits, sources = ({getattr(each, name) for each in store} for name in ("split", "data_source"))
+
+    def wanted(episode: Trajectory) -> bool:
+        sources = config.data_sources
+        return episode.split in config.split and (not sources or episode.data_source in sources)
+
+    episodes = open_verified(config.data, wanted).trajectories
+    if not episodes:
+        held = TrajectoryStore.open(config.data).columns("split", "data_source")
         raise ValueError(
-            f"{config.data} holds {len(store)} episodes, none of them of the split {' or '.join(config.split)}"
+            f"{config.data} holds {len(held['id'])} episodes, none of them of the split {' or '.join(config.split)}"
             + (f" and of {' or '.join(config.data_sources)}" if config.data_sources else "")
-            + f"; its splits are {sorted(splits)}, its data sources {sorted(sources)}"
+            + f"; its splits are {sorted(set(held['split']))}, its data sources {sorted(set(held['data_source']))}"
         )
-    return wanted
+    return list(episodes)
 
 
 def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Trajectory]) -> Evaluation:
