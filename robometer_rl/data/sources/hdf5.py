@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.sources.naming import episode_id
+from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.data.sources.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import FrameError
@@ -30,17 +31,7 @@ from robometer_rl.frames import FrameError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Demonstration", "HDF5Frames", "Images", "Orientation", "orient", "read_demonstrations"]
-
-Orientation = Literal["as_stored", "flip", "rotate"]
-"""What is done to stored images: nothing; the rows reversed, top to bottom; or turned by 180 degrees."""
-
-
-def orient(frames: NDArray[Any], orientation: Orientation) -> NDArray[Any]:
-    """Frames (T, H, W, 3) with rows, or rows and columns, in the other order."""
-    if orientation == "as_stored":
-        return frames
-    return frames[:, ::-1] if orientation == "flip" else frames[:, ::-1, ::-1]
+__all__ = ["Demonstration", "HDF5Frames", "Images", "open_hdf5", "read_demonstrations"]
 
 
 @dataclass(frozen=True)
@@ -168,19 +159,17 @@ class Demonstration:
             SourceError: There is no such data set.
             FrameError: It does not hold RGB images with the channels last.
         """
-        if dataset not in self.group:
+        found = self._dataset(dataset)
+        if found is None:
             raise SourceError(f"there are no images {dataset!r}; this demonstration has {self._image_names()}")
-        shape = self._shape(dataset)
-        if len(shape) != 4 or shape[3] != 3:
-            raise FrameError(f"{dataset!r} has shape {shape}; expected RGB images (N, H, W, 3)")
-        return shape
+        if len(found.shape) != 4 or found.shape[3] != 3:
+            raise FrameError(f"{dataset!r} has shape {found.shape}; expected RGB images (N, H, W, 3)")
+        return found.shape
 
     def values(self, dataset: str) -> NDArray[Any] | None:
         """All of the data set ``dataset``; None if there is no such thing."""
-        if dataset not in self.group:
-            return None
-        found: Any = self.group[dataset]
-        return np.asarray(found[()])
+        found = self._dataset(dataset)
+        return None if found is None else np.asarray(found[()])
 
     def environment(self) -> dict[str, Any]:
         """The environment's name and arguments, as robosuite data sets describe them; empty if they do not.
@@ -210,7 +199,7 @@ class Demonstration:
             raise SourceError(f"the attribute {name!r} is {str(text)[:60]!r}; expected a JSON object")
         return value
 
-    def timing(self) -> dict[str, float]:
+    def timing(self) -> dict[str, Any]:
         """``frame_interval`` in steps of control, and ``control_hz`` if the file states it."""
         rate = self.environment_argument("control_freq")
         return {"frame_interval": 1} | ({} if rate is None else {"control_hz": rate})
@@ -220,18 +209,25 @@ class Demonstration:
         """What `Trajectory.source` says."""
         return f"{self.file_name}#data/{self.name}"
 
-    def episode_id(self, data_source: str) -> str:
-        """What `Trajectory.id` says: the path of the file without its ending, and the name."""
-        return episode_id(data_source, str(PurePosixPath(self.file_name).with_suffix("")), self.name)
+    def episode_id(self, data_source: str, camera: str) -> str:
+        """What `Trajectory.id` says: the path of the file without its ending, the name, and the camera."""
+        return episode_id(data_source, str(PurePosixPath(self.file_name).with_suffix("")), self.name, camera)
 
-    def _shape(self, dataset: str) -> tuple[int, ...]:
-        # A group in this place has no shape, and is as wrong as a data set of another shape.
-        found: Any = self.group.get(dataset, getclass=True)
-        return () if found.__name__ != "Dataset" else self.group[dataset].shape  # pyright: ignore[reportAttributeAccessIssue]
+    def _dataset(self, name: str) -> h5py.Dataset | None:
+        import h5py
+
+        found = self.group.get(name)
+        return found if isinstance(found, h5py.Dataset) else None
 
     def _image_names(self) -> list[str]:
-        names = [f"{parent}/{name}" for parent in ("obs", "next_obs") for name in self.group.get(parent, ())]
-        return [name for name in names if len(self._shape(name)) == 4]
+        datasets = {name: self._dataset(name) for name in _names_below(self.group)}
+        return [name for name, dataset in datasets.items() if dataset is not None and len(dataset.shape) == 4]
+
+
+def _names_below(group: h5py.Group) -> list[str]:
+    names: list[str] = []
+    group.visit(names.append)
+    return names
 
 
 def read_demonstrations(path: Path, read: Callable[[Demonstration], Trajectory]) -> Reading:
@@ -266,13 +262,16 @@ def _read_file(
         with open_hdf5(path) as file:
             demonstrations = list(_demonstrations(file, path, file_name))
             return [attempt(f"{path}#data/{each.name}", lambda each=each: read(each)) for each in demonstrations]
-    except (OSError, SourceError) as error:
+    # In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (RuntimeError).
+    except (OSError, SourceError, KeyError, RuntimeError) as error:
         return [Unreadable(str(path), str(error))]
 
 
 def _demonstrations(file: h5py.File, path: Path, file_name: str) -> Iterator[Demonstration]:
-    data: Any = file.get("data")
-    names = [name for name in data or () if re.fullmatch(r"demo_\d+", name)]
+    import h5py
+
+    data: Any = file["data"] if file.get("data", getclass=True) is h5py.Group else {}
+    names = [name for name in data if re.fullmatch(r"demo_\d+", name)]
     if not names:
         raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; it has {sorted(file)}")
     masks: Any = file.get("mask", {})

@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.sources.hdf5 import Demonstration, HDF5Frames, Images, Orientation, read_demonstrations
+from robometer_rl.data.sources.hdf5 import Demonstration, HDF5Frames, Images, read_demonstrations
+from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.data.sources.reading import Reading, SourceError
 from robometer_rl.data.trajectory import Trajectory
 
@@ -77,7 +78,7 @@ def _read(demonstration: Demonstration, config: LiberoHDF5Config) -> Trajectory:
     success = _success(demonstration)
     achieved = success is None or bool(success.any())
     return Trajectory(
-        id=demonstration.episode_id(config.data_source),
+        id=demonstration.episode_id(config.data_source, config.camera),
         task=_instruction(demonstration) or instruction_from_name(task_name),
         frames=HDF5Frames(demonstration.path, (part,), tuple(image_shape), config.orientation),
         quality_label="successful" if achieved else "failure",

@@ -19,7 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.sources.hdf5 import Demonstration, HDF5Frames, Images, Orientation, read_demonstrations
+from robometer_rl.data.sources.hdf5 import Demonstration, HDF5Frames, Images, read_demonstrations
+from robometer_rl.data.sources.orientation import Orientation
+from robometer_rl.data.sources.outcomes import quality_of, success_of_frames
 from robometer_rl.data.sources.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 
@@ -72,7 +74,7 @@ def _read(demonstration: Demonstration, config: RobomimicHDF5Config) -> Trajecto
     outcome = _outcome(demonstration, len(frames), config.quality)
     name = demonstration.environment().get("env_name")
     return Trajectory(
-        id=demonstration.episode_id(config.data_source),
+        id=demonstration.episode_id(config.data_source, config.camera),
         task=_instruction(demonstration, config.task),
         frames=frames,
         quality_label=outcome.quality,
@@ -114,8 +116,6 @@ def _outcome(demonstration: Demonstration, num_frames: int, quality: QualityLabe
             raise SourceError("its rewards do not say whether it succeeded; say it with the option 'quality'")
         return _Outcome(quality, None)
     done = rewards > 0
-    if not done.any():
-        return _Outcome("failure", np.zeros(num_frames, bool))
-    # Nothing precedes the first frame, and without next_obs the state after the last action is not shown.
-    shown = np.concatenate([[False], done])[:num_frames]
-    return _Outcome("successful", shown if shown.any() else None)
+    # With the state after the last action there is one frame more than rewards.
+    success = success_of_frames(done) if len(done) == num_frames else np.append(False, done)
+    return _Outcome(quality_of(success), success)
