@@ -4,10 +4,10 @@ lerobot cannot live in this project's environment (it pins older releases of tor
 runs in others, once, and what it writes is committed. From the root of the repository::
 
     python3.11 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot==0.4.4
-    PYTHONPATH=. /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v30 images
+    PYTHONPATH=tests/data/sources /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v30 images
 
     /tmp/lerobot/bin/pip install --no-deps --target /tmp/lerobot_old lerobot==0.3.3
-    PYTHONPATH=.:/tmp/lerobot_old /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v21
+    PYTHONPATH=tests/data/sources:/tmp/lerobot_old /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v21
 
 Every picture says which frame of which episode it is (tests/data/sources/counters.py).
 """
@@ -21,10 +21,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import counters
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-from tests.data.sources import counters
 
 FIXTURES = Path("tests/fixtures")
 FPS = 10
@@ -71,8 +70,8 @@ def record(name: str, features: dict[str, Any], episodes: int, old: bool = False
         repo_id=f"tests/{name}", fps=FPS, features=features, root=root, robot_type="counter", use_videos=True
     )
     if not old:
-        # So small that every second episode or so begins a new file.
-        dataset.meta.update_chunk_settings(data_files_size_in_mb=0.005, video_files_size_in_mb=0.004)
+        # So small that episodes spread over several files.
+        dataset.meta.update_chunk_settings(data_files_size_in_mb=0.0005, video_files_size_in_mb=0.004)
     for episode in range(episodes):
         for number in range(LENGTHS[episode]):
             content = frame(episode, number, features)

@@ -188,6 +188,10 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
                     continue
                 video = TarMember(address, member.name, member.offset_data, member.size)
                 yield from _read_episode(_Episode(dataset.config, task, number, episodes[number], video, source))
+            # A header that is cut short ends the iteration like the empty block that every archive closes with.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it has no end mark")
     except (OSError, tarfile.TarError) as error:
         yield Unreadable(shard, f"the shard breaks off: {error}")
 

@@ -26,7 +26,7 @@ from robometer_rl.data.sources.timed_video import TimedFrames, VideoFile, index_
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
 
-__all__ = ["TOLERANCE_S", "ParquetImages", "episode_frames"]
+__all__ = ["TOLERANCE_S", "ParquetImages", "episode_frames", "frame_times"]
 
 TOLERANCE_S: Final = 1e-4
 
@@ -50,25 +50,38 @@ def episode_frames(
     if not layout.is_video(camera):
         return EncodedImages(ParquetImages(rows.path, camera, rows.first, len(rows)), orientation)
     span = episode.videos[camera]
-    grid = np.arange(len(rows)) / layout.fps
-    _check_timestamps(rows.values("timestamp").astype(np.float64), grid, tolerance_s)
+    times = frame_times(rows.values("timestamp"), layout.fps, tolerance_s)
     index = index_file(span.path)
     try:
-        numbers = index.frames_at(span.start_s + grid, tolerance_s)
+        numbers = index.frames_at(span.start_s + times, tolerance_s)
     except VideoError as error:
         raise VideoError(f"{span.path}: {error}") from error
     return TimedFrames(VideoFile(span.path), index, numbers, orientation)
 
 
-def _check_timestamps(stored: NDArray[np.float64], grid: NDArray[np.float64], tolerance_s: float) -> None:
-    allowed = tolerance_s + np.spacing(grid.astype(np.float32)).astype(np.float64)
-    off = np.abs(stored - grid) >= allowed
+def frame_times(stored: NDArray[np.floating], fps: float, tolerance_s: float = TOLERANCE_S) -> NDArray[np.float64]:
+    """When the frames of an episode are shown, counted from its first one.
+
+    Args:
+        stored: (T,) the column ``timestamp``, float32 seconds.
+        fps: Frames per second.
+        tolerance_s: How far a stored time may be from the constant frame rate, beyond its own rounding.
+
+    Returns:
+        (T,) seconds at a constant frame rate.
+
+    Raises:
+        VideoError: A stored time is further away.
+    """
+    grid = np.arange(len(stored)) / fps
+    off = np.abs(stored.astype(np.float64) - grid) >= tolerance_s + np.spacing(grid.astype(np.float32))
     if off.any():
         first = int(np.argmax(off))
         raise VideoError(
             f"frame {first} has the timestamp {stored[first]:.6f} s; expected {grid[first]:.6f} s at a constant frame "
             "rate, without which it is unclear which frame of the video is meant"
         )
+    return grid
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 from robometer_rl.data.sources.timed_video import TimedFrames, VideoFile, VideoIndex, index_file, index_video
 from robometer_rl.frames import Clip
@@ -27,6 +28,7 @@ ENCODINGS = {
 def write(path: Path, length: int, codec: str = "libx264", options: dict[str, str] | None = None) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options=options or {})
+        assert isinstance(stream, VideoStream)
         stream.width = stream.height = counters.SIZE
         stream.pix_fmt = "yuv420p"
         for number in range(length):
@@ -40,7 +42,7 @@ def open_video(path: Path) -> TimedFrames:
     return TimedFrames(VideoFile(path), index, range(len(index)))
 
 
-@pytest.fixture(scope="module", params=ENCODINGS.values(), ids=ENCODINGS.keys())
+@pytest.fixture(scope="module", params=ENCODINGS.values(), ids=list(ENCODINGS))
 def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("video") / "counter.mp4", LENGTH, *request.param)
 
