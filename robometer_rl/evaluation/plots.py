@@ -62,7 +62,13 @@ def draw_curves(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = LI
     for number, (skill, members) in enumerate(groups.items()):
         left = _MARGIN + (number % columns) * (width + _MARGIN)
         top = _HEAD + (number // columns) * (height + _MARGIN)
-        axes = _axes(canvas, Box(left, top, left + width, top + height), f"{skill} ({len(members)})", "episode", theme)
+        axes = _axes(
+            canvas,
+            Box(left, top, left + width, top + height),
+            f"{skill} ({len(members)})",
+            "part of the episode",
+            theme,
+        )
         curves = np.stack([_resampled(scored.progress) for scored in members])
         for curve in curves:
             _curve(canvas, axes, np.linspace(0, 1, _POINTS), curve, _mixed(theme.progress, theme.surface, 0.25), 0.7)
@@ -83,7 +89,7 @@ def draw_roc(scores: Mapping[str, Scores], model: str, theme: Theme = LIGHT) -> 
         return None
     side = 380
     canvas = Canvas(side + 2 * _MARGIN, side + _HEAD + _MARGIN, theme.background, _DENSITY)
-    _head(canvas, "Success of single frames", f"{model} · true positive rate over false positive rate", theme)
+    _head(canvas, "Success of single frames", f"{model} · frames of episodes whose success was recorded", theme)
     box = Box(_MARGIN, _HEAD, _MARGIN + side, _HEAD + side)
     axes = _axes(canvas, box, "true positive rate", "false positive rate", theme)
     canvas.line([axes.at(0, 0), axes.at(1, 1)], theme.muted)
@@ -101,7 +107,8 @@ def draw_ranking(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = L
     """Mean final progress by task and skill; a good model's rows grow from left to right."""
     skills = _by_skill(episodes)
     tasks = sorted({scored.task for scored in episodes})
-    cell_width, cell_height = 92, 24
+    cell_width = min(140, max(74, round(max(text_width(skill, 11) for skill in skills)) + 14))
+    cell_height = 24
     label_width = min(260.0, max(text_width(task, 12) for task in tasks) + 14)
     canvas = Canvas(
         round(2 * _MARGIN + label_width + len(skills) * cell_width),

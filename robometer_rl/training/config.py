@@ -155,7 +155,8 @@ class TrainConfig:
         split: The split of them to train on.
         data_sources: Only trajectories of these data sources; of all if none is named.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
-        start: Checkpoint to start from, as `load_reward_model` takes it; a new network if None.
+        start: Checkpoint to start from, as `load_reward_model` takes it, or a Qwen3-VL, which is given the new tokens
+            and heads of a Robometer; a new network if None.
         lora: Train an adapter of the start checkpoint instead of all of its weights.
         shape: Sizes of a new network.
         pretraining: Of a new network's vision tower.

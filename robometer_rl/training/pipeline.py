@@ -7,6 +7,7 @@ The layout of a run::
     vision/            pre-trained tower of a new network
     features.npy       what the frozen tower makes of every frame
     best/              the best checkpoints, if they are evaluated during training
+    start/             a Robometer made of a language model, if the start is one
     frozen/ joint/     one complete checkpoint per finished stage
     checkpoint/        the result
 """
@@ -40,6 +41,7 @@ from robometer_rl.training.adaptation import attach_lora
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.config import StageConfig, TrainConfig
 from robometer_rl.training.features import FeatureCache
+from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.processes import is_main_process, main_process_first, wait_for_everyone
 from robometer_rl.training.record import write_record
@@ -247,7 +249,7 @@ class _Run:
 
 def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
     if config.start is not None:
-        checkpoint = load_checkpoint(locate(config.start).directory)
+        checkpoint = load_checkpoint(_start_directory(config, config.start))
         if config.lora.rank:
             attach_lora(checkpoint, config.lora, _adapter_base(config), config.seed)
         return checkpoint
@@ -258,12 +260,34 @@ def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoin
     return checkpoint
 
 
+def _start_directory(config: TrainConfig, start: str) -> Path:
+    """Where the start checkpoint is; one made of a language model is kept with the run."""
+    found = locate(start).directory
+    if not is_language_model(found):
+        return found
+    if config.lora.rank and not config.lora.new_tokens:
+        raise ValueError(
+            f"{start} is a language model, which does not know the tokens that prompts use; a LoRA leaves their rows "
+            "as they are unless lora.new_tokens is set"
+        )
+    made = config.output / "start"
+    with main_process_first():
+        if not (made / SETTINGS_FILE).exists():
+            write_start(found, start, made, config.sampling.max_frames, config.seed)
+    return made
+
+
 def _adapter_base(config: TrainConfig) -> str | None:
-    """What a saved adapter refers to; None if the vision tower is trained besides, which an adapter cannot hold."""
+    """What a saved adapter refers to; None where everything is saved.
+
+    That is if the vision tower is trained besides, which an adapter cannot hold, or if the start was made here.
+    """
     tower_is_trained = config.joint.steps and config.joint.vision_learning_rate is not None
     if config.start is None or (tower_is_trained and config.lora.part == "language_model"):
         return None
     directory = locate(config.start).directory
+    if is_language_model(directory):
+        return None
     # A directory is found from anywhere; the name of an embedded checkpoint or of one on the Hub stays a name.
     return str(directory.absolute()) if directory == Path(config.start) else config.start
 
