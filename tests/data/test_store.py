@@ -1,9 +1,12 @@
+import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,42 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from robometer_rl.data.store import ChecksumError, StoredFrames, StoreError, TrajectoryStore
-from robometer_rl.data.trajectory import Trajectory
-
-FIELDS = ("id", "task", "quality_label", "data_source", "is_robot", "partial_success", "instructions", "skill", "seed")
-
-
-def trajectory(name="a", num_frames=5, seed=0, **fields):
-    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, 6, 7, 3), dtype=np.uint8)
-    given_fields = {
-        "id": name,
-        "task": "öffne die Schublade",
-        "frames": frames,
-        "quality_label": "suboptimal",
-        "data_source": "somewhere",
-        "is_robot": False,
-        "partial_success": 0.1,
-        "success": np.arange(num_frames) > 2,
-        "distance": np.linspace(0.3, 0.1, num_frames),
-        "steps": 3 * np.arange(num_frames),
-        "instructions": ("zieh sie auf",),
-        "skill": "expert",
-        "seed": 2**31,
-        "split": "test",
-        "metadata": {"pace": 0.1, "stop_step": None},
-    }
-    return Trajectory(**{**given_fields, **fields})
-
-
-def assert_same(found, expected):
-    for name in (*FIELDS, "split", "metadata"):
-        assert getattr(found, name) == getattr(expected, name), name
-    for name in ("frames", "success", "state", "distance", "steps"):
-        one, other = getattr(found, name), getattr(expected, name)
-        if other is None:
-            assert one is None, name
-        else:
-            np.testing.assert_array_equal(one[:], other, err_msg=name)
+from tests.data.runs import assert_same, trajectory
 
 
 def test_what_was_appended_is_read_back(tmp_path):
@@ -204,6 +172,243 @@ def test_another_version_is_refused(tmp_path):
     (tmp_path / "store.json").write_text('{"format": "robometer-trajectories", "version": 3}')
     with pytest.raises(StoreError, match="'version': 3"):
         TrajectoryStore(tmp_path)
+
+
+def test_opening_for_reading_makes_nothing(tmp_path):
+    with pytest.raises(StoreError, match=r"there is no store of trajectories at .*nowhere"):
+        TrajectoryStore.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(StoreError, match=r"has no store\.json"):
+        TrajectoryStore.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 2**63}, "the seed 9223372036854775808; expected 64 bits"),
+        ({"metadata": {"gain": np.float32(1)}}, "metadata that is not JSON.*float32"),
+        ({"metadata": {"gain": float("nan")}}, "metadata that is not JSON"),
+    ],
+)
+def test_a_row_that_cannot_be_written_is_named(tmp_path, fields, message):
+    store = TrajectoryStore(tmp_path)
+    with pytest.raises(StoreError, match=message):
+        store.append(replace(trajectory(), **fields))
+    assert len(TrajectoryStore(tmp_path)) == 0
+
+
+class TestSealed:
+    """The journal merged into an Arrow file."""
+
+    def test_sealing_changes_nothing_that_is_read(self, tmp_path):
+        runs = [trajectory(), trajectory("b", seed=1, state=np.random.default_rng(0).normal(size=(5, 3)))]
+        runs.append(
+            replace(trajectory("c", success=None, steps=None, source=None, skill=None, instructions=()), seed=None)
+        )
+        store = TrajectoryStore(tmp_path)
+        for run in runs:
+            store.append(run)
+        store.seal()
+        assert [path.name for path in (tmp_path / "rows").iterdir()] == []
+        for opened in (store, TrajectoryStore.open(tmp_path)):
+            assert opened.ids() == ("a", "b", "c")
+            for run in runs:
+                assert_same(opened[run.id], run)
+            opened.verify()
+
+    def test_bytes_do_not_depend_on_when_it_was_sealed(self, tmp_path):
+        runs = [trajectory(name, seed=seed) for seed, name in enumerate("abcd")]
+        once, often = TrajectoryStore(tmp_path / "once"), TrajectoryStore(tmp_path / "often")
+        for run in runs:
+            once.append(run)
+        once.seal()
+        for run in (runs[2], runs[0], runs[3], runs[1]):
+            often.append(run)
+            often.seal()
+        assert files(tmp_path / "once") == files(tmp_path / "often")
+        often.seal()
+        assert files(tmp_path / "once") == files(tmp_path / "often"), "nothing is left to seal"
+
+    def test_appending_goes_on_and_ids_stay_taken(self, tmp_path):
+        store, other = TrajectoryStore(tmp_path), TrajectoryStore(tmp_path)
+        store.append(trajectory("b"))
+        store.seal()
+        with pytest.raises(StoreError, match="already has a trajectory 'b'"):
+            other.append(trajectory("b", seed=1))
+        other.append(trajectory("a", seed=1))
+        assert TrajectoryStore(tmp_path).ids() == ("a", "b")
+        assert_same(TrajectoryStore(tmp_path)["b"], trajectory("b"))
+
+    def test_a_reader_survives_a_seal_by_somebody_else(self, tmp_path):
+        TrajectoryStore(tmp_path).append(trajectory())
+        reader = TrajectoryStore.open(tmp_path)
+        TrajectoryStore(tmp_path).seal()
+        assert_same(reader["a"], trajectory())
+
+    def test_a_seal_that_was_killed_is_finished_by_the_next(self, tmp_path):
+        store = TrajectoryStore(tmp_path)
+        store.append(trajectory())
+        shutil.copy(tmp_path / "rows" / "a.json", tmp_path / "kept.json")
+        store.seal()
+        sealed = (tmp_path / "rows.arrow").read_bytes()
+        shutil.move(tmp_path / "kept.json", tmp_path / "rows" / "a.json")
+        again = TrajectoryStore(tmp_path)
+        assert again.ids() == ("a",)
+        again.seal()
+        assert not (tmp_path / "rows" / "a.json").exists()
+        assert (tmp_path / "rows.arrow").read_bytes() == sealed
+
+    def test_a_changed_byte_is_found(self, tmp_path):
+        store = TrajectoryStore(tmp_path)
+        store.append(trajectory(task="open the drawer"))
+        store.seal()
+        path = tmp_path / "rows.arrow"
+        path.write_bytes(path.read_bytes().replace(b"open the drawer", b"shut the drawer"))
+        with pytest.raises(ChecksumError, match="'a': its row has changed"):
+            _ = TrajectoryStore.open(tmp_path)["a"]
+
+    def test_a_damaged_file_is_named(self, tmp_path):
+        store = TrajectoryStore(tmp_path)
+        store.append(trajectory())
+        store.seal()
+        (tmp_path / "rows.arrow").write_bytes(b"not arrow")
+        with pytest.raises(StoreError, match=r"rows\.arrow is damaged"):
+            TrajectoryStore.open(tmp_path)
+
+    def test_a_row_that_is_damaged_stays_in_the_journal(self, tmp_path):
+        store = TrajectoryStore(tmp_path)
+        store.append(trajectory("fine"))
+        store.append(trajectory("hurt"))
+        path = tmp_path / "rows" / "hurt.json"
+        path.write_text(path.read_text().replace("suboptimal", "successful"))
+        store.seal()
+        assert [path.name for path in (tmp_path / "rows").iterdir()] == ["hurt.json"]
+        again = TrajectoryStore.open(tmp_path)
+        assert_same(again["fine"], trajectory("fine"))
+        with pytest.raises(ChecksumError, match="'hurt': its row has changed"):
+            _ = again["hurt"]
+
+    def test_datasets_opens_it(self, tmp_path):
+        datasets = pytest.importorskip("datasets", reason="needs the extra 'data'")
+        store = TrajectoryStore(tmp_path)
+        store.append(trajectory())
+        store.seal()
+        (row,) = datasets.Dataset.from_file(str(tmp_path / "rows.arrow"))
+        assert row["task"] == "öffne die Schublade"
+        assert row["steps"] == [0, 3, 6, 9, 12]
+
+    def test_columns_are_those_of_the_journal_and_of_the_file(self, tmp_path):
+        store = TrajectoryStore(tmp_path)
+        store.append(trajectory("b"))
+        store.seal()
+        store.append(trajectory("a", num_frames=3, split="train"))
+        store.append(trajectory("c"))
+        (tmp_path / "rows" / "c.json").write_text("{")
+        assert store.columns("split", "frames_shape") == {
+            "id": ["a", "b"],
+            "split": ["train", "test"],
+            "frames_shape": [[3, 6, 7, 3], [5, 6, 7, 3]],
+        }
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.sampled_from(["append", "seal", "open"]), max_size=8), data=st.data())
+def test_two_writers_who_seal_when_they_like_lose_nothing(tmp_path_factory, steps, data):
+    path = tmp_path_factory.mktemp("store")
+    writers = [TrajectoryStore(path), TrajectoryStore(path)]
+    names = data.draw(st.permutations("abcdefgh"))
+    written = []
+    for step in steps:
+        chosen = data.draw(st.integers(0, 1))
+        if step == "append":
+            name = names[len(written)]
+            writers[chosen].append(trajectory(name, num_frames=2, seed=ord(name)))
+            written.append(name)
+        elif step == "seal":
+            writers[chosen].seal()
+        else:
+            writers[chosen] = TrajectoryStore(path)
+    store = TrajectoryStore.open(path)
+    assert store.ids() == tuple(sorted(written))
+    for name in written:
+        assert_same(store[name], trajectory(name, num_frames=2, seed=ord(name)))
+
+
+class TestVersion1:
+    """Stores of release 0.1.0: rows and frames had one checksum together."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        store = TrajectoryStore(tmp_path)
+        for name in ("a", "b"):
+            store.append(trajectory(name, source=None))
+            downgrade(tmp_path, name)
+        (tmp_path / "store.json").write_text('{"format": "robometer-trajectories", "version": 1}')
+        return tmp_path
+
+    def test_it_is_read_and_left_as_it_is(self, path):
+        before = files(path)
+        store = TrajectoryStore.open(path)
+        for name in ("a", "b"):
+            assert_same(store[name], trajectory(name, source=None))
+        store.verify()
+        assert files(path) == before
+
+    def test_a_changed_row_and_changed_frames_are_found(self, path):
+        row = path / "rows" / "a.json"
+        row.write_text(row.read_text().replace("suboptimal", "successful"))
+        archive = path / "frames" / "b.zip"
+        archive.write_bytes(archive.read_bytes()[:-1])
+        for name in ("a", "b"):
+            with pytest.raises(ChecksumError, match=f"'{name}'"):
+                TrajectoryStore.open(path)[name].frames[:1]
+
+    def test_it_is_sealed_into_the_present_version(self, path):
+        TrajectoryStore(path).seal()
+        assert json.loads((path / "store.json").read_text())["version"] == 2
+        store = TrajectoryStore.open(path)
+        store.verify()
+        assert_same(store["b"], trajectory("b", source=None))
+
+    def test_what_is_damaged_is_not_sealed(self, path):
+        archive = path / "frames" / "b.zip"
+        archive.write_bytes(archive.read_bytes()[:-1])
+        TrajectoryStore(path).seal()
+        assert [file.name for file in (path / "rows").iterdir()] == ["b.json"]
+
+
+def downgrade(path, name):
+    """Writes a row again as release 0.1.0 did."""
+    row = json.loads((path / "rows" / f"{name}.json").read_text())
+    for added in ("source", "frames_file", "frames_sha256", "frames_numbers", "sha256"):
+        del row[added]
+    content = json.dumps(row, sort_keys=True, ensure_ascii=False).encode()
+    row["sha256"] = hashlib.sha256((path / "frames" / f"{name}.zip").read_bytes() + content).hexdigest()
+    (path / "rows" / f"{name}.json").write_text(json.dumps(row, sort_keys=True, ensure_ascii=False))
+
+
+WITHOUT_DATASETS = """
+import sys
+sys.modules["datasets"] = None
+from robometer_rl.data.store import TrajectoryStore
+store = TrajectoryStore.open(sys.argv[1])
+print(len(store), len(store[0].frames[:]))
+store.seal()
+"""
+
+
+def test_an_unsealed_store_needs_no_datasets_and_a_sealed_one_asks_for_it(tmp_path):
+    TrajectoryStore(tmp_path).append(trajectory())
+    command = [sys.executable, "-c", WITHOUT_DATASETS, str(tmp_path)]
+    unsealed = subprocess.run(command, capture_output=True, text=True)
+    assert unsealed.stdout.split() == ["1", "5"]
+    assert "pip install 'robometer-rl[data]'" in unsealed.stderr
+    assert (tmp_path / "rows" / "a.json").exists()
+    TrajectoryStore(tmp_path).seal()
+    sealed = subprocess.run(command, capture_output=True, text=True)
+    assert sealed.stdout == ""
+    assert "ModuleNotFoundError: to read the sealed rows" in sealed.stderr
 
 
 WRITER = """
