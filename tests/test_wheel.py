@@ -89,5 +89,6 @@ print("\\n".join(str(path) for path in files("robometer-rl")))
 """
     shipped = run(python, "-c", listing, cwd=tmp_path).split()
     assert {"robometer_rl/py.typed", "robometer_rl/assets/robometer-mini/README.md"} <= set(shipped)
+    assert "robometer_rl/recipes/robometer-mini.yaml" in shipped
     assert any(path.endswith("licenses/LICENSE") for path in shipped)
     assert not any(path.startswith(("tests/", "tools/")) for path in shipped)

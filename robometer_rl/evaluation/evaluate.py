@@ -28,6 +28,8 @@ __all__ = ["EvaluateConfig", "Group", "evaluate", "evaluate_model", "run_evaluat
 
 logger = logging.getLogger(__name__)
 
+_WIDEST = 1000  # columns of a table
+
 Group = Literal["task", "data_source", "skill", "split"]
 
 
@@ -113,9 +115,9 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
     scoring = Scoring(protocol, config.every, config.pairs, config.seed, show_progress=True)
     scores = _score(model, episodes, scoring, config.conditions)
     evaluation = _evaluation(model, scoring, scores, config.by)
-    console = Console()
     for table in evaluation.tables():
-        console.print(table)
+        # In full even where the terminal is narrower, or there is none: numbers must not be cut.
+        Console(width=max(Console().width, Console(width=_WIDEST).measure(table).maximum)).print(table)
     evaluation.write(config.output)
     plots = write_plots(config.output.with_suffix(""), scores, model.model_id)
     logger.info("wrote %s and %d plots in %s", config.output, len(plots), config.output.with_suffix(""))

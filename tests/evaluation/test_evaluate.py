@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_model, select_episodes
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.reward_model import RewardModel
@@ -125,6 +125,7 @@ def test_conditions_stand_side_by_side_and_groups_in_tables_of_their_own(store, 
     shown = capsys.readouterr().out
     for word in ("recorded", "paraphrased", "jitter", "elsewhere", "made-up"):
         assert word in shown
+    assert "…" not in shown, "numbers are shown in full, however narrow the terminal"
     result = json.loads(config.output.read_text())
     assert list(result["conditions"]) == ["paraphrased", "jitter"]
     assert list(result["groups"]) == ["elsewhere", "made-up"]
@@ -149,7 +150,7 @@ def test_episodes_that_are_not_there_are_named(store, changes, message):
 
 
 def test_a_store_that_is_not_there_is_named_and_not_made(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no store of trajectories at"):
+    with pytest.raises(StoreError, match="no store of trajectories at"):
         select_episodes(EvaluateConfig("oracle", tmp_path / "recordings"))
     assert not (tmp_path / "recordings").exists()
 
