@@ -27,11 +27,15 @@ from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.data.sources.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import FrameError
+from robometer_rl.video import VideoError
 
 if TYPE_CHECKING:
     import h5py
 
 __all__ = ["Demonstration", "HDF5Frames", "Images", "open_hdf5", "read_demonstrations"]
+
+# In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others).
+_DAMAGE = (OSError, KeyError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,15 @@ class HDF5Frames:
         """Reads the chosen frames; an integer gives one image (H, W, 3), anything else a stack of them.
 
         Raises:
-            OSError: The file is missing or damaged.
+            VideoError: The file is missing or damaged.
             IndexError: There is no such frame.
         """
         chosen = np.arange(len(self))[index]
         rows, places = np.unique(chosen, return_inverse=True)
-        frames = orient(self._read(rows), self.orientation)
+        try:
+            frames = orient(self._read(rows), self.orientation)
+        except _DAMAGE as error:
+            raise VideoError(f"{self.path}, {self.parts[0].dataset}: frames cannot be read: {error}") from error
         return np.ascontiguousarray(frames[places.reshape(np.shape(chosen))])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -262,8 +269,7 @@ def _read_file(
         with open_hdf5(path) as file:
             demonstrations = list(_demonstrations(file, path, file_name))
             return [attempt(f"{path}#data/{each.name}", lambda each=each: read(each)) for each in demonstrations]
-    # In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (RuntimeError).
-    except (OSError, SourceError, KeyError, RuntimeError) as error:
+    except (SourceError, *_DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
 
 

@@ -143,8 +143,8 @@ def _open(path: Path) -> minari.MinariDataset:
 def _read_episode(path: Path, episode: int) -> Mapping[str, Any]:
     try:
         return next(iter(_open(path).storage.get_episodes([episode])))
-    except (KeyError, StopIteration) as error:
-        raise SourceError(f"episode {episode} is incomplete: {error}") from error
+    except (KeyError, StopIteration, OSError) as error:
+        raise SourceError(f"episode {episode} of {path} is incomplete or damaged: {error}") from error
 
 
 def _pictures(episode: Mapping[str, Any], key: str) -> Any:

@@ -31,8 +31,7 @@ class VideoFrames:
         """Decodes ``path`` once.
 
         Raises:
-            FileNotFoundError: There is nothing at ``path``.
-            VideoError: Unknown format, unreadable or empty file.
+            VideoError: There is nothing at ``path``, or an unknown format, or an unreadable or empty file.
             FrameError: Arrays that are not RGB frames.
         """
         recording = _decode(path)
@@ -47,7 +46,7 @@ class VideoFrames:
         """The chosen frames, a copy; an integer gives one image (H, W, 3), anything else a stack of them.
 
         Raises:
-            VideoError: The file is not the one that it was.
+            VideoError: The file is gone, or is not the one that it was.
             IndexError: There is no such frame.
         """
         frames = _decode(self.path).frames
@@ -61,7 +60,7 @@ class VideoFrames:
 
 def _decode(path: Path) -> Recording:
     if not path.exists():
-        raise FileNotFoundError(f"no video at {path}")
+        raise VideoError(f"there is no video {path}")
     status = path.stat()
     return _decode_version(path, status.st_mtime_ns, status.st_size)
 

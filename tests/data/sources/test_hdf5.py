@@ -20,6 +20,7 @@ from robometer_rl.data.sources.robomimic_hdf5 import RobomimicHDF5Config, read_r
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import Clip
+from robometer_rl.video import VideoError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 LIBERO_TASK = "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet"
@@ -297,6 +298,23 @@ def test_damage_inside_a_file_does_not_end_the_reading(changeable: Path) -> None
     path.write_bytes(bytes(content))
     readings = list(read_robomimic_hdf5(RobomimicHDF5Config(changeable, task="lift the cube")))
     assert any(isinstance(reading, Unreadable) and ROBOMIMIC.name in reading.name for reading in readings)
+
+
+def test_damaged_pictures_are_noticed_when_they_are_read(changeable: Path) -> None:
+    path = changeable / LIBERO.name
+    with h5py.File(path, "r") as file:
+        pictures: Any = file["data/demo_0/obs/agentview_rgb"]
+        chunk = pictures.id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path.write_bytes(bytes(content))
+    first, second = libero(path)
+    with pytest.raises(VideoError, match="demo_0/obs/agentview_rgb"):
+        first.frames[:]
+    assert second.frames[:].any()
+    path.unlink()
+    with pytest.raises(VideoError, match="there is no file"):
+        second.frames[:]
 
 
 @pytest.mark.parametrize("name", ["missing.hdf5", "missing", "empty"])

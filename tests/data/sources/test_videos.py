@@ -209,7 +209,7 @@ def test_a_video_that_changed_is_noticed(folder: Path) -> None:
     with pytest.raises(VideoError, match="had"):
         frames[:]
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="no video"):
+    with pytest.raises(VideoError, match="no video"):
         frames[:]
 
 
