@@ -41,7 +41,6 @@ DEFAULT_TASKS = (
     "faucet-close",
     "faucet-open",
     "hammer",
-    "handle-press",
     "handle-pull",
     "lever-pull",
     "peg-insert-side",
@@ -66,7 +65,7 @@ HELD_OUT_TASKS = (
     "bin-picking",
     "button-press-wall",
     "door-unlock",
-    "handle-press-side",
+    "handle-pull-side",
     "push-wall",
 )
 """Tasks that it never sees: something to pick up, a button, a part of a door, a handle and something to push."""

@@ -96,6 +96,51 @@ def test_random_motion_moves(record):
     assert np.ptp(run.state[:, HAND], axis=0).max() > 0.05
 
 
+def test_a_hand_that_hovers_lingers_beside_what_matters(record):
+    for number in range(3):
+        run = record("hover", number)
+        hand, thing, goal = run.state[:, HAND], run.state[:1, 4:7], run.state[:1, -3:]
+        near = np.minimum(np.linalg.norm(hand - thing, axis=1), np.linalg.norm(hand - goal, axis=1)) < 0.25
+        slow = np.linalg.norm(np.diff(hand, axis=0), axis=1) < 0.015
+        assert (near[1:] & slow).sum() >= 5
+        assert np.ptp(hand, axis=0).max() > 0.05, "from more than one side"
+
+
+def test_what_is_undone_is_the_experts_work(record):
+    hows = set()
+    for number in range(3):
+        run = record("undo", number)
+        turn = run.metadata["turn_step"]
+        hows.add(run.metadata["how"])
+        assert run.distance[: turn // 3 + 2].min() < 0.9 * run.distance[0], "something was done"
+        assert len(run) > turn // 3 + 10, "and what came of it is seen"
+        if turn > run.metadata["expert_success_step"]:
+            assert run.success.any()
+        assert run.quality_label != "failure" or not run.success.any()
+    assert hows <= {"retrace", "push_back", "overshoot"}
+
+
+def test_acting_beside_the_object_looks_like_an_expert_and_moves_nothing(env):
+    runs = [
+        record_episode(env, "wrong_push", np.random.SeedSequence([7, n]), trajectory_id=str(n), frame_interval=15)
+        for n in range(6)
+    ]
+    beside = [run for run in runs if run.metadata["how"] == "beside"]
+    assert 0 < len(beside) < 6
+    for run in beside:
+        assert run.metadata["leave_step"] == 0
+        assert np.ptp(run.state[:, HAND], axis=0).max() > 0.1
+        assert run.distance[-1] > 0.5 * run.distance[0]
+
+
+def test_flailing_covers_ground_and_stays_around(record):
+    for number in range(2):
+        run = record("flail", number)
+        hand, anchors = run.state[:, HAND], np.stack([run.state[0, 4:7], run.state[0, -3:]])
+        assert np.linalg.norm(np.diff(hand, axis=0), axis=1).mean() > 0.012
+        assert np.linalg.norm(hand[len(run) // 2 :, None] - anchors, axis=2).min(axis=1).mean() < 0.4
+
+
 def test_length_tells_nothing_about_the_outcome(record):
     lengths = {skill: len(record(skill)) for skill in SKILLS}
     for skill in ("stop_halfway", "wrong_place", "random"):
