@@ -11,22 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
 
 from robometer_rl.data.inspect import StoreSummary, summarise
 from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.models.locations import is_hub_id
 
-__all__ = ["HubError", "PullConfig", "PushConfig", "pull", "push"]
+__all__ = ["PullConfig", "PushConfig", "pull", "push"]
 
 logger = logging.getLogger(__name__)
 
 _MAX_FILES: Final = 10_000  # that the Hub takes in one folder
 _PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
-
-
-class HubError(ValueError):
-    """The Hub does not give or take a store; the message says what it answered."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,10 @@ def push(config: PushConfig) -> list[str]:
 
     Raises:
         StoreError: There is no store, some of its rows are damaged, or it has more files than the Hub takes.
-        HubError: The Hub refuses.
+        ValueError: ``repo`` is no id of the Hub.
+        OSError: The Hub cannot be reached or refuses.
     """
+    _check_id(config.repo)
     store = TrajectoryStore.open(config.path)
     store.seal()
     left = sorted((config.path / "rows").glob("*.json"))
@@ -96,28 +94,27 @@ def pull(config: PullConfig) -> TrajectoryStore:
     """Downloads a store, or what is missing of it.
 
     Raises:
-        HubError: There is no such dataset, or the Hub cannot be reached.
+        ValueError: ``repo`` is no id of the Hub.
+        OSError: There is no such dataset, or the Hub cannot be reached.
         StoreError: The dataset is not a store.
     """
-    try:
-        snapshot_download(
-            config.repo, repo_type="dataset", revision=config.revision, local_dir=config.output, allow_patterns=_PARTS
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise HubError(f"the Hub does not give the dataset {config.repo!r}: {error}") from error
+    _check_id(config.repo)
+    snapshot_download(
+        config.repo, repo_type="dataset", revision=config.revision, local_dir=config.output, allow_patterns=_PARTS
+    )
     return TrajectoryStore.open(config.output)
+
+
+def _check_id(repo: str) -> None:
+    if not is_hub_id(repo):
+        raise ValueError(f"got the dataset {repo!r}; expected OWNER/NAME as on the Hub")
 
 
 def _upload(config: PushConfig, card: str) -> None:
     hub = HfApi()
-    try:
-        hub.create_repo(config.repo, repo_type="dataset", private=config.private, exist_ok=True)
-        hub.upload_file(
-            path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=config.repo, repo_type="dataset"
-        )
-        hub.upload_folder(repo_id=config.repo, folder_path=config.path, repo_type="dataset", allow_patterns=_PARTS)
-    except HfHubHTTPError as error:
-        raise HubError(f"the Hub does not take the dataset {config.repo!r}: {error}") from error
+    hub.create_repo(config.repo, repo_type="dataset", private=config.private, exist_ok=True)
+    hub.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=config.repo, repo_type="dataset")
+    hub.upload_folder(repo_id=config.repo, folder_path=config.path, repo_type="dataset", allow_patterns=_PARTS)
 
 
 def _card(repo: str, summary: StoreSummary) -> str:

@@ -170,6 +170,7 @@ class TrajectoryStore:
         row_path = self._row_path(trajectory.id)
         if trajectory.id in self or row_path.exists() or self._sealed_meanwhile(trajectory.id):
             raise StoreError(f"{self.path} already has a trajectory {trajectory.id!r}")
+        self._make_folders()  # a store from the Hub has no empty ones
         row = Row.of(trajectory, self._write_frames(trajectory, keep_video))
         with atomic_path(row_path) as temporary:
             temporary.write_bytes(row.to_json())
@@ -226,9 +227,12 @@ class TrajectoryStore:
     def _start(self) -> None:
         if self.path.exists() and any(self.path.iterdir()) and not self._journal.is_dir():
             raise StoreError(f"{self.path} is not empty and has no store.json; expected a trajectory store")
+        self._make_folders()
+        self._write_header()
+
+    def _make_folders(self) -> None:
         for folder in (FRAMES, _JOURNAL):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        self._write_header()
 
     def _write_header(self) -> None:
         with atomic_path(self._header) as temporary:

@@ -1,0 +1,63 @@
+"""Uploading and downloading stores; nothing here reaches the network."""
+
+import pytest
+
+from robometer_rl.data.hub import PullConfig, PushConfig, pull, push
+from robometer_rl.data.store import StoreError, TrajectoryStore
+from tests.data.runs import trajectory
+
+
+@pytest.fixture
+def path(tmp_path):
+    store = TrajectoryStore(tmp_path / "store")
+    for name in "ab":
+        store.append(trajectory(name))
+    return store.path
+
+
+def test_a_dry_run_seals_and_says_what_would_be_uploaded(path, capsys):
+    files = push(PushConfig(path, "someone/drawers", dry_run=True))
+    assert files == ["frames/a.zip", "frames/b.zip", "rows.arrow", "store.json"]
+    assert all((path / file).is_file() for file in files)
+    shown = capsys.readouterr().out
+    assert "4 files" in shown
+    assert "2 trajectories" in shown
+    assert "datasets/someone/drawers" in shown
+
+
+def test_the_files_that_are_uploaded_are_a_store(path, tmp_path):
+    """What `pull` finds: the folder of an empty journal is not a file, so the Hub does not have it."""
+    files = push(PushConfig(path, "someone/drawers", dry_run=True))
+    for file in files:
+        target = tmp_path / "pulled" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((path / file).read_bytes())
+    store = TrajectoryStore.open(tmp_path / "pulled")
+    store.verify()
+    assert store.ids() == ("a", "b")
+    store.append(trajectory("c"))
+    store.seal()
+    assert TrajectoryStore.open(tmp_path / "pulled").ids() == ("a", "b", "c")
+
+
+def test_damaged_trajectories_are_not_uploaded(path):
+    row = path / "rows" / "a.json"
+    row.write_text(row.read_text().replace("suboptimal", "successful"))
+    with pytest.raises(StoreError, match=r"1 trajectories in .* are damaged"):
+        push(PushConfig(path, "someone/drawers", dry_run=True))
+
+
+@pytest.mark.parametrize("repo", ["drawers", "a/b/c", ""])
+def test_a_name_that_is_none_is_refused(path, tmp_path, repo):
+    with pytest.raises(ValueError, match="expected OWNER/NAME"):
+        push(PushConfig(path, repo, dry_run=True))
+    with pytest.raises(ValueError, match="expected OWNER/NAME"):
+        pull(PullConfig(repo, tmp_path / "new"))
+
+
+def test_without_the_hub_both_say_so(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="offline"):
+        pull(PullConfig("someone/drawers", tmp_path / "new"))
+    with pytest.raises(OSError, match="offline"):
+        push(PushConfig(path, "someone/drawers"))

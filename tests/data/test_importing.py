@@ -1,0 +1,127 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl.data.importing import ImportOptions, NothingImportedError, import_trajectories, unreadable_path
+from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.store import TrajectoryStore
+from tests.data.runs import assert_same, trajectory
+
+RUNS = [trajectory(name, seed=seed, source=f"demo.hdf5#{name}") for seed, name in enumerate("abc")]
+
+
+class Undecodable:
+    """Frames that turn out to be damaged when they are read."""
+
+    shape = (5, 6, 7, 3)
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        raise OSError("the file ends early")
+
+
+def test_a_data_set_becomes_a_sealed_store(tmp_path):
+    report = import_trajectories(iter(RUNS), ImportOptions(tmp_path / "store"))
+    assert (report.imported, report.present, report.unreadable) == (3, 0, [])
+    store = TrajectoryStore.open(tmp_path / "store")
+    for run in RUNS:
+        assert_same(store[run.id], run)
+    assert list((tmp_path / "store" / "rows").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+def test_what_cannot_be_read_is_passed_by_counted_and_listed(tmp_path):
+    bad = trajectory("d", frames=Undecodable(), source="demo.hdf5#d")
+    reading = [RUNS[0], Unreadable("demo.hdf5#x", "no frames"), bad, RUNS[1], replace(RUNS[2], id="no/name")]
+    report = import_trajectories(iter(reading), ImportOptions(tmp_path / "store"))
+    assert (report.imported, len(report.unreadable)) == (2, 3)
+    lines = [json.loads(line) for line in unreadable_path(tmp_path / "store").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["demo.hdf5#x", "demo.hdf5#d", "demo.hdf5#c"]
+    for line, reason in zip(lines, ("no frames", "the file ends early", "cannot be a file name"), strict=True):
+        assert reason in line["reason"]
+    TrajectoryStore.open(tmp_path / "store").verify()
+
+    import_trajectories(iter(RUNS), ImportOptions(tmp_path / "store"))
+    assert not unreadable_path(tmp_path / "store").exists(), "a list of before is not left behind"
+
+
+def test_an_import_goes_on_where_it_was(tmp_path):
+    options = ImportOptions(tmp_path / "store")
+    import_trajectories(iter(RUNS[:2]), options)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "frames").iterdir()}
+    report = import_trajectories(iter(RUNS), options)
+    assert (report.imported, report.present) == (1, 2)
+    assert all(path.stat().st_mtime_ns == modified for path, modified in written.items())
+    again = import_trajectories(iter(RUNS), options)
+    assert (again.imported, again.present) == (0, 3)
+
+
+def test_an_id_means_one_episode(tmp_path):
+    options = ImportOptions(tmp_path / "store")
+    report = import_trajectories(iter([RUNS[0], RUNS[0]]), options)
+    assert [entry.reason for entry in report.unreadable] == ["another episode of this data set has the id 'a', too"]
+    other = import_trajectories(iter([replace(RUNS[0], source="other.hdf5#a"), RUNS[1]]), options)
+    assert [entry.reason for entry in other.unreadable] == ["the store holds another trajectory 'a', from demo.hdf5#a"]
+
+
+def test_frames_are_thinned_on_the_way(tmp_path):
+    long = trajectory("long", num_frames=20)
+    import_trajectories(iter([long]), ImportOptions(tmp_path / "store", every=2, max_frames=4))
+    stored = TrajectoryStore.open(tmp_path / "store")["long"]
+    np.testing.assert_array_equal(stored.frames[:], np.asarray(long.frames)[[0, 6, 14, 19]])
+    assert stored.steps.tolist() == [0, 18, 42, 57]
+
+
+@pytest.mark.parametrize("reading", [[], [Unreadable("demo.hdf5#x", "no frames")]])
+def test_nothing_imported_is_an_error(tmp_path, reading):
+    with pytest.raises(NothingImportedError, match=r"the data set is empty|demo\.hdf5#x, because no frames"):
+        import_trajectories(iter(reading), ImportOptions(tmp_path / "store"))
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="every must be a positive integer"):
+        ImportOptions(tmp_path, every=0)
+    with pytest.raises(ValueError, match="max_frames must be at least 2"):
+        ImportOptions(tmp_path, max_frames=1)
+
+
+MAIN = """
+import sys, time
+from pathlib import Path
+from robometer_rl.data.importing import ImportOptions, import_trajectories
+from robometer_rl.data.sources.reading import Unreadable
+from tests.data.runs import trajectory
+
+def reading():
+    yield Unreadable("x", "no frames")
+    for number in range(1000):
+        yield trajectory(f"{number:03d}")
+        print(number, flush=True)
+        time.sleep(0.05)
+
+import_trajectories(reading(), ImportOptions(Path(sys.argv[1])))
+"""
+
+
+def test_an_interrupt_leaves_a_store_and_a_list(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", MAIN, str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode != 0
+    store = TrajectoryStore.open(tmp_path / "store")
+    store.verify()
+    assert 3 <= len(store) < 1000
+    assert json.loads(unreadable_path(tmp_path / "store").read_text()) == {"name": "x", "reason": "no frames"}
