@@ -51,6 +51,8 @@ _PALM = 0.045  # the palm is this far above
 _FINGER_REACH, _FINGER_WIDTH = 0.075, 0.022  # half sizes of the open fingers along and across their travel
 _HAND_REACH, _HAND_WIDTH = 0.11, 0.045  # and of the hand above them
 _RIM = 0.004  # how far inside of the outermost point a rim is taken
+_LIFTED = 0.02  # a thing that has not risen as far is not in the hand
+_DEEP = 0.012  # and how far below its edge
 _IN_FRONT = 0.17  # in front of the middle of a drawer, free of its handle
 
 
@@ -216,24 +218,34 @@ def choose_grasp(scene: Scene, item: str) -> Grasp:
     What fits between the fingers is taken around its middle, anything wider by its rim.
     """
     points, obstacles = scene.points(item), scene.obstacles(without=item)
-    bottom, top = points[:, 2].min(), points[:, 2].max()
     present = scene.hand_axes[:, 0]
     best: tuple[float, Grasp] | None = None
     for degrees in range(-75, 90, 15):
-        travel = _turned(present, np.radians(degrees))
-        along = points @ travel
-        low, high = along.min(), along.max()
-        wide = high - low > _PINCH
-        height = top - 0.012 if wide else max(top - _PALM + 0.01, (bottom + top) / 2.0, bottom + _FINGERTIP + 0.004)
-        across = _pointing_down(travel)[:, 1]
-        middle = (points @ across).min() / 2.0 + (points @ across).max() / 2.0
-        for offset in (low + _RIM, high - _RIM) if wide else ((low + high) / 2.0,):
-            place = offset * travel + middle * across + height * UP
-            cost = abs(degrees) / 75.0 + 0.5 * _collisions(obstacles, place, travel, across)
+        axes = _pointing_down(_turned(present, np.radians(degrees)))
+        for place in _places_to_grip(points @ axes[:, :2], points[:, 2]):
+            grasp = Grasp(axes[:, :2] @ place[:2] + place[2] * UP, axes)
+            low = points[:, 2].max() - place[2]  # of a bowl that stands askew, the upper side is the steeper one
+            cost = abs(degrees) / 75.0 + 0.5 * _collisions(obstacles, grasp) + 10.0 * low
             if best is None or cost < best[0]:
-                best = cost, Grasp(place, _pointing_down(travel))
+                best = cost, grasp
     assert best is not None
     return best[1]
+
+
+def _places_to_grip(points: Vector, heights: Vector) -> list[Vector]:
+    """Where to close, given (N, 2) points along and across the fingers' travel: (3,) in the same directions and up."""
+    along = points[:, 0]
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2.0
+    bottom, top = heights.min(), heights.max()
+    if np.ptp(along) <= _PINCH:
+        height = max(top - _PALM + 0.01, (bottom + top) / 2.0, bottom + _FINGERTIP + 0.004)
+        return [np.append(middle, height)]
+    places = []
+    for side in (-1.0, 1.0):
+        edge = (side * along).max()
+        rim = heights[side * along > edge - 0.015].max()  # lower than the top if the thing stands askew
+        places.append(np.array([side * (edge - _RIM), middle[1], rim - _DEEP]))
+    return places
 
 
 def _turned(travel: Vector, angle: float) -> Vector:
@@ -241,10 +253,10 @@ def _turned(travel: Vector, angle: float) -> Vector:
     return np.cos(angle) * horizontal + np.sin(angle) * np.array([-horizontal[1], horizontal[0], 0.0])
 
 
-def _collisions(obstacles: Vector, place: Vector, travel: Vector, across: Vector) -> int:
-    """How many points (N, 3) an open hand would go through on its way down to ``place``."""
-    relative = obstacles - place
-    along, aside, above = np.abs(relative @ travel), np.abs(relative @ across), relative[:, 2]
+def _collisions(obstacles: Vector, grasp: Grasp) -> int:
+    """How many points (N, 3) an open hand would go through on its way down to ``grasp``."""
+    relative = (obstacles - grasp.place) @ grasp.axes
+    along, aside, above = np.abs(relative[:, 0]), np.abs(relative[:, 1]), -relative[:, 2]
     fingers = (along < _FINGER_REACH) & (aside < _FINGER_WIDTH) & (above > -_FINGERTIP)
     hand = (along < _HAND_REACH) & (aside < _HAND_WIDTH) & (above > _PALM)
     return int((fingers | hand).sum())
@@ -263,9 +275,10 @@ def _safe_height(scene: Scene, start: Vector, end: Vector, item: str) -> float:
 def pick_and_place(scene: Scene, item: str, destination: Callable[[], Vector], pace: float) -> Script:
     """Takes ``item`` and lets go of it where its origin is at ``destination()`` (3,); tries a failed grasp again."""
     for _ in range(3):
+        before = scene.position(item)
         grasp = choose_grasp(scene, item)
         yield from _pick(scene, item, grasp, destination, pace)
-        if _holds(scene, item):
+        if scene.position(item)[2] > before[2] + _LIFTED:
             yield from _carry(scene, item, grasp.axes, destination, pace)
             yield from _put_down(scene, item, grasp.axes, destination, pace)
             return
@@ -301,11 +314,6 @@ def _pick(scene: Scene, item: str, grasp: Grasp, destination: Callable[[], Vecto
     lifted = grasp.place.copy()
     lifted[2] += max(_safe_height(scene, lifted, destination(), item) - bottom, 0.05)
     yield from _move(scene, lifted, grasp.axes, CLOSED, pace)
-
-
-def _holds(scene: Scene, item: str) -> bool:
-    """Whether the item is in the hand, which may be off its middle."""
-    return bool(np.linalg.norm(scene.points(item) - scene.hand, axis=1).min() < 0.04)
 
 
 def _carry(scene: Scene, item: str, axes: Vector, destination: Callable[[], Vector], pace: float) -> Script:

@@ -25,9 +25,8 @@ UP: Vector = np.array([0.0, 0.0, 1.0])
 
 _FINGER_TRAVEL = 0.08  # metres between the pads when the gripper is open
 _RIGHT_AND_FORWARD = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # from LIBERO's axes
-_RESTS_ABOVE = 0.013  # a bowl's origin above that of the plate it stands on
+_RESTS_ABOVE = 0.004  # a bowl's origin above that of the plate it stands on
 _CONTAINED_BELOW = 0.01  # LIBERO counts an object as inside a region from this far below it
-_DRAWER_SHUT, _DRAWER_OPEN = 0.0, -0.14  # joint positions from which LIBERO counts a drawer as closed or open
 
 
 class LiberoTask(NamedTuple):
@@ -77,9 +76,6 @@ _BOWLS = (
 )  # in the order of libero_spatial
 _DRAWERS = {
     0: ("shut the top drawer", "push the top drawer of the cabinet in", "slide the cabinet's top drawer shut"),
-    6: ("pull the bottom drawer open", "open the cabinet's lowest drawer", "pull out the bottom drawer of the cabinet"),
-    7: ("pull the top drawer open", "open the cabinet's uppermost drawer", "pull out the top drawer of the cabinet"),
-    11: ("pull the top drawer open", "open the cabinet's uppermost drawer", "pull out the top drawer of the cabinet"),
     22: ("shut the bottom drawer", "push the bottom drawer of the cabinet in", "slide the lowest drawer shut"),
     28: (
         "shut the top drawer",
@@ -148,7 +144,7 @@ class Goal(NamedTuple):
     """What a task asks for, as LIBERO says it.
 
     Attributes:
-        relation: ``on`` (an object on another), ``in`` (an object inside a region), ``open`` or ``close`` (a drawer).
+        relation: ``on`` (an object on another), ``in`` (an object inside a region), ``close`` (a drawer).
         subject: The object, or the drawer's region.
         target: The other object or the region; empty for drawers.
     """
@@ -177,8 +173,8 @@ class Scene:
         """
         self._domain = env.domain
         goals = self._domain.parsed_problem["goal_state"]
-        if len(goals) != 1 or goals[0][0] not in ("on", "in", "open", "close"):
-            raise ValueError(f"{env.task!r} asks for {goals}; scripts know one 'on', 'in', 'open' or 'close'")
+        if len(goals) != 1 or goals[0][0] not in ("on", "in", "close"):
+            raise ValueError(f"{env.task!r} asks for {goals}; scripts know one 'on', 'in' or 'close'")
         self.goal = Goal(*goals[0])
 
     @property
@@ -242,7 +238,7 @@ class Scene:
     def release_position(self) -> Vector:
         """(3,) where the goal's subject is to be let go of: just above its place, or at the mouth of a basket."""
         if self.goal.relation == "on":
-            return self.target_position() + 0.005 * UP
+            return self.target_position() + 0.014 * UP
         mouth = self.position(self.goal.target)
         mouth[2] += self._region_half_size(self.goal.target)[2]
         return mouth
@@ -255,7 +251,7 @@ class Scene:
         """
         goal = self.goal
         if not goal.moves_an_object:
-            return abs(self._drawer_travel())
+            return self._drawer_travel()
         offset = self.position(goal.subject) - self.target_position()
         if goal.relation == "in":
             half = self._region_half_size(goal.target)
@@ -277,11 +273,8 @@ class Scene:
         return self._domain.sim.model.joint_name2id(self._domain.object_sites_dict[self.goal.subject].joints[0])
 
     def _drawer_travel(self) -> float:
-        """How far the drawer's joint still has to go, in metres with a sign."""
-        position = float(self._data.qpos[self._model.jnt_qposadr[self._drawer_joint()]])
-        if self.goal.relation == "close":
-            return max(_DRAWER_SHUT - position, 0.0)
-        return min(_DRAWER_OPEN - position, 0.0)
+        """How far the drawer still has to go, in metres: its joint stands at 0 when it is shut, below when open."""
+        return max(-float(self._data.qpos[self._model.jnt_qposadr[self._drawer_joint()]]), 0.0)
 
     def _region_half_size(self, name: str) -> Vector:
         half = np.abs(self._axes(name) @ self._domain.object_sites_dict[name].size)

@@ -98,7 +98,7 @@ class _Plan:
 
 def _solution(scene: Scene, pace: float) -> Script:
     goal = scene.goal
-    if goal.relation in ("open", "close"):
+    if goal.relation == "close":
         return push_drawer(scene, pace)
     return pick_and_place(scene, goal.subject, scene.release_position, pace)
 
