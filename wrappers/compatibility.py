@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from robometer_rl.rewards import RewardSpec
@@ -17,7 +16,7 @@ from robometer_rl.wrappers.asynchronous import AsyncVecRobometerReward
 from robometer_rl.wrappers.chunks import ActionChunk
 from robometer_rl.wrappers.labelled_buffer import LabelledReplayBuffer
 from robometer_rl.wrappers.reward import RobometerReward
-from robometer_rl.wrappers.sb3 import VecRobometerReward
+from robometer_rl.wrappers.sb3 import VecRobometerReward, layers
 
 __all__ = ["check_algorithm"]
 
@@ -46,34 +45,26 @@ def check_algorithm(algorithm: BaseAlgorithm) -> None:
     env = algorithm.get_env()
     if env is None:
         raise ValueError("the algorithm has no environment yet: call set_env() first")
-    layers = list(_layers(env))
-    position = next((i for i, layer in enumerate(layers) if isinstance(layer, VecRobometerReward)), len(layers))
+    stack = list(layers(env))
+    position = next((i for i, layer in enumerate(stack) if isinstance(layer, VecRobometerReward)), len(stack))
     if isinstance(algorithm, OffPolicyAlgorithm) and isinstance(algorithm.replay_buffer, HerReplayBuffer):
         raise TypeError(
             "HerReplayBuffer recomputes rewards from two goals, and this reward depends on the frames of a whole "
             "history: use another replay buffer"
         )
-    _check_discount(algorithm, _reward_spec(layers), _steps_per_decision(env))
-    _check_order(layers[:position], layers[position + 1 :])
-    if any(isinstance(layer, AsyncVecRobometerReward) for layer in layers):
-        _check_asynchronous(algorithm, layers[:position])
+    _check_discount(algorithm, _reward_spec(stack), _steps_per_decision(env))
+    _check_order(stack[:position], stack[position + 1 :])
+    if any(isinstance(layer, AsyncVecRobometerReward) for layer in stack):
+        _check_asynchronous(algorithm, stack[:position])
 
 
-def _layers(env: VecEnv) -> Iterator[VecEnv]:
-    """The wrappers of a vector environment from the outside in, and what they wrap."""
-    yield env
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-        yield env
-
-
-def _reward_spec(layers: list[VecEnv]) -> RewardSpec:
-    for layer in layers:
+def _reward_spec(stack: list[VecEnv]) -> RewardSpec:
+    for layer in stack:
         if isinstance(layer, VecRobometerReward):
             return layer.reward_spec
-    if all(layers[-1].env_is_wrapped(RobometerReward)):
-        return layers[-1].get_attr("reward_spec")[0]
-    raise ValueError(f"{layers[0]} pays no learned reward: neither it nor its sub-environments have a reward wrapper")
+    if all(stack[-1].env_is_wrapped(RobometerReward)):
+        return stack[-1].get_attr("reward_spec")[0]
+    raise ValueError(f"{stack[0]} pays no learned reward: neither it nor its sub-environments have a reward wrapper")
 
 
 def _steps_per_decision(env: VecEnv) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from robometer_rl.frames import FrameProtocol
@@ -24,7 +25,7 @@ from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, Rende
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 
-__all__ = ["Received", "VecRobometerReward", "views"]
+__all__ = ["Received", "VecRobometerReward", "layers", "views"]
 
 Info = dict[str, Any]
 
@@ -97,10 +98,12 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
 
         Raises:
             TaskError: The task is not an instruction.
-            ValueError: Frames cannot come from there; `robometer_rl.frames.FrameError` if they are not images.
+            ValueError: Frames cannot come from there, or a `VecNormalize` inside has changed them;
+                `robometer_rl.frames.FrameError` if they are not images.
             TypeError: A model, reward or protocol of another type, or ``terminate_on_success`` around another wrapper.
         """
         super().__init__(venv)
+        _require_original_images(venv, frames)
         self._scorer = EpisodeScorer(
             model,
             task=task,
@@ -248,6 +251,30 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
 
     def _read_attribute(self, name: str, indices: Sequence[int]) -> list[Any]:
         return self.venv.get_attr(name, list(indices))
+
+
+def layers(venv: VecEnv) -> Iterator[VecEnv]:
+    """The wrappers of a vector environment from the outside in, and at last what they wrap."""
+    yield venv
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+        yield venv
+
+
+def _require_original_images(venv: VecEnv, frames: FrameSources) -> None:
+    sources = frames if isinstance(frames, (tuple, list)) else (frames,)
+    for kind, _, key in (source.partition("/") for source in sources if isinstance(source, str)):
+        if kind == "obs" and any(isinstance(layer, VecNormalize) and _normalises(layer, key) for layer in layers(venv)):
+            raise ValueError(
+                f"frames={frames!r} are normalised by the VecNormalize inside, and the model knows images as they are: "
+                "put VecNormalize around VecRobometerReward"
+            )
+
+
+def _normalises(layer: VecNormalize, key: str) -> bool:
+    if isinstance(layer.observation_space, spaces.Dict):
+        return layer.norm_obs and key in (layer.norm_obs_keys or ())
+    return layer.norm_obs
 
 
 def views(observations: VecEnvObs, infos: Sequence[Info], dones: NDArray[np.bool_] | None = None) -> Views:

@@ -199,7 +199,8 @@ class TestEndOnPredictedSuccess:
         np.testing.assert_allclose(returns, [expected] * 5, rtol=1e-5)
 
     @pytest.mark.parametrize(
-        "wrapper", [VecNormalize, VecTransposeImage, lambda venv: VecMonitor(VecTransposeImage(venv))]
+        "wrapper",
+        [partial(VecNormalize, norm_obs=False), VecTransposeImage, lambda venv: VecMonitor(VecTransposeImage(venv))],
     )
     def test_no_wrapper_may_be_in_between(self, wrapper: Any) -> None:
         venv = wrapper(dummy(LONG))
