@@ -13,13 +13,14 @@ ifeq ($(shell uname -s),Linux)
 export MUJOCO_GL ?= egl
 endif
 
-.PHONY: help demo test test-all check lint format constraints clean
+.PHONY: help demo test test-all test-rlds check lint format constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         run the demonstration; results in outputs/demo"
 	@echo "make test         run the fast tests"
 	@echo "make test-all     run all tests, with the LIBERO simulator (620 MB)"
+	@echo "make test-rlds    test the reader of RLDS datasets, with TensorFlow in an environment of its own (3 GB)"
 	@echo "make check        formatting, lint, types and the fast tests"
 	@echo "make format       format the code and fix what the linter can"
 	@echo "make constraints  write constraints.txt from what is installed"
@@ -30,9 +31,12 @@ DEMO := $(VENV)/installed-demo
 DEV := $(VENV)/installed-dev
 ALL := $(VENV)/installed-all
 
+# TensorFlow is large and nothing else needs it.
+RLDS := .venv-rlds/installed
+
 $(DEMO): EXTRAS := metaworld
-$(DEV): EXTRAS := metaworld,sb3,train,minari,dev
-$(ALL): EXTRAS := metaworld,libero,sb3,train,int8,minari,dev
+$(DEV): EXTRAS := metaworld,sb3,train,minari,lerobot,agibot,dev
+$(ALL): EXTRAS := metaworld,libero,sb3,train,int8,minari,lerobot,agibot,dev
 $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh $(VENV) $(EXTRAS)
 	@touch $@
@@ -45,6 +49,13 @@ test: $(DEV)
 
 test-all: $(ALL)
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+$(RLDS): pyproject.toml constraints.txt tools/setup.sh
+	tools/setup.sh .venv-rlds rlds,dev
+	@touch $@
+
+test-rlds: $(RLDS)
+	.venv-rlds/bin/python -m pytest tests/data/sources/test_rlds.py
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
@@ -63,4 +74,4 @@ constraints: $(ALL)
 	@touch $(DEMO) $(DEV) $(ALL)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-rlds build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

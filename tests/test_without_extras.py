@@ -9,6 +9,7 @@ import sys
 from tests.library import LIBRARY
 
 EXTRAS = (
+    "av",
     "h5py",
     "libero",
     "matplotlib",
@@ -18,6 +19,8 @@ EXTRAS = (
     "qwen_vl_utils",
     "robosuite",
     "stable_baselines3",
+    "tensorflow",
+    "tensorflow_datasets",
     "torchao",
     "torchvision",
 )

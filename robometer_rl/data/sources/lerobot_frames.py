@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robometer_rl.data.sources.encoded_images import EncodedImages
-from robometer_rl.data.sources.lerobot_layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
+from robometer_rl.data.sources.lerobot_layout import EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
 from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.data.sources.timed_video import TimedFrames, VideoFile, index_file
 from robometer_rl.frames import FrameSequence
@@ -44,8 +43,7 @@ def episode_frames(
     That each of them is there is known when this returns.
 
     Raises:
-        OSError: The video is missing.
-        VideoError: It is damaged, or lacks a frame of the episode.
+        VideoError: The video is missing or damaged, or lacks a frame of the episode.
     """
     if not layout.is_video(camera):
         return EncodedImages(ParquetImages(rows.path, camera, rows.first, len(rows)), orientation)
@@ -110,20 +108,27 @@ class ParquetImages:
         """Reads only the row groups that hold the chosen images.
 
         Raises:
-            VideoError: An image is not in the file; LeRobot embeds them.
+            VideoError: The file is gone or damaged, or an image is not in it; LeRobot embeds them.
         """
         rows = self.first + np.asarray(places, dtype=np.int64)
-        stored: dict[int, bytes | None] = {}
-        file = pq.ParquetFile(self.path)
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            inside = np.unique(rows[(rows >= start) & (rows < stop)])
-            if len(inside):
-                entries = file.read_row_group(group, columns=[self.column])[self.column].take(inside - start)
-                stored.update(zip(inside.tolist(), (entry["bytes"] for entry in entries.to_pylist()), strict=True))
-            start = stop
+        try:
+            stored = self._read_rows(np.unique(rows))
+        except OSError as error:
+            raise VideoError(f"{self} cannot be read: {error}") from error
         images = [stored[row] for row in rows.tolist()]
         if None in images:
             raise VideoError(f"{self}: image {places[images.index(None)]} is not embedded in the file")
         return [image for image in images if image is not None]
+
+    def _read_rows(self, rows: NDArray[np.int64]) -> dict[int, bytes | None]:
+        found: dict[int, bytes | None] = {}
+        file = open_parquet(self.path)
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            inside = rows[(rows >= start) & (rows < stop)]
+            if len(inside):
+                entries = file.read_row_group(group, columns=[self.column])[self.column].take(inside - start)
+                found.update(zip(inside.tolist(), (entry["bytes"] for entry in entries.to_pylist()), strict=True))
+            start = stop
+        return found

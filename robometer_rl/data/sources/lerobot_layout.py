@@ -23,16 +23,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robometer_rl.data.sources.extras import require
 from robometer_rl.data.sources.reading import SourceError
 
-__all__ = ["VERSIONS", "EpisodeRows", "LeRobotEpisode", "LeRobotLayout", "VideoSpan"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["VERSIONS", "EpisodeRows", "LeRobotEpisode", "LeRobotLayout", "VideoSpan", "open_parquet"]
 
 VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
 
@@ -113,6 +115,7 @@ class LeRobotLayout:
 
         Raises:
             SourceError: Not a LeRobot dataset, one of another version, or one whose metadata are damaged.
+            ImportError: The extra ``lerobot`` is not installed.
         """
         self.root = root
         self.info: Mapping[str, Any] = _read_info(root)
@@ -212,6 +215,15 @@ class LeRobotLayout:
         return self.root / self.info[template].format(**values)
 
 
+def open_parquet(path: Path) -> Any:
+    """A ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        ImportError: The extra ``lerobot`` is not installed.
+    """
+    return require("pyarrow.parquet", "lerobot").ParquetFile(path)
+
+
 def _read_info(root: Path) -> Mapping[str, Any]:
     path = root / "meta" / "info.json"
     if not path.is_file():
@@ -233,7 +245,7 @@ def _read_info(root: Path) -> Mapping[str, Any]:
 
 
 def _tasks_v3(root: Path) -> dict[int, str]:
-    table = pq.read_table(root / "meta" / "tasks.parquet")
+    table = open_parquet(root / "meta" / "tasks.parquet").read()
     # The instruction is the index of a data frame, whose name depends on the release that wrote it.
     (text,) = [name for name in table.column_names if name != "task_index"]
     return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
@@ -249,16 +261,17 @@ def _episodes_v3(root: Path) -> pa.Table:
         raise SourceError(f"{root / 'meta' / 'episodes'} holds no Parquet files")
     tables = []
     for path in paths:
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
         # Statistics per episode are most of the file and of no use here.
         names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
         tables.append(file.read(columns=names))
-    return pa.concat_tables(tables, promote_options="default")
+    return require("pyarrow", "lerobot").concat_tables(tables, promote_options="default")
 
 
 def _episodes_v2(root: Path) -> pa.Table:
     lines = _read_jsonl(root / "meta" / "episodes.jsonl")
-    return pa.table({name: [line[name] for line in lines] for name in ("episode_index", "length", "tasks")})
+    columns = {name: [line[name] for line in lines] for name in ("episode_index", "length", "tasks")}
+    return require("pyarrow", "lerobot").table(columns)
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -283,7 +296,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
 
 @lru_cache(maxsize=1)
 def _read_version(path: Path, columns: tuple[str, ...], modified: int, size: int) -> pa.Table:
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     missing = sorted(set(columns) - set(file.schema_arrow.names))
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}")

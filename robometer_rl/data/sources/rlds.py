@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.sources.cameras import choose_camera
 from robometer_rl.data.sources.encoded_images import EncodedImages
+from robometer_rl.data.sources.extras import require
 from robometer_rl.data.sources.naming import episode_id
 from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.data.sources.outcomes import quality_of, success_of_frames
@@ -96,7 +96,7 @@ def read_rlds(config: RldsConfig) -> Reading:
     Raises:
         SourceError: Not a directory of tensorflow-datasets, no such split, no such camera or several without a
             choice, or nothing that says which episodes succeeded.
-        ModuleNotFoundError: The extra ``rlds`` is not installed.
+        ImportError: The extra ``rlds`` is not installed.
     """
     _, tfds = _import_tensorflow()
     if not (config.path / "features.json").is_file():
@@ -125,13 +125,7 @@ def _check(config: RldsConfig, builder: Any) -> None:
 
 def _import_tensorflow() -> tuple[Any, Any]:
     """The modules tensorflow and tensorflow_datasets."""
-    try:
-        tf, tfds = import_module("tensorflow"), import_module("tensorflow_datasets")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}; RLDS datasets need tensorflow and tensorflow-datasets: pip install 'robometer-rl[rlds]'",
-            name=error.name,
-        ) from error
+    tf, tfds = require("tensorflow", "rlds"), require("tensorflow_datasets", "rlds")
     # It would reserve all the memory of a GPU, which models need.
     tf.config.set_visible_devices([], "GPU")
     return tf, tfds

@@ -19,18 +19,19 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from robometer_rl.data.sources.extras import require
 from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.video import VideoError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 __all__ = ["TimedFrames", "VideoFile", "VideoIndex", "VideoSource", "index_file", "index_video"]
 
@@ -125,12 +126,12 @@ def index_video(source: VideoSource) -> VideoIndex:
     """Reads when each frame of a video is shown. Nothing is decoded; the file is read through once.
 
     Raises:
-        VideoError: Not a video, one without frames, or one whose frames have no times.
-        OSError: The file cannot be opened.
+        VideoError: There is no such file, it is not a video, or one without frames or whose frames have no times.
+        ImportError: The extra ``lerobot`` or ``agibot`` is not installed.
     """
     pts: list[int] = []
     keyframes: list[int] = []
-    with source.open() as file, _reporting(source), av.open(file, "r") as container:
+    with _opened(source) as container:
         stream = _video_stream(container, source)
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
@@ -148,7 +149,10 @@ def index_video(source: VideoSource) -> VideoIndex:
 
 def index_file(path: Path) -> VideoIndex:
     """`index_video` of a file, remembered while the same file is asked for again: episodes share videos."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise VideoError(f"there is no video {path}") from error
     return _index_version(path, status.st_mtime_ns, status.st_size)
 
 
@@ -195,7 +199,7 @@ class TimedFrames:
         """Decodes the chosen frames; an integer gives one image (H, W, 3), anything else a stack of them.
 
         Raises:
-            VideoError: A frame cannot be decoded, or is not there any more.
+            VideoError: A frame cannot be decoded, or the file is not what it was.
             IndexError: There is no such frame.
         """
         chosen = self._pts[index]
@@ -219,7 +223,7 @@ def _decode(source: VideoSource, index: VideoIndex, wanted: NDArray[np.int64]) -
     """Pictures of the frames shown at ``wanted``, ascending, each once."""
     if not len(wanted):
         return
-    with source.open() as file, _reporting(source), av.open(file, "r") as container:
+    with _opened(source) as container:
         stream = _video_stream(container, source)
         running: Iterator[VideoFrame] = iter(())
         reached: int | None = None
@@ -260,9 +264,11 @@ def _video_stream(container: InputContainer, source: VideoSource) -> VideoStream
 
 
 @contextmanager
-def _reporting(source: VideoSource) -> Iterator[None]:
-    """Turns the decoder's errors into `VideoError` with the name of the file."""
+def _opened(source: VideoSource) -> Iterator[InputContainer]:
+    """An open video; errors of the file and of the decoder become a `VideoError` with its name."""
+    av = require("av", "lerobot")
     try:
-        yield
-    except FFmpegError as error:
-        raise VideoError(f"{source} cannot be decoded: {error.strerror}") from error
+        with source.open() as file, av.open(file, "r") as container:
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{source} cannot be decoded: {error.strerror or error}") from error

@@ -105,8 +105,10 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not a video" * 100)
     with pytest.raises(VideoError, match=r"broken\.mp4 cannot be decoded"):
         index_video(VideoFile(path))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(VideoError, match=r"missing\.mp4 cannot be decoded: No such file"):
         index_video(VideoFile(tmp_path / "missing.mp4"))
+    with pytest.raises(VideoError, match=r"there is no video .*missing\.mp4"):
+        index_file(tmp_path / "missing.mp4")
 
 
 def test_a_file_that_was_cut_lacks_frames_or_cannot_be_opened(tmp_path: Path) -> None:
@@ -117,6 +119,13 @@ def test_a_file_that_was_cut_lacks_frames_or_cannot_be_opened(tmp_path: Path) ->
     assert 0 < len(cut) < LENGTH
     with pytest.raises(VideoError, match=r"counter\.mkv has no intact frame"):
         TimedFrames(VideoFile(path), whole, range(LENGTH))[-1]
+
+
+def test_a_file_that_is_gone_is_named_when_frames_are_asked_for(tmp_path: Path) -> None:
+    frames = open_video(write(tmp_path / "counter.mp4", 4))
+    (tmp_path / "counter.mp4").unlink()
+    with pytest.raises(VideoError, match=r"counter\.mp4 cannot be decoded: No such file"):
+        frames[0]
 
 
 def test_damage_inside_a_file_is_not_painted_over(tmp_path: Path) -> None:
