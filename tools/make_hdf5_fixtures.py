@@ -6,8 +6,8 @@
 the settings of its data sets. ``tests/fixtures/robomimic_hdf5/`` is what robomimic's documentation describes as a data
 set with image observations, with the robosuite environment that robomimic records: one episode lifts the cube, the
 other lets go of it. What is different in both: pictures are 64 pixels wide, a few motions stand for a demonstration,
-data sets are compressed, and the XML of the scene is left out. robomimic itself is not needed: its releases pin
-packages that conflict with these.
+data sets are compressed, and the XML of the scene is left out. robomimic itself is not needed; the
+script ``get_dataset_info.py`` of its release 0.3.0 accepts the file.
 
 ``docs/images/sources/`` gets what the readers make of such files at 128 pixels, one picture per orientation.
 

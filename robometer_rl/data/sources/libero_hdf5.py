@@ -37,10 +37,10 @@ class LiberoHDF5Config:
     """LIBERO's demonstrations, as its authors publish them and its scripts write them.
 
     Attributes:
-        path: One HDF5 file, or a folder of them, as in ``datasets/libero_90``.
-        camera: Which pictures; ``eye_in_hand_rgb`` are those of the wrist.
-        orientation: ``flip`` stands LIBERO's pictures upright; ``rotate`` turns them by 180 degrees, as some policies
-            see them; ``as_stored`` leaves them.
+        path: One HDF5 file, or a folder of them, as in datasets/libero_90.
+        camera: Which pictures; eye_in_hand_rgb are those of the wrist.
+        orientation: flip stands LIBERO's pictures upright; rotate turns them by 180 degrees, as some policies
+            see them; as_stored leaves them.
         data_source: Tag of the data set.
     """
 

@@ -43,15 +43,15 @@ class MinariConfig:
     """A local Minari data set with pictures in it.
 
     Attributes:
-        path: Directory of the data set, as in ``~/.minari/datasets/D4RL/door/human-v2``.
-        frames: Where the pictures are: ``obs`` (the observation is one), ``obs/KEY`` or ``info/KEY``, as for the
+        path: Directory of the data set, as in ~/.minari/datasets/D4RL/door/human-v2.
+        frames: Where the pictures are: obs (the observation is one), obs/KEY or info/KEY, as for the
             wrappers.
         task: The instruction of every episode; by default what the metadata of the episode, or of the data set, hold
-            as ``task``.
-        orientation: ``as_stored`` for pictures that are upright; ``flip`` reverses their rows; ``rotate`` turns them by
+            as task.
+        orientation: as_stored for pictures that are upright; flip reverses their rows; rotate turns them by
             180 degrees.
-        quality: Outcome of episodes whose infos hold neither ``success`` nor ``is_success``.
-        skill: Who acted; ``expert`` if it heads for the goal all the time.
+        quality: Outcome of episodes whose infos hold neither success nor is_success.
+        skill: Who acted; expert if it heads for the goal all the time.
         data_source: Tag of the data set; its Minari id by default.
     """
 

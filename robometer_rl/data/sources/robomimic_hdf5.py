@@ -36,11 +36,11 @@ class RobomimicHDF5Config:
         path: One HDF5 file, or a folder of them.
         task: The instruction of every episode; by default each episode's own, which RoboCasa writes and robomimic does
             not.
-        camera: Which pictures, as in ``agentview_image`` or ``robot0_eye_in_hand_image``.
-        orientation: ``as_stored`` for pictures that are upright; ``flip`` reverses their rows; ``rotate`` turns them by
+        camera: Which pictures, as in agentview_image or robot0_eye_in_hand_image.
+        orientation: as_stored for pictures that are upright; flip reverses their rows; rotate turns them by
             180 degrees.
         quality: Outcome of episodes whose rewards do not say it, because they are shaped or missing.
-        skill: Who acted; ``expert`` if it heads for the goal all the time, as in proficient people's demonstrations.
+        skill: Who acted; expert if it heads for the goal all the time, as in proficient people's demonstrations.
         data_source: Tag of the data set.
     """
 

@@ -57,7 +57,7 @@ class RoboRewardConfig:
     """RoboReward: graded videos of real robots, and data sets laid out like it.
 
     Attributes:
-        path: The data set, whose folders become splits; one of these folders; or one ``metadata.jsonl``.
+        path: The data set, whose folders become splits; one of these folders; or one metadata.jsonl.
     """
 
     path: Path

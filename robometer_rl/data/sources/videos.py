@@ -51,7 +51,7 @@ class VideosConfig:
     """Your own videos, with a JSONL file of task, quality and partial success.
 
     Attributes:
-        path: The JSONL file, or a folder with a ``videos.jsonl`` in it.
+        path: The JSONL file, or a folder with a videos.jsonl in it.
         data_source: Tag of the data set, as training and evaluation name it.
     """
 
