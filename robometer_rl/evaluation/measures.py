@@ -22,6 +22,7 @@ from robometer_rl.evaluation.metrics import (
     mean_tau_a,
     preference_accuracy,
     ranking_accuracy,
+    spearman,
     stall_rise,
     success_fail_difference,
     voc_pearson,
@@ -199,7 +200,8 @@ def _farming(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
     (a task and a skill, none of whose episodes does). ``farming_success_progress``: final progress of successful
     episodes of these tasks, to be held against them. ``farming_distance_correlation``: mean over agents' episodes of
     the rank correlation of progress with nearness to the goal; ``..._pooled``: over all frames of a task, mean over
-    tasks.
+    tasks. It is undefined where nothing moves that the simulator measures the distance of, an object that is not
+    touched, say. ``farming_truth_correlation`` is that with true progress, which counts the way to the object, too.
     """
     agents = [each for each in (scores.episodes[i] for i in positions) if str(each.episode.skill).startswith(AGENT)]
     if not agents:
@@ -217,6 +219,9 @@ def _farming(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
             [distance_rank_correlation(each.progress, _known(each.episode.distance)) for each in measured]
         ),
         "farming_distance_correlation_pooled": _pooled_distance_correlation(measured),
+        "farming_truth_correlation": bootstrap(
+            [spearman(each.progress, each.truth) for each in agents if each.truth is not None]
+        ),
     }
 
 
@@ -253,4 +258,4 @@ def _by_task(scores: Scores, positions: Sequence[int]) -> dict[str, list[ScoredE
 
 def _exact(value: float, count: int) -> Estimate:
     """A value without an interval."""
-    return Estimate(value, value, value, count)
+    return Estimate(value, float("nan"), float("nan"), count)

@@ -48,7 +48,7 @@ class Estimate:
 
     Attributes:
         value: The statistic; NaN if no episode has one.
-        low: Lower end of the interval.
+        low: Lower end of the interval; NaN for a value that has none.
         high: Upper end.
         count: Episodes (or pairs) that it is made of.
         undefined: Episodes left out because their own value is NaN.

@@ -90,7 +90,8 @@ def _table(title: str, measured: Measured) -> Table:
 def _cells(estimate: Estimate | None) -> tuple[str, str]:
     if estimate is None or not estimate.count:
         return "", ""
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})", str(estimate.count)
+    interval = "" if np.isnan(estimate.low) else f" ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.value:.3f}{interval}", str(estimate.count)
 
 
 def _without_nan(value: Any) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from robometer_rl.data.labels import EXPERT, group_key
+from robometer_rl.data.labels import EXPERT, group_key, label_trajectories
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.conditions import Condition, frames_under, task_under
 from robometer_rl.frames import Clip, FrameProtocol
@@ -64,6 +64,8 @@ class ScoredEpisode:
         single_frame: (T,) progress of each frame when it is all that the model sees. Of experts only, like the rest.
         still: (T,) progress when the first frame is shown over and over.
         wrong_task: (T,) progress under another task's instruction; None if there is no other task.
+        truth: (T,) true progress as training labels it (`robometer_rl.data.labels`): of the simulator's states, where
+            experts among the episodes show what they are worth; None where it is not known in every frame.
     """
 
     episode: Trajectory
@@ -72,6 +74,7 @@ class ScoredEpisode:
     single_frame: Floats | None = None
     still: Floats | None = None
     wrong_task: Floats | None = None
+    truth: Floats | None = None
 
     @property
     def task(self) -> str:
@@ -140,9 +143,10 @@ def score_episodes(
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()
     beside = questions.beside_experts(rng)
+    truths = [each.progress if each.progress_known.all() else None for each in label_trajectories(episodes)]
     scored = [
-        ScoredEpisode(episode, progress, success, *beside.get(index, ()))
-        for index, (episode, (progress, success)) in enumerate(zip(episodes, dense, strict=True))
+        ScoredEpisode(episode, progress, success, *beside.get(index, ()), truth=truth)
+        for index, (episode, (progress, success), truth) in enumerate(zip(episodes, dense, truths, strict=True))
     ]
     threshold = DEFAULT_SUCCESS_THRESHOLD if model.success_threshold is None else model.success_threshold
     return Scores(scored, questions.pairs(rng), threshold)

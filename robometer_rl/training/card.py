@@ -99,7 +99,7 @@ def _training(record: Mapping[str, Any]) -> str:
 def _results(evaluation: Mapping[str, Any]) -> str:
     episodes = ", ".join(f"{number} {skill}" for skill, number in evaluation["episodes"].items())
     rows = [
-        (f"`{name}`", f"{metric['value']:.3f}", f"{metric['low']:.3f} to {metric['high']:.3f}", str(metric["count"]))
+        (f"`{name}`", f"{metric['value']:.3f}", _interval(metric), str(metric["count"]))
         for name, metric in evaluation["metrics"].items()
         if metric["value"] is not None
     ]
@@ -108,6 +108,10 @@ def _results(evaluation: Mapping[str, Any]) -> str:
     )
     table = _table(("Metric", "Value", "95 % interval", "n"), rows)
     return "\n\n".join([f"{where} {_READING}", table])
+
+
+def _interval(metric: Mapping[str, Any]) -> str:
+    return "" if metric["low"] is None else f"{metric['low']:.3f} to {metric['high']:.3f}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

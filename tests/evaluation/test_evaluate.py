@@ -7,6 +7,8 @@ from PIL import Image
 
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_model, select_episodes
+from robometer_rl.evaluation.measures import measure
+from robometer_rl.evaluation.scoring import Scoring, score_episodes
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
@@ -71,6 +73,16 @@ def test_an_oracle_has_perfect_scores(episodes):
     assert evaluation.facts["episodes"] == {"expert": 6, "stop_halfway": 6}
 
 
+def test_truth_comes_from_experts_of_the_same_task(episodes):
+    agents = [replace(each, id=f"agent-{each.id}", skill="agent") for each in episodes if each.skill != "expert"]
+    scores = score_episodes(Oracle(), [*episodes, *agents], Scoring(NestedFrames(4)))
+    truth = scores.episodes[-1].truth
+    assert truth is not None
+    assert 0.3 < truth[-1] < 0.7, "it stops half-way"
+    value = measure(scores)["farming_truth_correlation"].value
+    assert value > 0.9
+
+
 def test_a_clock_is_found_out(episodes):
     value = {name: estimate.value for name, estimate in evaluate_model(Clock(), episodes).metrics.items()}
     assert value["voc_pearson"] == pytest.approx(value["voc_pearson_clock"])
@@ -110,6 +122,9 @@ def test_results_are_written_as_tables_json_without_nan_and_plots(store, tmp_pat
     assert result["protocol"] == "nested(8)"
     assert result["metrics"]["voc_pearson_still"]["value"] is None
     assert set(result["metrics"]["voc_pearson"]) == {"value", "low", "high", "count", "undefined"}
+    threshold = result["metrics"]["success_best_threshold"]
+    assert threshold["value"] is not None
+    assert (threshold["low"], threshold["high"]) == (None, None), "a chosen threshold has no interval"
     assert result["episodes"] == {"expert": 6, "stop_halfway": 6}, "of the test split and the data source only"
     assert result["tasks"] == ["pull", "push"]
     assert result["provenance"]["packages"]["torch"]

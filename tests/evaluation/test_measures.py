@@ -61,6 +61,14 @@ def test_progress_is_held_against_distance_within_episodes_and_within_tasks():
     assert pooled.low <= pooled.value <= pooled.high
 
 
+def test_progress_is_held_against_true_progress_where_it_is_known():
+    agent = scored("push", "agent", 0, 0.5)
+    rising = np.linspace(0.0, 1.0, LENGTH)
+    episodes = [replace(agent, truth=rising), replace(agent, truth=rising[::-1]), agent]
+    truth = measure(Scores(episodes, [], 0.5))["farming_truth_correlation"]
+    assert (truth.value, truth.count) == (pytest.approx(0.0), 2)
+
+
 def test_without_agents_nothing_is_said_about_farming():
     metrics = measure(Scores([scored("push", "expert", 0, 1.0)], [], 0.5))
     assert not [name for name in metrics if name.startswith("farming")]

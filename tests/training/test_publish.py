@@ -25,6 +25,7 @@ EVALUATION = {
     "episodes": {"expert": 6},
     "metrics": {
         "voc_pearson": {"value": 0.9123, "low": 0.9, "high": 0.95, "count": 6, "undefined": 0},
+        "success_best_threshold": {"value": 0.7, "low": None, "high": None, "count": 6, "undefined": 0},
         "voc_pearson_still": {"value": None, "low": None, "high": None, "count": 0, "undefined": 6},
     },
 }
@@ -60,6 +61,7 @@ def test_what_loading_needs_is_pushed_with_the_record_and_a_card(checkpoint, tmp
         'load_reward_model("me/robometer-kitchen")',
         "| made-up | 2 | 100 | 4 suboptimal, 4 successful |",
         "| `voc_pearson` | 0.912 | 0.900 to 0.950 | 6 |",
+        "| `success_best_threshold` | 0.700 |  | 6 |",
         "`uniform(8)`, every 1 recorded frames, of 6 expert",
         "random weights",
     ):
