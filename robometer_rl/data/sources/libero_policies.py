@@ -6,7 +6,7 @@ motion they make. An action is LIBERO's: translation (3) and rotation (3) of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,7 @@ _PALM = 0.045  # the palm is this far above
 _FINGER_REACH, _FINGER_WIDTH = 0.075, 0.022  # half sizes of the open fingers along and across their travel
 _HAND_REACH, _HAND_WIDTH = 0.11, 0.045  # and of the hand above them
 _RIM = 0.004  # how far inside of the outermost point a rim is taken
+_ELSEWHERE = 0.03  # metres between two grasps that are not the same
 _LIFTED = 0.02  # a thing that has not risen as far is not in the hand
 _DEEP = 0.012  # and how far below its edge
 _IN_FRONT = 0.17  # in front of the middle of a drawer, free of its handle
@@ -212,24 +213,27 @@ class Grasp:
     axes: Vector
 
 
-def choose_grasp(scene: Scene, item: str) -> Grasp:
+def choose_grasp(scene: Scene, item: str, failed: Sequence[Grasp] = ()) -> Grasp:
     """The grasp from above that meets the fewest obstacles with the least turning of the hand.
 
-    What fits between the fingers is taken around its middle, anything wider by its rim.
+    What fits between the fingers is taken around its middle, anything wider by its rim, and, if it can be, elsewhere
+    than where it was tried before.
     """
     points, obstacles = scene.points(item), scene.obstacles(without=item)
     present = scene.hand_axes[:, 0]
-    best: tuple[float, Grasp] | None = None
-    for degrees in range(-75, 90, 15):
-        axes = _pointing_down(_turned(present, np.radians(degrees)))
+    turns = [(degrees, _pointing_down(_turned(present, np.radians(degrees)))) for degrees in range(-75, 90, 15)]
+    fitting = [(degrees, axes) for degrees, axes in turns if np.ptp(points @ axes[:, 0]) <= _PINCH]
+    costs: list[tuple[float, Grasp]] = []
+    for degrees, axes in fitting or turns:
         for place in _places_to_grip(points @ axes[:, :2], points[:, 2]):
             grasp = Grasp(axes[:, :2] @ place[:2] + place[2] * UP, axes)
-            low = points[:, 2].max() - place[2]  # of a bowl that stands askew, the upper side is the steeper one
-            cost = abs(degrees) / 75.0 + 0.5 * _collisions(obstacles, grasp) + 10.0 * low
-            if best is None or cost < best[0]:
-                best = cost, grasp
-    assert best is not None
-    return best[1]
+            costs.append((abs(degrees) / 75.0 + 0.5 * _collisions(obstacles, grasp), grasp))
+    untried = [
+        (cost, grasp)
+        for cost, grasp in costs
+        if all(np.linalg.norm(grasp.place - other.place) > _ELSEWHERE for other in failed)
+    ]
+    return min(untried or costs, key=lambda each: each[0])[1]
 
 
 def _places_to_grip(points: Vector, heights: Vector) -> list[Vector]:
@@ -243,7 +247,9 @@ def _places_to_grip(points: Vector, heights: Vector) -> list[Vector]:
     places = []
     for side in (-1.0, 1.0):
         edge = (side * along).max()
-        rim = heights[side * along > edge - 0.015].max()  # lower than the top if the thing stands askew
+        outermost = side * along > edge - 0.015
+        between_fingers = outermost & (np.abs(points[:, 1] - middle[1]) < 0.012)
+        rim = heights[between_fingers].max()  # lower than the top if the thing stands askew
         places.append(np.array([side * (edge - _RIM), middle[1], rim - _DEEP]))
     return places
 
@@ -274,14 +280,16 @@ def _safe_height(scene: Scene, start: Vector, end: Vector, item: str) -> float:
 
 def pick_and_place(scene: Scene, item: str, destination: Callable[[], Vector], pace: float) -> Script:
     """Takes ``item`` and lets go of it where its origin is at ``destination()`` (3,); tries a failed grasp again."""
+    failed: list[Grasp] = []
     for _ in range(3):
         before = scene.position(item)
-        grasp = choose_grasp(scene, item)
+        grasp = choose_grasp(scene, item, failed)
         yield from _pick(scene, item, grasp, destination, pace)
         if scene.position(item)[2] > before[2] + _LIFTED:
             yield from _carry(scene, item, grasp.axes, destination, pace)
             yield from _put_down(scene, item, grasp.axes, destination, pace)
             return
+        failed.append(grasp)
 
 
 def take_elsewhere(scene: Scene, item: str, place: Vector, pace: float) -> Script:
@@ -324,7 +332,7 @@ def _carry(scene: Scene, item: str, axes: Vector, destination: Callable[[], Vect
 
 def _put_down(scene: Scene, item: str, axes: Vector, destination: Callable[[], Vector], pace: float) -> Script:
     place = destination() + scene.hand - scene.position(item)
-    yield from _move(scene, place, axes, CLOSED, pace, arrived=0.006)
+    yield from _move(scene, place, axes, CLOSED, pace, patience=20, arrived=0.006)
     yield from _grip(scene, scene.hand, axes, OPEN)
     yield from _move(scene, scene.hand + 0.1 * UP, axes, OPEN, pace)
 

@@ -298,7 +298,7 @@ class Scene:
         return self._domain.sim.data._data
 
 
-_GRID = np.stack(np.meshgrid(*3 * [np.linspace(-1.0, 1.0, 5)]), axis=-1).reshape(-1, 3)  # a box from -1 to 1
+_GRID = np.stack(np.meshgrid(*3 * [np.linspace(-1.0, 1.0, 9)]), axis=-1).reshape(-1, 3)  # a box from -1 to 1
 
 
 def _quaternion(axes: Vector) -> Vector:
