@@ -32,6 +32,7 @@ from robometer_rl.data.labels import group_key
 from robometer_rl.data.sampling import Sampler, make_episodes
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.metrics import ThresholdChoice, best_threshold
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
@@ -68,7 +69,7 @@ def train(config: TrainConfig) -> Path:
         The directory of the finished checkpoint.
 
     Raises:
-        FileNotFoundError: There is no store.
+        StoreError: There is no store, or all that is asked for of it is damaged.
         SamplingError: The data lacks what a sampling strategy needs.
         UnknownModelError: There is no such checkpoint to start from.
         ValueError: No trajectory of the split, or an output directory that belongs to another configuration.
@@ -102,22 +103,25 @@ def train(config: TrainConfig) -> Path:
 def select_trajectories(config: TrainConfig) -> list[Trajectory]:
     """The trajectories that ``config`` is to be trained on.
 
+    Damaged trajectories are skipped and listed in the log.
+
     Raises:
-        FileNotFoundError: There is no store.
+        StoreError: There is no store, or all such trajectories in it are damaged.
         ValueError: It has no such trajectories.
     """
-    if not config.data.is_dir():
-        raise FileNotFoundError(f"there is no store of trajectories at {config.data}")
-    store = list(TrajectoryStore(config.data))
-    wanted = set(config.data_sources) or {trajectory.data_source for trajectory in store}
-    chosen = [each for each in store if each.split == config.split and each.data_source in wanted]
+
+    def wanted(trajectory: Trajectory) -> bool:
+        sources = config.data_sources
+        return trajectory.split == config.split and (not sources or trajectory.data_source in sources)
+
+    chosen = list(open_verified(config.data, wanted).trajectories)
     missing = set(config.data_sources) - {trajectory.data_source for trajectory in chosen}
     if missing or not chosen:
-        found = sorted({(trajectory.split, trajectory.data_source) for trajectory in store})
+        held = TrajectoryStore.open(config.data).columns("split", "data_source")
         raise ValueError(
             f"{config.data} holds no trajectories of the split {config.split!r}"
             + (f" and the data sources {sorted(missing)}" if missing else "")
-            + f"; it holds (split, data source): {found}"
+            + f"; it holds (split, data source): {sorted(set(zip(held['split'], held['data_source'], strict=True)))}"
         )
     return chosen
 
@@ -182,7 +186,7 @@ def _validation(
         return None
     episodes = held_out
     if selection.split is not None:
-        episodes = [trajectory for trajectory in TrajectoryStore(config.data) if trajectory.split == selection.split]
+        episodes = open_verified(config.data, lambda trajectory: trajectory.split == selection.split).trajectories
     return Validation(episodes, selection, config.output / "best", trained_on)
 
 

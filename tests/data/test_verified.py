@@ -4,6 +4,9 @@ import pytest
 
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.data.verified import open_verified, verify_store
+from robometer_rl.evaluation.evaluate import EvaluateConfig, select_episodes
+from robometer_rl.training.config import TrainConfig
+from robometer_rl.training.pipeline import select_trajectories
 from tests.data.runs import assert_same, trajectory
 
 
@@ -69,3 +72,11 @@ def test_many_damaged_ones_do_not_fill_the_log(tmp_path, caplog):
     open_verified(tmp_path)
     assert caplog.text.count("is missing") == 20
     assert "and 9 more: `robometer-rl data verify` lists them" in caplog.text
+
+
+def test_training_and_evaluation_go_on_without_it(path, caplog):
+    trained_on = select_trajectories(TrainConfig(data=path, output=path.parent / "out"))
+    assert [run.id for run in trained_on] == ["d", "f"]
+    assert "2 of 4 trajectories" in caplog.text
+    measured_on = select_episodes(EvaluateConfig("mini", path))
+    assert [run.id for run in measured_on] == ["a"]
