@@ -70,7 +70,7 @@ def named(state):
 @pytest.mark.parametrize("task", ["libero_object-0", "libero_spatial-0", "libero_90-28"])
 def test_the_state_is_seen_from_the_robot(libero, task):
     """x to its right, y forward, z up: the camera looks at the robot, so what is right in the picture is its left."""
-    env = make_env(task, render_mode=None)
+    env: Any = make_env(task, render_mode=None)
     observation, _ = env.reset(options={"init_state": 0})
     scene = Scene(env)
     state = named(scene.state())
