@@ -177,7 +177,7 @@ def _text(content: Path | bytes) -> str:
     return content.decode() if isinstance(content, bytes) else content.read_text()
 
 
-def _readable(size: int) -> str:
+def _readable(size: float) -> str:
     """As the Hub shows sizes, in decimal units."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
