@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers_and_the_interru
     store.verify()
 
     collect(config(tmp_path / "two", tasks=("plate-slide",), episodes=counts(expert=1)))
-    begun = {name: (tmp_path / "two" / name).stat().st_mtime_ns for name in files(tmp_path / "two")}
+    begun = {name: (tmp_path / "two" / name).stat().st_mtime_ns for name in files(tmp_path / "two") if "frames" in name}
     collect(config(tmp_path / "two", tasks=("plate-slide", "drawer-close"), workers=2))
     assert files(tmp_path / "one") == files(tmp_path / "two")
     for name, modified in begun.items():
