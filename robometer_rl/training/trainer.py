@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from robometer_rl.data.collate import Collator
 from robometer_rl.data.sampling import Sample, Sampler
-from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, read_adapter, restore_adapter
-from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
+from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_of, read_adapter, restore_adapter
+from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.weights import WEIGHTS_FILE
 from robometer_rl.training.adaptation import choose_trainable, training_precision
@@ -184,11 +183,17 @@ class RobometerTrainer(Trainer):
         if not self.args.should_save:
             return
         directory = Path(output_dir or str(self.args.output_dir))
-        save_checkpoint(directory, self.checkpoint)
+        # Sharded weights are gathered by the Trainer, which passes them on.
+        network = None if state_dict is None else _part(state_dict, "network")
+        save_checkpoint(directory, self.checkpoint, network)
         if self.objective.grounding is not None:
-            save_file(self.objective.grounding.state_dict(), directory / _GROUNDING_FILE)
+            grounding = self.objective.grounding.state_dict() if state_dict is None else _part(state_dict, "grounding")
+            save_file(grounding, directory / _GROUNDING_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         directory, network = Path(resume_from_checkpoint), self.checkpoint.network
         if (directory / ADAPTER_CONFIG_FILE).exists():
             adapter, heads = read_adapter(directory)
@@ -206,13 +211,13 @@ class StageData:
 
     Attributes:
         sampler: Draws samples.
-        collator: Makes batches of them.
+        collator: Makes batches of them, see `robometer_rl.data.collate.Collator`.
         tokens: Lengths of samples, for stages with length bucketing.
         number: Of the stage; no two stages of a run have one number.
     """
 
     sampler: Sampler
-    collator: Collator
+    collator: Callable[[Sequence[Sample]], Mapping[str, Any]]
     tokens: TokenCounts
     number: int
 
@@ -244,7 +249,7 @@ def run_stage(
         arguments: See `training_arguments`.
         validation: What to measure during training.
     """
-    network = checkpoint.network
+    network, stored = checkpoint.network, checkpoint.network.dtype
     choose_trainable(network, stage.vision_learning_rate is not None, data.sampler.config.pair_fraction > 0)
     with training_precision(network, arguments.bf16), _gradient_checkpointing(network, stage.gradient_checkpointing):
         torch.manual_seed(arguments.seed)  # the objective has weights of its own
@@ -257,13 +262,32 @@ def run_stage(
             train_dataset=data.samples(stage, arguments.world_size, arguments.seed),
             data_collator=data.collator,
         )
+        if trainer.is_fsdp_enabled:
+            _refuse_sharding(network, validation)
         if validation is not None:
             with trainer.autocast():
                 logger.info("before training: %s", validation.check(checkpoint))
-        network.train()
         trainer.train(resume_from_checkpoint=has_save(Path(str(arguments.output_dir))))
-    network.requires_grad_(True)
-    network.eval()
+    if trainer.is_fsdp_enabled:
+        _gather(trainer, checkpoint, stored)
+    checkpoint.network.requires_grad_(True)
+    checkpoint.network.eval()
+
+
+def _refuse_sharding(network: RobometerNetwork, validation: Validation | None) -> None:
+    """What reads the network outside of its forward pass would read one process's share of it."""
+    if validation is not None:
+        raise ValueError("evaluation during training does not work with FSDP; evaluate the saved checkpoints")
+    if adapter_of(network) is not None:
+        raise ValueError("a LoRA is small enough to be trained without FSDP; use a configuration for DDP")
+
+
+def _gather(trainer: RobometerTrainer, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Gives every process the whole network back, which FSDP has cut into shares in place."""
+    directory = Path(str(trainer.args.output_dir)) / "gathered"
+    trainer.save_model(str(directory))
+    trainer.accelerator.wait_for_everyone()
+    checkpoint.network = load_checkpoint(directory, trainer.args.device, dtype).network
 
 
 @contextmanager
@@ -314,6 +338,11 @@ def training_arguments(
         report_to=list(report_to),
         **settings,
     )
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of one submodule."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
 
 
 def _parameter_groups(

@@ -141,11 +141,16 @@ def load_checkpoint(
     return Checkpoint(network.eval(), files.processor, files.backbone_json, weights)
 
 
-def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | None = None) -> None:
     """Writes a checkpoint that `load_checkpoint` reads back with bit-equal outputs.
 
     A network with an adapter whose LoRA states its base (``base_model_name_or_path``) is written as adapter and heads;
     everything else in full.
+
+    Args:
+        directory: May not exist yet.
+        checkpoint: What to write.
+        gathered: The weights, where the network is spread over several processes; it has no adapter then.
 
     Raises:
         CheckpointError: Quantised weights, a backbone that is not the stated base any more, or a directory that holds
@@ -166,7 +171,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         (directory / BACKBONE_FILE).write_text(checkpoint.backbone_json)
         if adapter is not None:
             config = config.updated(settings={**config.settings, "peft": peft_section(adapter)})
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.network.state_dict().items()}
+        weights = checkpoint.network.state_dict() if gathered is None else gathered
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
         save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     checkpoint.processor.save(directory)
     (directory / SETTINGS_FILE).write_text(config.to_yaml())
