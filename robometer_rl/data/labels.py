@@ -7,6 +7,8 @@ True progress, for training and for evaluation:
 - Any other frame is worth what experts are worth in similar states of the simulator, discounted by how far it is from
   all of them (`ExpertStates`). So stopping half-way keeps what was reached, going away from the object loses it, and a
   pose that no expert visits is worth nothing, however it was reached and however long it took.
+- Where success was judged but no state recorded, a successful episode advances like an expert's; of any other, only
+  what the task's success and the graded outcome of the last frame say is known.
 - Where neither success nor state was recorded, the quality label decides whether time is a usable guide
   (`targets.supervises_progress`); otherwise progress is unknown and masked out of the loss.
 """
@@ -91,8 +93,19 @@ def _label(trajectory: Trajectory, experts: ExpertStates | None) -> FrameLabels:
     elif experts is not None and trajectory.state is not None:
         progress = np.where(trajectory.success, 1.0, np.minimum(experts.progress(trajectory.state), _UNDONE_CEILING))
     else:
-        progress, known = success, trajectory.success
+        progress, known = _progress_without_state(trajectory)
     return FrameLabels(progress.astype(np.float32), known, success, np.ones(len(trajectory), bool))
+
+
+def _progress_without_state(trajectory: Trajectory) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Progress of a recording in which only success was judged frame by frame, and where it is known."""
+    assert trajectory.success is not None
+    if trajectory.quality_label == "successful" and trajectory.success_index:
+        return _expert_progress(trajectory), np.ones(len(trajectory), bool)
+    progress, known = trajectory.success.astype(np.float32), trajectory.success.copy()
+    if trajectory.partial_success is not None and not trajectory.success[-1]:
+        progress[-1], known[-1] = trajectory.partial_success, True
+    return progress, known
 
 
 def _label_by_quality(trajectory: Trajectory) -> FrameLabels:

@@ -70,11 +70,23 @@ def test_relations_that_experts_do_not_bring_about_count_less():
     np.testing.assert_allclose(progress, np.minimum(np.arange(12) / 9, 1.0), atol=0.15)
 
 
-def test_without_experts_or_state_only_what_is_known_is_supervised():
-    trajectory = replace(make_episode("push", "expert", 0), skill="noisy", state=None)
+def test_a_success_without_state_advances_like_an_experts():
+    trajectory = replace(make_episode("push", "expert", 0), skill=None, state=None)
     labels = _label(trajectory, [])
-    assert labels.progress_known.tolist() == trajectory.success.tolist()
-    assert labels.success_known.all()
+    np.testing.assert_allclose(labels.progress, np.minimum(np.arange(12) / 9, 1.0), atol=1e-6)
+    assert labels.progress_known.all()
+
+
+def test_a_failure_without_state_is_known_where_it_was_judged():
+    success = np.arange(12) == 9
+    undone = replace(
+        make_episode("push", "expert", 0), skill=None, state=None, success=success, quality_label="suboptimal"
+    )
+    assert _label(undone, []).progress_known.tolist() == success.tolist()
+    graded = _label(replace(undone, partial_success=0.4), [])
+    assert graded.progress_known.tolist() == [*success[:-1].tolist(), True]
+    assert graded.progress[[9, 11]].tolist() == pytest.approx([1.0, 0.4])
+    assert graded.success_known.all()
 
 
 def test_videos_with_a_quality_label_only():
