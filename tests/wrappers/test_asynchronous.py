@@ -39,6 +39,8 @@ from robometer_rl.wrappers.asynchronous import UnclaimedRewardError
 from tests.fixed_models import PixelModel
 from tests.wrappers.worlds import TASK, NoiseEpisode, NoiseWorld, expected_episode
 
+# One object, so that what it expects is cached.
+REFERENCE = PixelModel()
 SPEC = RewardSpec(task_weight=0.5, success_threshold=0.5, success_bonus=2.0, every=2)
 
 
@@ -165,10 +167,10 @@ def test_nothing_is_lost_or_doubled_whatever_the_timing(
         observations, infos = step_and_store(venv, buffer, observations)
         for info in infos:
             episode = NoiseEpisode(info["number"], 9, 8)
-            rewards = expected_episode(episode, PixelModel(), spec, ("obs/image",), TASK).rewards
+            rewards = expected_episode(episode, REFERENCE, spec, ("obs/image",), TASK).rewards.tolist()
             expected[episode.frame(info["t"], "obs/image").tobytes()] = rewards[info["t"] - 1]
         if samples_now:
-            batch = buffer.sample(8)
+            batch: Any = buffer.sample(8)
             for image, reward in zip(batch.next_observations["image"].numpy(), batch.rewards.numpy(), strict=True):
                 assert reward == pytest.approx(expected[image.tobytes()], abs=1e-6)
     buffer.drain()

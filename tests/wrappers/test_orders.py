@@ -91,7 +91,7 @@ class TestMonitor:
             assert [episode["r"] for episode in agent.ep_info_buffer] == pytest.approx([recorded] * 2)
 
     def test_around_a_vector_environment(self) -> None:
-        worlds = [lambda: RenderToInfo(World())] * 2
+        worlds: list[Any] = [lambda: RenderToInfo(World())] * 2
         inside = paid_vector(VecMonitor(DummyVecEnv(worlds)))
         outside = VecMonitor(paid_vector(DummyVecEnv(worlds)))
         for env, recorded in ((inside, TRUE_RETURN), (outside, LEARNED_RETURN)):
@@ -130,7 +130,7 @@ class TestTimeLimit:
 @pytest.mark.filterwarnings("ignore:.*Overwriting existing videos")
 class TestRecordVideo:
     def test_inside_and_outside(self, tmp_path: Path) -> None:
-        def record(env: gym.Env[Any, Any], name: str) -> RecordVideo[Any, Any, Any]:
+        def record(env: gym.Env[Any, Any], name: str) -> RecordVideo[Any, Any]:
             return RecordVideo(env, str(tmp_path / name), episode_trigger=lambda _: True)
 
         for name, env in (("inside", paid(record(World(), "inside"))), ("outside", record(paid(World()), "outside"))):

@@ -80,7 +80,7 @@ SPECS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_wrapper_pays_stages_as_episodes(kind: str, spec: RewardSpec) -> None:
     completed = check(kind, spec, STAGES, seed=5, steps=45)
-    assert completed >= {0, 1}
+    assert len(completed) >= 2
 
 
 @settings(max_examples=20, deadline=None)
