@@ -25,7 +25,7 @@ FLOW = (
     ("data",),
     ("evaluation", "training"),
     ("wrappers",),
-    ("score", "demo"),
+    ("score", "demo", "relabeling"),
     ("cli",),
 )
 POSITION = {room: position for position, rooms in enumerate(FLOW) for room in rooms}

@@ -1,0 +1,1 @@
+"""Learned rewards for recorded datasets: formats, the engine that labels their episodes, and what it writes."""
