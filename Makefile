@@ -69,9 +69,10 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 # Local version labels (+cpu) are dropped: they name a build of the same release.
-constraints: $(ALL)
-	$(BIN)/pip freeze --exclude-editable | sed -E '/ @ |^#/d; s/\+[a-z0-9.]+$$//' > constraints.txt
-	@touch $(DEMO) $(DEV) $(ALL)
+constraints: $(ALL) $(RLDS)
+	for bin in $(BIN) .venv-rlds/bin; do $$bin/pip freeze --exclude-editable; done | \
+	    sed -E '/ @ |^#/d; s/\+[a-z0-9.]+$$//' | sort -fu > constraints.txt
+	@touch $(DEMO) $(DEV) $(ALL) $(RLDS)
 
 clean:
 	rm -rf $(VENV) .venv-rlds build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

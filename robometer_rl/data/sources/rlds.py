@@ -132,9 +132,10 @@ def _import_tensorflow() -> tuple[Any, Any]:
 
 
 def _camera(config: RldsConfig, tfds: Any, observation: Mapping[str, Any]) -> str:
+    # The library returns features in no particular order.
     cameras = [
         key
-        for key, feature in observation.items()
+        for key, feature in sorted(observation.items())
         if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 3 and feature.np_dtype == np.uint8
     ]
     return choose_camera(config.path, cameras, config.camera)
