@@ -1,0 +1,188 @@
+"""The engine: asks a model about every episode of a dataset, pack by pack, and never twice about the same one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.frames import FrameProtocol
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.prediction import Prediction
+from robometer_rl.relabeling.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset
+from robometer_rl.relabeling.destinations import fingerprint
+from robometer_rl.relabeling.journal import Entry, Journal
+from robometer_rl.relabeling.labels import label_episode
+from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, packs
+from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
+
+__all__ = ["Labeller", "NothingLabelledError", "label_dataset", "run_facts"]
+
+logger = logging.getLogger(__name__)
+
+
+class NothingLabelledError(ValueError):
+    """Not one episode of a dataset could be labelled; the message has the first reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labeller:
+    """A model, and how its predictions become rewards.
+
+    Attributes:
+        model: The model.
+        spec: The reward. Recorded episodes are paid to their end, so it must not terminate them.
+        protocol: Which frames of its history each step is scored with; None for the model's default.
+        pack_tokens: See `robometer_rl.relabeling.packs.packs`.
+
+    Raises:
+        ValueError: The spec terminates episodes on predicted success, or a pack has no room.
+    """
+
+    model: RewardModel
+    spec: RewardSpec = DEFAULT_REWARD
+    protocol: FrameProtocol | None = None
+    pack_tokens: int = PACK_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.spec.terminate_on_success:
+            raise ValueError(
+                "terminate_on_success cannot be applied to recorded episodes: they are labelled to their end, and the "
+                "success rule is stored with every step"
+            )
+        if self.pack_tokens < 1:
+            raise ValueError(f"pack_tokens must be positive, got {self.pack_tokens}")
+        object.__setattr__(self, "protocol", self.protocol or self.model.default_protocol)
+
+    @property
+    def threshold(self) -> float:
+        """The success threshold in force."""
+        return self.spec.threshold(self.model.success_threshold)
+
+    def label(self, pack: Pack) -> list[Entry]:
+        """What becomes of the episodes of a pack; all of their clips go to the model in one call."""
+        decoded = [entry for entry in pack if isinstance(entry, Decoded)]
+        clips = [entry.clips for entry in decoded]
+        # The frames between scored ones are gone already, so all that are left are scored.
+        answers = iter(self.model.predict_steps([clip for group in clips for clip in group], self.protocol))
+        predictions = [[next(answers) for _ in group] for group in clips]
+        labelled = {
+            entry.episode.key: self._label(entry, group) for entry, group in zip(decoded, predictions, strict=True)
+        }
+        return [entry if isinstance(entry, Unreadable) else labelled[entry.episode.key] for entry in pack]
+
+    def _label(self, decoded: Decoded, predictions: list[Prediction]) -> Entry:
+        progress = np.mean([prediction.progress for prediction in predictions], axis=0, dtype=np.float64)
+        success = np.mean([prediction.success for prediction in predictions], axis=0, dtype=np.float64)
+        try:
+            return label_episode(decoded.episode, self.spec, progress, success, self.threshold)
+        except EpisodeError as error:
+            return Unreadable(decoded.episode.key, str(error))
+
+    def provenance(self, dataset: RelabelDataset) -> Provenance:
+        """How the labels of a dataset are made."""
+        options = dataset.options
+        return Provenance(
+            model=self.model.source,
+            model_id=self.model.model_id,
+            revision=self.model.revision,
+            dtype=self.model.dtype,
+            protocol=str(self.protocol),
+            reward=self.spec.to_dict(),
+            success_threshold=self.threshold,
+            cameras=dataset.cameras,
+            tasks=options.tasks,
+            orientation=options.orientation,
+            pack_tokens=self.pack_tokens,
+            version=version("robometer-rl"),
+        )
+
+
+def run_facts(dataset: RelabelDataset, labeller: Labeller) -> dict[str, Any]:
+    """What a journal is about, as JSON values: two runs with equal facts have equal labels."""
+    directory = Path(labeller.model.source)
+    files = sorted(path for path in directory.rglob("*") if path.is_file()) if directory.is_dir() else []
+    return labeller.provenance(dataset).to_dict() | {
+        "format": dataset.format,
+        "dataset": dataset.fingerprint(),
+        # A checkpoint on disk keeps its name when training goes on.
+        "model files": fingerprint((), files),
+    }
+
+
+def label_dataset(
+    dataset: RelabelDataset, labeller: Labeller, journal: Journal | None = None, show_progress: bool = False
+) -> Labels:
+    """Labels every episode of a dataset, or those that a journal lacks.
+
+    Episodes are decoded in another thread while the model works on those before them. Three packs at most are in
+    memory.
+
+    Args:
+        dataset: The dataset.
+        labeller: The model and the reward.
+        journal: Where labels are written as they are made; made with the `run_facts` of the same two.
+        show_progress: Whether to show a progress bar with the rate and the time left.
+
+    Raises:
+        NothingLabelledError: All episodes are skipped.
+        NonFiniteOutputError: The model answered NaN.
+        OSError: The journal, or decoded frames of a long episode, could not be written.
+    """
+    entries: list[Entry] = [] if journal is None else list(journal.entries)
+    if entries:
+        logger.info("going on after %d of %d episodes", len(entries), len(dataset))
+    bar = _ProgressBar(len(dataset), len(entries), show_progress)
+    coming = ahead(packs(dataset, len(entries), labeller.spec.every, labeller.pack_tokens))
+    with bar, closing(coming):
+        for pack in coming:
+            labelled = labeller.label(pack)
+            if journal is not None:
+                journal.append(labelled)
+            entries += labelled
+            bar.advance(labelled)
+    episodes = {entry.key: entry for entry in entries if isinstance(entry, EpisodeLabels)}
+    skipped = (*dataset.skipped, *(entry for entry in entries if isinstance(entry, Unreadable)))
+    if not episodes:
+        reason = f"the first, {skipped[0].name}, because {skipped[0].reason}" if skipped else "because there are none"
+        raise NothingLabelledError(f"no episode of {dataset.options.path} could be labelled: {reason}")
+    return Labels(episodes, skipped, labeller.provenance(dataset))
+
+
+class _ProgressBar:
+    """Episodes done of all, observations labelled per second, and the time left."""
+
+    def __init__(self, total: int, done: int, is_shown: bool) -> None:
+        columns = (
+            TextColumn("labelling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not is_shown)
+        self._bar = self._progress.add_task("", total=total, completed=done)
+        self._labels = 0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, entries: Sequence[Entry]) -> None:
+        """Counts the episodes of a pack."""
+        self._labels += sum(len(entry.progress) for entry in entries if isinstance(entry, EpisodeLabels))
+        rate = self._labels / (time.monotonic() - self._start)
+        self._progress.update(self._bar, advance=len(entries), description=f"{rate:.1f} labels/s")

@@ -1,0 +1,86 @@
+"""What the steps of a recorded episode pay: the rules of `robometer_rl.rewards`, and the last step of a recording.
+
+Where an observation was recorded after every step (F = T + 1), steps pay what a wrapper would have paid
+(`robometer_rl.rewards.episode_rewards`).
+
+Where the observation after the last step is missing (F = T), the steps before it pay what a wrapper would have paid,
+and the last one is *imputed*: its unseen observation is taken to be worth what the last seen one is. So ``delta`` pays
+0, ``level`` p_{T-1}, ``success`` what the rule said last, which is neither advanced nor fires, and ``potential``
+gamma Phi' - p_{T-1}, where Phi' is 0 if the step terminated the episode (unless it is kept) and p_{T-1} otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.frames import scored_steps
+from robometer_rl.relabeling.dataset import Episode, EpisodeError, EpisodeLabels
+from robometer_rl.rewards import EpisodeRewards, RewardSpec, episode_rewards, step_reward
+
+__all__ = ["label_episode"]
+
+Floats = NDArray[np.float64]
+
+
+def label_episode(
+    episode: Episode, spec: RewardSpec, progress: Floats, success: Floats, threshold: float
+) -> EpisodeLabels:
+    """Labels an episode with what a model said about its scored observations.
+
+    Args:
+        episode: The episode.
+        spec: The reward.
+        progress: (S,) of the scored observations, S = ``len(scored_steps(F, spec.every))``.
+        success: (S,) likewise.
+        threshold: Success threshold, see `RewardSpec.threshold`.
+
+    Raises:
+        EpisodeError: The spec pays task rewards, and the episode has none.
+    """
+    task = _task_rewards(episode, spec)
+    if episode.num_frames > episode.num_steps:
+        paid = episode_rewards(spec, progress, success, task, terminated=episode.terminated, threshold=threshold)
+    else:
+        seen = episode_rewards(spec, progress, success, task[:-1], terminated=False, threshold=threshold)
+        paid = _with_imputed_step(seen, spec, float(progress[-1]), float(task[-1]), episode.terminated)
+    imputed = np.zeros(episode.num_steps, np.bool_)
+    imputed[-1] = episode.num_frames == episode.num_steps
+    held = np.searchsorted(scored_steps(episode.num_frames, spec.every), np.arange(episode.num_frames), "right") - 1
+    return EpisodeLabels(
+        key=episode.key,
+        progress=np.asarray(progress, np.float32)[held],
+        success=np.asarray(success, np.float32)[held],
+        rewards=paid.rewards,
+        holds=paid.holds,
+        imputed=imputed,
+    )
+
+
+def _task_rewards(episode: Episode, spec: RewardSpec) -> Floats:
+    if episode.task_rewards is not None:
+        return episode.task_rewards
+    if spec.task_weight:
+        raise EpisodeError(
+            f"it has no rewards of its own, of which task_weight={spec.task_weight:g} asks to pay a part"
+        )
+    return np.zeros(episode.num_steps)
+
+
+def _with_imputed_step(
+    seen: EpisodeRewards, spec: RewardSpec, progress: float, task_reward: float, terminated: bool
+) -> EpisodeRewards:
+    """Appends the last step, whose observation is taken to be worth ``progress`` like the one before it."""
+    reward = step_reward(
+        spec,
+        before=np.array([progress]),
+        after=np.array([progress]),
+        holds=seen.holds[-1:],
+        fires=np.zeros(1, np.bool_),
+        scored=np.ones(1, np.bool_),
+        terminated=np.array([terminated]),
+        task_rewards=np.array([task_reward]),
+    )
+    return EpisodeRewards(
+        np.append(seen.rewards, reward), np.append(seen.holds, seen.holds[-1]), np.append(seen.fires, False)
+    )
