@@ -304,11 +304,10 @@ class TestShutdown:
     @pytest.mark.parametrize("number", [0, 3, 20])
     def test_what_the_model_raises_is_raised_in_the_training_thread(self, number: int) -> None:
         venv = make_learnable(FailingModel(number))
-        agent = make_agent(venv)
         with pytest.raises(ZeroDivisionError, match="the model failed"):
-            agent.learn(400)
+            make_agent(venv).learn(400)
         # And again, wherever the training goes on.
-        for go_on in (lambda: venv.step(np.zeros(2, np.int64)), venv.reset, labelled(agent).drain):
+        for go_on in (lambda: venv.step(np.zeros(2, np.int64)), venv.reset):
             with pytest.raises(ZeroDivisionError, match="the model failed"):
                 go_on()
         venv.close()

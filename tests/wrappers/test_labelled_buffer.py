@@ -157,6 +157,17 @@ def test_sampling_waits_for_the_first_label() -> None:
     timer.join()
 
 
+def test_sampling_waits_again_when_what_was_labelled_is_overwritten() -> None:
+    buffer = make(rows=1)
+    label(add(buffer, 0), 0)
+    assert set(sampled(buffer)[0]) == {0.0, 1.0}
+    future = add(buffer, 1)
+    timer = threading.Timer(0.05, label, (future, 1))
+    timer.start()
+    assert set(sampled(buffer)[0]) == {2.0, 3.0}
+    timer.join()
+
+
 def test_saving_waits_for_all_labels() -> None:
     buffer = make()
     futures = [add(buffer, number) for number in range(2)]
