@@ -306,6 +306,7 @@ def plot(results: dict[str, dict], path: Path) -> None:
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xticks([int(length) for length in lengths], lengths)
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()

@@ -54,6 +54,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "minari": Format("minari", "MinariConfig", "read_minari", "A local Minari data set with pictures."),
     "lerobot": Format("lerobot", "LeRobotConfig", "read_lerobot", "A LeRobot data set, v3.0 or v2.x."),
     "rlds": Format("rlds", "RldsConfig", "read_rlds", "RLDS, as Open X-Embodiment is published."),
+    "store": Format("stored", "StoredConfig", "read_stored", "Another store, as collect and import make it."),
     "agibot": Format("agibot", "AgiBotConfig", "read_agibot", "AgiBot World in tar shards."),
 }
 """By the name that `robometer-rl data import` takes."""
