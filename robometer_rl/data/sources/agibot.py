@@ -28,9 +28,10 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import fsspec
+import tyro
 
 from robometer_rl.data.sources.naming import episode_id
 from robometer_rl.data.sources.reading import Reading, SourceError, Unreadable, attempt
@@ -53,7 +54,7 @@ class AgiBotConfig:
         data_source: Tag of the data set, as training and evaluation name it.
     """
 
-    path: str
+    path: Annotated[str, tyro.conf.arg(metavar="PATH")]
     camera: str = "head_color"
     tasks: tuple[int, ...] = ()
     quality: QualityLabel = "successful"
