@@ -216,6 +216,14 @@ def _rehearse(env: LiberoEnv, scene: Scene, init_state: int, pace: float) -> int
     return _PATIENCE
 
 
+def _check_skill(env: LiberoEnv, skill: Skill) -> str:
+    """The name of the task; raises `ValueError` if it cannot be acted out at ``skill``."""
+    name = task_name(env.suite, env.task_id)
+    if skill not in skills_of(name):
+        raise ValueError(f"{name} ({env.task!r}) cannot be acted out at the skill {skill!r}; choose {skills_of(name)}")
+    return name
+
+
 def _draw_init_state(rng: np.random.Generator, count: int, split: str) -> int:
     held_out = count - _TEST_STATES
     return int(rng.integers(held_out, count) if split == "test" else rng.integers(held_out))
@@ -247,9 +255,7 @@ def record_episode(
         ValueError: The task cannot be acted out at this skill.
         RuntimeError: A frame has one colour only.
     """
-    name = task_name(env.suite, env.task_id)
-    if skill not in skills_of(name):
-        raise ValueError(f"{name} ({env.task!r}) cannot be acted out at the skill {skill!r}; choose {skills_of(name)}")
+    name = _check_skill(env, skill)
     seed = int(seeds.generate_state(1)[0] >> 1)
     rng = np.random.default_rng(seeds)
     init_state = _draw_init_state(rng, env.num_init_states, split)
