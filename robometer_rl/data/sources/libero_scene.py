@@ -76,7 +76,6 @@ _BOWLS = (
 )  # in the order of libero_spatial
 _DRAWERS = {
     0: ("shut the top drawer", "push the top drawer of the cabinet in", "slide the cabinet's top drawer shut"),
-    22: ("shut the bottom drawer", "push the bottom drawer of the cabinet in", "slide the lowest drawer shut"),
     28: (
         "shut the top drawer",
         "push the top drawer of the cabinet in",
