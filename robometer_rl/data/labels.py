@@ -10,7 +10,8 @@ True progress, for training and for evaluation:
 - Where success was judged but no state recorded, a successful episode advances like an expert's; of any other, only
   what the task's success and the graded outcome of the last frame say is known.
 - Where neither success nor state was recorded, the quality label decides whether time is a usable guide
-  (`targets.supervises_progress`); otherwise progress is unknown and masked out of the loss.
+  (`targets.supervises_progress`); otherwise progress is unknown and masked out of the loss. A graded outcome is about
+  the last frame, and then this one is the only frame whose progress is known.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.targets import progress_targets, success_labels, supervises_progress
+from robometer_rl.data.targets import last_frame_mask, progress_targets, success_labels, supervises_progress
 from robometer_rl.data.trajectory import Trajectory, linear_progress
 
 __all__ = ["EXPERT", "ExpertStates", "FrameLabels", "group_key", "label_trajectories"]
@@ -109,13 +110,15 @@ def _progress_without_state(trajectory: Trajectory) -> tuple[NDArray[np.float32]
 
 
 def _label_by_quality(trajectory: Trajectory) -> FrameLabels:
-    usable = supervises_progress(trajectory.quality_label, None, trajectory.data_source, trajectory.partial_success)
-    length = len(trajectory)
-    progress = progress_targets(range(length), length, partial_success=trajectory.partial_success)
+    outcome, frames = trajectory.partial_success, range(len(trajectory))
+    usable = supervises_progress(trajectory.quality_label, None, trajectory.data_source, outcome)
+    progress = progress_targets(frames, len(trajectory), partial_success=outcome)
     success = success_labels(progress, trajectory.quality_label)
+    known = last_frame_mask(frames, len(trajectory), outcome) & usable
     # Somewhere between its middle and its end a demonstration begins to look done; nobody said where.
-    decided = (progress < 0.5) | (success == 1) | (trajectory.quality_label != "successful")
-    known = np.full(length, usable)
+    decided = (known & ((progress < 0.5) | (success == 1))) | (trajectory.quality_label != "successful")
+    if outcome is not None:
+        progress[-1], known[-1] = outcome, True
     return FrameLabels(np.where(known, progress, 0.0).astype(np.float32), known, success, decided)
 
 

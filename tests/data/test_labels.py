@@ -101,6 +101,33 @@ def test_videos_with_a_quality_label_only():
     assert not failed.success.any()
 
 
+@pytest.mark.parametrize(
+    ("quality", "data_source"), [("failure", "roboreward_bridge"), ("suboptimal", "kitchen"), ("successful", "kitchen")]
+)
+def test_a_graded_outcome_is_about_the_last_frame_only(quality, data_source):
+    video = replace(
+        make_episode("push", "expert", 0),
+        success=None,
+        state=None,
+        skill=None,
+        quality_label=quality,
+        data_source=data_source,
+        partial_success=0.75,
+    )
+    labels = _label(video, [])
+    assert labels.progress_known.tolist() == [False] * 11 + [True]
+    assert labels.progress.tolist() == [0] * 11 + [0.75]
+    assert not labels.success.any()
+    assert labels.success_known.tolist() == ([False] * 12 if quality == "successful" else [True] * 12)
+
+
+def test_a_perfect_grade_is_an_ordinary_success():
+    video = replace(make_episode("push", "expert", 0), success=None, state=None, skill=None)
+    ordinary, graded = _label(video, []), _label(replace(video, partial_success=1.0), [])
+    for name in ("progress", "progress_known", "success", "success_known"):
+        np.testing.assert_array_equal(getattr(graded, name), getattr(ordinary, name), err_msg=name)
+
+
 def test_attempts_at_one_task_belong_together_whatever_they_are_called():
     assert {group_key(trajectory) for trajectory in make_episodes_of_two_tasks()} == {"push", "pull"}
     anonymous = replace(make_episode("push", "expert", 0), metadata={})
