@@ -11,7 +11,7 @@ from pathlib import Path
 
 from robometer_rl.data.sources.cameras import choose_camera
 
-__all__ = ["check_destination", "choose_cameras", "fingerprint", "new_directory", "new_file"]
+__all__ = ["check_destination", "choose_cameras", "default_output", "fingerprint", "new_directory", "new_file"]
 
 
 def choose_cameras(where: object, cameras: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,6 +47,14 @@ def check_destination(destination: Path, *, replace: bool = False) -> None:
     _remove(probe)
     probe.touch()
     probe.unlink()
+
+
+def default_output(path: Path) -> Path:
+    """Where labels of the dataset at ``path`` go if nobody says: beside it, as ``NAME-robometer``."""
+    absolute = path.absolute()
+    return absolute.with_name(
+        f"{absolute.name}-robometer" if path.is_dir() else f"{absolute.stem}-robometer{absolute.suffix}"
+    )
 
 
 @contextmanager

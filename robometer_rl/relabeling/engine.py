@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -82,8 +83,8 @@ class Labeller:
         return [entry if isinstance(entry, Unreadable) else labelled[entry.episode.key] for entry in pack]
 
     def _label(self, decoded: Decoded, predictions: list[Prediction]) -> Entry:
-        progress = np.mean([prediction.progress for prediction in predictions], axis=0, dtype=np.float64)
-        success = np.mean([prediction.success for prediction in predictions], axis=0, dtype=np.float64)
+        progress = _average([prediction.progress for prediction in predictions])
+        success = _average([prediction.success for prediction in predictions])
         try:
             return label_episode(decoded.episode, self.spec, progress, success, self.threshold)
         except EpisodeError as error:
@@ -157,6 +158,11 @@ def label_dataset(
         reason = f"the first, {skipped[0].name}, because {skipped[0].reason}" if skipped else "because there are none"
         raise NothingLabelledError(f"no episode of {dataset.options.path} could be labelled: {reason}")
     return Labels(episodes, skipped, labeller.provenance(dataset))
+
+
+def _average(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """As the wrappers average the predictions of several cameras."""
+    return np.stack(values).astype(np.float64).mean(axis=0)
 
 
 class _ProgressBar:

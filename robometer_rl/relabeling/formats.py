@@ -43,7 +43,7 @@ class Format:
 
 
 FORMATS: Final[Mapping[str, Format]] = {
-    "npz": Format("npz", "A folder of .npz episodes.", ("copy", "in_place")),
+    "npz": Format("npz", "A folder of .npz episodes.", ("copy",)),
     "sb3": Format("sb3", "A replay buffer that Stable-Baselines3 saved.", ("copy", "in_place")),
     "videos": Format("videos", "A folder of videos with a JSONL file of tasks.", ("sidecar",)),
 }

@@ -7,7 +7,7 @@ all: a run that goes on after the last whole pack makes the packs that an unbrok
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -107,7 +107,7 @@ def packs(dataset: RelabelDataset, start: int, every: int, budget: int) -> Itera
         yield pack
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Iterable[T]) -> Generator[T, None, None]:
     """Yields ``items``, the next of which is made in another thread while the caller uses the last."""
     iterator = iter(items)
     with ThreadPoolExecutor(1) as thread:
