@@ -35,9 +35,7 @@ from robometer_rl.data.sources.libero_scene import CAMERA, CONTROL_HZ, TASKS, UP
 from robometer_rl.data.sources.rollouts import Moment, judge, part_covered, record
 from robometer_rl.data.trajectory import Trajectory
 
-__all__ = ["DATA_SOURCE", "SKILLS", "Skill", "record_episode", "skills_of"]
-
-DATA_SOURCE = "libero"
+__all__ = ["SKILLS", "Skill", "record_episode", "skills_of"]
 
 Skill = Literal["expert", "noisy", "stop_halfway", "wrong_place", "random", "hover", "drop", "wrong_object"]
 SKILLS: tuple[Skill, ...] = get_args(Skill)
@@ -270,7 +268,7 @@ def record_episode(
         task=env.task,
         frames=kept.frames,
         quality_label=judge(kept, stopped_on_the_way=skill == "stop_halfway"),
-        data_source=DATA_SOURCE,
+        data_source=env.suite,
         partial_success=part_covered(kept),
         success=kept.success,
         state=kept.state,

@@ -103,7 +103,7 @@ def test_wide_things_are_taken_by_the_rim(bowl):
 @pytest.mark.parametrize("skill", SKILLS)
 def test_an_episode_says_what_happened(bowl, skill):
     run = record(bowl, skill, split="test")
-    assert (run.skill, run.split, run.data_source) == (skill, "test", "libero")
+    assert (run.skill, run.split, run.data_source) == (skill, "test", "libero_spatial")
     assert run.task == bowl.task
     assert run.instructions == TASKS["libero_spatial-0"].paraphrases
     assert run.frames.shape == (len(run), 32, 32, 3)
