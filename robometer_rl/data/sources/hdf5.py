@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,20 @@ from robometer_rl.video import VideoError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Demonstration", "HDF5Frames", "Images", "open_hdf5", "read_demonstrations"]
+__all__ = [
+    "DAMAGE",
+    "Demonstration",
+    "HDF5Frames",
+    "Images",
+    "demonstration_names",
+    "find_files",
+    "open_demonstration",
+    "open_hdf5",
+    "read_demonstrations",
+]
 
-# In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others).
-_DAMAGE = (OSError, KeyError, RuntimeError)
+DAMAGE: Final = (OSError, KeyError, RuntimeError)
+"""In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ class HDF5Frames:
         rows, places = np.unique(chosen, return_inverse=True)
         try:
             frames = orient(self._read(rows), self.orientation)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise VideoError(f"{self.path}, {self.parts[0].dataset}: frames cannot be read: {error}") from error
         return np.ascontiguousarray(frames[places.reshape(np.shape(chosen))])
 
@@ -168,10 +178,16 @@ class Demonstration:
         """
         found = self._dataset(dataset)
         if found is None:
-            raise SourceError(f"there are no images {dataset!r}; this demonstration has {self._image_names()}")
+            raise SourceError(f"there are no images {dataset!r}; this demonstration has {list(self._images())}")
         if len(found.shape) != 4 or found.shape[3] != 3:
             raise FrameError(f"{dataset!r} has shape {found.shape}; expected RGB images (N, H, W, 3)")
         return found.shape
+
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the colour images among the observations."""
+        images = {name: shape for name, shape in self._images().items() if shape[3] == 3}
+        return [name.removeprefix("obs/") for name in images if name.startswith("obs/")]
 
     def values(self, dataset: str) -> NDArray[Any] | None:
         """All of the data set ``dataset``; None if there is no such thing."""
@@ -226,9 +242,10 @@ class Demonstration:
         found = self.group.get(name)
         return found if isinstance(found, h5py.Dataset) else None
 
-    def _image_names(self) -> list[str]:
+    def _images(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all data sets that may hold images, by name."""
         datasets = {name: self._dataset(name) for name in _names_below(self.group)}
-        return [name for name, dataset in datasets.items() if dataset is not None and len(dataset.shape) == 4]
+        return {name: found.shape for name, found in datasets.items() if found is not None and len(found.shape) == 4}
 
 
 def _names_below(group: h5py.Group) -> list[str]:
@@ -248,11 +265,16 @@ def read_demonstrations(path: Path, read: Callable[[Demonstration], Trajectory])
     Raises:
         SourceError: There is no such file.
     """
-    files = _find_files(path)
+    files = find_files(path)
     return chain.from_iterable(_read_file(file, name, read) for file, name in files)
 
 
-def _find_files(path: Path) -> list[tuple[Path, str]]:
+def find_files(path: Path) -> list[tuple[Path, str]]:
+    """The file at ``path``, or the HDF5 files in the folder and its folders, each with its path below it.
+
+    Raises:
+        SourceError: There is no such file.
+    """
     if path.is_file():
         return [(path, path.name)]
     names = sorted(file.relative_to(path).as_posix() for ending in ("hdf5", "h5") for file in path.rglob(f"*.{ending}"))
@@ -269,22 +291,45 @@ def _read_file(
         with open_hdf5(path) as file:
             demonstrations = list(_demonstrations(file, path, file_name))
             return [attempt(f"{path}#data/{each.name}", lambda each=each: read(each)) for each in demonstrations]
-    except (SourceError, *_DAMAGE) as error:
+    except (SourceError, *DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
 
 
-def _demonstrations(file: h5py.File, path: Path, file_name: str) -> Iterator[Demonstration]:
+def demonstration_names(file: h5py.File, path: Path) -> list[str]:
+    """``demo_0``, ``demo_1``, ...: the demonstrations of a file, by number.
+
+    Raises:
+        SourceError: There are none.
+    """
     import h5py
 
     data: Any = file["data"] if file.get("data", getclass=True) is h5py.Group else {}
     names = [name for name in data if re.fullmatch(r"demo_\d+", name)]
     if not names:
         raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; it has {sorted(file)}")
+    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+
+
+@contextmanager
+def open_demonstration(path: Path, file_name: str, name: str) -> Iterator[Demonstration]:
+    """One demonstration, and its file while it is being read; errors are those of `DAMAGE`."""
+    with open_hdf5(path) as file:
+        yield _demonstration(file, path, file_name, name, {})
+
+
+def _demonstrations(file: h5py.File, path: Path, file_name: str) -> Iterator[Demonstration]:
+    names = demonstration_names(file, path)
     masks: Any = file.get("mask", {})
     members = {mask: {_text(name) for name in masks[mask][()]} for mask in masks}
-    for name in sorted(names, key=lambda name: int(name.removeprefix("demo_"))):
-        splits = frozenset(mask for mask, listed in members.items() if name in listed)
-        yield Demonstration(path, file_name, name, dict(data.attrs), data[name], splits)
+    return (_demonstration(file, path, file_name, name, members) for name in names)
+
+
+def _demonstration(
+    file: h5py.File, path: Path, file_name: str, name: str, members: Mapping[str, set[str]]
+) -> Demonstration:
+    data: Any = file["data"]
+    splits = frozenset(mask for mask, listed in members.items() if name in listed)
+    return Demonstration(path, file_name, name, dict(data.attrs), data[name], splits)
 
 
 def _text(value: bytes | str) -> str:

@@ -116,7 +116,7 @@ class _Reader:
         quality = self.config.quality or quality_of(np.zeros(0, bool) if success is None else success)
         return Trajectory(
             id=episode_id(self.data_source, f"{episode.index:06d}", self.camera.removeprefix("observation.images.")),
-            task=self._task(rows),
+            task=self.layout.task(rows),
             frames=self._frames(episode, rows),
             quality_label=quality,
             data_source=self.data_source,
@@ -140,15 +140,6 @@ class _Reader:
             assert self.config.success_reward is not None
             noted = noted >= self.config.success_reward
         return success_of_frames(noted.astype(bool))
-
-    def _task(self, rows: EpisodeRows) -> str:
-        indices = np.unique(rows.values("task_index")).tolist()
-        texts = [self.layout.tasks.get(index) for index in indices]
-        if len(indices) > 1:
-            raise SourceError(f"its instruction changes on the way: {texts}; expected one")
-        if texts[0] is None:
-            raise SourceError(f"its instruction has the number {indices[0]}, which the table of tasks lacks")
-        return texts[0]
 
     def _metadata(self, episode: LeRobotEpisode) -> dict[str, object]:
         metadata: dict[str, object] = {

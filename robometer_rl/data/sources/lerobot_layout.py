@@ -34,7 +34,15 @@ from robometer_rl.data.sources.reading import SourceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["VERSIONS", "EpisodeRows", "LeRobotEpisode", "LeRobotLayout", "VideoSpan", "open_parquet"]
+__all__ = [
+    "VERSIONS",
+    "EpisodeRows",
+    "LeRobotEpisode",
+    "LeRobotLayout",
+    "VideoSpan",
+    "column_values",
+    "open_parquet",
+]
 
 VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
 
@@ -91,9 +99,8 @@ class EpisodeRows:
         return self.table.num_rows
 
     def values(self, column: str) -> NDArray[Any]:
-        """(T,) of a column of scalars, or of vectors with one entry; (T, ...) of any other column."""
-        entries = np.asarray(self.table[column].to_pylist())
-        return entries[:, 0] if entries.ndim == 2 and entries.shape[1] == 1 else entries
+        """See `column_values`."""
+        return column_values(self.table[column])
 
 
 class LeRobotLayout:
@@ -189,6 +196,20 @@ class LeRobotLayout:
             )
         return EpisodeRows(episode.data_path, int(found[0]), table.slice(int(found[0]), len(found)))
 
+    def task(self, rows: EpisodeRows) -> str:
+        """The instruction of an episode.
+
+        Raises:
+            SourceError: It changes on the way, or the table of tasks lacks it.
+        """
+        indices = np.unique(rows.values("task_index")).tolist()
+        texts = [self.tasks.get(index) for index in indices]
+        if len(indices) > 1:
+            raise SourceError(f"its instruction changes on the way: {texts}; expected one")
+        if texts[0] is None:
+            raise SourceError(f"its instruction has the number {indices[0]}, which the table of tasks lacks")
+        return texts[0]
+
     def _episode_v3(self, row: Mapping[str, Any]) -> LeRobotEpisode:
         videos = {
             key: VideoSpan(
@@ -213,6 +234,12 @@ class LeRobotLayout:
 
     def _path(self, template: str, **values: Any) -> Path:
         return self.root / self.info[template].format(**values)
+
+
+def column_values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """(T,) of a column of scalars, or of vectors with one entry; (T, ...) of any other column."""
+    entries = np.asarray(column.to_pylist())
+    return entries[:, 0] if entries.ndim == 2 and entries.shape[1] == 1 else entries
 
 
 def open_parquet(path: Path) -> Any:

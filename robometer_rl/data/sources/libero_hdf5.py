@@ -26,7 +26,15 @@ from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.data.sources.reading import Reading, SourceError
 from robometer_rl.data.trajectory import Trajectory
 
-__all__ = ["LiberoHDF5Config", "instruction_from_name", "read_libero_hdf5"]
+__all__ = [
+    "LiberoHDF5Config",
+    "instruction_from_name",
+    "is_libero",
+    "libero_frames",
+    "libero_instruction",
+    "read_libero_hdf5",
+    "upright_orientation",
+]
 
 # Demonstrations head for the goal, which is what this skill says of an episode.
 _DEMONSTRATOR: Final = "expert"
@@ -69,24 +77,53 @@ def instruction_from_name(task_name: str) -> str:
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", task_name).replace("_", " ").strip()
 
 
-def _read(demonstration: Demonstration, config: LiberoHDF5Config) -> Trajectory:
-    dataset = f"obs/{config.camera}"
+def is_libero(demonstration: Demonstration) -> bool:
+    """Whether the file was written by LIBERO's scripts, which note the problem that they simulate."""
+    return not {"problem_info", "bddl_file_name"}.isdisjoint(demonstration.attributes)
+
+
+def upright_orientation(demonstration: Demonstration) -> Orientation:
+    """What stands the pictures of a LIBERO file upright."""
+    return "as_stored" if demonstration.attributes.get("macros_image_convention") == "opencv" else "flip"
+
+
+def libero_frames(demonstration: Demonstration, camera: str, orientation: Orientation) -> HDF5Frames:
+    """The T frames of a camera.
+
+    Raises:
+        SourceError: There is no such camera, or the orientation would turn upright pictures over.
+        FrameError: They are no colour images.
+    """
+    dataset = f"obs/{camera}"
     length, *image_shape = demonstration.images(dataset)
-    _check_convention(demonstration, config.orientation)
+    _check_convention(demonstration, orientation)
     part = Images(f"data/{demonstration.name}/{dataset}", 0, length)
-    task_name = PurePosixPath(demonstration.file_name).stem.removesuffix("_demo")
+    return HDF5Frames(demonstration.path, (part,), tuple(image_shape), orientation)
+
+
+def libero_instruction(demonstration: Demonstration) -> str:
+    """What the file says, or else what its name says."""
+    return _instruction(demonstration) or instruction_from_name(_task_name(demonstration))
+
+
+def _task_name(demonstration: Demonstration) -> str:
+    return PurePosixPath(demonstration.file_name).stem.removesuffix("_demo")
+
+
+def _read(demonstration: Demonstration, config: LiberoHDF5Config) -> Trajectory:
+    frames = libero_frames(demonstration, config.camera, config.orientation)
     success = _success(demonstration)
     achieved = success is None or bool(success.any())
     return Trajectory(
         id=demonstration.episode_id(config.data_source, config.camera),
-        task=_instruction(demonstration) or instruction_from_name(task_name),
-        frames=HDF5Frames(demonstration.path, (part,), tuple(image_shape), config.orientation),
+        task=libero_instruction(demonstration),
+        frames=frames,
         quality_label="successful" if achieved else "failure",
         data_source=config.data_source,
         success=success,
         skill=_DEMONSTRATOR if achieved else None,
         source=demonstration.source,
-        metadata={"environment": task_name, "camera": config.camera} | demonstration.timing(),
+        metadata={"environment": _task_name(demonstration), "camera": config.camera} | demonstration.timing(),
     )
 
 

@@ -32,7 +32,16 @@ from robometer_rl.frames import as_frames
 if TYPE_CHECKING:
     import minari
 
-__all__ = ["MinariConfig", "MinariFrames", "read_minari"]
+__all__ = [
+    "MinariConfig",
+    "MinariFrames",
+    "episode_success",
+    "minari_instruction",
+    "open_minari",
+    "pictures_of",
+    "read_minari",
+    "stored_episode",
+]
 
 _SUCCESS_KEYS = ("success", "is_success")
 _LARGEST_SEED = 2**63 - 1
@@ -107,8 +116,8 @@ class MinariFrames:
         return np.asarray(self[:], dtype=dtype)
 
     def _read(self) -> NDArray[np.uint8]:
-        episode = _read_episode(self.path, self.episode)
-        return orient(as_frames(_pictures(episode, self.key)), self.orientation)
+        episode = stored_episode(self.path, self.episode)
+        return orient(as_frames(pictures_of(episode, self.key)), self.orientation)
 
 
 def read_minari(config: MinariConfig) -> Reading:
@@ -118,14 +127,20 @@ def read_minari(config: MinariConfig) -> Reading:
         SourceError: There is no data set, or one that this version of Minari does not read.
         ImportError: Minari is not installed.
     """
-    dataset = _open(config.path)
+    dataset = open_minari(config.path)
     return (
         attempt(f"{config.path}, episode {episode}", lambda episode=episode: _read(dataset, episode, config))
         for episode in dataset.episode_indices.tolist()
     )
 
 
-def _open(path: Path) -> minari.MinariDataset:
+def open_minari(path: Path) -> minari.MinariDataset:
+    """The data set in the directory ``path``, or in its folder ``data``.
+
+    Raises:
+        SourceError: There is none, or one that this version of Minari does not read.
+        ImportError: Minari is not installed.
+    """
     try:
         import minari
     except ImportError as error:
@@ -140,14 +155,24 @@ def _open(path: Path) -> minari.MinariDataset:
 
 # Frames are copied right after an episode was opened. One episode bounds the memory.
 @lru_cache(maxsize=1)
-def _read_episode(path: Path, episode: int) -> Mapping[str, Any]:
+def stored_episode(path: Path, episode: int) -> Mapping[str, Any]:
+    """All of an episode as Minari's storage returns it; the last one is remembered.
+
+    Raises:
+        SourceError: It is incomplete or damaged.
+    """
     try:
-        return next(iter(_open(path).storage.get_episodes([episode])))
+        return next(iter(open_minari(path).storage.get_episodes([episode])))
     except (KeyError, StopIteration, OSError) as error:
         raise SourceError(f"episode {episode} of {path} is incomplete or damaged: {error}") from error
 
 
-def _pictures(episode: Mapping[str, Any], key: str) -> Any:
+def pictures_of(episode: Mapping[str, Any], key: str) -> Any:
+    """The pictures at ``key``, see `MinariConfig.frames`.
+
+    Raises:
+        SourceError: There are none.
+    """
     kind, _, name = key.partition("/")
     found = episode["observations"] if kind == "obs" else episode["infos"] or {}
     if not name:
@@ -163,15 +188,15 @@ def _pictures(episode: Mapping[str, Any], key: str) -> Any:
 def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> Trajectory:
     folder = Path(dataset.storage.data_path)
     frames = MinariFrames(folder, episode, config.frames, config.orientation)
-    content = _read_episode(folder, episode)
+    content = stored_episode(folder, episode)
     metadata = dict(next(iter(dataset.storage.get_episode_metadata([episode]))))
     steps = _steps(content, len(frames))
-    success = _success(content, steps)
+    success = episode_success(content, steps)
     seed = metadata.get("seed")
     source = dataset.env_spec
     return Trajectory(
         id=episode_id(config.data_source or dataset.id, f"episode_{episode}", config.frames),
-        task=_instruction(dataset, metadata, config.task),
+        task=minari_instruction(dataset, metadata, config.task),
         frames=frames,
         quality_label=_quality(success, config.quality),
         data_source=config.data_source or dataset.id,
@@ -186,7 +211,12 @@ def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> 
     )
 
 
-def _instruction(dataset: minari.MinariDataset, episode_metadata: Mapping[str, Any], task: str | None) -> str:
+def minari_instruction(dataset: minari.MinariDataset, episode_metadata: Mapping[str, Any], task: str | None) -> str:
+    """The instruction of an episode: ``task`` if it is given, else what was stored with the episode or the data set.
+
+    Raises:
+        SourceError: None was stored.
+    """
     found = task or episode_metadata.get("task") or dataset.storage.metadata.get("task")
     if not found:
         raise SourceError("the metadata hold no instruction; say what the robot is to do with the option 'task'")
@@ -201,7 +231,7 @@ def _steps(episode: Mapping[str, Any], num_frames: int) -> NDArray[np.int64]:
     return np.arange(num_steps + 1)[-num_frames:]
 
 
-def _success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+def episode_success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """(T,) at ``steps``; the task counts as undone after the reset if its info was not recorded."""
     infos = episode["infos"] or {}
     key = next((key for key in _SUCCESS_KEYS if key in infos), None)

@@ -25,7 +25,13 @@ from robometer_rl.data.sources.outcomes import quality_of, success_of_frames
 from robometer_rl.data.sources.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 
-__all__ = ["RobomimicHDF5Config", "read_robomimic_hdf5"]
+__all__ = [
+    "RobomimicHDF5Config",
+    "has_sparse_rewards",
+    "read_robomimic_hdf5",
+    "robomimic_frames",
+    "robomimic_instruction",
+]
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,12 @@ class _Outcome(NamedTuple):
 
 
 def _read(demonstration: Demonstration, config: RobomimicHDF5Config) -> Trajectory:
-    frames = _frames(demonstration, config)
+    frames = robomimic_frames(demonstration, config.camera, config.orientation)
     outcome = _outcome(demonstration, len(frames), config.quality)
     name = demonstration.environment().get("env_name")
     return Trajectory(
         id=demonstration.episode_id(config.data_source, config.camera),
-        task=_instruction(demonstration, config.task),
+        task=config.task or robomimic_instruction(demonstration),
         frames=frames,
         quality_label=outcome.quality,
         data_source=config.data_source,
@@ -88,8 +94,14 @@ def _read(demonstration: Demonstration, config: RobomimicHDF5Config) -> Trajecto
     )
 
 
-def _frames(demonstration: Demonstration, config: RobomimicHDF5Config) -> HDF5Frames:
-    before, after = f"obs/{config.camera}", f"next_obs/{config.camera}"
+def robomimic_frames(demonstration: Demonstration, camera: str, orientation: Orientation) -> HDF5Frames:
+    """The frames of a camera: T, or T + 1 where ``next_obs`` is stored too.
+
+    Raises:
+        SourceError: There is no such camera, or ``next_obs`` does not go with ``obs``.
+        FrameError: They are no colour images.
+    """
+    before, after = f"obs/{camera}", f"next_obs/{camera}"
     length, *image_shape = demonstration.images(before)
     parts = [Images(f"data/{demonstration.name}/{before}", 0, length)]
     if after in demonstration.group:
@@ -97,21 +109,29 @@ def _frames(demonstration: Demonstration, config: RobomimicHDF5Config) -> HDF5Fr
         if following != (length, *image_shape):
             raise SourceError(f"{before!r} has shape {(length, *image_shape)} and {after!r} {following}")
         parts.append(Images(f"data/{demonstration.name}/{after}", length - 1, length))
-    return HDF5Frames(demonstration.path, tuple(parts), tuple(image_shape), config.orientation)
+    return HDF5Frames(demonstration.path, tuple(parts), tuple(image_shape), orientation)
 
 
-def _instruction(demonstration: Demonstration, task: str | None) -> str:
-    """What the caller says, or else what RoboCasa's files say of this episode."""
-    found = task or demonstration.json_attribute("ep_meta").get("lang")
+def robomimic_instruction(demonstration: Demonstration) -> str:
+    """What RoboCasa's files say of this episode; robomimic's own do not.
+
+    Raises:
+        SourceError: The file does not say it.
+    """
+    found = demonstration.json_attribute("ep_meta").get("lang")
     if not found:
         raise SourceError("the file holds no instruction; say what the robot is to do with the option 'task'")
     return found
 
 
+def has_sparse_rewards(demonstration: Demonstration) -> bool:
+    """Whether a reward above 0 means that the task is done."""
+    return demonstration.environment_argument("reward_shaping") is False
+
+
 def _outcome(demonstration: Demonstration, num_frames: int, quality: QualityLabel | None) -> _Outcome:
     rewards = demonstration.values("rewards")
-    sparse = demonstration.environment_argument("reward_shaping") is False
-    if rewards is None or not sparse:
+    if rewards is None or not has_sparse_rewards(demonstration):
         if quality is None:
             raise SourceError("its rewards do not say whether it succeeded; say it with the option 'quality'")
         return _Outcome(quality, None)
