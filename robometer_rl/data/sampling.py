@@ -11,7 +11,7 @@ frames, in the order in which they are shown, and a clip that starts in the midd
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -86,7 +86,8 @@ class ClipStrategies:
         failure: A history of any other episode.
         rewind: A successful episode played forwards, then some of it backwards.
         reverse: A successful episode played backwards.
-        other_task: A history of a successful episode with the instruction of another task: progress and success 0.
+        other_task: A history of a successful episode with the instruction of another task, none of whose instructions
+            its own task has, too: progress and success 0.
     """
 
     success: float = 0.3
@@ -104,7 +105,7 @@ class PairStrategies:
         rewind: Against the same episode rewound.
         reverse: Against the same episode reversed.
         failure: Against an episode of the same task that failed.
-        other_task: Against a successful episode of another task.
+        other_task: Against a successful episode of another task that shares no instruction with it.
     """
 
     rewind: float = 0.2
@@ -242,6 +243,9 @@ class Sampler:
         self._successful = [task for task in self.tasks if self._by_task[task][0]]
         self._failed = [task for task in self.tasks if self._by_task[task][1]]
         self._contrasted = [task for task in self._successful if self._by_task[task][1]]
+        self._alike = _alike(self._by_task)
+        self._with_other = [task for task in self._successful if any(self._others(task, self.tasks))]
+        self._with_successful_other = [task for task in self._successful if any(self._others(task, self._successful))]
         self._check()
         self._protocols = (NestedFrames(config.max_frames), UniformFrames(config.max_frames))
 
@@ -254,9 +258,9 @@ class Sampler:
             "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts),
             "an episode that fails": bool(self._failed) or "failure" not in used,
             "a task with both successful episodes and others": bool(self._contrasted) or "failure" not in contrasts,
-            "successful episodes of one task and another task's instruction": len(self.tasks) > 1
+            "successful episodes of one task and another task's instruction": bool(self._with_other)
             or "other_task" not in used,
-            "successful episodes of two tasks": len(self._successful) > 1 or "other_task" not in contrasts,
+            "successful episodes of two tasks": bool(self._with_successful_other) or "other_task" not in contrasts,
         }
         missing = [need for need, met in needs.items() if not met]
         if missing:
@@ -274,13 +278,13 @@ class Sampler:
         if strategy == "failure":
             task = _pick(rng, self._failed)
             return self._history(rng, _pick(rng, self._by_task[task][1]), strategy, self._instruction(rng, task))
-        task = _pick(rng, self._successful)
+        task = _pick(rng, self._with_other if strategy == "other_task" else self._successful)
         return self._success_clip(rng, task, strategy)
 
     def _success_clip(self, rng: np.random.Generator, task: str, strategy: str) -> ClipSample:
         episode = _pick(rng, self._by_task[task][0])
         if strategy == "other_task":
-            other = _pick(rng, [name for name in self.tasks if name != task])
+            other = _pick(rng, list(self._others(task, self.tasks)))
             return self._history(rng, episode, strategy, self._instruction(rng, other))
         instruction = self._instruction(rng, task)
         if strategy == "success":
@@ -289,7 +293,8 @@ class Sampler:
 
     def _pair(self, rng: np.random.Generator) -> PairSample:
         strategy = _choose(rng, self.config.pairs)
-        task = _pick(rng, self._contrasted if strategy == "failure" else self._successful)
+        candidates = {"failure": self._contrasted, "other_task": self._with_successful_other}
+        task = _pick(rng, candidates.get(strategy, self._successful))
         done, failed = self._by_task[task]
         instruction = self._instruction(rng, task)
         episode = _pick(rng, done)
@@ -297,7 +302,7 @@ class Sampler:
         if strategy == "failure":
             worse = self._history(rng, _pick(rng, failed), strategy, instruction, whole=True)
         elif strategy == "other_task":
-            other = _pick(rng, [name for name in self._successful if name != task])
+            other = _pick(rng, list(self._others(task, self._successful)))
             stranger = _pick(rng, self._by_task[other][0])
             worse = self._history(rng, stranger, strategy, instruction, whole=True)
         else:
@@ -305,6 +310,10 @@ class Sampler:
         first_is_better = bool(rng.random() < 0.5)
         pair = (better, worse) if first_is_better else (worse, better)
         return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
+
+    def _others(self, task: str, names: Sequence[str]) -> Iterator[str]:
+        """Those of ``names`` that no instruction of ``task`` names."""
+        return (name for name in names if name not in self._alike[task])
 
     def _instruction(self, rng: np.random.Generator, task: str) -> _Instruction:
         done, failed = self._by_task[task]
@@ -365,6 +374,22 @@ class Sampler:
             shown=self.tasks.index(episode.task),
             view=int(rng.integers(1 << 16)),
         )
+
+
+def _alike(by_task: Mapping[str, tuple[list[Episode], list[Episode]]]) -> dict[str, set[str]]:
+    """For each task, those that share an instruction with it: simulators have tasks that only their scenes tell apart.
+
+    With such an instruction an episode of either is one of the task that it names.
+    """
+    named: dict[str, set[str]] = {}
+    for task, (done, failed) in by_task.items():
+        for text in {text for episode in (*done, *failed) for text in episode.instructions}:
+            named.setdefault(text, set()).add(task)
+    alike = {task: {task} for task in by_task}
+    for tasks in named.values():
+        for task in tasks:
+            alike[task] |= tasks
+    return alike
 
 
 def _weights(strategies: ClipStrategies | PairStrategies) -> Mapping[str, float]:

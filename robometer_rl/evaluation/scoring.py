@@ -220,14 +220,11 @@ class _Questions:
         return Clip(shown[0], clips[0].task), Clip(shown[1], clips[0].task)
 
     def _other_instruction(self, index: int, rng: np.random.Generator) -> str | None:
-        own, seed = group_key(self.episodes[index]), self.scoring.seed
-        others = sorted(
-            {
-                task_under(self.condition, self.episodes[members[0]], seed)
-                for task, members in self.by_task.items()
-                if task != own
-            }
-        )
+        own, seed = self.by_task[group_key(self.episodes[index])], self.scoring.seed
+        # Simulators have tasks of the same name in other scenes; that would not be a wrong one.
+        said = {text for member in own for text in (self.episodes[member].task, *self.episodes[member].instructions)}
+        firsts = [self.episodes[members[0]] for members in self.by_task.values()]
+        others = sorted({task_under(self.condition, episode, seed) for episode in firsts} - said)
         return others[int(rng.integers(len(others)))] if others else None
 
     def _steps(self, clips: list[Clip]) -> list[tuple[Floats, Floats]]:

@@ -116,6 +116,36 @@ def test_failures_and_successes_come_from_their_own_episodes(episodes, trajector
     assert {trajectories[s.episode].skill for s in _draw(episodes, _only("success"))} == {"expert"}
 
 
+@pytest.fixture(scope="module")
+def namesakes(trajectories):
+    """Of three tasks, two are said in the same words in different scenes."""
+    again = [
+        replace(each, id=f"{each.id}-2", task="shove the block", instructions=(), metadata={"environment": "push-2"})
+        for each in trajectories
+        if each.metadata["environment"] == "push"
+    ]
+    return [*trajectories, *again]
+
+
+def test_tasks_that_share_an_instruction_are_not_other_tasks_to_each_other(namesakes):
+    episodes = make_episodes(namesakes)
+    drawn = set()
+    for sample in _draw(episodes, _only("other_task")):
+        assert sample.task not in episodes[sample.episode].instructions
+        drawn.add((episodes[sample.episode].task, sample.task in TASKS["pull"][0:1] + TASKS["pull"][1]))
+    assert drawn == {("push", True), ("push-2", True), ("pull", False)}
+    for pair in _draw(episodes, _only_pairs("other_task")):
+        assert "pull" in {episodes[side.episode].task for side in (pair.first, pair.second)}
+
+
+def test_namesakes_alone_have_no_other_task(namesakes):
+    episodes = make_episodes([each for each in namesakes if each.metadata["environment"] != "pull"])
+    with pytest.raises(SamplingError, match="another task's instruction"):
+        Sampler(episodes, _only("other_task"))
+    with pytest.raises(SamplingError, match="successful episodes of two tasks"):
+        Sampler(episodes, _only_pairs("other_task"))
+
+
 @pytest.mark.parametrize("kind", ["rewind", "reverse", "failure", "other_task"])
 def test_pairs_prefer_the_better_one_wherever_it_stands(episodes, trajectories, kind):
     pairs = _draw(episodes, _only_pairs(kind))

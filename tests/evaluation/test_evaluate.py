@@ -83,6 +83,19 @@ def test_truth_comes_from_experts_of_the_same_task(episodes):
     assert value > 0.9
 
 
+def test_a_task_of_the_same_name_is_not_a_wrong_one(episodes):
+    namesakes = [
+        replace(each, id=f"{each.id}-2", metadata={**each.metadata, "environment": f"{each.metadata['environment']}-2"})
+        for each in episodes
+    ]
+    scores = score_episodes(Oracle(), [*episodes, *namesakes], Scoring(NestedFrames(4), seed=3))
+    wrong = [each.wrong_task for each in scores.episodes if each.is_expert]
+    assert len(wrong) == 12
+    assert all(progress is not None and progress.max() == 0 for progress in wrong)
+    alone = [each for each in (*episodes, *namesakes) if "push" in each.id]
+    assert all(each.wrong_task is None for each in score_episodes(Oracle(), alone, Scoring(NestedFrames(4))).episodes)
+
+
 def test_a_clock_is_found_out(episodes):
     value = {name: estimate.value for name, estimate in evaluate_model(Clock(), episodes).metrics.items()}
     assert value["voc_pearson"] == pytest.approx(value["voc_pearson_clock"])
