@@ -33,8 +33,8 @@ from robometer_rl.data.sources.metaworld_policies import (
     VisitPolicy,
     WrongPlacePolicy,
 )
-from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.frames import as_frame
+from robometer_rl.data.sources.rollouts import Moment, judge, part_covered, record
+from robometer_rl.data.trajectory import Trajectory
 
 __all__ = ["DATA_SOURCE", "SKILLS", "Plan", "Skill", "record_episode", "record_policy"]
 
@@ -46,7 +46,6 @@ Skill = Literal[
 SKILLS: tuple[Skill, ...] = get_args(Skill)
 
 _PATIENCE = 200  # steps after which a rehearsal counts as failed
-_SUBOPTIMAL = 0.25  # part of the way to the goal from which a failure counts as nearly there
 _TOUCHED = 0.005  # metres that the object has moved when the expert is said to have it
 _SETTLED = 5  # steps after which objects that fall at reset lie still, and no expert has come near one
 _LOW, _HIGH = np.array([-0.45, 0.4, 0.04]), np.array([0.45, 0.95, 0.45])  # where explorers take the hand
@@ -397,15 +396,14 @@ def record_policy(
     """
     metaworld = env.unwrapped
     assert isinstance(metaworld, MetaWorldEnv)
-    kept = _act_out(env, plan, seed, frame_interval)
-    partial = 1.0 if kept.success[-1] else _part_covered(kept.distance)
+    kept = record(_Run(env, plan.policy, seed), plan.max_steps, plan.tail, frame_interval)
     return Trajectory(
         id=trajectory_id,
         task=metaworld.instruction,
         frames=kept.frames,
-        quality_label=_quality(kept.success, partial, skill),
+        quality_label=judge(kept, stopped_on_the_way=skill == "stop_halfway"),
         data_source=DATA_SOURCE,
-        partial_success=partial,
+        partial_success=part_covered(kept),
         success=kept.success,
         state=kept.state,
         distance=kept.distance,
@@ -426,56 +424,26 @@ def record_policy(
     )
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What is kept of an episode, one entry per frame; the fields of `Trajectory`."""
+class _Run:
+    """One episode of a policy in an environment."""
 
-    frames: NDArray[np.uint8]
-    steps: NDArray[np.int64]
-    success: NDArray[np.bool_]
-    state: NDArray[np.float32]
-    distance: NDArray[np.float32]
+    def __init__(self, env: gym.Env[Any, Any], policy: Policy, seed: int) -> None:
+        self._env = env
+        self._policy = policy
+        self._seed = seed
 
+    def start(self) -> Moment:
+        return self._note(*self._env.reset(seed=self._seed))
 
-def _act_out(env: gym.Env[Any, Any], plan: Plan, seed: int, frame_interval: int) -> _Kept:
-    observation, info = env.reset(seed=seed)
-    frames, steps, success = [_frame(env)], [0], [info["is_success"]]
-    state, distance = [state_of(observation)], [info["distance"]]
-    end = _on_grid(plan.max_steps, frame_interval)
-    done_before = False
-    step = 0
-    while step < end:
-        step += 1
-        observation, _, _, _, info = env.step(plan.policy.act(observation, info["is_success"]))
-        if info["is_success"] and not done_before:
-            done_before = True
-            end = min(end, _on_grid(step + plan.tail, frame_interval))
-        if step % frame_interval == 0:
-            frames.append(_frame(env))
-            steps.append(step)
-            success.append(info["is_success"])
-            state.append(state_of(observation))
-            distance.append(info["distance"])
-    return _Kept(np.stack(frames), np.array(steps), np.array(success), np.stack(state), np.array(distance, np.float32))
+    def step(self) -> Moment:
+        observation, _, _, _, info = self._env.step(self._policy.act(self._observation, self._done))
+        return self._note(observation, info)
 
+    def render(self) -> NDArray[np.uint8]:
+        frame: Any = self._env.render()
+        return frame
 
-def _frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
-    return as_frame(env.render())
-
-
-def _on_grid(step: int, interval: int) -> int:
-    """``step`` rounded up to a multiple of ``interval``, so that the last step is one whose frame is kept."""
-    return -(-step // interval) * interval
-
-
-def _part_covered(distance: NDArray[np.float32]) -> float:
-    """How much of the way from the first distance to zero the last one has covered, in [0, 1]."""
-    return float(np.clip(1.0 - distance[-1] / max(float(distance[0]), 1e-6), 0.0, 1.0))
-
-
-def _quality(success: NDArray[np.bool_], partial: float, skill: str) -> QualityLabel:
-    if success[-1]:
-        return "successful"
-    if success.any() or partial >= _SUBOPTIMAL or skill == "stop_halfway":
-        return "suboptimal"
-    return "failure"
+    def _note(self, observation: Observation, info: dict[str, Any]) -> Moment:
+        self._observation = observation
+        self._done: bool = info["is_success"]
+        return Moment(self._done, info["distance"], state_of(observation))
