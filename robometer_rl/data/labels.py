@@ -60,7 +60,11 @@ class FrameLabels:
 
 
 def group_key(trajectory: Trajectory) -> str:
-    """What makes two trajectories attempts at the same thing: the simulator's task if there is one, else the text."""
+    """What makes two trajectories attempts at the same thing: the simulator's task if there is one, else the text.
+
+    All trajectories of a simulator's task share their instructions, so ``environment`` must name a task, and not a
+    simulator in which each episode has another one.
+    """
     return str(trajectory.metadata.get("environment", trajectory.task))
 
 

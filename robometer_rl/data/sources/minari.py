@@ -206,8 +206,7 @@ def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> 
         # Minari draws seeds of 64 bits, which not every reader of a store can hold.
         seed=None if seed is None or seed > _LARGEST_SEED else int(seed),
         source=f"{dataset.id}#episode_{episode}",
-        metadata={"frames": config.frames, "frame_interval": 1}
-        | ({} if source is None else {"environment": source.id}),
+        metadata={"frames": config.frames, "frame_interval": 1} | ({} if source is None else {"env_id": source.id}),
     )
 
 

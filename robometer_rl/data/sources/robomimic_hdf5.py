@@ -90,7 +90,7 @@ def _read(demonstration: Demonstration, config: RobomimicHDF5Config) -> Trajecto
         skill=config.skill,
         split="valid" if "valid" in demonstration.splits else "train",
         source=demonstration.source,
-        metadata={"camera": config.camera} | ({"environment": name} if name else {}) | demonstration.timing(),
+        metadata={"camera": config.camera} | ({"env_name": name} if name else {}) | demonstration.timing(),
     )
 
 

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from robometer_rl.data.labels import group_key
 from robometer_rl.data.sources.hdf5 import HDF5Frames, Images
 from robometer_rl.data.sources.libero_hdf5 import LiberoHDF5Config, instruction_from_name, read_libero_hdf5
 from robometer_rl.data.sources.reading import SourceError, Unreadable
@@ -156,7 +157,7 @@ def test_robomimic_episodes_end_with_the_state_after_the_last_action() -> None:
     assert (lifts.task, lifts.skill, lifts.data_source) == ("lift the cube", None, "robomimic")
     assert lifts.metadata == {
         "camera": "agentview_image",
-        "environment": "Lift",
+        "env_name": "Lift",
         "frame_interval": 1,
         "control_hz": 20,
     }
@@ -197,6 +198,14 @@ def test_an_instruction_is_asked_for_unless_the_episode_has_one(changeable: Path
     assert "'task'" in first.reason
     assert isinstance(second, Trajectory)
     assert second.task == "pick up the red cube"
+
+
+def test_episodes_of_one_environment_with_other_instructions_are_other_tasks(changeable: Path) -> None:
+    path = changeable / ROBOMIMIC.name
+    with h5py.File(path, "a") as file:
+        for number, colour in enumerate(("red", "blue")):
+            file[f"data/demo_{number}"].attrs["ep_meta"] = json.dumps({"lang": f"pick up the {colour} cube"})
+    assert [group_key(each) for each in robomimic(path, task=None)] == ["pick up the red cube", "pick up the blue cube"]
 
 
 # --- what both have in common ---

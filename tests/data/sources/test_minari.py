@@ -164,7 +164,7 @@ def test_the_environment_is_named_if_the_data_set_names_it(root: Path) -> None:
         action_space=ACTION,
     )
     (trajectory,) = read(Path(dataset.storage.data_path), frames="info/frame")
-    assert trajectory.metadata["environment"] == "CartPole-v1"
+    assert trajectory.metadata["env_id"] == "CartPole-v1"
 
 
 def test_jpeg_pictures_are_decoded(root: Path) -> None:
