@@ -23,7 +23,7 @@ without labels keep their rewards. Once transitions are added, the dictionary de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,9 +50,10 @@ from robometer_rl.relabeling.destinations import (
     fingerprint,
     new_file,
 )
+from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.metadata import metadata, stored_provenance
 
-__all__ = ["ATTRIBUTE", "BufferDataset", "BufferFrames", "is_format", "open_dataset", "write_labels"]
+__all__ = ["ATTRIBUTE", "BufferDataset", "BufferFrames", "is_format", "open_dataset", "relabel_buffer"]
 
 ATTRIBUTE: Final = "robometer"
 """The attribute of a buffer that holds its labels."""
@@ -230,7 +231,37 @@ class BufferDataset(RelabelDataset):
         return found
 
 
-def write_labels(dataset: BufferDataset, labels: Labels) -> None:
+def relabel_buffer(
+    buffer: Any, labeller: Labeller, task: str, cameras: Sequence[str] = (), *, show_progress: bool = False
+) -> Labels:
+    """Relabels a replay buffer in memory, as that of a running algorithm.
+
+    Args:
+        buffer: A `stable_baselines3.common.buffers.ReplayBuffer` or one of its kinds; its ``rewards`` are changed in
+            place once all of them are known.
+        labeller: The model and the reward.
+        task: The instruction.
+        cameras: ``obs`` or ``obs/KEY``; may be left out if one observation is an image.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        The labels; ``skipped`` lists the episodes whose transitions keep their rewards.
+
+    Raises:
+        SourceError: See `BufferDataset`.
+        NothingLabelledError: No episode could be labelled.
+
+    Example:
+        >>> labeller = Labeller(load_reward_model("mini"))                           # doctest: +SKIP
+        >>> relabel_buffer(algorithm.replay_buffer, labeller, "open the drawer")     # doctest: +SKIP
+    """
+    dataset = BufferDataset(buffer, DatasetOptions(Path("replay buffer"), tuple(cameras), (task,)))
+    labels = label_dataset(dataset, labeller, show_progress=show_progress)
+    _store(dataset, labels)
+    return labels
+
+
+def _store(dataset: BufferDataset, labels: Labels) -> None:
     """Puts labels into the buffer of a dataset, see the module."""
     buffer = dataset.buffer
     shape = buffer.rewards.shape
@@ -282,7 +313,7 @@ class _BufferWriter(LabelWriter):
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
         save_util = require("stable_baselines3.common.save_util", "sb3")
-        write_labels(self._dataset, labels)
+        _store(self._dataset, labels)
         with new_file(self.destination) as path, path.open("wb") as file:
             save_util.save_to_pkl(file, self._dataset.buffer)
 

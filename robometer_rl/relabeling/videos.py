@@ -8,7 +8,7 @@ A video of F frames is an episode of T = F - 1 steps: the first frame is that of
 t + 1. Videos hold neither rewards nor dones: an episode counts as truncated.
 
 What is written: a folder with ``labels.csv``, one row per frame with the columns ``video``, ``task``, ``frame``,
-``progress``, ``success`` and ``reward``; the reward in the row of frame t + 1 is what step t paid, and the row of the
+``progress``, ``success``, ``reward`` and ``holds``. The row of frame t + 1 has the reward of step t, and that of the
 first frame has none; ``holds`` is 1 where the success rule holds. Numbers are written so that they read back exactly.
 Beside it is ``robometer.json``, see `robometer_rl.relabeling.metadata`. The videos are not touched.
 """

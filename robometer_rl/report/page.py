@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-__all__ = ["EpisodeCard", "render_page"]
+__all__ = ["EpisodeCard", "definitions", "document", "render_page"]
 
 _STYLE: Final = """
 :root {
@@ -100,9 +100,19 @@ def render_page(
         f"<source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
         f"<img src='{light}' alt='Progress and success probability of each episode'></picture></figure>",
         f"<h2>Episodes</h2>\n<div class='grid'>{''.join(_card(episode) for episode in episodes)}</div>",
-        f"<h2>How this was made</h2>\n<div class='card'><dl>{_facts(facts)}</dl></div>\n"
+        f"<h2>How this was made</h2>\n<div class='card'><dl>{definitions(facts)}</dl></div>\n"
         f"<pre class='card'>{escape(command)}</pre>",
     ]
+    return document(title, sections)
+
+
+def document(title: str, sections: Sequence[str]) -> str:
+    """A complete HTML document in the style of all pages.
+
+    Args:
+        title: Of the window; escaped.
+        sections: Markup of the body, taken as it is.
+    """
     return (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
@@ -141,5 +151,6 @@ def _card(episode: EpisodeCard) -> str:
     )
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def definitions(facts: Mapping[str, str]) -> str:
+    """The entries of a ``dl`` element; names and values are escaped."""
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

@@ -1,0 +1,210 @@
+"""``robometer-rl relabel``: a dataset with the rewards that a model sees in it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Final, Literal, get_args
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from robometer_rl.data.sources.orientation import Orientation
+from robometer_rl.frames import parse_protocol
+from robometer_rl.relabeling.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
+from robometer_rl.relabeling.engine import Labeller, label_dataset, run_facts
+from robometer_rl.relabeling.formats import open_dataset
+from robometer_rl.relabeling.journal import Journal
+from robometer_rl.relabeling.packs import PACK_TOKENS
+from robometer_rl.relabeling.report import write_report
+from robometer_rl.relabeling.verify import verify_labels
+from robometer_rl.rewards import Mode, RewardSpec
+
+__all__ = ["RelabelConfig", "journal_path", "parse_reward", "relabel", "report_path", "run_relabel"]
+
+logger = logging.getLogger(__name__)
+
+_LISTED: Final = 20
+
+
+@dataclass(frozen=True)
+class RelabelConfig:
+    """Give a recorded dataset the rewards that a model sees in it.
+
+    A run that is interrupted goes on where it was when the same command is given again: what has been labelled is in
+    the file OUTPUT.journal until everything is written.
+    """
+
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """File or folder of the dataset."""
+    model: str = "mini"
+    """The embedded 'mini', a checkpoint directory, or a Hub id ('robometer/Robometer-4B', 'ID@REVISION')."""
+    reward: str = "delta"
+    """What a step pays: level, delta or success; or a whole RewardSpec, as JSON or as the name of a .json file."""
+    every: int | None = None
+    """Score every so many observations, and the last one; as the reward says if not given."""
+    protocol: str | None = None
+    """Frames that a step is scored with: 'uniform' or 'nested', also as 'nested(8)'; the model's own if not given."""
+    format: str | None = None
+    """What kind of dataset it is; found out if not given."""
+    cameras: tuple[str, ...] = ()
+    """Cameras whose predictions are averaged; may be left out if there is one."""
+    task: tuple[str, ...] = ()
+    """Instruction of every episode, or several ways to say it, in place of what the dataset says."""
+    orientation: Orientation | None = None
+    """What is done to pictures before they are shown to the model; what is customary in the format if not given."""
+    write: WriteMode | None = None
+    """A copy with new rewards, a sidecar of labels, or the dataset itself in_place; what is usual if not given."""
+    output: Path | None = None
+    """Where to write; NAME-robometer beside the dataset if not given."""
+    verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Score a random sample of episodes again before anything is written."""
+    report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write a page with histograms and with the best, worst and disputed episodes (OUTPUT.html)."""
+    device: str = "cpu"
+    """Where the model runs, such as 'cuda'."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the model; as stored in the checkpoint if not given."""
+    pack_tokens: int = PACK_TOKENS
+    """About how many tokens go through the model together."""
+
+
+def run_relabel(config: RelabelConfig) -> None:
+    """Labels the dataset that ``config`` names with the model that it names."""
+    # What is wrong with the words or the files should not cost the time of loading a model.
+    spec = parse_reward(config.reward, config.every)
+    protocol = parse_protocol(config.protocol) if config.protocol else None
+    kind, dataset = open_dataset(
+        DatasetOptions(config.dataset, config.cameras, config.task, config.orientation), config.format
+    )
+    writer = dataset.writer(_mode(config, kind.modes), config.output)
+    if not journal_path(writer).exists():
+        writer.check()
+    from robometer_rl.models.loading import load_reward_model
+
+    model = load_reward_model(config.model, config.device, config.dtype)
+    labeller = Labeller(model, spec, protocol, config.pack_tokens)
+    try:
+        labels = relabel(dataset, labeller, writer, verify=config.verify, report=config.report, show_progress=True)
+    except KeyboardInterrupt:
+        logger.info("interrupted: give the same command again to go on")
+        raise
+    if labels is None:
+        logger.info("%s is labelled already", writer.destination)
+    else:
+        _print_summary(labels, writer)
+
+
+def relabel(
+    dataset: RelabelDataset,
+    labeller: Labeller,
+    writer: LabelWriter,
+    *,
+    verify: bool = False,
+    report: bool = False,
+    show_progress: bool = False,
+) -> Labels | None:
+    """Labels a dataset and writes the labels, or goes on where a run that was killed has stopped.
+
+    Args:
+        dataset: The dataset.
+        labeller: The model and the reward.
+        writer: Of `RelabelDataset.writer`.
+        verify: Whether to score a sample again before anything is written.
+        report: Whether to write the page `report_path`.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        The labels; None if a run that was killed had written them already.
+
+    Raises:
+        FileExistsError: Something else is at the destination.
+        JournalError: The journal is that of a run with another model, dataset or setting, or is damaged.
+        NothingLabelledError: All episodes are skipped.
+        VerificationError: An episode has other labels when it is scored again.
+        OSError: No space, no permission; the dataset is untouched, and what was labelled is in the journal.
+    """
+    path = journal_path(writer)
+    provenance = labeller.provenance(dataset)
+    if not path.exists():
+        writer.check()
+    elif writer.destination == dataset.options.path and writer.written() == provenance:
+        # Killed between replacing the dataset and removing the journal, which knows the dataset as it was.
+        path.unlink()
+        return None
+    with Journal(path, run_facts(dataset, labeller)) as journal:
+        is_written = len(journal.entries) == len(dataset) and writer.written() == provenance
+        if not is_written:
+            writer.check()
+            labels = label_dataset(dataset, labeller, journal, show_progress)
+            if verify:
+                found = verify_labels(dataset, labeller, labels)
+                logger.info("scored %d episodes again: %.2g apart at most", len(found.episodes), found.difference)
+            if report:
+                write_report(report_path(writer), dataset, labels)
+            writer.write(labels)
+        path.unlink()
+    return None if is_written else labels
+
+
+def parse_reward(text: str, every: int | None = None) -> RewardSpec:
+    """The reward that the command line names.
+
+    Args:
+        text: A mode, the JSON of a `RewardSpec`, or the name of a ``.json`` file with it.
+        every: Scoring interval in place of that of the reward.
+
+    Raises:
+        ValueError: Neither of these, or not a possible reward.
+        FileNotFoundError: There is no such file.
+    """
+    if text.lstrip().startswith("{"):
+        spec = RewardSpec.from_json(text)
+    elif text.endswith(".json"):
+        spec = RewardSpec.from_json(Path(text).read_text("utf-8"))
+    elif text == "potential":
+        raise ValueError('potential needs gamma: give --reward \'{"mode": "potential", "gamma": 0.99, ...}\'')
+    elif text in get_args(Mode):
+        spec = RewardSpec(mode=text)  # pyright: ignore[reportArgumentType] - just checked
+    else:
+        raise ValueError(f"got the reward {text!r}; expected one of {', '.join(get_args(Mode))}, JSON or a .json file")
+    return spec if every is None else replace(spec, every=every)
+
+
+def journal_path(writer: LabelWriter) -> Path:
+    """Where the labels are until they are written."""
+    return writer.destination.with_name(f"{writer.destination.name}.journal")
+
+
+def report_path(writer: LabelWriter) -> Path:
+    """Where the page of ``--report`` is."""
+    return writer.destination.with_name(f"{writer.destination.name}.html")
+
+
+def _mode(config: RelabelConfig, modes: tuple[WriteMode, ...]) -> WriteMode:
+    mode = config.write or modes[0]
+    if mode not in modes:
+        raise ValueError(f"labels of this format can be written as {' or '.join(modes)}, not as {mode}")
+    if mode == "in_place" and config.output is not None:
+        raise ValueError("in_place writes to the dataset itself: do not give an output")
+    return mode
+
+
+def _print_summary(labels: Labels, writer: LabelWriter) -> None:
+    console = Console()
+    steps = sum(episode.num_steps for episode in labels.episodes.values())
+    imputed = sum(int(episode.imputed.sum()) for episode in labels.episodes.values())
+    console.print(
+        f"{len(labels.episodes)} episodes with {steps} steps labelled in {writer.destination}"
+        + (f", {imputed} last steps imputed" if imputed else ""),
+        soft_wrap=True,
+    )
+    if labels.skipped:
+        table = Table("skipped episode", "why")
+        for entry in labels.skipped[:_LISTED]:
+            table.add_row(entry.name, entry.reason)
+        console.print(table)
+        if len(labels.skipped) > _LISTED:
+            console.print(f"and {len(labels.skipped) - _LISTED} more, which are listed with the labels")
