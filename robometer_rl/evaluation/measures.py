@@ -31,6 +31,7 @@ from robometer_rl.evaluation.metrics import (
 )
 from robometer_rl.evaluation.ranking import QUALITY_RANKS
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
+from robometer_rl.frames import scored_steps
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
 __all__ = ["AGENT", "measure"]
@@ -119,7 +120,9 @@ def _success(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
         # Frames of an episode are alike, so episodes are what is resampled.
         return bootstrap(np.arange(len(judged)), of, resamples=_RESAMPLES)
 
-    fires = [bool(success_holds(each.success, scores.threshold, DEFAULT_REWARD.patience).any()) for each in judged]
+    # The rule's patience counts scored frames; a value that is held is not said again.
+    asked = [each.success[scored_steps(len(each.success), scores.every)] for each in judged]
+    fires = [bool(success_holds(said, scores.threshold, DEFAULT_REWARD.patience).any()) for said in asked]
     both = len({bool(value) for label in labels for value in np.unique(label)}) == 2
     metrics = {"success_auroc": over_frames(auroc), "success_auprc": over_frames(average_precision)} if both else {}
     if both:

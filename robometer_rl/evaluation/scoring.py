@@ -122,11 +122,13 @@ class Scores:
         episodes: In the order in which they were given.
         pairs: Drawn per task.
         threshold: Success probability that the model's reward asks for.
+        every: Scoring interval in recorded frames: what was said between scored frames is only held.
     """
 
     episodes: Sequence[ScoredEpisode]
     pairs: Sequence[ScoredPair]
     threshold: float
+    every: int = 1
 
 
 def score_episodes(
@@ -149,7 +151,7 @@ def score_episodes(
         for index, (episode, (progress, success), truth) in enumerate(zip(episodes, dense, truths, strict=True))
     ]
     threshold = DEFAULT_SUCCESS_THRESHOLD if model.success_threshold is None else model.success_threshold
-    return Scores(scored, questions.pairs(rng), threshold)
+    return Scores(scored, questions.pairs(rng), threshold, scoring.every)
 
 
 class _Questions:

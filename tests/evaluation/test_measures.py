@@ -98,3 +98,10 @@ def test_experts_are_correlated_with_true_progress():
     assert metrics["voc_pearson"].value == pytest.approx(1.0)
     assert metrics["voc_pearson_clock"].value < 1.0
     assert metrics["wrong_task_progress"].value == 1.0
+
+
+def test_patience_counts_scored_frames_and_not_those_between_them():
+    once = np.repeat([0.0, 1.0, 0.0, 0.0], [5, 5, 1, 1])  # said of frame 5, and held until frame 10 is scored
+    episode = replace(scored("push", "agent", 0, 0.5), success=once)
+    alarms = [measure(Scores([episode], [], 0.5, every))["success_rule_false_alarms"].value for every in (1, 5)]
+    assert alarms == [1.0, 0.0]
