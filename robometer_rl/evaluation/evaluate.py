@@ -45,7 +45,7 @@ class EvaluateConfig:
         conditions: Also measure with other words (``paraphrased``) or another light and camera (``jitter``), beside
             the episodes as recorded.
         by: Also measure every task, data source, skill or split alone.
-        output: JSON file to write; plots go into a directory of its name beside it.
+        output: JSON file to write, NAME.json; plots go into the directory NAME beside it.
         protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
         every: Scoring interval in recorded frames.
         pairs: Most pairs per task that preference is asked about.
@@ -67,6 +67,10 @@ class EvaluateConfig:
     device: str = "cpu"
     dtype: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".json" or self.output.is_dir():  # before hours of scoring
+            raise ValueError(f"output must be a file NAME.json, got {self.output}")
 
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
@@ -109,7 +113,7 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
         episodes: On what.
 
     Raises:
-        ValueError: The split has no successful expert episodes.
+        ValueError: A condition that does not apply, see `score_episodes`.
     """
     protocol = parse_protocol(config.protocol) if config.protocol else model.default_protocol
     scoring = Scoring(protocol, config.every, config.pairs, config.seed, show_progress=True)
@@ -150,7 +154,7 @@ def evaluate_model(
         Metrics named as in `robometer_rl.evaluation.measures.measure`.
 
     Raises:
-        ValueError: No successful expert episode.
+        ValueError: A condition that does not apply, see `score_episodes`.
     """
     scoring = Scoring(protocol or model.default_protocol, every, pairs, seed)
     return _evaluation(model, scoring, _score(model, episodes, scoring, conditions), by)
@@ -160,7 +164,12 @@ def _score(
     model: RewardModel, episodes: Sequence[Trajectory], scoring: Scoring, conditions: Sequence[Condition]
 ) -> dict[str, Scores]:
     if not any(episode.skill == EXPERT and bool(episode.success_index) for episode in episodes):
-        raise ValueError(f"got {len(episodes)} episodes, none of them a successful one of the skill {EXPERT!r}")
+        logger.warning(
+            "correlations with true progress are left out: none of %d episodes is a successful one of the skill %r "
+            "whose first success is known",
+            len(episodes),
+            EXPERT,
+        )
     every_condition: list[Condition] = ["recorded", *(name for name in conditions if name != "recorded")]
     return {name: score_episodes(model, episodes, scoring, name) for name in every_condition}
 

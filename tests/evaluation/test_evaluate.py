@@ -198,6 +198,17 @@ def test_a_model_that_does_not_compare_is_measured_without_preference(episodes, 
     assert "left out" in caplog.text
 
 
-def test_without_experts_there_is_nothing_to_correlate(episodes):
-    with pytest.raises(ValueError, match="none of them a successful one"):
-        evaluate_model(Oracle(), [episode for episode in episodes if episode.skill != "expert"])
+def test_without_experts_everything_but_correlations_is_measured(episodes, caplog):
+    videos = [replace(episode, skill=None, success=None, state=None) for episode in episodes]
+    metrics = evaluate_model(Oracle(), videos).metrics
+    assert metrics["voc_pearson"].count == metrics["wrong_task_progress"].count == 0
+    for name in ("success_above_failure", "preference_accuracy_mean"):
+        assert metrics[name].value == 1.0, name
+    assert "none of 12 episodes is a successful one of the skill 'expert'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["results", "results.txt", "folder.json"])
+def test_an_output_that_is_no_json_file_is_refused_before_anything_is_scored(tmp_path, name):
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ValueError, match=r"output must be a file NAME\.json"):
+        EvaluateConfig("oracle", tmp_path, output=tmp_path / name)
