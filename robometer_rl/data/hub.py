@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_FILES: Final = 10_000  # that the Hub takes in one folder
 _PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
+_REPLACED: Final = ("store.json", "rows.arrow")  # what every store has under the same name
+_NOTES: Final = Path(".cache", "huggingface", "download")  # where the Hub's library notes what it downloaded
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,30 @@ def pull(config: PullConfig) -> TrajectoryStore:
     Raises:
         ValueError: ``repo`` is no id of the Hub.
         OSError: There is no such dataset, or the Hub cannot be reached.
-        StoreError: The dataset is not a store.
+        StoreError: The dataset is not a store, or ``output`` holds trajectories that are not from the Hub.
     """
     _check_id(config.repo)
-    snapshot_download(
-        config.repo, repo_type="dataset", revision=config.revision, local_dir=config.output, allow_patterns=_PARTS
-    )
+    _check_free(config)
+    # Asked first: where the Hub cannot be reached, `snapshot_download` takes half a download for the whole.
+    commit = HfApi().dataset_info(config.repo, revision=config.revision).sha
+    snapshot_download(config.repo, repo_type="dataset", revision=commit, local_dir=config.output, allow_patterns=_PARTS)
     return TrajectoryStore.open(config.output)
 
 
 def _check_id(repo: str) -> None:
     if not is_hub_id(repo):
         raise ValueError(f"got the dataset {repo!r}; expected OWNER/NAME as on the Hub")
+
+
+def _check_free(config: PullConfig) -> None:
+    """Refuses to put the Hub's rows in the place of others: what was downloaded is not newer than the note about it."""
+    for name in _REPLACED:
+        file, note = config.output / name, config.output / _NOTES / f"{name}.metadata"
+        if file.exists() and not (note.exists() and file.stat().st_mtime <= note.stat().st_mtime):
+            raise StoreError(
+                f"{config.output} holds trajectories that are not those of {config.repo}, which would take their "
+                "place; pull into another directory, and bring both together with `robometer-rl data import store`"
+            )
 
 
 def _upload(config: PushConfig, card: str) -> None:

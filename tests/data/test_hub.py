@@ -55,6 +55,30 @@ def test_a_name_that_is_none_is_refused(path, tmp_path, repo):
         pull(PullConfig(repo, tmp_path / "new"))
 
 
+def _as_downloaded(path):
+    """The notes that the Hub's library leaves behind what it downloads."""
+    notes = path / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    for name in ("store.json", "rows.arrow"):
+        (notes / f"{name}.metadata").write_text("commit\netag\n0\n")
+
+
+def test_a_store_of_ones_own_is_not_overwritten(path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(StoreError, match="pull into another directory"):
+        pull(PullConfig("someone/drawers", path))
+    push(PushConfig(path, "someone/drawers", dry_run=True))  # seals it
+    _as_downloaded(path)
+    with pytest.raises(OSError, match=r"(?i)offline"):
+        pull(PullConfig("someone/drawers", path))  # goes on with a download
+    store = TrajectoryStore.open(path)
+    store.append(trajectory("c"))
+    store.seal()
+    with pytest.raises(StoreError, match="pull into another directory"):
+        pull(PullConfig("someone/drawers", path))
+    assert TrajectoryStore.open(path).ids() == ("a", "b", "c")
+
+
 def test_without_the_hub_both_say_so(path, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=r"(?i)offline"):
