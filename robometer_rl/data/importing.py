@@ -1,7 +1,8 @@
 """``robometer-rl data import``: a data set in another format becomes a store, or is added to one.
 
 An import can be interrupted and run again: episodes that the store holds are not written a second time. An episode
-that cannot be read is passed over, counted, and listed in a file next to the store.
+that cannot be read, or of which the store holds another version, is passed over, counted, and listed in a file next to
+the store.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from robometer_rl.data.rows import SCALARS
 from robometer_rl.data.sources.reading import Reading, Unreadable
 from robometer_rl.data.store import TrajectoryStore, seal_if_installed
 from robometer_rl.data.thinning import kept_frames, thin
@@ -34,6 +36,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _LISTED = 20
+_COMPARED = tuple(name for name in SCALARS if name != "id")
 
 
 class NothingImportedError(ValueError):
@@ -68,7 +71,7 @@ class ImportReport:
     Attributes:
         imported: Episodes written.
         present: Episodes that the store held already.
-        unreadable: Episodes that could not be read.
+        unreadable: Episodes that could not be read, or stand in the store otherwise.
     """
 
     imported: int = 0
@@ -87,7 +90,8 @@ def import_trajectories(reading: Reading, options: ImportOptions) -> ImportRepor
         options: What is kept, and where.
 
     Returns:
-        The counts. ``unreadable`` is also written to `unreadable_path`, after an interruption, too.
+        The counts. ``unreadable`` is also written to `unreadable_path`, after an interruption, too, in place of the
+        list of the import before.
 
     Raises:
         StoreError: ``output`` is a directory with something else in it.
@@ -126,8 +130,9 @@ def print_report(report: ImportReport, output: Path) -> None:
 
 
 def unreadable_path(output: Path) -> Path:
-    """Where the episodes are listed that could not be imported into the store at ``output``, one JSON object a line."""
-    return output.with_name(f"{output.name}.unreadable.jsonl")
+    """Where the last import into the store at ``output`` lists what it passed over, one JSON object a line."""
+    place = output.resolve()  # which has a name, even where output is "."
+    return place.with_name(f"{place.name}.unreadable.jsonl")
 
 
 class _Importer:
@@ -137,8 +142,9 @@ class _Importer:
         self.store = store
         self.report = ImportReport()
         self._options = options
-        held = store.columns("source")
-        self._sources: dict[str, str | None] = dict(zip(held["id"], held["source"], strict=True))
+        held = store.columns(*_COMPARED, "frames_shape")
+        rows = zip(*(held[name] for name in (*_COMPARED, "frames_shape")), strict=True)
+        self._held: dict[str, tuple[Any, ...]] = dict(zip(held["id"], rows, strict=True))
         self._seen: set[str] = set()
 
     def add(self, episode: Trajectory | Unreadable) -> None:
@@ -154,17 +160,29 @@ class _Importer:
             return Unreadable(name, f"another episode of this data set has the id {episode.id!r}, too")
         self._seen.add(episode.id)
         if episode.id in self.store:
-            if self._sources.get(episode.id) != episode.source:
-                origin = self._sources.get(episode.id)
-                return Unreadable(name, f"the store holds another trajectory {episode.id!r}, from {origin}")
-            self.report.present += 1
-            return None
+            difference = self._difference(episode)
+            if difference is None:
+                self.report.present += 1
+                return None
+            return Unreadable(name, f"the store holds another trajectory {episode.id!r}: {difference}")
         try:
             thinned = thin(episode, self._options.every, self._options.max_frames)
             self.store.append(thinned, keep_video=self._options.keep_videos)
         except ValueError as error:  # whatever decodes frames, checks them and writes rows has errors of this kind
             return Unreadable(name, str(error))
         self.report.imported += 1
+        return None
+
+    def _difference(self, episode: Trajectory) -> str | None:
+        """What is not as in the store, which holds the id; pixels and values per frame are not compared."""
+        if episode.id not in self._held:
+            return "its row there is damaged"
+        kept = len(kept_frames(len(episode), self._options.every, self._options.max_frames))
+        shape = [kept, *episode.clip().size, 3]
+        found = (*(getattr(episode, name) for name in _COMPARED), shape)
+        for name, there, here in zip((*_COMPARED, "shape"), self._held[episode.id], found, strict=True):
+            if there != here:
+                return f"{name} {there!r} there and {here!r} here"
         return None
 
 

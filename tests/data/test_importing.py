@@ -70,7 +70,33 @@ def test_an_id_means_one_episode(tmp_path):
     report = import_trajectories(iter([RUNS[0], RUNS[0]]), options)
     assert [entry.reason for entry in report.unreadable] == ["another episode of this data set has the id 'a', too"]
     other = import_trajectories(iter([replace(RUNS[0], source="other.hdf5#a"), RUNS[1]]), options)
-    assert [entry.reason for entry in other.unreadable] == ["the store holds another trajectory 'a', from demo.hdf5#a"]
+    assert [entry.reason for entry in other.unreadable] == [
+        "the store holds another trajectory 'a': source 'demo.hdf5#a' there and 'other.hdf5#a' here"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "difference"),
+    [
+        ({"quality_label": "failure"}, {}, "quality_label 'suboptimal' there and 'failure' here"),
+        ({"num_frames": 6, "success": None}, {}, "shape [5, 6, 7, 3] there and [6, 6, 7, 3] here"),
+        ({}, {"every": 2}, "shape [5, 6, 7, 3] there and [3, 6, 7, 3] here"),
+    ],
+)
+def test_what_stands_in_the_store_otherwise_is_not_taken_for_the_same(tmp_path, changes, options, difference):
+    """A label that was set right, another folder with files of the same names, other options."""
+    import_trajectories(iter([trajectory("a")]), ImportOptions(tmp_path / "store"))
+    changed = [trajectory("a", **changes), trajectory("b")]
+    report = import_trajectories(iter(changed), ImportOptions(tmp_path / "store", **options))
+    assert (report.imported, report.present) == (1, 0)
+    assert [entry.reason for entry in report.unreadable] == [f"the store holds another trajectory 'a': {difference}"]
+
+
+def test_the_list_of_a_store_in_the_working_directory_lies_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path / "store")
+    import_trajectories(iter([RUNS[0], Unreadable("x", "no frames")]), ImportOptions(Path()))
+    assert json.loads((tmp_path / "store.unreadable.jsonl").read_text())["name"] == "x"
 
 
 def test_frames_are_thinned_on_the_way(tmp_path):
