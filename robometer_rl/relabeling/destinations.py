@@ -11,7 +11,15 @@ from pathlib import Path
 
 from robometer_rl.data.sources.cameras import choose_camera
 
-__all__ = ["check_destination", "choose_cameras", "default_output", "fingerprint", "new_directory", "new_file"]
+__all__ = [
+    "check_destination",
+    "check_outside",
+    "choose_cameras",
+    "default_output",
+    "fingerprint",
+    "new_directory",
+    "new_file",
+]
 
 
 def choose_cameras(where: object, cameras: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,6 +55,12 @@ def check_destination(destination: Path, *, replace: bool = False) -> None:
     _remove(probe)
     probe.touch()
     probe.unlink()
+
+
+def check_outside(destination: Path, dataset: Path) -> None:
+    """Raises `OSError` if ``destination`` is in the directory ``dataset``, a copy of which would hold itself."""
+    if destination.resolve().is_relative_to(dataset.resolve()):
+        raise OSError(f"{destination} is inside the dataset that is to be copied: choose an output elsewhere")
 
 
 def default_output(path: Path) -> Path:

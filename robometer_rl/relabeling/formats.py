@@ -43,8 +43,11 @@ class Format:
 
 
 FORMATS: Final[Mapping[str, Format]] = {
+    "lerobot": Format("lerobot", "A LeRobot dataset, v3.0; of v2.x a sidecar.", ("copy", "sidecar")),
+    "minari": Format("minari", "A local Minari data set with pictures.", ("copy",)),
     "npz": Format("npz", "A folder of .npz episodes.", ("copy",)),
     "sb3": Format("sb3", "A replay buffer that Stable-Baselines3 saved.", ("copy", "in_place")),
+    "hdf5": Format("hdf5", "HDF5 files of LIBERO or robomimic.", ("copy", "in_place")),
     "videos": Format("videos", "A folder of videos with a JSONL file of tasks.", ("sidecar",)),
 }
 """By the name that ``robometer-rl relabel --format`` takes, in the order in which they are tried."""

@@ -38,7 +38,6 @@ __all__ = [
     "episode_success",
     "minari_instruction",
     "open_minari",
-    "pictures_of",
     "read_minari",
     "stored_episode",
 ]
@@ -117,7 +116,7 @@ class MinariFrames:
 
     def _read(self) -> NDArray[np.uint8]:
         episode = stored_episode(self.path, self.episode)
-        return orient(as_frames(pictures_of(episode, self.key)), self.orientation)
+        return orient(as_frames(_pictures(episode, self.key)), self.orientation)
 
 
 def read_minari(config: MinariConfig) -> Reading:
@@ -167,12 +166,7 @@ def stored_episode(path: Path, episode: int) -> Mapping[str, Any]:
         raise SourceError(f"episode {episode} of {path} is incomplete or damaged: {error}") from error
 
 
-def pictures_of(episode: Mapping[str, Any], key: str) -> Any:
-    """The pictures at ``key``, see `MinariConfig.frames`.
-
-    Raises:
-        SourceError: There are none.
-    """
+def _pictures(episode: Mapping[str, Any], key: str) -> Any:
     kind, _, name = key.partition("/")
     found = episode["observations"] if kind == "obs" else episode["infos"] or {}
     if not name:
