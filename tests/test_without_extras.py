@@ -58,7 +58,10 @@ def test_the_extras_are_really_hidden() -> None:
 
 
 # Everything that is for Stable-Baselines3 only.
-FOR_SB3 = [f"robometer_rl.wrappers.{name}" for name in ("asynchronous", "compatibility", "labelled_buffer", "sb3")]
+FOR_SB3 = [
+    f"robometer_rl.wrappers.{name}"
+    for name in ("asynchronous", "compatibility", "labelled_buffer", "monitoring", "sb3")
+]
 
 
 def test_only_what_is_for_stable_baselines3_needs_an_extra_to_be_imported() -> None:

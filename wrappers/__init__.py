@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robometer_rl.wrappers.chunks import ActionChunk
     from robometer_rl.wrappers.compatibility import check_algorithm
     from robometer_rl.wrappers.labelled_buffer import LabelledDictReplayBuffer, LabelledReplayBuffer
+    from robometer_rl.wrappers.monitoring import RewardHonestyCallback
     from robometer_rl.wrappers.rendering import RenderToInfo
     from robometer_rl.wrappers.reward import RobometerReward
     from robometer_rl.wrappers.sb3 import VecRobometerReward
@@ -31,6 +32,7 @@ _HOMES = {
     "LabelledDictReplayBuffer": "robometer_rl.wrappers.labelled_buffer",
     "LabelledReplayBuffer": "robometer_rl.wrappers.labelled_buffer",
     "RenderToInfo": "robometer_rl.wrappers.rendering",
+    "RewardHonestyCallback": "robometer_rl.wrappers.monitoring",
     "RobometerReward": "robometer_rl.wrappers.reward",
     "TaskFromAttribute": "robometer_rl.wrappers.tasks",
     "TaskFromInfo": "robometer_rl.wrappers.tasks",
@@ -45,6 +47,7 @@ __all__ = [
     "LabelledDictReplayBuffer",
     "LabelledReplayBuffer",
     "RenderToInfo",
+    "RewardHonestyCallback",
     "RobometerReward",
     "TaskFromAttribute",
     "TaskFromInfo",
