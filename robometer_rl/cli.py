@@ -49,6 +49,16 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Find the success threshold and patience of a model on recorded episodes."""
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """Give a recorded dataset the rewards that a model sees in it."""
+
+
+@dataclass(frozen=True)
 class Publish:
     """Push a checkpoint with a model card to the Hub."""
 
@@ -58,7 +68,7 @@ class Data:
     """Look at, verify, import, upload or download recorded episodes."""
 
 
-Command = Demo | Score | Collect | Train | Evaluate | Data | Publish
+Command = Demo | Score | Collect | Train | Evaluate | Calibrate | Relabel | Data | Publish
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,10 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.training.recipes:parse_training",
     ),
     Evaluate: _Home("robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:run_evaluate"),
+    Calibrate: _Home(
+        "robometer_rl.evaluation.calibrate:CalibrateConfig", "robometer_rl.evaluation.calibrate:run_calibrate"
+    ),
+    Relabel: _Home("robometer_rl.relabeling.commands:RelabelConfig", "robometer_rl.relabeling.commands:run_relabel"),
     Publish: _Home("robometer_rl.training.publish:PublishConfig", "robometer_rl.training.publish:publish"),
     Data: _Home(None, "robometer_rl.data.commands:run_data", "robometer_rl.data.commands:parse_data"),
 }

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from robometer_rl.evaluation.calibration import SuccessCalibration
 from robometer_rl.evaluation.metrics import auroc, roc_curve
 from robometer_rl.evaluation.ranking import QUALITY_RANKS
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
 from robometer_rl.report.canvas import LIGHT, Box, Canvas, Theme, shortened, text_width
 
-__all__ = ["draw_curves", "draw_ranking", "draw_roc", "write_plots"]
+__all__ = ["draw_calibration", "draw_curves", "draw_ranking", "draw_roc", "write_plots"]
 
 _DENSITY: Final = 2
 _MARGIN: Final = 24
@@ -85,11 +86,45 @@ def draw_roc(scores: Mapping[str, Scores], model: str, theme: Theme = LIGHT) -> 
         if labels.any() and not labels.all():
             values = np.concatenate([scored.success for scored in judged])
             curves.append((f"{condition}: AUROC {auroc(values, labels):.3f}", *roc_curve(values, labels)))
+    return _draw_roc(
+        curves, "Success of single frames", f"{model} · frames of episodes whose success was recorded", theme
+    )
+
+
+def draw_calibration(rules: Sequence[SuccessCalibration], model: str, theme: Theme = LIGHT) -> Image.Image:
+    """In how many episodes success rules fire rightly and falsely, over thresholds; dots are the chosen ones.
+
+    Args:
+        rules: At most as many as a theme has colours; more are left out, the best are drawn.
+        model: Named in the picture.
+        theme: Colours.
+    """
+    drawn = list(rules)[: len(theme.series)]
+    curves = [
+        (
+            f"patience {rule.patience}: threshold {rule.threshold:.3f}",
+            *roc_curve(rule.evidence.scores, rule.evidence.labels),
+        )
+        for rule in drawn
+    ]
+    chosen = [(rule.false_positive_rate.value, rule.true_positive_rate.value) for rule in drawn]
+    picture = _draw_roc(curves, "Success rules", f"{model} · episodes in which they fire", theme, chosen)
+    assert picture is not None, "a rule is chosen from both classes"
+    return picture
+
+
+def _draw_roc(
+    curves: Sequence[tuple[str, NDArray[Any], NDArray[Any]]],
+    title: str,
+    subtitle: str,
+    theme: Theme,
+    dots: Sequence[tuple[float, float]] = (),
+) -> Image.Image | None:
     if not curves:
         return None
     side = 380
     canvas = Canvas(side + 2 * _MARGIN, side + _HEAD + _MARGIN, theme.background, _DENSITY)
-    _head(canvas, "Success of single frames", f"{model} · frames of episodes whose success was recorded", theme)
+    _head(canvas, title, subtitle, theme)
     box = Box(_MARGIN, _HEAD, _MARGIN + side, _HEAD + side)
     axes = _axes(canvas, box, "true positive rate", "false positive rate", theme)
     canvas.line([axes.at(0, 0), axes.at(1, 1)], theme.muted)
@@ -100,6 +135,8 @@ def draw_roc(scores: Mapping[str, Scores], model: str, theme: Theme = LIGHT) -> 
         left = axes.right - 10 - text_width(label, 12)
         canvas.line([(left - 24, height - 4), (left - 8, height - 4)], color, 2.6)
         canvas.text((left, height), label, theme.ink, size=12)
+    for number, (false_rate, true_rate) in enumerate(dots):
+        canvas.dot(axes.at(false_rate, true_rate), 5, theme.series[number % len(theme.series)])
     return canvas.finish()
 
 

@@ -33,7 +33,7 @@ from robometer_rl.data.sampling import Sampler, make_episodes
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
-from robometer_rl.evaluation.metrics import ThresholdChoice, best_threshold
+from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -54,12 +54,6 @@ from robometer_rl.training.vocabulary import instructions
 __all__ = ["TrainConfig", "calibrate", "select_trajectories", "split_episodes", "train"]
 
 logger = logging.getLogger(__name__)
-
-_MAX_FALSE_SUCCESS = 0.01
-"""Of the frames in which the task is not done, the part that may be taken for success when calibrating."""
-
-_MIN_RECALL = 0.5
-"""Of the frames in which the task is done, the part that a calibrated threshold must recognise."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -92,7 +86,7 @@ def train(config: TrainConfig) -> Path:
         )
     if held_out:
         choice = calibrate(checkpoint, held_out)
-        run.note(calibration=asdict(choice))
+        run.note(calibration=choice.as_dict())
     run.note(train_episodes=len(kept), calibration_episodes=len(held_out), frames=sum(map(len, kept)))
     _save(config.output / "checkpoint", checkpoint)
     if is_main_process():
@@ -143,23 +137,18 @@ def split_episodes(
     return kept, [trajectories[index] for index in sorted(held_out)]
 
 
-def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> ThresholdChoice:
+def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> SuccessCalibration:
     """Chooses the success threshold on held-out episodes and writes it into the checkpoint's settings.
 
-    The threshold separates frames in which the task is done from all others as well as it can with few false
-    successes, since those would be paid. If it would miss most of the successes, the settings stay without one.
+    With that threshold and the default patience the success rule fires in as many successes as it can with few false
+    alarms, since those would be paid. If it would miss most of the successes, the settings stay without one.
 
     Raises:
-        ValueError: No frame, or every frame, of these episodes is a success.
+        ValueError: In none of these episodes is the task done, or in all of them from the beginning.
     """
-    judged = [trajectory for trajectory in trajectories if trajectory.success is not None]
-    predictions = Robometer(checkpoint, "calibration", "calibration").predict_steps(
-        [trajectory.clip() for trajectory in judged]
-    )
-    scores = np.concatenate([prediction.success for prediction in predictions])
-    labels = np.concatenate([trajectory.success for trajectory in judged if trajectory.success is not None])
-    choice = best_threshold(scores, labels, _MAX_FALSE_SUCCESS)
-    if choice.true_positive_rate < _MIN_RECALL:
+    model = Robometer(checkpoint, "calibration", "calibration")
+    (choice,) = calibrate_success(model, trajectories)
+    if not choice.usable:
         logger.warning("success cannot be told apart on held-out episodes (%s): no threshold is set", choice)
         return choice
     settings = checkpoint.config.updated(success_threshold=round(choice.threshold, 4))

@@ -178,6 +178,19 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | N
     (directory / SETTINGS_FILE).write_text(config.to_yaml())
 
 
+def write_success_threshold(directory: Path, threshold: float) -> None:
+    """Writes a calibrated success threshold into the settings of a checkpoint on disk; weights are not touched.
+
+    Raises:
+        CheckpointError: The directory has no settings of its own.
+    """
+    file = directory / SETTINGS_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{directory} has no {SETTINGS_FILE} of its own that a threshold could be written into")
+    config = RobometerConfig.from_yaml(file.read_text()).updated(success_threshold=threshold)
+    file.write_text(config.to_yaml())
+
+
 def build_network(
     backbone_json: str, processor: RobometerProcessor, attn_implementation: str = "sdpa"
 ) -> RobometerNetwork:

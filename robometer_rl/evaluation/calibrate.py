@@ -1,0 +1,181 @@
+"""``robometer-rl calibrate``: the success rule of a model for your episodes, written where a reward reads it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.verified import open_verified
+from robometer_rl.frames import parse_protocol
+from robometer_rl.provenance import provenance
+from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
+
+if TYPE_CHECKING:
+    from robometer_rl.evaluation.calibration import SuccessCalibration
+
+__all__ = ["CalibrateConfig", "run_calibrate"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Finds the success threshold and patience on episodes whose success was recorded.
+
+    The rule is written as a `RewardSpec` (``reward.json``) beside its ROC and its numbers. With ``--write-checkpoint``
+    the threshold also becomes that of the checkpoint, which all rewards take that state none.
+
+    Attributes:
+        model: What `load_reward_model` takes.
+        data: Store of trajectories.
+        split: The splits of it to calibrate on. Keep the episodes that you evaluate on out of them.
+        patience: Candidates for the number of consecutive scored frames.
+        max_false_alarms: Part of the episodes in which the rule may fire before the task is done.
+        protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
+        every: Scoring interval in recorded frames. Choose it so that frames are as far apart as your environment's
+            scored ones, since patience counts scored frames.
+        reward: JSON file of the `RewardSpec` to start from; one with defaults if None.
+        write_checkpoint: Write a threshold into the settings of the model, a local directory. Settings hold no
+            patience, so it is the one for the default patience.
+        output: Folder for ``reward.json``, ``calibration.json`` and ``roc.png``.
+        device: Where to run.
+        dtype: Precision; as stored if None.
+        seed: Of the bootstrap.
+    """
+
+    model: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[Path]
+    split: tuple[str, ...] = ("train",)
+    patience: tuple[int, ...] = (1, 2, 3, 5)
+    max_false_alarms: float = 0.05
+    protocol: str | None = None
+    every: int = 1
+    reward: Path | None = None
+    write_checkpoint: bool = False
+    output: Path = Path("outputs/calibration")
+    device: str = "cpu"
+    dtype: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.patience or min(self.patience) < 1:
+            raise ValueError(f"patience must be one or more numbers of at least 1, got {self.patience}")
+        if not 0.0 <= self.max_false_alarms < 1.0:
+            raise ValueError(f"max_false_alarms is a part in [0, 1), got {self.max_false_alarms}")
+
+
+def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
+    """Calibrates as ``config`` says.
+
+    Returns:
+        The best rule.
+
+    Raises:
+        StoreError: There is no such store, or all such episodes in it are damaged.
+        ValueError: No episodes to choose between, a model that is not a local directory where its settings are to be
+            written, or no rule that recognises enough successes to be written anywhere.
+    """
+    episodes = _episodes(config)
+    if config.write_checkpoint and not Path(config.model).is_dir():
+        raise ValueError(f"{config.model!r} is no local directory whose settings could be written")
+    spec = RewardSpec() if config.reward is None else RewardSpec.from_json(config.reward.read_text())
+    # Imported here: they need torch, which the command line has no time for before it knows what to do.
+    from robometer_rl.evaluation.calibration import calibrate_success
+    from robometer_rl.evaluation.plots import draw_calibration
+    from robometer_rl.models.loading import load_reward_model
+
+    model = load_reward_model(config.model, config.device, config.dtype)
+    rules = calibrate_success(
+        model,
+        episodes,
+        patiences=sorted({*config.patience, DEFAULT_REWARD.patience}),
+        protocol=None if config.protocol is None else parse_protocol(config.protocol),
+        every=config.every,
+        max_false_alarms=config.max_false_alarms,
+        seed=config.seed,
+    )
+    best = next(rule for rule in rules if rule.patience in config.patience)
+    Console().print(_table(rules, best, model.model_id))
+    config.output.mkdir(parents=True, exist_ok=True)
+    draw_calibration(rules, model.model_id).save(config.output / "roc.png")
+    _write_numbers(config, rules, best, len(episodes))
+    _require_usable(best, config.max_false_alarms)
+    chosen = replace(spec, success_threshold=_rounded(best.threshold), patience=best.patience)
+    (config.output / "reward.json").write_text(chosen.to_json() + "\n")
+    logger.info("wrote %s", config.output / "reward.json")
+    if config.write_checkpoint:
+        _write_checkpoint(config, rules)
+    return best
+
+
+def _episodes(config: CalibrateConfig) -> list[Trajectory]:
+    found = open_verified(config.data, lambda episode: episode.split in config.split).trajectories
+    judged = [episode for episode in found if episode.success is not None]
+    if not judged:
+        raise ValueError(
+            f"{config.data} has no episodes of the split {' or '.join(config.split)} whose success was recorded; "
+            f"it has {len(found)} others of that split"
+        )
+    return judged
+
+
+def _write_checkpoint(config: CalibrateConfig, rules: list[SuccessCalibration]) -> None:
+    from robometer_rl.models.robometer.checkpoint import write_success_threshold
+
+    rule = next(rule for rule in rules if rule.patience == DEFAULT_REWARD.patience)
+    _require_usable(rule, config.max_false_alarms)
+    write_success_threshold(Path(config.model), _rounded(rule.threshold))
+    logger.info("%s has the success threshold %.4f now", config.model, rule.threshold)
+
+
+def _require_usable(rule: SuccessCalibration, max_false_alarms: float) -> None:
+    if not rule.usable:
+        raise ValueError(
+            f"with patience {rule.patience} and at most {max_false_alarms:.0%} false alarms the success rule fires in "
+            f"{rule.true_positive_rate.value:.0%} of the successes only; nothing is written. Train the model on such "
+            "episodes, or allow more false alarms"
+        )
+
+
+def _table(rules: list[SuccessCalibration], best: SuccessCalibration, model: str) -> Table:
+    table = Table(title=f"{model}: success rules, best first (95 % intervals over episodes)", title_justify="left")
+    for name in ("patience", "threshold", "fires in successes", "fires falsely", "AUROC"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for rule in rules:
+        table.add_row(
+            f"{rule.patience}",
+            f"{rule.threshold:.3f} ({rule.threshold_low:.3f} to {rule.threshold_high:.3f})",
+            str(rule.true_positive_rate),
+            str(rule.false_positive_rate),
+            f"{rule.auroc:.3f}",
+            style="bold" if rule is best else None,
+        )
+    return table
+
+
+def _write_numbers(
+    config: CalibrateConfig, rules: list[SuccessCalibration], best: SuccessCalibration, episodes: int
+) -> None:
+    numbers = {
+        "provenance": provenance(),
+        "model": config.model,
+        "split": config.split,
+        "every": config.every,
+        "max_false_alarms": config.max_false_alarms,
+        "episodes": episodes,
+        "chosen": best.as_dict(),
+        "rules": [rule.as_dict() for rule in rules],
+    }
+    (config.output / "calibration.json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def _rounded(threshold: float) -> float:
+    return round(threshold, 4)
