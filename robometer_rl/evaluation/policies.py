@@ -1,0 +1,109 @@
+"""Which of several policies is the best, from recordings of what they do: no rewards, no states, no success labels.
+
+A policy is worth the mean score of its episodes. True success, where it is known, says how right the order is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robometer_rl.evaluation.metrics import Estimate, bootstrap, kendall_tau_a, kendall_tau_b
+
+__all__ = ["PolicyRanking", "RankedPolicy", "rank_policies"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RankedPolicy:
+    """One policy.
+
+    Attributes:
+        name: Of the policy.
+        score: Mean score of its episodes, with its interval.
+        success_rate: True success of the same episodes.
+    """
+
+    name: str
+    score: Estimate
+    success_rate: float
+
+
+@dataclass(frozen=True)
+class PolicyRanking:
+    """Policies in the order of their scores.
+
+    Attributes:
+        policies: The best first.
+        tau_a: Kendall's tau between scores and success rates; ties count against it. Its interval is over episodes,
+            drawn anew within each policy.
+        tau_b: The same with ties taken out.
+    """
+
+    policies: tuple[RankedPolicy, ...]
+    tau_a: Estimate
+    tau_b: Estimate
+
+    @property
+    def distinct(self) -> int:
+        """How many different success rates there are: with fewer than policies, tau_a cannot reach 1."""
+        return len({policy.success_rate for policy in self.policies})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "tau_a": self.tau_a.as_dict(),
+            "tau_b": self.tau_b.as_dict(),
+            "distinct_success_rates": self.distinct,
+            "policies": [
+                {"name": policy.name, "score": policy.score.as_dict(), "success_rate": policy.success_rate}
+                for policy in self.policies
+            ],
+        }
+
+
+def rank_policies(
+    names: Sequence[str], scores: ArrayLike, successes: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> PolicyRanking:
+    """Ranks policies of one task.
+
+    Args:
+        names: (n,) whose episode it is.
+        scores: (n,) what a model says of it, final progress say.
+        successes: (n,) whether it succeeded.
+        resamples: Of the bootstrap.
+        seed: Likewise.
+
+    Raises:
+        ValueError: Fewer than two policies, or arrays of different lengths.
+    """
+    score, success = np.asarray(scores, np.float64), np.asarray(successes, np.float64)
+    if not len(names) == len(score) == len(success):
+        raise ValueError(f"got {len(names)} names, {len(score)} scores and {len(success)} successes")
+    groups = {name: np.flatnonzero([each == name for each in names]) for name in dict.fromkeys(names)}
+    if len(groups) < 2:
+        raise ValueError(f"a ranking needs at least two policies, got {list(groups)}")
+    ranked = [
+        RankedPolicy(name, bootstrap(score[members], seed=seed), float(success[members].mean()))
+        for name, members in groups.items()
+    ]
+    ranked.sort(key=lambda policy: -policy.score.value)
+    rng = np.random.default_rng(seed)
+    draws = [[rng.choice(members, len(members)) for members in groups.values()] for _ in range(resamples)]
+
+    def estimate(tau: Callable[[Floats, Floats], float]) -> Estimate:
+        samples = [tau(*_means(score, success, draw)) for draw in draws]
+        known = [value for value in samples if not np.isnan(value)]
+        low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
+        return Estimate(tau(*_means(score, success, list(groups.values()))), float(low), float(high), len(groups))
+
+    return PolicyRanking(tuple(ranked), estimate(kendall_tau_a), estimate(kendall_tau_b))
+
+
+def _means(score: Floats, success: Floats, groups: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:
+    return np.array([score[group].mean() for group in groups]), np.array([success[group].mean() for group in groups])
