@@ -47,6 +47,9 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 def command_line() -> str:
     """The command of this process as it can be typed again, without the machine's directories."""
+    module = sys.modules["__main__"].__spec__
+    if module is not None and module.origin == sys.argv[0]:  # python -m
+        return shlex.join(["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
     program = Path(sys.argv[0])
     # An installed program is found by its name, a file by its path from where it is run.
     shown = [program.name] if program.suffix != ".py" else ["python", _from_here(program)]

@@ -1,5 +1,6 @@
 import json
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 
@@ -33,6 +34,16 @@ def test_versions_of_what_is_asked_for():
 def test_commands_do_not_show_the_directories_of_the_machine(words, shown, monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     assert command_line() == shown
+
+
+def test_a_module_is_shown_as_it_is_run(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "program.py").write_text(
+        "from robometer_rl.provenance import command_line\nprint(command_line())"
+    )
+    command = [sys.executable, "-m", "folder.program", "--size", "2"]
+    shown = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert shown.strip() == "python -m folder.program --size 2"
 
 
 def test_a_program_below_the_working_directory_is_shown_from_there(tmp_path, monkeypatch):
