@@ -1,6 +1,6 @@
 """Learn a Meta-World task with Soft Actor-Critic from what a reward model sees, and compare that with other rewards.
 
-    pip install "robometer-rl[metaworld,sb3]"
+    pip install "robometer-rl[metaworld,examples]"
     python examples/sb3_metaworld.py --task drawer-close --arm robometer
     python examples/sb3_metaworld.py --task drawer-close --arm sparse
     tensorboard --logdir outputs/sb3_metaworld
@@ -32,11 +32,14 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.data.sources.metaworld import TASKS, make_env
 from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
+from robometer_rl.wrappers.monitoring import RewardHonestyCallback
+from robometer_rl.wrappers.sb3 import layers
 
 Arm = Literal["robometer", "robometer_sparse", "sparse", "dense"]
 
@@ -91,6 +94,11 @@ class Args:
         return f"{self.task}-{self.arm}-{self.seed}"
 
     @property
+    def watched(self) -> bool:
+        """Whether a reward model looks on."""
+        return self.arm.startswith("robometer")
+
+    @property
     def reward(self) -> RewardSpec:
         """What the robometer arms pay."""
         weight = 1.0 if self.arm == "robometer_sparse" else 0.0
@@ -128,14 +136,38 @@ def make_task(args: Args, frames: bool) -> gym.Env[np.ndarray, np.ndarray]:
     return RenderToInfo(env) if frames else env
 
 
+class Stopwatch(VecEnvWrapper):
+    """Counts the seconds that steps of everything inside it take."""
+
+    seconds = 0.0
+
+    def reset(self) -> VecEnvObs:
+        """See `VecEnv`."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step; the clock runs."""
+        started = time.perf_counter()
+        result = self.venv.step_wait()
+        self.seconds += time.perf_counter() - started
+        return result
+
+
 def make_training_envs(args: Args) -> VecEnv:
-    """The environments to learn in, paying the arm's reward."""
-    watched = args.arm.startswith("robometer")
-    venv = DummyVecEnv([lambda: make_task(args, frames=watched)] * args.envs)
+    """The environments to learn in, paying the arm's reward, with clocks inside and outside of it."""
+    venv = DummyVecEnv([lambda: make_task(args, frames=args.watched)] * args.envs)
     venv.seed(args.seed * args.envs)
-    if watched:
-        venv = VecRobometerReward(venv, load_reward_model(args.model), TASKS[args.task].task, args.reward)
+    venv = Stopwatch(venv)
+    if args.watched:
+        model = load_reward_model(args.model)
+        venv = Stopwatch(VecRobometerReward(venv, model, TASKS[args.task].task, args.reward))
     return venv
+
+
+def scoring_seconds(venv: VecEnv) -> float:
+    """What the reward has taken: the outer clock less the inner one."""
+    clocks = [layer.seconds for layer in layers(venv) if isinstance(layer, Stopwatch)]
+    return clocks[0] - clocks[-1]
 
 
 @dataclass
@@ -147,6 +179,7 @@ class Progress:
     success: list[float] = field(default_factory=list)
     success_at_end: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    scoring_seconds: float = 0.0
     finished: bool = False
 
 
@@ -177,6 +210,7 @@ class EvaluateAndSave(BaseCallback):
         self.progress = progress
         self.directory = directory
         self.started = time.perf_counter()
+        self.scored = 0.0
 
     def _on_step(self) -> bool:
         due = (len(self.progress.decisions) + 1) * self.args.evaluate_every
@@ -193,9 +227,11 @@ class EvaluateAndSave(BaseCallback):
         progress.decisions.append(self.num_timesteps)
         progress.success.append(success)
         progress.success_at_end.append(at_end)
+        scored = scoring_seconds(self.training_env)
         progress.seconds += time.perf_counter() - self.started
+        progress.scoring_seconds += scored - self.scored
         progress.finished = last
-        self.started = time.perf_counter()
+        self.started, self.scored = time.perf_counter(), scored
         self.logger.record("evaluation/success", success)
         self.logger.record("evaluation/success_at_end", at_end)
         self.model.save(self.directory / "agent")
@@ -227,9 +263,11 @@ def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool
             gradient_steps=max(1, round(args.updates * args.envs)), seed=args.seed, device="cpu",
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
+    # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
+    honesty = [RewardHonestyCallback(record=directory / "honesty.jsonl")] if args.watched else []
     left = args.decisions - agent.num_timesteps
     agent.learn(
-        left, callback=[EvaluateAndSave(args, progress, directory), *callbacks], tb_log_name=args.name,
+        left, callback=[EvaluateAndSave(args, progress, directory), *honesty, *callbacks], tb_log_name=args.name,
         progress_bar=progress_bar, reset_num_timesteps=not progress.decisions, log_interval=20,
     )  # fmt: skip
     venv.close()
@@ -240,7 +278,13 @@ if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
     if arguments.smoke:
         arguments = replace(
-            arguments, decisions=200, evaluate_every=100, evaluation_episodes=(1, 2), max_decisions=10, envs=2
+            arguments,
+            decisions=200,
+            evaluate_every=100,
+            evaluation_episodes=(1, 2),
+            max_decisions=10,
+            envs=2,
+            output=arguments.output / "smoke",
         )
     curve = run(arguments)
     for decisions, success in zip(curve.decisions, curve.success, strict=True):

@@ -1,0 +1,86 @@
+"""Every example runs at its smallest size; what an agent learns in seconds is not judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robometer_rl.rewards import RewardSpec
+
+ROOT = Path(__file__).parents[2]
+# A checkpoint of random numbers will do to show that they run.
+CHECKPOINT = ROOT / "tests" / "fixtures" / "robometer_tiny" / "checkpoint"
+
+
+def run(name: str, output: Path, *arguments: str) -> str:
+    """Runs an example as its users do; returns what it prints."""
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--smoke", "--output", str(output), *arguments]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
+    done = subprocess.run(command, cwd=output, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _simulator() -> None:
+    pytest.importorskip("metaworld")
+
+
+def test_sb3_metaworld_keeps_what_it_was_paid_beside_what_it_achieved(tmp_path: Path) -> None:
+    words = ["--arm", "robometer", "--model", str(CHECKPOINT)]
+    shown = run("sb3_metaworld", tmp_path, *words)
+    assert shown.count("of unseen episodes succeed") == 2
+    folder = tmp_path / "smoke" / "drawer-close-robometer-0"
+    episodes = [json.loads(line) for line in (folder / "honesty.jsonl").read_text().splitlines()]
+    assert len(episodes) == 20
+    assert {episode["length"] for episode in episodes} == {10}
+    before = (folder / "result.json").read_text()
+    assert json.loads(before)["finished"]
+    assert shown.endswith(run("sb3_metaworld", tmp_path, *words))
+    assert (folder / "result.json").read_text() == before, "a finished run is not repeated"
+
+
+def test_offline_policy_ranking_records_and_ranks(tmp_path: Path) -> None:
+    shown = run("offline_policy_ranking", tmp_path, "--model", str(CHECKPOINT))
+    assert "Kendall's tau_a" in shown
+    result = json.loads((tmp_path / "smoke" / "drawer-open.json").read_text())
+    assert result["episodes"] == 4
+    assert {policy["name"]: policy["success_rate"] for policy in result["policies"]} == {"policy_0": 0, "policy_1": 1}
+
+
+def test_calibrate_threshold_writes_a_reward(tmp_path: Path) -> None:
+    shown = run("calibrate_threshold", tmp_path, "--model", str(CHECKPOINT))
+    spec = RewardSpec.from_json((tmp_path / "smoke" / "reward.json").read_text())
+    assert f"{spec.success_threshold:.3f}" in shown
+
+
+def test_relabel_then_train_compares_rewards(tmp_path: Path) -> None:
+    shown = run("relabel_then_train", tmp_path, "--model", str(CHECKPOINT))
+    assert "robometer" in shown
+    result = json.loads((tmp_path / "smoke" / "drawer-close-0.json").read_text())
+    assert set(result["curves"]) == {"robometer", "sparse", "imitation"}
+    assert [len(curve) for curve in result["curves"].values()] == [2, 2, 2]
+    assert list((tmp_path / "smoke" / "tensorboard").rglob("events*"))
+
+
+@pytest.mark.slow
+def test_sb3_libero_learns_and_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("libero")
+    words = ["--arm", "robometer_sparse", "--model", str(CHECKPOINT)]
+    run("sb3_libero", tmp_path, *words)
+    result = json.loads((tmp_path / "smoke" / "libero_90-28-robometer_sparse-0" / "result.json").read_text())
+    assert result["finished"]
+    assert len(result["steps"]) == 2
+
+
+@pytest.mark.slow
+def test_policies_are_ranked_in_libero_too(tmp_path: Path) -> None:
+    pytest.importorskip("libero")
+    run("offline_policy_ranking", tmp_path, "--task", "libero_90-28", "--model", str(CHECKPOINT))
+    result = json.loads((tmp_path / "smoke" / "libero_90-28.json").read_text())
+    assert [policy["success_rate"] for policy in result["policies"]] in ([0, 1], [1, 0])
