@@ -1,0 +1,90 @@
+"""Many runs of the examples: each a command that anyone can repeat, resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["ROOT", "Run", "RunsFailedError", "run_all"]
+
+ROOT = Path(__file__).parents[1]
+
+
+class RunsFailedError(RuntimeError):
+    """Some runs failed; the message names them and their logs. What is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command with a result.
+
+    Attributes:
+        name: For people.
+        command: What follows the interpreter, run from the repository's root.
+        result: JSON file that the command writes; a run is finished when it says so (``"finished": true``).
+    """
+
+    name: str
+    command: tuple[str, ...]
+    result: Path
+
+    @property
+    def shown(self) -> str:
+        """The command as it can be typed."""
+        return shlex.join(["python", *self.command])
+
+    def read(self) -> dict[str, Any] | None:
+        """The result as far as it is known; None if there is none."""
+        path = ROOT / self.result
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool((self.read() or {}).get("finished"))
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return ROOT / self.result.parent / f"{self.name}.log"
+
+    def execute(self) -> int:
+        """Runs it in a process of its own; returns the exit code."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        variables = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", **os.environ}
+        with self.log.open("a") as log:
+            command = [sys.executable, *self.command]
+            return subprocess.run(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT).returncode
+
+
+def run_all(runs: Sequence[Run], workers: int) -> None:
+    """Executes what is not finished, some at the same time.
+
+    A run that fails does not stop the others.
+
+    Raises:
+        RunsFailedError: Some failed, or ended without a finished result.
+    """
+    waiting = [run for run in runs if not run.finished]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(workers) as pool:
+        bar = progress.add_task("runs", total=len(runs), completed=len(runs) - len(waiting))
+        futures = {pool.submit(run.execute): run for run in waiting}
+        for future in as_completed(futures):
+            future.result()
+            progress.advance(bar)
+    failed = [run for run in waiting if not run.finished]
+    if failed:
+        lines = "\n".join(f"  {run.shown}\n    see {run.log}" for run in failed)
+        raise RunsFailedError(f"{len(failed)} of {len(runs)} runs are not finished:\n{lines}")
