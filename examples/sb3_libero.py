@@ -148,7 +148,7 @@ def make_task(args: Args, frames: bool, states: range = range(TRAINING_STATES)) 
 def make_training_envs(args: Args) -> VecEnv:
     """The environments to learn in, paying the arm's reward."""
     makers = [partial(make_task, args, args.watched)] * args.envs
-    venv = DummyVecEnv(makers) if args.envs == 1 else SubprocVecEnv(makers, start_method="spawn")  # pyright: ignore[reportArgumentType]
+    venv = DummyVecEnv(makers) if args.envs == 1 else SubprocVecEnv(makers, start_method="spawn")
     venv.seed(args.seed * args.envs)
     if args.watched:
         venv = VecRobometerReward(venv, load_reward_model(args.model), TaskFromInfo("task"), args.reward)
