@@ -196,13 +196,15 @@ class NpzDataset(RelabelDataset):
         return _NpzWriter(self, output or default_output(self.options.path))
 
     def _cameras(self) -> tuple[str, ...]:
-        """Those of the first file that can be read."""
+        """Those of the first file that has any."""
         for key in self.keys:
             try:
-                return tuple(name for name, member in _members(self.options.path / key).items() if member.is_video)
+                members = _members(self.options.path / key)
             except EpisodeError:
                 continue
-        raise SourceError(f"not one of the {len(self.keys)} files in {self.options.path} is a readable .npz file")
+            if cameras := tuple(name for name, member in members.items() if member.is_video):
+                return cameras
+        raise SourceError(f"not one of the {len(self.keys)} .npz files in {self.options.path} has pictures in it")
 
 
 class _NpzWriter(LabelWriter):

@@ -20,6 +20,7 @@ from robometer_rl.rewards import RewardSpec
 from robometer_rl.wrappers import RobometerReward
 
 TASK = "open the drawer"
+MEMORY = DatasetOptions(Path("memory"))
 SPECS = [
     RewardSpec("delta"),
     RewardSpec("level", scale=2.0, task_weight=0.5, success_bonus=3.0, success_threshold=0.4, patience=1),
@@ -55,7 +56,9 @@ class Replay(gym.Env[Any, Any]):
 
     def __init__(self, recorded: Recorded) -> None:
         self.recorded = recorded
-        images = {name: spaces.Box(0, 255, frames.shape[1:], np.uint8) for name, frames in recorded.cameras.items()}
+        images: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(0, 255, frames.shape[1:], np.uint8) for name, frames in recorded.cameras.items()
+        }
         self.observation_space = spaces.Dict(images)
         self.action_space = spaces.Discrete(2)
 
@@ -96,7 +99,7 @@ class MemoryDataset(RelabelDataset):
     """Episodes in memory; ``broken`` ones cannot be read."""
 
     recorded: Mapping[str, Recorded]
-    options: DatasetOptions = DatasetOptions(Path("memory"))
+    options: DatasetOptions = MEMORY
     broken: frozenset[str] = frozenset()
     has_last_frame: bool = True
     opened: list[str] = field(default_factory=list)

@@ -79,6 +79,6 @@ def test_frames_that_run_out_are_an_error_of_the_episode():
 
 def test_no_room_for_long_episodes_is_an_error_of_the_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(OSError, match="TMPDIR"):
         decode(FRAMES, 1)

@@ -50,7 +50,8 @@ def test_a_journal_cut_anywhere_goes_on_after_its_last_whole_pack_and_ends_the_s
     content = write(path)
     ends = [0, *(index + 1 for index, byte in enumerate(content) if byte == 10)]
     sizes = [len(pack) for pack in PACKS]
-    for size in range(len(content) + 1):
+    around_ends = {end + step for end in ends for step in (-1, 0, 1)} & set(range(len(content) + 1))
+    for size in sorted(around_ends | set(range(0, len(content), 101))):
         path.write_bytes(content[:size])
         whole = max(sum(end <= size for end in ends) - 2, 0)  # lines of packs
         with Journal(path, RUN) as journal:

@@ -11,7 +11,7 @@ from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel
-from tests.relabeling.episodes import SPECS, TASK, MemoryDataset, live_rewards, record, without_last_frame
+from tests.relabeling.episodes import MEMORY, SPECS, TASK, MemoryDataset, live_rewards, record, without_last_frame
 
 LENGTHS = (1, 2, 5, 9, 30)
 
@@ -20,9 +20,7 @@ LENGTHS = (1, 2, 5, 9, 30)
 @pytest.mark.parametrize("protocol", [UniformFrames(4), NestedFrames(4)], ids=str)
 @pytest.mark.parametrize("terminated", [True, False])
 def test_a_recording_is_paid_what_the_live_wrapper_pays(spec, protocol, terminated):
-    episodes = {
-        f"{steps}": record(steps, 1, cameras=("front", "wrist"), terminated=terminated) for steps in LENGTHS
-    }
+    episodes = {f"{steps}": record(steps, 1, cameras=("front", "wrist"), terminated=terminated) for steps in LENGTHS}
     labels = label_dataset(MemoryDataset(episodes), Labeller(PixelModel(), spec, protocol))
     for key, recorded in episodes.items():
         expected = live_rewards(recorded, PixelModel(), spec, protocol)
@@ -74,7 +72,7 @@ def test_several_instructions_are_averaged():
     recorded = record(4, 0)
     both, one, other = (
         label_dataset(
-            MemoryDataset({"a": recorded}, replace(MemoryDataset.options, tasks=tasks)), Labeller(PixelModel())
+            MemoryDataset({"a": recorded}, replace(MEMORY, tasks=tasks)), Labeller(PixelModel())
         ).episodes["a"]
         for tasks in (("pull", "push"), ("pull",), ("push",))
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robometer_rl.data.sources.reading import Unreadable
 from robometer_rl.relabeling.packs import Decoded, Pack, ahead, decode_episode, packs
-from tests.relabeling.episodes import MemoryDataset, record
+from tests.relabeling.episodes import MEMORY, MemoryDataset, record
 
 
 def keys(pack: Pack) -> list[str]:
@@ -44,7 +44,7 @@ def test_tokens_count_scored_frames_of_all_cameras_and_instructions():
     episodes = {"a": record(6, 0, size=40, cameras=("front", "wrist"))}
     entry = decode_episode(MemoryDataset(episodes), "a", every=1)
     assert entry.tokens == 2 * 7 * (2 * 2 + 2)
-    asked_twice = replace(MemoryDataset.options, tasks=("open", "pull"))
+    asked_twice = replace(MEMORY, tasks=("open", "pull"))
     entry = decode_episode(MemoryDataset(episodes, asked_twice), "a", every=4)
     assert [len(clip) for clip in entry.clips] == [3, 3, 3, 3]
     assert [clip.task for clip in entry.clips] == ["open", "pull", "open", "pull"]

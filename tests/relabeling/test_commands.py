@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl.cli import main
+from robometer_rl.relabeling.commands import journal_path, parse_reward, relabel, report_path
+from robometer_rl.relabeling.dataset import DatasetOptions
+from robometer_rl.relabeling.engine import Labeller
+from robometer_rl.relabeling.formats import open_dataset
+from robometer_rl.relabeling.journal import JournalError
+from robometer_rl.rewards import RewardSpec
+from tests.fixed_models import PixelModel
+from tests.relabeling.episodes import record, write_npz
+from tests.relabeling.killing import content
+
+EPISODES = {f"episode_{number}": record(length, number) for number, length in enumerate((3, 1, 8, 2, 5, 9, 4))}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_npz(tmp_path / "data", EPISODES)
+    return tmp_path / "data"
+
+
+def prepare(folder, output, pack_tokens=30):
+    _, dataset = open_dataset(DatasetOptions(folder))
+    return dataset, Labeller(PixelModel(), pack_tokens=pack_tokens), dataset.writer("copy", output)
+
+
+def kill(tmp_path, folder, kills: int, seed: int) -> dict[str, int]:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    command = [sys.executable, "-m", "tests.relabeling.killing", folder, outputs, kills, seed]
+    found = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def require_survival(found: dict[str, int], kills: int) -> None:
+    assert found["killed"] == kills
+    assert {name: found[name] for name in ("half_written", "different", "left_over")} == {
+        "half_written": 0,
+        "different": 0,
+        "left_over": 0,
+    }
+    # Else the moments were not those that matter.
+    assert found["resumed"] >= kills / 8
+
+
+def test_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(tmp_path, folder):
+    require_survival(kill(tmp_path, folder, kills=12, seed=0), 12)
+
+
+@pytest.mark.slow
+def test_fifty_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(tmp_path):
+    write_npz(tmp_path / "data", {f"{number:03d}": record(number % 13 + 1, number) for number in range(25)})
+    require_survival(kill(tmp_path, tmp_path / "data", kills=50, seed=1), 50)
+
+
+def test_a_second_run_with_another_model_or_reward_over_the_same_journal_is_refused(tmp_path, folder):
+    class Interrupted(PixelModel):
+        def predict_steps(self, clips, protocol=None, every=1):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().predict_steps(clips, protocol, every)
+
+    output = tmp_path / "out"
+    dataset, labeller, writer = prepare(folder, output)
+    with pytest.raises(KeyboardInterrupt):
+        relabel(dataset, Labeller(Interrupted(), pack_tokens=30), writer)
+    assert journal_path(writer).exists()
+    assert not output.exists()
+    other = PixelModel()
+    other.model_id = "another"
+    for changed in (Labeller(other, pack_tokens=30), Labeller(PixelModel(), RewardSpec("level"), pack_tokens=30)):
+        with pytest.raises(JournalError, match="labels of another run"):
+            relabel(dataset, changed, writer)
+    np.savez(folder / "one_more.npz", front=np.zeros((3, 8, 8, 3), np.uint8), task=np.array("x"))
+    with pytest.raises(JournalError, match="dataset was"):
+        relabel(*prepare(folder, output))
+    (folder / "one_more.npz").unlink()
+    assert relabel(dataset, labeller, writer) is not None
+    assert output.is_dir()
+    assert not journal_path(writer).exists()
+
+
+def test_a_run_killed_after_its_last_act_finds_that_it_had_finished(tmp_path, folder, monkeypatch):
+    dataset, labeller, writer = prepare(folder, tmp_path / "out")
+    unlink = Path.unlink
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        if path == journal_path(writer):
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        relabel(dataset, labeller, writer)
+    monkeypatch.undo()
+    before = content(tmp_path / "out")
+    assert relabel(dataset, labeller, writer) is None
+    assert content(tmp_path / "out") == before
+    assert not journal_path(writer).exists()
+
+
+def test_an_output_that_is_there_is_left_alone(tmp_path, folder):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError, match="is there already"):
+        relabel(*prepare(folder, tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_where_nothing_can_be_written_is_known_before_anything_is_scored(tmp_path, folder):
+    before = content(folder)
+    dataset, labeller, writer = prepare(folder, tmp_path / "data" / "episode_0.npz" / "out")
+    with pytest.raises(OSError, match="episode_0"):
+        relabel(dataset, labeller, writer)
+    assert labeller.model.calls == 0
+    with pytest.raises(OSError, match="/proc"):
+        relabel(*prepare(folder, Path("/proc/relabelled")))
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("limit", [400, 3000])
+def test_a_full_disk_leaves_the_original_and_nothing_half_written(tmp_path, folder, limit):
+    before = content(folder)
+    program = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.relabeling.killing import run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit},) * 2)\n"
+        "try:\n"
+        "    run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except OSError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "out")]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "could not be written" in found.stderr or "too large" in found.stderr
+    assert content(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.journal"]
+    subprocess.run([sys.executable, "-c", program.replace(f"({limit},)", "(1 << 30,)"), *command[3:]], check=True)
+    relabel(*prepare(folder, tmp_path / "expected", pack_tokens=60))
+    # The instruction was given on the one occasion and read from the files on the other.
+    for name in ("episode_0.npz", "episode_6.npz"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
+
+
+def test_the_reward_of_the_command_line(tmp_path):
+    spec = RewardSpec("potential", gamma=0.9, task_weight=1.0)
+    (tmp_path / "reward.json").write_text(spec.to_json())
+    assert parse_reward("level") == RewardSpec("level")
+    assert parse_reward(spec.to_json()) == spec
+    assert parse_reward(str(tmp_path / "reward.json"), every=3) == RewardSpec.from_dict(spec.to_dict() | {"every": 3})
+    for text, message in (("potential", "needs gamma"), ("joy", "expected one of level"), ('{"mode": 3}', "mode")):
+        with pytest.raises(ValueError, match=message):
+            parse_reward(text)
+
+
+def test_the_command_labels_verifies_and_reports(tmp_path, capsys):
+    episodes = {f"episode_{number}": record(4, number, size=32, success=bool(number)) for number in range(3)}
+    write_npz(tmp_path / "data", episodes)
+    np.savez(tmp_path / "data" / "dark.npz", sound=np.zeros(3))
+    words = ["relabel", str(tmp_path / "data"), "--reward", "level", "--protocol", "nested(4)", "--verify", "--report"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "3 episodes with 12 steps labelled" in said
+    assert "dark.npz" in said
+    output = tmp_path / "data-robometer"
+    provenance = json.loads((output / "robometer.json").read_text())["provenance"]
+    assert (provenance["protocol"], provenance["reward"]["mode"]) == ("nested(4)", "level")
+    assert (tmp_path / "data-robometer.html").stat().st_size > 10_000
+    assert main(words) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "no dataset at nowhere"),
+        (["{data}", "--format", "floppy"], "no format 'floppy'"),
+        (["{data}", "--write", "in_place"], "can be written as copy"),
+        (["{data}", "--cameras", "left"], "no camera is called 'left'"),
+        (["{data}", "--protocol", "psychic"], "unknown frame protocol"),
+        (["{empty}"], "looks like none of the formats"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said_at_once(tmp_path, folder, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    places = {"data": str(folder), "empty": str(tmp_path / "empty")}
+    assert main(["relabel", *(word.format(**places) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_page_is_beside_the_output(tmp_path, folder):
+    _, _, writer = prepare(folder, tmp_path / "out.v2")
+    assert (journal_path(writer).name, report_path(writer).name) == ("out.v2.journal", "out.v2.html")
