@@ -86,6 +86,8 @@ class StoredFrames(ABC):
             found = file_sha256(self.path, suffix)
         except FileNotFoundError as error:
             raise ChecksumError(f"trajectory {self._name!r}: its frame file {self.path} is missing") from error
+        except OSError as error:
+            raise ChecksumError(f"trajectory {self._name!r}: {self.path} cannot be read: {error}") from error
         if found != sha256:
             raise ChecksumError(
                 f"trajectory {self._name!r}: {self.path} has the checksum {found}, expected {sha256}; record it again"
@@ -221,6 +223,7 @@ def file_sha256(path: Path, suffix: bytes = b"") -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name to write to in place of ``path``; what was written appears there when all went well, and not before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a process of this number that was killed; it may be a link to a video
     try:
         yield temporary
         os.replace(temporary, path)

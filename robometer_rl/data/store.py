@@ -135,7 +135,7 @@ class TrajectoryStore:
                 list ``[T, H, W, 3]``.
 
         Returns:
-            One list per name and one called ``id``, in the order of ids; rows that are damaged are left out.
+            One list per name and one called ``id``, in the order of ids; rows that cannot be read are left out.
         """
         sealed = self._sealed
         table = {name: [] if sealed is None else sealed.column(name) for name in ("id", *names)}
@@ -149,7 +149,9 @@ class TrajectoryStore:
                 continue
             for name, column in table.items():
                 column.append(list(row.frames.shape) if name == "frames_shape" else row.values[name])
-        order = sorted(range(len(table["id"])), key=table["id"].__getitem__)
+        # What another process has sealed since this store was opened is not among its ids.
+        seen = (index for index, trajectory_id in enumerate(table["id"]) if trajectory_id in self._known)
+        order = sorted(seen, key=table["id"].__getitem__)
         return {name: [column[index] for index in order] for name, column in table.items()}
 
     def append(self, trajectory: Trajectory, *, keep_video: bool = False) -> None:
@@ -231,7 +233,8 @@ class TrajectoryStore:
         self._write_header()
 
     def _make_folders(self) -> None:
-        for folder in (FRAMES, _JOURNAL):
+        # The journal first: by it another process knows a store that has begun and has no header yet.
+        for folder in (_JOURNAL, FRAMES):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
 
     def _write_header(self) -> None:

@@ -1,5 +1,6 @@
 """Frames that stay in the video they came in; archives of images are tested with the store."""
 
+import hashlib
 import os
 import zipfile
 
@@ -45,6 +46,16 @@ def test_a_video_is_kept_as_it_is(tmp_path, video):
     np.testing.assert_array_equal(store["b"].frames[:], expected[[0, 7, 14, 19]])
     np.testing.assert_array_equal(store["b"].clip().read([1, 3]), expected[[7, 19]])
     store.verify()
+
+
+def test_a_link_that_a_killed_process_left_is_no_obstacle(tmp_path, video):
+    """Its process had the number of this one."""
+    store = TrajectoryStore(tmp_path / "store")
+    (store.path / "videos").mkdir()
+    sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
+    os.link(video, store.path / "videos" / f".{sha256}.mp4.{os.getpid()}.tmp")
+    store.append(run_of(video), keep_video=True)
+    assert [file.name for file in (store.path / "videos").iterdir()] == [f"{sha256}.mp4"]
 
 
 def test_it_outlives_the_original(tmp_path, video):

@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +159,43 @@ def test_a_missing_frame_file_is_named(tmp_path):
     (tmp_path / "frames" / "a.zip").unlink()
     with pytest.raises(ChecksumError, match=r"'a'.*a\.zip is missing"):
         store.verify()
+
+
+def test_a_frame_file_that_cannot_be_read_is_named(tmp_path):
+    store = TrajectoryStore(tmp_path)
+    store.append(trajectory())
+    (tmp_path / "frames" / "a.zip").unlink()
+    (tmp_path / "frames" / "a.zip").mkdir()  # reading it is an OSError, as on a broken disk
+    with pytest.raises(ChecksumError, match=r"'a'.*a\.zip cannot be read"):
+        store.verify()
+
+
+@pytest.mark.parametrize("made", range(3))
+def test_a_store_whose_start_was_cut_short_is_one(tmp_path, monkeypatch, made):
+    """By a kill, or as another process sees it that starts the same store."""
+    path, make, calls = tmp_path / "store", Path.mkdir, iter(range(9))
+
+    def killed(folder, *args, **kwargs):
+        if folder.parent == path and next(calls) == made:
+            raise KeyboardInterrupt
+        make(folder, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", killed)
+        if made < 2:
+            with pytest.raises(KeyboardInterrupt):
+                TrajectoryStore(path)
+    TrajectoryStore(path).append(trajectory())
+    assert TrajectoryStore.open(path).ids() == ("a",)
+
+
+def test_columns_are_of_what_the_store_sees(tmp_path):
+    early = TrajectoryStore(tmp_path)
+    later = TrajectoryStore(tmp_path)
+    later.append(trajectory("a"))
+    later.seal()
+    early.append(trajectory("b"))  # notices the Arrow file
+    assert early.columns("task")["id"] == list(early.ids()) == ["b"]
 
 
 def test_another_directory_is_left_alone(tmp_path):
