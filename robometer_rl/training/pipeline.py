@@ -18,7 +18,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import torch
 from transformers import TrainingArguments
 
 from robometer_rl.data.collate import Collator, FrameSource, PixelSource
+from robometer_rl.data.frame_files import atomic_path
 from robometer_rl.data.labels import group_key
 from robometer_rl.data.sampling import Sampler, make_episodes
 from robometer_rl.data.store import TrajectoryStore
@@ -38,6 +39,7 @@ from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import provenance
+from robometer_rl.rewards import DEFAULT_REWARD
 from robometer_rl.training.adaptation import attach_lora
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.config import StageConfig, TrainConfig
@@ -84,9 +86,15 @@ def train(config: TrainConfig) -> Path:
         checkpoint = run.stage(
             "joint", checkpoint, lambda made, saves: _train(config, made, source, data, config.joint, saves, 1)
         )
-    if held_out:
+    if _tell_success_apart(held_out):
         choice = calibrate(checkpoint, held_out)
         run.note(calibration=choice.as_dict())
+    elif held_out:
+        logger.warning(
+            "no success threshold is chosen: of the %d held-out episodes none has frames recorded as done, or "
+            "none has frames recorded as not done",
+            len(held_out),
+        )
     run.note(train_episodes=len(kept), calibration_episodes=len(held_out), frames=sum(map(len, kept)))
     _save(config.output / "checkpoint", checkpoint)
     if is_main_process():
@@ -158,6 +166,14 @@ def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> Suc
     return choice
 
 
+def _tell_success_apart(trajectories: Sequence[Trajectory]) -> bool:
+    """Whether a success rule can be chosen on them: it takes a success, and frames before one in which it may fire."""
+    judged = [trajectory.success for trajectory in trajectories if trajectory.success is not None]
+    first = DEFAULT_REWARD.patience  # the first frame in which the rule can fire
+    undone = any(len(success) > first and not success[: first + 1].any() for success in judged)
+    return undone and any(success.any() for success in judged)
+
+
 @dataclass(frozen=True)
 class _Data:
     """What the stages on clips and pairs share."""
@@ -199,10 +215,14 @@ class _Run:
         settings = json.dumps(asdict(config), indent=2, default=str)
         file = config.output / "config.json"
         if file.exists() and file.read_text() != settings:
-            raise ValueError(f"{config.output} holds a run with another configuration; choose another output")
+            differing = _differing(json.loads(file.read_text()), json.loads(settings))
+            raise ValueError(
+                f"{config.output} holds a run with another configuration: {'; '.join(differing)}. Choose another output"
+            )
         with main_process_first():
             config.output.mkdir(parents=True, exist_ok=True)
-            file.write_text(settings)
+            with atomic_path(file) as temporary:
+                temporary.write_text(settings)
         run = cls(config.output)
         if run._report_file.exists():
             run.report = json.loads(run._report_file.read_text())
@@ -218,7 +238,8 @@ class _Run:
         """Adds to the report."""
         self.report |= entries
         if is_main_process():
-            self._report_file.write_text(json.dumps(self.report, indent=2))
+            with atomic_path(self._report_file) as temporary:
+                temporary.write_text(json.dumps(self.report, indent=2))
 
     def stage(self, name: str, checkpoint: Checkpoint, work: Callable[[Checkpoint, Path], None]) -> Checkpoint:
         """Runs a stage unless it is finished; returns its result."""
@@ -238,6 +259,18 @@ class _Run:
         self.note(seconds=self.report.get("seconds", {}) | {name: spent})
         logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Options that are not what they were, each with both values."""
+    lines: list[str] = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differing(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name} was {old!r} and is {new!r}")
+    return lines
 
 
 def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:

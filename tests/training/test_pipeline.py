@@ -53,6 +53,24 @@ def test_a_run_leaves_a_calibrated_checkpoint_and_a_report(data, tmp_path):
     assert not list(tmp_path.glob("*/saves"))
 
 
+@pytest.mark.parametrize("success", [None, np.zeros(12, bool)])
+def test_without_recorded_success_a_run_ends_without_a_threshold(tmp_path, caplog, success):
+    store = TrajectoryStore(tmp_path / "store")
+    for task in ("push", "pull"):
+        for number in range(2):
+            store.append(replace(make_episode(task, "expert", number), success=success))
+            store.append(replace(make_episode(task, "stop_halfway", number), success=success))
+    config = _config(
+        store.path,
+        tmp_path / "run",
+        pretraining=VisionPretraining(steps=0),
+        frozen=StageConfig(steps=1, batch_size=4),
+        joint=StageConfig(steps=0),
+    )
+    assert load_reward_model(train(config)).success_threshold is None
+    assert "no success threshold is chosen" in caplog.text
+
+
 def test_finished_stages_are_not_repeated(data, tmp_path):
     config = _config(data, tmp_path)
     expected = load_checkpoint(train(config)).network.state_dict()
@@ -68,7 +86,7 @@ def test_finished_stages_are_not_repeated(data, tmp_path):
 def test_an_output_belongs_to_one_configuration(data, tmp_path):
     config = _config(data, tmp_path, joint=StageConfig(steps=0, vision_learning_rate=1e-4))
     train(config)
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match="another configuration: seed was 0 and is 1"):
         train(replace(config, seed=1))
 
 
