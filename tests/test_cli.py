@@ -12,6 +12,8 @@ import pytest
 
 from robometer_rl import score
 from robometer_rl.cli import main
+from robometer_rl.data.store import TrajectoryStore
+from tests.data.runs import trajectory
 
 FIXTURE = Path(__file__).parent / "fixtures" / "robometer_tiny" / "checkpoint"
 HEAVY = ("torch", "transformers", "mujoco", "metaworld", "matplotlib")
@@ -127,6 +129,26 @@ def test_the_store_that_train_and_evaluate_need_is_asked_for(
     for error in (train, evaluate):
         assert error.endswith(f"there is no store of trajectories at {store}")
     assert not Path(store).exists()
+
+
+HIDDEN = """
+import sys
+sys.modules["datasets"] = None
+from robometer_rl.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("words", [["data", "inspect"], ["data", "verify"], ["evaluate", "mini"]])
+def test_a_sealed_store_without_datasets_says_what_to_install(words: list[str], tmp_path: Path) -> None:
+    store = TrajectoryStore(tmp_path / "store")
+    store.append(trajectory())
+    store.seal()
+    command = [sys.executable, "-c", HIDDEN, *words, str(store.path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'robometer-rl[data]'" in ended.stderr
 
 
 def test_collect_is_given_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
