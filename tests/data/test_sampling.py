@@ -92,7 +92,7 @@ def test_histories_have_the_layouts_of_both_protocols(episodes):
 def test_histories_may_start_within_an_episode_and_skip_frames(episodes):
     samples = _draw(episodes, _only("success", from_start_fraction=0.5))
     assert any(sample.indices[0] > 0 for sample in samples)
-    assert any(len(sample) > 2 and np.diff(sample.indices)[0] == 5 for sample in samples)
+    assert any(len(sample.indices) > 2 and np.diff(sample.indices)[0] == 5 for sample in samples)
 
 
 def test_rewound_and_reversed_clips_lose_progress(episodes):

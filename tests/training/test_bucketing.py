@@ -40,6 +40,7 @@ def _dataset(sampler, tokens, seed=0, stage=0):
 
 def _places(sampler, tokens, **changes):
     buckets = _dataset(sampler, tokens, **changes)._order
+    assert buckets is not None
     return [buckets(place) for place in range(TOTAL)]
 
 
@@ -69,6 +70,7 @@ def test_the_order_is_decided_by_the_seed_and_the_place_alone(sampler, tokens):
     assert _places(sampler, tokens) == places
     assert _places(sampler, tokens, seed=1) != places
     buckets = _dataset(sampler, tokens)._order
+    assert buckets is not None
     assert [buckets(place) for place in (37, 3, 51)] == [places[place] for place in (37, 3, 51)]
 
 

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from robometer_rl.data.augment import augment_frames
 from robometer_rl.data.collate import Collator, PixelSource
-from robometer_rl.data.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.data.sampling import ClipSample, Sampler, SamplingConfig, make_episodes
 from robometer_rl.training.features import FeatureCache
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny
@@ -46,11 +48,11 @@ def test_later_views_are_of_changed_pictures(trajectories, checkpoint, tmp_path)
     cache = FeatureCache.compute(
         checkpoint.network, checkpoint.processor, trajectories, tmp_path / "features.npy", views=2, seed=3
     )
-    sample = next(sample for sample in _samples(trajectories) if hasattr(sample, "indices"))
+    sample = next(sample for sample in _samples(trajectories) if isinstance(sample, ClipSample))
     frames = augment_frames(trajectories[sample.episode].frames, (3, 1, sample.episode))[sample.indices]
     with torch.inference_mode():
         expected = checkpoint.network.encode([checkpoint.processor.patcher(frames)])
-    changed = type(sample)(**{**vars(sample), "view": 1})
+    changed = replace(sample, view=1)
     for feature, other in zip(cache.features(changed), expected, strict=True):
         torch.testing.assert_close(feature, other, atol=2e-3, rtol=1e-3)
 

@@ -102,6 +102,7 @@ def test_pieces_with_different_masks_add_up_to_the_whole_batch():
         + success_loss(success[piece], labels[piece], mask[piece], normalizer=counts)
         for piece in pieces
     )
+    assert isinstance(total, torch.Tensor)
     assert total.item() == pytest.approx(whole.item(), rel=1e-6)
     for actual, gradient in zip(torch.autograd.grad(total, [logits, success]), expected, strict=True):
         torch.testing.assert_close(actual, gradient, atol=1e-6, rtol=1e-5)

@@ -152,7 +152,7 @@ def test_a_frozen_tower_keeps_its_weights(checkpoint, sampler, trajectories, tmp
 
 def test_a_stage_has_its_samples_in_their_order(sampler):
     dataset = SampleDataset(sampler, 5, stage=3)
-    assert len(list(dataset)) == 5
+    assert len(dataset) == 5
     assert dataset[2].strategy == sampler.sample(3, 2).strategy
     with pytest.raises(IndexError):
         dataset[5]

@@ -44,5 +44,5 @@ def require_finite(what: str, values: NDArray[np.float32], names: Sequence[str])
     """Raises `NonFiniteOutputError` if an entry of ``values`` (first axis) is NaN or infinite, naming which."""
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
-        bad = "; ".join(names[index] for index in np.flatnonzero(~finite)[:8].tolist())
+        bad = "; ".join(names[int(index)] for index in np.flatnonzero(~finite)[:8])
         raise NonFiniteOutputError(f"the model gave {what} that is not finite for {bad}")

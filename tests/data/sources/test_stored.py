@@ -7,6 +7,7 @@ from robometer_rl.data.rows import StoreError
 from robometer_rl.data.sources.reading import SourceError, Unreadable
 from robometer_rl.data.sources.stored import StoredConfig, read_stored
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.trajectory import Trajectory
 from tests.data.runs import assert_same, trajectory
 
 RUNS = [
@@ -50,6 +51,7 @@ def test_a_damaged_row_is_passed_by(recordings):
     damaged, sound = read_stored(StoredConfig(second.path, ("train",)))
     assert isinstance(damaged, Unreadable)
     assert damaged.name == "a"
+    assert isinstance(sound, Trajectory)
     assert_same(sound, RUNS[2])
 
 
