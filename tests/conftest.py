@@ -1,0 +1,18 @@
+"""How all tests run, and what a log says of the machine they ran on."""
+
+import os
+import signal
+
+# The tests' networks are tiny, and some tests ask them from many threads or processes. Each brings a pool of its own, by
+# default as wide as the whole machine: on a machine with many cores, or a share of them, pools would wait for each other
+# most of the time. Read when torch is imported, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Who is started in the background of a script ignores Ctrl-C, and so does all that he starts; tests interrupt programs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"processors: {available}, threads of a pool: {os.environ['OMP_NUM_THREADS']}"
