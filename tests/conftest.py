@@ -3,9 +3,9 @@
 import os
 import signal
 
-# The tests' networks are tiny, and some tests ask them from many threads or processes. Each brings a pool of its own, by
-# default as wide as the whole machine: on a machine with many cores, or a share of them, pools would wait for each other
-# most of the time. Read when torch is imported, here and in every process that a test starts.
+# The networks of tests are tiny, and some tests ask them from many threads or processes. Each brings a pool of its own,
+# by default as wide as the whole machine: on a machine with many cores, or a share of them, pools would wait for each
+# other most of the time. Read when torch is imported, here and in every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
