@@ -1,15 +1,20 @@
-"""The engine: asks a model about every episode of a dataset, pack by pack, and never twice about the same one."""
+"""The engine: asks a model about every episode of a dataset, pack by pack, and never twice about the same one.
+
+Where packs are decoded and scored is the business of an `Engine`: in this process (`one_process`), or in workers that
+Ray runs on other machines (`robometer_rl.relabeling.ray_engine`). Groups of episodes, the scoring of a pack and the
+journal are the same, and so are the labels.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +29,10 @@ from robometer_rl.relabeling.dataset import EpisodeError, EpisodeLabels, Labels,
 from robometer_rl.relabeling.destinations import fingerprint
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
-from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, packs
+from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Group, Pack, ahead, decode_group, groups, open_episode
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
-__all__ = ["Labeller", "NothingLabelledError", "label_dataset", "run_facts"]
+__all__ = ["Engine", "Labeller", "NothingLabelledError", "label_dataset", "one_process", "run_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ class Labeller:
         model: The model.
         spec: The reward. Recorded episodes are paid to their end, so it must not terminate them.
         protocol: Which frames of its history each step is scored with; None for the model's default.
-        pack_tokens: See `robometer_rl.relabeling.packs.packs`.
+        pack_tokens: See `robometer_rl.relabeling.packs.groups`.
 
     Raises:
         ValueError: The spec terminates episodes on predicted success, or a pack has no room.
@@ -121,19 +126,54 @@ def run_facts(dataset: RelabelDataset, labeller: Labeller) -> dict[str, Any]:
     }
 
 
-def label_dataset(
-    dataset: RelabelDataset, labeller: Labeller, journal: Journal | None = None, show_progress: bool = False
-) -> Labels:
-    """Labels every episode of a dataset, or those that a journal lacks.
+class Engine(Protocol):
+    """Decodes and scores groups of episodes somewhere."""
+
+    def __call__(
+        self, dataset: RelabelDataset, labeller: Labeller, together: Iterable[Group]
+    ) -> Generator[list[Entry], None, None]:
+        """Yields what becomes of the episodes of each group, in the order of the groups.
+
+        Args:
+            dataset: The dataset of the episodes.
+            labeller: Says how they are labelled.
+            together: The groups.
+
+        Raises:
+            NonFiniteOutputError: The model answered NaN.
+            OSError: Decoded frames of a long episode could not be written, or where it is done is out of reach.
+        """
+        ...
+
+
+def one_process(
+    dataset: RelabelDataset, labeller: Labeller, together: Iterable[Group]
+) -> Generator[list[Entry], None, None]:
+    """The `Engine` that does everything here.
 
     Episodes are decoded in another thread while the model works on those before them. Three packs at most are in
     memory.
+    """
+    with closing(ahead(decode_group(group, labeller.spec.every) for group in together)) as coming:
+        for pack in coming:
+            yield labeller.label(pack)
+
+
+def label_dataset(
+    dataset: RelabelDataset,
+    labeller: Labeller,
+    journal: Journal | None = None,
+    show_progress: bool = False,
+    engine: Engine = one_process,
+) -> Labels:
+    """Labels every episode of a dataset, or those that a journal lacks.
 
     Args:
         dataset: The dataset.
         labeller: The model and the reward.
         journal: Where labels are written as they are made; made with the `run_facts` of the same two.
         show_progress: Whether to show a progress bar with the rate and the time left.
+        engine: Where the work is done.
 
     Raises:
         NothingLabelledError: All episodes are skipped.
@@ -144,10 +184,10 @@ def label_dataset(
     if entries:
         logger.info("going on after %d of %d episodes", len(entries), len(dataset))
     bar = _ProgressBar(len(dataset), len(entries), show_progress)
-    coming = ahead(packs(dataset, len(entries), labeller.spec.every, labeller.pack_tokens))
-    with bar, closing(coming):
-        for pack in coming:
-            labelled = labeller.label(pack)
+    opened = (open_episode(dataset, key) for key in dataset.keys[len(entries) :])
+    together = groups(opened, labeller.spec.every, labeller.pack_tokens)
+    with bar, closing(engine(dataset, labeller, together)) as coming:
+        for labelled in coming:
             if journal is not None:
                 journal.append(labelled)
             entries += labelled

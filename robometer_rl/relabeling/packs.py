@@ -2,7 +2,8 @@
 
 Which episodes share a pack decides the last bits of their labels, since a network sums in another order in a larger
 batch. So packs depend on the order of the dataset and on the settings alone, and a pack is labelled whole or not at
-all: a run that goes on after the last whole pack makes the packs that an unbroken one would have made.
+all: a run that goes on after the last whole pack makes the packs that an unbroken one would have made. Episodes are put
+together by their sizes, before any is decoded, so that packs can be decoded elsewhere.
 """
 
 from __future__ import annotations
@@ -13,11 +14,22 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.frames import Clip, FrameSequence
+from robometer_rl.frames import Clip, FrameSequence, scored_steps
 from robometer_rl.relabeling.dataset import Episode, EpisodeError, RelabelDataset
 from robometer_rl.relabeling.decoding import decode
 
-__all__ = ["PACK_TOKENS", "Decoded", "Pack", "ahead", "decode_episode", "packs"]
+__all__ = [
+    "PACK_TOKENS",
+    "Decoded",
+    "Group",
+    "Opened",
+    "Pack",
+    "ahead",
+    "decode_group",
+    "groups",
+    "open_episode",
+    "tokens",
+]
 
 PACK_TOKENS: Final = 32768
 """Tokens of a pack by default: some 2,000 frames of 128 x 128 pixels, 100 MB of them."""
@@ -46,65 +58,73 @@ class Decoded:
         """What a model is asked about it: every camera with every instruction."""
         return [Clip(frames, task) for frames in self.cameras.values() for task in self.episode.tasks]
 
-    @property
-    def tokens(self) -> int:
-        """About as many tokens as a model reads."""
-        total = 0
-        for clip in self.clips:
-            height, width = clip.size
-            total += len(clip) * (-(-height // _TOKEN_PIXELS) * -(-width // _TOKEN_PIXELS) + _TOKENS_AROUND)
-        return total
 
+Opened = Episode | Unreadable
+"""An episode of which nothing has been decoded, or what is wrong with it."""
+
+Group = list[Opened]
+"""Consecutive episodes of a dataset that become a pack."""
 
 Pack = list[Decoded | Unreadable]
-"""Consecutive episodes of a dataset; those that cannot be labelled are in their place."""
+"""A group that has been decoded; episodes that cannot be labelled are in their place."""
 
 
-def decode_episode(dataset: RelabelDataset, key: str, every: int) -> Decoded | Unreadable:
-    """Opens an episode and decodes what of it is scored.
+def open_episode(dataset: RelabelDataset, key: str) -> Opened:
+    """Opens an episode; what the format says is wrong with it takes its place."""
+    try:
+        return dataset.episode(key)
+    except (ValueError, OSError) as error:
+        return Unreadable(key, str(error))
+
+
+def decode_group(group: Group, every: int) -> Pack:
+    """Decodes what of the episodes of a group is scored.
 
     Args:
-        dataset: The dataset.
-        key: Of the episode.
+        group: The episodes.
         every: Scoring interval.
 
     Raises:
         OSError: There is no room for the decoded frames of a long episode.
     """
-    try:
-        episode = dataset.episode(key)
-    except (ValueError, OSError) as error:
-        return Unreadable(key, str(error))
-    cameras: dict[str, FrameSequence] = {}
-    for name, frames in episode.cameras.items():
-        try:
-            cameras[name] = decode(frames, every)
-        except EpisodeError as error:
-            return Unreadable(key, f"camera {name}: {error}")
-    return Decoded(episode, cameras)
+    return [opened if isinstance(opened, Unreadable) else _decode_episode(opened, every) for opened in group]
 
 
-def packs(dataset: RelabelDataset, start: int, every: int, budget: int) -> Iterator[Pack]:
-    """Yields the packs of a dataset from an episode on that begins one.
+def tokens(opened: Opened, every: int) -> int:
+    """About as many tokens as a model reads of an episode: every camera with every instruction.
 
     Args:
-        dataset: The dataset.
-        start: Place of that episode in ``dataset.keys``.
+        opened: The episode.
         every: Scoring interval.
-        budget: Tokens that the episodes of a pack have together; one that has more is alone.
     """
-    pack: Pack = []
+    if isinstance(opened, Unreadable):
+        return 0
+    of_a_frame = 0
+    for frames in opened.cameras.values():
+        height, width = Clip(frames, opened.tasks[0]).size
+        of_a_frame += -(-height // _TOKEN_PIXELS) * -(-width // _TOKEN_PIXELS) + _TOKENS_AROUND
+    return of_a_frame * len(opened.tasks) * len(scored_steps(opened.num_frames, every))
+
+
+def groups(episodes: Iterable[Opened], every: int, budget: int) -> Iterator[Group]:
+    """Puts the episodes of a dataset, or those from the beginning of a pack on, into groups.
+
+    Args:
+        episodes: In the order of the dataset; opened one by one.
+        every: Scoring interval.
+        budget: Tokens that the episodes of a group have together; one that has more is alone.
+    """
+    together: Group = []
     total = 0
-    for key in dataset.keys[start:]:
-        entry = decode_episode(dataset, key, every)
-        tokens = entry.tokens if isinstance(entry, Decoded) else 0
-        if total and total + tokens > budget:
-            yield pack
-            pack, total = [], 0
-        pack.append(entry)
-        total += tokens
-    if pack:
-        yield pack
+    for opened in episodes:
+        more = tokens(opened, every)
+        if total and total + more > budget:
+            yield together
+            together, total = [], 0
+        together.append(opened)
+        total += more
+    if together:
+        yield together
 
 
 def ahead(items: Iterable[T]) -> Generator[T, None, None]:
@@ -115,3 +135,13 @@ def ahead(items: Iterable[T]) -> Generator[T, None, None]:
         while (item := upcoming.result()) is not None:
             upcoming = thread.submit(next, iterator, None)
             yield item
+
+
+def _decode_episode(episode: Episode, every: int) -> Decoded | Unreadable:
+    cameras: dict[str, FrameSequence] = {}
+    for name, frames in episode.cameras.items():
+        try:
+            cameras[name] = decode(frames, every)
+        except EpisodeError as error:
+            return Unreadable(episode.key, f"camera {name}: {error}")
+    return Decoded(episode, cameras)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from robometer_rl.data.sources.reading import Unreadable
 from robometer_rl.relabeling.dataset import EpisodeLabels, Labels, RelabelDataset
-from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.packs import decode_episode
+from robometer_rl.relabeling.engine import Engine, Labeller, one_process
+from robometer_rl.relabeling.packs import open_episode
 
 __all__ = ["SAMPLE", "Verification", "VerificationError", "verify_labels"]
 
@@ -40,7 +41,12 @@ class Verification:
 
 
 def verify_labels(
-    dataset: RelabelDataset, labeller: Labeller, labels: Labels, sample: int = SAMPLE, seed: int = 0
+    dataset: RelabelDataset,
+    labeller: Labeller,
+    labels: Labels,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    engine: Engine = one_process,
 ) -> Verification:
     """Scores a random sample of labelled episodes again.
 
@@ -50,26 +56,28 @@ def verify_labels(
         labels: The labels.
         sample: Number of episodes; all of them if they are fewer.
         seed: Of the sample.
+        engine: Where they are scored.
 
     Raises:
         VerificationError: Progress or success of one differs by more than 1e-4, or 3e-2 in half precision.
     """
     keys = sorted(labels.episodes)
-    chosen = np.random.default_rng(seed).permutation(len(keys))[:sample]
+    places = np.random.default_rng(seed).permutation(len(keys))[:sample]
+    chosen = [keys[place] for place in sorted(places.tolist())]
     tolerance = _TOLERANCE.get(labeller.model.dtype, _TOLERANCE_OF_HALF_PRECISION)
     largest = 0.0
-    for key in (keys[index] for index in sorted(chosen.tolist())):
-        (again,) = labeller.label([decode_episode(dataset, key, labeller.spec.every)])
-        if isinstance(again, Unreadable):
-            raise VerificationError(f"episode {key} was labelled and cannot be read any more: {again.reason}")
-        difference = _difference(labels.episodes[key], again)
-        if not difference <= tolerance:
-            raise VerificationError(
-                f"episode {key} has other labels when it is scored again: progress or success differs by "
-                f"{difference:.2g}, expected {tolerance:g} at most"
-            )
-        largest = max(largest, difference)
-    return Verification(tuple(keys[index] for index in sorted(chosen.tolist())), largest)
+    with closing(engine(dataset, labeller, ([open_episode(dataset, key)] for key in chosen))) as coming:
+        for key, (again,) in zip(chosen, coming, strict=True):
+            if isinstance(again, Unreadable):
+                raise VerificationError(f"episode {key} was labelled and cannot be read any more: {again.reason}")
+            difference = _difference(labels.episodes[key], again)
+            if not difference <= tolerance:
+                raise VerificationError(
+                    f"episode {key} has other labels when it is scored again: progress or success differs by "
+                    f"{difference:.2g}, expected {tolerance:g} at most"
+                )
+            largest = max(largest, difference)
+    return Verification(tuple(chosen), largest)
 
 
 def _difference(first: EpisodeLabels, second: EpisodeLabels) -> float:

@@ -3,17 +3,22 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.relabeling.packs import Decoded, Pack, ahead, decode_episode, packs
+from robometer_rl.relabeling.packs import Decoded, Group, ahead, decode_group, groups, open_episode, tokens
 from tests.relabeling.episodes import MEMORY, MemoryDataset, record
 
 
-def keys(pack: Pack) -> list[str]:
-    return [entry.name if isinstance(entry, Unreadable) else entry.episode.key for entry in pack]
+def keys(group: Group) -> list[str]:
+    return [opened.name if isinstance(opened, Unreadable) else opened.key for opened in group]
+
+
+def grouped(data: MemoryDataset, start: int, budget: int, every: int = 1) -> list[Group]:
+    return list(groups((open_episode(data, key) for key in data.keys[start:]), every, budget))
 
 
 def dataset(lengths: list[int], broken: frozenset[int] = frozenset()) -> MemoryDataset:
@@ -29,30 +34,43 @@ def dataset(lengths: list[int], broken: frozenset[int] = frozenset()) -> MemoryD
 )
 def test_packs_hold_every_episode_once_fit_the_budget_and_do_not_depend_on_where_a_run_begins(lengths, broken, budget):
     data = dataset(lengths, broken)
-    whole = list(packs(data, 0, 1, budget))
-    assert [key for pack in whole for key in keys(pack)] == list(data.keys)
-    for pack in whole:
-        tokens = [entry.tokens for entry in pack if isinstance(entry, Decoded)]
-        assert len(tokens) == 1 or sum(tokens) <= budget
+    whole = grouped(data, 0, budget)
+    assert [key for group in whole for key in keys(group)] == list(data.keys)
+    for group in whole:
+        sizes = [tokens(opened, 1) for opened in group if not isinstance(opened, Unreadable)]
+        assert len(sizes) == 1 or sum(sizes) <= budget
     start = 0
-    for number, pack in enumerate(whole):
-        assert [keys(later) for later in packs(data, start, 1, budget)] == [keys(later) for later in whole[number:]]
-        start += len(pack)
+    for number, group in enumerate(whole):
+        assert [keys(later) for later in grouped(data, start, budget)] == [keys(later) for later in whole[number:]]
+        start += len(group)
 
 
 def test_tokens_count_scored_frames_of_all_cameras_and_instructions():
     episodes = {"a": record(6, 0, size=40, cameras=("front", "wrist"))}
-    entry = decode_episode(MemoryDataset(episodes), "a", every=1)
-    assert entry.tokens == 2 * 7 * (2 * 2 + 2)
-    asked_twice = replace(MEMORY, tasks=("open", "pull"))
-    entry = decode_episode(MemoryDataset(episodes, asked_twice), "a", every=4)
+    assert tokens(open_episode(MemoryDataset(episodes), "a"), every=1) == 2 * 7 * (2 * 2 + 2)
+    opened = open_episode(MemoryDataset(episodes, replace(MEMORY, tasks=("open", "pull"))), "a")
+    assert tokens(opened, every=4) == 2 * 2 * 3 * (2 * 2 + 2)
+    (entry,) = decode_group([opened], every=4)
+    assert isinstance(entry, Decoded)
     assert [len(clip) for clip in entry.clips] == [3, 3, 3, 3]
     assert [clip.task for clip in entry.clips] == ["open", "pull", "open", "pull"]
 
 
 def test_an_episode_that_cannot_be_read_is_in_its_place():
-    (pack,) = packs(dataset([2, 3, 2], frozenset({1})), 0, 1, 10_000)
-    assert pack[1] == Unreadable("1", "a hole in the file")
+    (group,) = grouped(dataset([2, 3, 2], frozenset({1})), 0, 10_000)
+    assert decode_group(group, 1)[1] == Unreadable("1", "a hole in the file")
+
+
+def test_an_episode_that_cannot_be_decoded_moves_no_other_to_another_pack():
+    data = dataset([2, 3, 2])
+    intact = [keys(group) for group in grouped(data, 0, 20)]
+    # Values that are no picture, which are seen when they are decoded.
+    data.recorded["1"] = replace(data.recorded["1"], cameras={"front": np.full((4, 8, 8, 3), np.nan)})
+    broken = grouped(data, 0, 20)
+    assert [keys(group) for group in broken] == intact == [["0"], ["1"], ["2"]]
+    (entry,) = decode_group(broken[1], 1)
+    assert isinstance(entry, Unreadable)
+    assert "camera front" in entry.reason
 
 
 def test_the_next_item_is_made_while_the_last_is_used_and_not_more():
