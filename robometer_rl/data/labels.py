@@ -10,19 +10,28 @@ True progress, for training and for evaluation:
 - Where success was judged but no state recorded, a successful episode advances like an expert's; of any other, only
   what the task's success and the graded outcome of the last frame say is known.
 - Where neither success nor state was recorded, the quality label decides whether time is a usable guide
-  (`targets.supervises_progress`); otherwise progress is unknown and masked out of the loss. A graded outcome is about
-  the last frame, and then this one is the only frame whose progress is known.
+  (`targets.supervises_progress`), up to the success cutoff of the data source; otherwise progress is unknown and
+  masked out of the loss. A graded outcome is about the last frame, and then no other frame's progress is known.
+
+The reference goes by time alone: `robometer_rl.data.clip_targets`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.targets import last_frame_mask, progress_targets, success_labels, supervises_progress
+from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.targets import (
+    last_frame_mask,
+    progress_targets,
+    success_cutoff,
+    success_labels,
+    supervises_progress,
+)
 from robometer_rl.data.trajectory import Trajectory, linear_progress
 
 __all__ = ["EXPERT", "ExpertStates", "FrameLabels", "group_key", "label_trajectories"]
@@ -58,6 +67,12 @@ class FrameLabels:
     success: NDArray[np.float32]
     success_known: NDArray[np.bool_]
 
+    def at(self, indices: NDArray[np.int64]) -> FrameLabels:
+        """Those of some frames, in the order of ``indices``."""
+        return FrameLabels(
+            self.progress[indices], self.progress_known[indices], self.success[indices], self.success_known[indices]
+        )
+
 
 def group_key(trajectory: Trajectory) -> str:
     """What makes two trajectories attempts at the same thing: the simulator's task if there is one, else the text.
@@ -69,28 +84,43 @@ def group_key(trajectory: Trajectory) -> str:
 
 
 def label_trajectories(
-    trajectories: Sequence[Trajectory], references: Iterable[Trajectory] | None = None
+    trajectories: Sequence[Trajectory],
+    references: Iterable[Trajectory] | None = None,
+    config: TargetConfig | None = None,
 ) -> list[FrameLabels]:
-    """Labels every trajectory.
+    """Labels every trajectory by what was recorded.
 
     Args:
         trajectories: What to label.
         references: Where to look for experts; ``trajectories`` themselves by default.
+        config: Success cutoffs, and data sources without progress; the defaults if None. Its rule is not looked at.
 
     Returns:
         One entry per trajectory, in order.
+
+    Raises:
+        CutoffError: The table of cutoffs cannot be read.
     """
+    settings = config or TargetConfig()
+    cutoffs = settings.table()
     experts: dict[str, list[Trajectory]] = {}
     for trajectory in trajectories if references is None else references:
         if _defines_progress(trajectory) and trajectory.state is not None:
             experts.setdefault(group_key(trajectory), []).append(trajectory)
     states = {key: ExpertStates.of(members) for key, members in experts.items()}
-    return [_label(trajectory, states.get(group_key(trajectory))) for trajectory in trajectories]
+    labelled: list[FrameLabels] = []
+    for trajectory in trajectories:
+        cutoff = success_cutoff(trajectory.data_source, cutoffs)
+        labels = _label(trajectory, states.get(group_key(trajectory)), cutoff)
+        if trajectory.data_source in settings.preference_only:
+            labels = replace(labels, progress_known=np.zeros(len(trajectory), bool))
+        labelled.append(labels)
+    return labelled
 
 
-def _label(trajectory: Trajectory, experts: ExpertStates | None) -> FrameLabels:
+def _label(trajectory: Trajectory, experts: ExpertStates | None, cutoff: float) -> FrameLabels:
     if trajectory.success is None:
-        return _label_by_quality(trajectory)
+        return _label_by_quality(trajectory, cutoff)
     success = trajectory.success.astype(np.float32)
     known = np.ones(len(trajectory), bool)
     if _defines_progress(trajectory):
@@ -113,10 +143,10 @@ def _progress_without_state(trajectory: Trajectory) -> tuple[NDArray[np.float32]
     return progress, known
 
 
-def _label_by_quality(trajectory: Trajectory) -> FrameLabels:
+def _label_by_quality(trajectory: Trajectory, cutoff: float) -> FrameLabels:
     outcome, frames = trajectory.partial_success, range(len(trajectory))
     usable = supervises_progress(trajectory.quality_label, None, trajectory.data_source, outcome)
-    progress = progress_targets(frames, len(trajectory), partial_success=outcome)
+    progress = progress_targets(frames, len(trajectory), cutoff=cutoff, partial_success=outcome)
     success = success_labels(progress, trajectory.quality_label)
     known = last_frame_mask(frames, len(trajectory), outcome) & usable
     # Somewhere between its middle and its end a demonstration begins to look done; nobody said where.

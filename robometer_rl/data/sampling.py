@@ -6,19 +6,23 @@ protocol picks at most ``max_frames``. Because the decoder is causal, every fram
 the history before it.
 
 Progress belongs to the state of the world, not to the clip: the targets of a rewound or reversed clip are those of its
-frames, in the order in which they are shown, and a clip that starts in the middle of an episode starts there.
+frames, in the order in which they are shown, and a clip that starts in the middle of an episode starts there. The
+reference sees that otherwise; its rules are an option (`robometer_rl.data.target_config`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.clip_targets import ClipTargets
 from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
+from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import NestedFrames, UniformFrames, scored_steps
 
@@ -36,6 +40,8 @@ __all__ = [
     "make_episodes",
 ]
 
+_ROUNDING: Final = 1e-9  # grades such as 0.6 and 0.4 are 0.2 apart, whatever their difference is in binary
+
 
 class SamplingError(ValueError):
     """A data set in which a requested strategy has nothing to work on; the message says what is missing."""
@@ -51,6 +57,9 @@ class Episode:
         instructions: The ways to say it, the first being the recorded one.
         successful: Whether the task is done in its last frame.
         labels: Ground truth of its frames.
+        grade: Graded outcome in [0, 1], if the source grades.
+        clip_targets: Makes the targets of clips in the place of ``labels``, where training goes by a rule of the
+            reference.
     """
 
     index: int
@@ -58,13 +67,30 @@ class Episode:
     instructions: tuple[str, ...]
     successful: bool
     labels: FrameLabels
+    grade: float | None = None
+    clip_targets: ClipTargets | None = None
 
     def __len__(self) -> int:
         return len(self.labels.progress)
 
+    def targets(self, indices: NDArray[np.int64], strategy: str) -> FrameLabels:
+        """What the frames at ``indices`` should say in a clip that is made by ``strategy``."""
+        return self.labels.at(indices) if self.clip_targets is None else self.clip_targets(indices, strategy)
 
-def make_episodes(trajectories: Sequence[Trajectory]) -> list[Episode]:
-    """Labels trajectories and keeps what the sampler needs."""
+
+def make_episodes(trajectories: Sequence[Trajectory], targets: TargetConfig | None = None) -> list[Episode]:
+    """Labels trajectories and keeps what the sampler needs.
+
+    Args:
+        trajectories: In the order in which the sampler is to number them.
+        targets: Which rule their targets follow; what was recorded if None.
+
+    Raises:
+        CutoffError: The table of success cutoffs cannot be read.
+    """
+    config = targets or TargetConfig()
+    cutoffs = config.table()
+    labelled = zip(trajectories, label_trajectories(trajectories, config=config), strict=True)
     return [
         Episode(
             index=index,
@@ -72,8 +98,10 @@ def make_episodes(trajectories: Sequence[Trajectory]) -> list[Episode]:
             instructions=(trajectory.task, *trajectory.instructions),
             successful=trajectory.quality_label == "successful",
             labels=labels,
+            grade=trajectory.partial_success,
+            clip_targets=ClipTargets.of(trajectory, config, cutoffs),
         )
-        for index, (trajectory, labels) in enumerate(zip(trajectories, label_trajectories(trajectories), strict=True))
+        for index, (trajectory, labels) in enumerate(labelled)
     ]
 
 
@@ -99,19 +127,22 @@ class ClipStrategies:
 
 @dataclass(frozen=True)
 class PairStrategies:
-    """Relative frequency of each kind of pair; the better clip is always a history of a successful episode.
+    """Relative frequency of each kind of pair; the better clip is a history of a successful episode, unless graded.
 
     Attributes:
         rewind: Against the same episode rewound.
         reverse: Against the same episode reversed.
         failure: Against an episode of the same task that failed.
         other_task: Against a successful episode of another task that shares no instruction with it.
+        graded: Two episodes of a task with graded outcomes that differ by ``grade_margin`` or more, such as those of
+            RoboReward; neither need be a success.
     """
 
     rewind: float = 0.2
     reverse: float = 0.1
     failure: float = 0.5
     other_task: float = 0.2
+    graded: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,7 @@ class SamplingConfig:
         whole_fraction: Part of the histories that reach to the end of their episode.
         from_start_fraction: Part of the histories that begin with their episode; the others begin within it.
         intervals: Scoring intervals, in recorded frames, to choose from.
+        grade_margin: By how much the graded outcomes of a pair differ at least. Graders are not that sure of less.
     """
 
     max_frames: int = 8
@@ -137,6 +169,11 @@ class SamplingConfig:
     whole_fraction: float = 0.3
     from_start_fraction: float = 0.8
     intervals: tuple[int, ...] = (1, 1, 2, 3, 5)
+    grade_margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.grade_margin <= 1.0:
+            raise ValueError(f"grade_margin must be above 0 and at most 1, got {self.grade_margin}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +280,11 @@ class Sampler:
         self._successful = [task for task in self.tasks if self._by_task[task][0]]
         self._failed = [task for task in self.tasks if self._by_task[task][1]]
         self._contrasted = [task for task in self._successful if self._by_task[task][1]]
+        self._graded = {
+            task: graded
+            for task, (done, failed) in self._by_task.items()
+            if (graded := _Graded.of([*done, *failed], config.grade_margin)).worse
+        }
         self._alike = _alike(self._by_task)
         self._with_other = [task for task in self._successful if any(self._others(task, self.tasks))]
         self._with_successful_other = [task for task in self._successful if any(self._others(task, self._successful))]
@@ -255,12 +297,14 @@ class Sampler:
         used = {name for name, weight in _weights(config.clips).items() if singles * weight > 0}
         contrasts = {name for name, weight in _weights(config.pairs).items() if pairs * weight > 0}
         needs = {
-            "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts),
+            "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts - {"graded"}),
             "an episode that fails": bool(self._failed) or "failure" not in used,
             "a task with both successful episodes and others": bool(self._contrasted) or "failure" not in contrasts,
             "successful episodes of one task and another task's instruction": bool(self._with_other)
             or "other_task" not in used,
             "successful episodes of two tasks": bool(self._with_successful_other) or "other_task" not in contrasts,
+            f"two episodes of a task whose partial success differs by {config.grade_margin:g}": bool(self._graded)
+            or "graded" not in contrasts,
         }
         missing = [need for need, met in needs.items() if not met]
         if missing:
@@ -293,6 +337,8 @@ class Sampler:
 
     def _pair(self, rng: np.random.Generator) -> PairSample:
         strategy = _choose(rng, self.config.pairs)
+        if strategy == "graded":
+            return self._graded_pair(rng)
         candidates = {"failure": self._contrasted, "other_task": self._with_successful_other}
         task = _pick(rng, candidates.get(strategy, self._successful))
         done, failed = self._by_task[task]
@@ -307,9 +353,15 @@ class Sampler:
             worse = self._history(rng, stranger, strategy, instruction, whole=True)
         else:
             worse = self._played(rng, episode, strategy, instruction)
-        first_is_better = bool(rng.random() < 0.5)
-        pair = (better, worse) if first_is_better else (worse, better)
-        return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
+        return _in_random_order(rng, better, worse, strategy)
+
+    def _graded_pair(self, rng: np.random.Generator) -> PairSample:
+        task = _pick(rng, list(self._graded))
+        instruction = self._instruction(rng, task)
+        better, worse = (
+            self._history(rng, episode, "graded", instruction, whole=True) for episode in self._graded[task].pair(rng)
+        )
+        return _in_random_order(rng, better, worse, "graded")
 
     def _others(self, task: str, names: Sequence[str]) -> Iterator[str]:
         """Those of ``names`` that no instruction of ``task`` names."""
@@ -357,7 +409,7 @@ class Sampler:
         path = path[scored_steps(len(path), _pick(rng, self.config.intervals))]
         protocol = self._protocols[int(rng.random() >= self.config.nested_fraction)]
         indices = path[protocol.slots(len(path) - 1)]
-        labels = episode.labels
+        targets = episode.targets(indices, strategy)
         wrong = instruction.task != episode.task
         known = np.ones(len(indices), bool)
         nothing = np.zeros(len(indices), np.float32)
@@ -365,15 +417,53 @@ class Sampler:
             episode=episode.index,
             indices=indices,
             task=instruction.text,
-            progress=nothing if wrong else labels.progress[indices],
-            progress_known=known if wrong else labels.progress_known[indices],
-            success=nothing if wrong else labels.success[indices],
-            success_known=known if wrong else labels.success_known[indices],
+            progress=nothing if wrong else targets.progress,
+            progress_known=known if wrong else targets.progress_known,
+            success=nothing if wrong else targets.success,
+            success_known=known if wrong else targets.success_known,
             strategy=strategy,
             said=self.tasks.index(instruction.task),
             shown=self.tasks.index(episode.task),
             view=int(rng.integers(1 << 16)),
         )
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """Graded episodes of one task.
+
+    Attributes:
+        episodes: From the worst to the best.
+        worse: How many of them are worse than the best by the margin or more.
+        margin: By which the grades of a pair differ at least.
+    """
+
+    episodes: Sequence[Episode]
+    worse: int
+    margin: float
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], margin: float) -> _Graded:
+        graded = sorted((each for each in episodes if each.grade is not None), key=lambda each: _grade(each))
+        grades = [_grade(each) for each in graded]
+        return cls(graded, bisect_right(grades, grades[-1] - margin + _ROUNDING) if grades else 0, margin)
+
+    def pair(self, rng: np.random.Generator) -> tuple[Episode, Episode]:
+        """A better one and a worse one."""
+        worse = self.episodes[int(rng.integers(self.worse))]
+        best = bisect_left(self.episodes, _grade(worse) + self.margin - _ROUNDING, key=_grade)
+        return self.episodes[int(rng.integers(best, len(self.episodes)))], worse
+
+
+def _grade(episode: Episode) -> float:
+    assert episode.grade is not None
+    return episode.grade
+
+
+def _in_random_order(rng: np.random.Generator, better: ClipSample, worse: ClipSample, strategy: str) -> PairSample:
+    first_is_better = bool(rng.random() < 0.5)
+    pair = (better, worse) if first_is_better else (worse, better)
+    return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
 
 
 def _alike(by_task: Mapping[str, tuple[list[Episode], list[Episode]]]) -> dict[str, set[str]]:

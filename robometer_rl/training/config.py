@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from robometer_rl.data.sampling import SamplingConfig
+from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.training.shape import NetworkShape
 
 __all__ = ["LoRA", "LossWeights", "Selection", "StageConfig", "TrainConfig", "VisionPretraining"]
@@ -163,6 +164,7 @@ class TrainConfig:
         frozen: Training with the vision tower frozen.
         joint: Training of everything together, afterwards; left out by default.
         sampling: What clips and pairs are made of.
+        targets: What their frames should say.
         losses: Loss weights.
         selection: Evaluation during training.
         feature_views: Versions of every frame that are cached for a frozen tower, the first of them unchanged.
@@ -190,6 +192,7 @@ class TrainConfig:
         default_factory=lambda: StageConfig(steps=0, batch_size=12, learning_rate=2e-4, vision_learning_rate=1e-4)
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
     losses: LossWeights = field(default_factory=LossWeights)
     selection: Selection = field(default_factory=Selection)
     feature_views: int = 2

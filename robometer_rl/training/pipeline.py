@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> Path:
     run = _Run.open(config)
     kept, held_out = split_episodes(trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
-    sampler = Sampler(make_episodes(kept), config.sampling, config.seed)
+    sampler = Sampler(make_episodes(kept, config.targets), config.sampling, config.seed)
     data = _Data(kept, sampler, _validation(config, kept, held_out))
     checkpoint = _start(config, kept)
     if config.pretraining.steps:
@@ -192,7 +192,7 @@ def _validation(
     episodes = held_out
     if selection.split is not None:
         episodes = open_verified(config.data, lambda trajectory: trajectory.split == selection.split).trajectories
-    return Validation(episodes, selection, config.output / "best", trained_on)
+    return Validation(episodes, selection, config.output / "best", trained_on, config.targets)
 
 
 def _save(directory: Path, checkpoint: Checkpoint) -> None:

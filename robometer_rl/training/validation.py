@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
+from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.metrics import (
     auroc,
@@ -133,6 +134,7 @@ class Validation:
         selection: What to measure.
         directory: Where the best checkpoints are kept.
         references: Episodes that say what progress is, see `label_trajectories`.
+        targets: Likewise.
 
     Attributes:
         episodes: Those that are measured on.
@@ -144,7 +146,12 @@ class Validation:
     """
 
     def __init__(
-        self, episodes: Sequence[Trajectory], selection: Selection, directory: Path, references: Sequence[Trajectory]
+        self,
+        episodes: Sequence[Trajectory],
+        selection: Selection,
+        directory: Path,
+        references: Sequence[Trajectory],
+        targets: TargetConfig | None = None,
     ) -> None:
         if unknown := sorted(set(selection.metrics) - set(METRICS)):
             raise ValueError(f"unknown metrics {unknown} for evaluation during training; there are {sorted(METRICS)}")
@@ -154,7 +161,7 @@ class Validation:
         self.every = selection.every
         self.best = BestCheckpoints(directory, selection.keep)
         self._metrics = selection.metrics
-        self._labels = label_trajectories(self.episodes, references)
+        self._labels = label_trajectories(self.episodes, references, targets)
 
     def check(self, checkpoint: Checkpoint) -> dict[str, float]:
         """Measures before training, so that what cannot be measured shows before it and not after.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from robometer_rl.data.labels import ExpertStates, group_key, label_trajectories
+from robometer_rl.data.target_config import TargetConfig
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks
 
 
@@ -99,6 +100,18 @@ def test_videos_with_a_quality_label_only():
     assert not failed.progress_known.any()
     assert failed.success_known.all()
     assert not failed.success.any()
+
+
+def test_videos_are_done_after_the_cutoff_of_their_source(tmp_path):
+    video = replace(
+        make_episode("push", "expert", 0, 20), success=None, state=None, skill=None, data_source="oxe_droid"
+    )
+    done = _label(video, [])
+    np.testing.assert_allclose(done.progress, np.minimum(np.arange(20) / 18, 1.0), atol=1e-6)
+    assert done.success.tolist() == [0] * 18 + [1, 1]
+    (tmp_path / "cutoffs.csv").write_text("data_source,fraction\noxe_droid,0.5\n")
+    config = TargetConfig(cutoffs=tmp_path / "cutoffs.csv")
+    assert label_trajectories([video], config=config)[0].success.sum() == 11
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.data.episodes import TASKS, make_episodes_of_two_tasks
 
 HELPERS = Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "data_helpers.json"
 NO_CLIPS = ClipStrategies(0, 0, 0, 0, 0)
-NO_PAIRS = PairStrategies(0, 0, 0, 0)
+NO_PAIRS = PairStrategies(0, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,42 @@ def test_pairs_prefer_the_better_one_wherever_it_stands(episodes, trajectories, 
         assert better.progress[-1] == 1.0
         assert worse.progress[-1] < 0.75
         assert (worse.episode == better.episode) == (kind in ("rewind", "reverse"))
+
+
+@pytest.fixture(scope="module")
+def graded(trajectories):
+    """Failures of one task with grades, and one without."""
+    grades = [0.0, 0.25, 0.5, 0.6, 0.8, None]
+    pushes = [each for each in trajectories if each.metadata["environment"] == "push"]
+    return [
+        replace(each, id=f"{each.id}-{number}", quality_label="failure", partial_success=grade)
+        for number, (each, grade) in enumerate(zip(pushes, grades, strict=True))
+    ]
+
+
+def test_graded_pairs_differ_by_the_margin(graded):
+    """Whatever was a success or not: 0.6 against 0.8 counts, 0.5 against 0.6 does not."""
+    drawn = Counter()
+    for pair in _draw(make_episodes(graded), _only_pairs("graded"), 600):
+        better, worse = (pair.first, pair.second) if pair.first_is_better else (pair.second, pair.first)
+        drawn[graded[better.episode].partial_success, graded[worse.episode].partial_success] += 1
+        assert (better.task, pair.strategy) == (worse.task, "graded")
+        assert [int(side.indices[-1]) for side in (better, worse)] == [
+            len(graded[side.episode]) - 1 for side in (better, worse)
+        ]
+    levels = [0.0, 0.25, 0.5, 0.6, 0.8]
+    assert set(drawn) == {(a, b) for a in levels for b in levels if a - b >= 0.2 - 1e-9}
+    wide = replace(_only_pairs("graded"), grade_margin=0.8)
+    assert {pair.strategy for pair in _draw(make_episodes(graded), wide)} == {"graded"}
+
+
+def test_grades_that_are_too_close_are_named_before_anything_is_drawn(graded, episodes):
+    with pytest.raises(SamplingError, match=r"whose partial success differs by 0\.2"):
+        Sampler(episodes, _only_pairs("graded"))
+    with pytest.raises(SamplingError, match=r"whose partial success differs by 0\.9"):
+        Sampler(make_episodes(graded), replace(_only_pairs("graded"), grade_margin=0.9))
+    with pytest.raises(ValueError, match="grade_margin"):
+        SamplingConfig(grade_margin=0.0)
 
 
 def test_paraphrases_are_used(episodes):
