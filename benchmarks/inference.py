@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import subprocess
 import sys
 import time
@@ -30,10 +29,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import tyro
+from memory import peak_megabytes
 from numpy.typing import NDArray
 from recording import RESULTS, write_result
+from reference import reference_forward
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -94,29 +94,6 @@ def episode(side: int, length: int) -> NDArray[np.uint8]:
         left = t * (side - side // 4) // max(1, length - 1)
         frames[t, side // 3 : side // 2, left : left + side // 4] = (220, 180, 40)
     return frames
-
-
-@torch.inference_mode()
-def reference_forward(model: Robometer, clip: Clip) -> float:
-    """The last frame's progress by transformers' own forward, as the reference computes it."""
-    network, processor = model.network, model.processor
-    inputs = processor.progress_inputs([clip])
-    assert inputs.frames is not None
-    frames = inputs.frames[0]
-    patch = processor.patcher.patch_size**2
-    # The published layout holds every pixel twice, once for each temporal half of the patch embedding.
-    pixels = frames.pixels.unflatten(-1, (3, 1, patch)).expand(-1, -1, -1, 2, -1).flatten(2).flatten(0, 1)
-    grid = torch.tensor([[1, *frames.grid]] * len(frames))
-    ids = inputs.input_ids
-    hidden = network.model(
-        input_ids=ids,
-        attention_mask=inputs.attention_mask.long(),
-        pixel_values=pixels,
-        image_grid_thw=grid,
-        mm_token_type_ids=(ids == network.special.image).int(),
-    ).last_hidden_state
-    progress, _ = network.read(hidden[ids == network.special.progress])
-    return float((progress[-1].softmax(-1) * torch.linspace(0, 1, progress.shape[-1])).sum())
 
 
 def histories(frames: NDArray[np.uint8], steps: list[int]) -> list[Clip]:
@@ -244,7 +221,7 @@ class SyntheticVideo:
 def probe(name: ModelName, length: int) -> None:
     """Scores one long episode and prints the peak memory of this process in megabytes."""
     load(name).predict_steps([Clip(SyntheticVideo(SIDES[name], length), TASK)], NestedFrames(8))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_megabytes())
 
 
 def measure(name: ModelName, args: Args) -> dict[str, object]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
+import memory
 import numpy as np
 import torch
 import tyro
@@ -203,7 +203,7 @@ def peak_megabytes() -> float:
     """Most memory that this process has had: of the GPU if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return memory.peak_megabytes()
 
 
 def in_a_process(args: Args, method: Method) -> dict[str, float]:
