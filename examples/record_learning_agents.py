@@ -42,7 +42,7 @@ class Args:
     output: tyro.conf.Positional[Path]
     tasks: tuple[str, ...] = ("drawer-close",)
     arms: tuple[sb3_metaworld.Arm, ...] = ("sparse", "robometer")
-    stages: tuple[int, ...] = (1_000, 3_000, 6_000, 10_000)
+    stages: tuple[int, ...] = (1_000, 2_000, 4_000, 8_000)
     episodes: int = 4
     frame_interval: int = 5
     split: str = "train"
