@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import zipfile
@@ -29,6 +30,7 @@ __all__ = ["StoredFrames", "atomic_path", "link_video", "open_frames", "write_fr
 FRAMES: Final = "frames"
 VIDEOS: Final = "videos"
 
+_NUMBERS = itertools.count()  # of files that this process writes
 _CHUNK = 64  # frames that are read from a source at once
 _UNREADABLE = (zipfile.BadZipFile, UnidentifiedImageError, OSError, KeyError, SyntaxError, EOFError, ValueError)
 
@@ -156,17 +158,24 @@ def open_frames(root: Path, frames: FrameFile, name: str) -> StoredFrames:
     return kind(root / frames.file, frames, name)
 
 
-def write_frames(root: Path, name: str, frames: FrameSequence) -> FrameFile:
+def write_frames(path: Path, name: str, frames: FrameSequence) -> FrameFile:
     """Writes an archive of PNG images, frame by frame, so that memory does not grow with the length.
 
     ``ZipInfo`` without a date means 1980-01-01, so the bytes hold no clock.
 
+    Args:
+        path: Where to write it for now.
+        name: Id of the trajectory, after which it will be called.
+        frames: What it will hold.
+
+    Returns:
+        The file as it will be when it is in its place.
+
     Raises:
         FrameError: The frames are not RGB, or fewer or more than they say.
     """
-    file = f"{FRAMES}/{name}.zip"
     count, size = 0, (0, 0)
-    with atomic_path(root / file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for image in _images(frames):
             if count and image.shape[:2] != size:
                 raise FrameError(f"{name}: frame {count} has the size {image.shape[:2]}, the ones before it {size}")
@@ -177,7 +186,7 @@ def write_frames(root: Path, name: str, frames: FrameSequence) -> FrameFile:
             count += 1
         if count != len(frames):
             raise FrameError(f"{name}: {count} frames could be read of {len(frames)}")
-    return FrameFile(file, (count, size[0], size[1], 3), file_sha256(root / file))
+    return FrameFile(f"{FRAMES}/{name}.zip", (count, size[0], size[1], 3), file_sha256(path))
 
 
 def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
@@ -190,14 +199,17 @@ def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
         Which file it is and which of its frames are meant; None if ``frames`` are not those of a video of their own.
 
     Raises:
-        VideoError: It cannot be decoded any more, or not to its end.
+        VideoError: It is not there any more, or cannot be decoded to its end.
     """
     recording = frames.frames if isinstance(frames, ChosenFrames) else frames
     if not isinstance(recording, VideoFrames) or recording.path.suffix.lower() not in VIDEO_SUFFIXES:
         return None
     numbers = frames.kept.tolist() if isinstance(frames, ChosenFrames) else range(len(frames))
     video = recording.path
-    sha256 = _known_sha256(video, *_version(video))
+    try:
+        sha256 = _known_sha256(video, *_version(video))
+    except OSError as error:
+        raise VideoError(f"{video} cannot be read: {error}") from error
     kept = f"{VIDEOS}/{sha256}{video.suffix.lower()}"
     if not (root / kept).exists():
         (root / VIDEOS).mkdir(exist_ok=True)
@@ -222,7 +234,7 @@ def file_sha256(path: Path, suffix: bytes = b"") -> str:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name to write to in place of ``path``; what was written appears there when all went well, and not before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_NUMBERS)}.tmp")
     temporary.unlink(missing_ok=True)  # of a process of this number that was killed; it may be a link to a video
     try:
         yield temporary

@@ -17,12 +17,17 @@ from robometer_rl.data.inspect import StoreSummary, summarise
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.models.locations import is_hub_id
 
-__all__ = ["PullConfig", "PushConfig", "pull", "push"]
+__all__ = ["PARTS", "UNFINISHED", "PullConfig", "PushConfig", "pull", "push"]
 
 logger = logging.getLogger(__name__)
 
 _MAX_FILES: Final = 10_000  # that the Hub takes in one folder
-_PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
+PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
+"""Files of a store that the Hub has."""
+
+UNFINISHED: Final = "*.tmp"
+"""Among these, what a process that was killed has left."""
+
 _REPLACED: Final = ("store.json", "rows.arrow")  # what every store has under the same name
 _NOTES: Final = Path(".cache", "huggingface", "download")  # where the Hub's library notes what it downloaded
 
@@ -78,7 +83,7 @@ def push(config: PushConfig) -> list[str]:
         raise StoreError(
             f"{len(left)} trajectories in {config.path} are damaged; `robometer-rl data verify` lists them"
         )
-    files = sorted(path for part in _PARTS for path in config.path.glob(part) if not path.name.startswith("."))
+    files = sorted(path for part in PARTS for path in config.path.glob(part) if not path.name.startswith("."))
     per_folder = max((sum(path.parent.name == folder for path in files) for folder in ("frames", "videos")), default=0)
     if per_folder > _MAX_FILES:
         raise StoreError(f"{config.path} has {per_folder} frame files; the Hub takes {_MAX_FILES} in one folder")
@@ -104,7 +109,7 @@ def pull(config: PullConfig) -> TrajectoryStore:
     _check_free(config)
     # Asked first: where the Hub cannot be reached, `snapshot_download` takes half a download for the whole.
     commit = HfApi().dataset_info(config.repo, revision=config.revision).sha
-    snapshot_download(config.repo, repo_type="dataset", revision=commit, local_dir=config.output, allow_patterns=_PARTS)
+    snapshot_download(config.repo, repo_type="dataset", revision=commit, local_dir=config.output, allow_patterns=PARTS)
     return TrajectoryStore.open(config.output)
 
 
@@ -128,7 +133,13 @@ def _upload(config: PushConfig, card: str) -> None:
     hub = HfApi()
     hub.create_repo(config.repo, repo_type="dataset", private=config.private, exist_ok=True)
     hub.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=config.repo, repo_type="dataset")
-    hub.upload_folder(repo_id=config.repo, folder_path=config.path, repo_type="dataset", allow_patterns=_PARTS)
+    hub.upload_folder(
+        repo_id=config.repo,
+        folder_path=config.path,
+        repo_type="dataset",
+        allow_patterns=PARTS,
+        ignore_patterns=UNFINISHED,
+    )
 
 
 def _card(repo: str, summary: StoreSummary) -> str:

@@ -1,8 +1,8 @@
 """``robometer-rl data import``: a data set in another format becomes a store, or is added to one.
 
 An import can be interrupted and run again: episodes that the store holds are not written a second time. An episode
-that cannot be read, or of which the store holds another version, is passed over, counted, and listed in a file next to
-the store.
+that cannot be read, or of which the store holds another version, is passed over, counted, and listed in a file in the
+store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from robometer_rl.data.rows import SCALARS
 from robometer_rl.data.sources.reading import Reading, Unreadable
-from robometer_rl.data.store import TrajectoryStore, seal_if_installed
+from robometer_rl.data.store import TrajectoryStore, alone, seal_if_installed
 from robometer_rl.data.thinning import kept_frames, thin
 from robometer_rl.data.trajectory import Trajectory
 
@@ -36,6 +36,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _LISTED = 20
+_LIST = "unreadable.jsonl"
 _COMPARED = tuple(name for name in SCALARS if name != "id")
 
 
@@ -94,10 +95,20 @@ def import_trajectories(reading: Reading, options: ImportOptions) -> ImportRepor
         list of the import before.
 
     Raises:
-        StoreError: ``output`` is a directory with something else in it.
+        StoreError: ``output`` is a directory with something else in it, or another import into it is running.
         NothingImportedError: The store holds not one episode of the data set.
     """
-    importer = _Importer(TrajectoryStore(options.output), options)
+    store = TrajectoryStore(options.output)
+    with alone(store, "an import"):  # a second one would take the place of the list, and count what this one writes
+        report = _add_all(reading, store, options)
+        if not report.imported + report.present:
+            raise NothingImportedError(f"no episode could be imported into {options.output}: {_first_reason(report)}")
+        seal_if_installed(store)
+    return report
+
+
+def _add_all(reading: Reading, store: TrajectoryStore, options: ImportOptions) -> ImportReport:
+    importer = _Importer(store, options)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -110,11 +121,7 @@ def import_trajectories(reading: Reading, options: ImportOptions) -> ImportRepor
         raise
     finally:
         _write_list(unreadable_path(options.output), importer.report.unreadable)
-    report = importer.report
-    if not report.imported + report.present:
-        raise NothingImportedError(f"no episode could be imported into {options.output}: {_first_reason(report)}")
-    seal_if_installed(importer.store)
-    return report
+    return importer.report
 
 
 def print_report(report: ImportReport, output: Path) -> None:
@@ -130,9 +137,11 @@ def print_report(report: ImportReport, output: Path) -> None:
 
 
 def unreadable_path(output: Path) -> Path:
-    """Where the last import into the store at ``output`` lists what it passed over, one JSON object a line."""
-    place = output.resolve()  # which has a name, even where output is "."
-    return place.with_name(f"{place.name}.unreadable.jsonl")
+    """Where the last import into the store at ``output`` lists what it passed over, one JSON object a line.
+
+    It is in the store and not beside it, where a store may have no name (``.``) and others no right to write.
+    """
+    return output / _LIST
 
 
 class _Importer:

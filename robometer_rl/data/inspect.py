@@ -129,7 +129,6 @@ def summarise(store: TrajectoryStore) -> StoreSummary:
     for task, quality in zip(columns["task"], columns["quality_label"], strict=True):
         qualities.setdefault(task, Counter())[quality] += 1
     shapes = columns["frames_shape"]
-    files = (path for path in store.path.rglob("*") if path.is_file())
     return StoreSummary(
         qualities=dict(sorted(qualities.items())),
         sources=Counter(columns["data_source"]),
@@ -137,9 +136,17 @@ def summarise(store: TrajectoryStore) -> StoreSummary:
         skills=Counter(skill or "-" for skill in columns["skill"]),
         lengths=np.array([shape[0] for shape in shapes], np.int64),
         sizes=Counter((shape[1], shape[2]) for shape in shapes),
-        megabytes=sum(path.stat().st_size for path in files) / 1e6,
+        megabytes=sum(map(_size, store.path.rglob("*"))) / 1e6,
         unreadable=len(store) - len(shapes),
     )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of a directory, and of what another process that writes or seals has removed meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def contact_sheet(trajectories: Sequence[Trajectory]) -> Image.Image:

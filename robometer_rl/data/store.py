@@ -7,6 +7,7 @@ Layout of a store::
     videos/SHA256.mp4       videos whose frames were not encoded again; several trajectories may share one
     rows/ID.json            the journal: one row per trajectory since the store was last sealed
     rows.arrow              all rows before that, in order of their ids
+    unreadable.jsonl        what the last import passed over, if anything
 
 A row is put in place last and atomically, so a trajectory is visible when it is complete and not before. Sealing
 merges the journal into the Arrow file. No file depends on when, where or in which order it was written: the same
@@ -22,7 +23,7 @@ import os
 import re
 from bisect import insort
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +37,10 @@ from robometer_rl.data.frame_files import (
     open_frames,
     write_frames,
 )
-from robometer_rl.data.rows import ChecksumError, FrameFile, Row, StoreError
+from robometer_rl.data.rows import ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
 
-__all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "seal_if_installed"]
+__all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +170,21 @@ class TrajectoryStore:
         """
         if _ID.fullmatch(trajectory.id) is None:
             raise StoreError(f"the id {trajectory.id!r} cannot be a file name; expected {_ID.pattern}")
-        row_path = self._row_path(trajectory.id)
-        if trajectory.id in self or row_path.exists() or self._sealed_meanwhile(trajectory.id):
-            raise StoreError(f"{self.path} already has a trajectory {trajectory.id!r}")
+        self._refuse_taken(trajectory.id)
         self._make_folders()  # a store from the Hub has no empty ones
-        row = Row.of(trajectory, self._write_frames(trajectory, keep_video))
-        with atomic_path(row_path) as temporary:
-            temporary.write_bytes(row.to_json())
+        kept = link_video(self.path, trajectory.frames) if keep_video else None
+        # Of two processes with one id the first to come here wins, frames and row together.
+        with ExitStack() as place:
+            if kept is not None:
+                row = Row.of(trajectory, kept)
+                self._claim_version()
+                self._take_place(place, trajectory.id)
+            else:
+                with atomic_path(self.path / FRAMES / f"{trajectory.id}.zip") as temporary:
+                    row = Row.of(trajectory, write_frames(temporary, trajectory.id, trajectory.frames))
+                    self._take_place(place, trajectory.id)
+            with atomic_path(self._row_path(trajectory.id)) as temporary:
+                temporary.write_bytes(row.to_json())
         insort(self._ids, trajectory.id)
         self._known.add(trajectory.id)
 
@@ -244,7 +253,7 @@ class TrajectoryStore:
     def _check_version(self) -> None:
         try:
             found = json.loads(self._header.read_text())
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise StoreError(f"{self._header} is not readable: {error}") from error
         if found not in _READABLE:
             raise StoreError(f"{self._header} says {found}; this release reads {_READABLE[0]} and {_READABLE[1]}")
@@ -254,12 +263,15 @@ class TrajectoryStore:
         if json.loads(self._header.read_text())["version"] != _VERSION:
             self._write_header()
 
-    def _write_frames(self, trajectory: Trajectory, keep_video: bool) -> FrameFile:
-        kept = link_video(self.path, trajectory.frames) if keep_video else None
-        if kept is None:
-            return write_frames(self.path, trajectory.id, trajectory.frames)
-        self._claim_version()
-        return kept
+    def _take_place(self, place: ExitStack, trajectory_id: str) -> None:
+        """Keeps other writers out of the store until ``place`` is left, and makes sure that none was faster."""
+        place.enter_context(_locked(self.path / FRAMES))
+        self._refuse_taken(trajectory_id)
+
+    def _refuse_taken(self, trajectory_id: str) -> None:
+        # The journal before the Arrow file: sealing removes a row from there when it is here.
+        if trajectory_id in self or self._row_path(trajectory_id).exists() or self._sealed_meanwhile(trajectory_id):
+            raise StoreError(f"{self.path} already has a trajectory {trajectory_id!r}")
 
     def _refresh(self) -> None:
         """Opens the Arrow file again if another process has sealed the store since."""
@@ -286,7 +298,12 @@ class TrajectoryStore:
         raise ChecksumError(f"trajectory {trajectory_id!r}: its row is missing from {self._journal}")
 
     def _journal_row(self, trajectory_id: str) -> Row:
-        content = self._row_path(trajectory_id).read_bytes()
+        try:
+            content = self._row_path(trajectory_id).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ChecksumError(f"trajectory {trajectory_id!r}: its row cannot be read: {error}") from error
         try:
             row = Row.from_json(content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -321,12 +338,31 @@ def seal_if_installed(store: TrajectoryStore) -> None:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keeps out other processes that want the same; the lock ends with the process."""
+def alone(store: TrajectoryStore, what: str) -> Iterator[None]:
+    """Refuses to run beside another process that is in such a block with the same store; writing is not kept out.
+
+    Args:
+        store: Which store.
+        what: What the block does, as in "an import"; there is one such lock, whatever it is called.
+
+    Raises:
+        StoreError: Another process is at it.
+    """
+    with ExitStack() as block:
+        try:
+            block.enter_context(_locked(store.path, wait=False))
+        except BlockingIOError as error:
+            raise StoreError(f"{what} into {store.path} is running in another process; wait for its end") from error
+        yield
+
+
+@contextmanager
+def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Keeps out other processes that want the same, or raises if they have it; the lock ends with the process."""
     directory.mkdir(exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)

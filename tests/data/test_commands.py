@@ -31,8 +31,10 @@ def test_from_a_folder_of_videos_to_a_store_that_is_looked_at(videos, tmp_path, 
     store = str(tmp_path / "store")
     assert main(["data", "import", "videos", str(videos), store, "--max-frames", "5", "--data-source", "mine"]) == 0
     assert "3 imported, 0 already there, 1 unreadable" in capsys.readouterr().out
-    assert (tmp_path / "store.unreadable.jsonl").is_file()
+    assert (tmp_path / "store" / "unreadable.jsonl").is_file()
     assert {len(run) for run in TrajectoryStore.open(store)} == {5}
+    assert main(["data", "import", "videos", str(videos), store, "--max-frames", "5", "--data-source", "mine"]) == 0
+    assert "0 imported, 3 already there, 1 unreadable" in capsys.readouterr().out
     assert main(["data", "inspect", store]) == 0
     assert "mine (3)" in capsys.readouterr().out
     assert main(["data", "verify", store]) == 0

@@ -1,12 +1,14 @@
 """Frames that stay in the video they came in; archives of images are tested with the store."""
 
 import hashlib
+import itertools
 import os
 import zipfile
 
 import numpy as np
 import pytest
 
+from robometer_rl.data import frame_files
 from robometer_rl.data.frame_files import write_frames
 from robometer_rl.data.sources.video_frames import VideoFrames
 from robometer_rl.data.store import ChecksumError, TrajectoryStore
@@ -48,12 +50,13 @@ def test_a_video_is_kept_as_it_is(tmp_path, video):
     store.verify()
 
 
-def test_a_link_that_a_killed_process_left_is_no_obstacle(tmp_path, video):
+def test_a_link_that_a_killed_process_left_is_no_obstacle(tmp_path, video, monkeypatch):
     """Its process had the number of this one."""
     store = TrajectoryStore(tmp_path / "store")
     (store.path / "videos").mkdir()
     sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
-    os.link(video, store.path / "videos" / f".{sha256}.mp4.{os.getpid()}.tmp")
+    os.link(video, store.path / "videos" / f".{sha256}.mp4.{os.getpid()}-7.tmp")
+    monkeypatch.setattr(frame_files, "_NUMBERS", itertools.count(7))
     store.append(run_of(video), keep_video=True)
     assert [file.name for file in (store.path / "videos").iterdir()] == [f"{sha256}.mp4"]
 
@@ -109,17 +112,18 @@ class Failing:
 
 
 def test_a_source_that_fails_leaves_nothing(tmp_path):
-    (tmp_path / "frames").mkdir()
+    store = TrajectoryStore(tmp_path)
     with pytest.raises(FrameError, match=r"frame 64 or one soon after.*inflate failed"):
-        write_frames(tmp_path, "a", Failing())
+        store.append(trajectory("a", num_frames=100, frames=Failing()))
     assert list((tmp_path / "frames").iterdir()) == []
+    assert list((tmp_path / "rows").iterdir()) == []
 
 
 def test_images_that_are_missing_or_of_another_size_are_found(tmp_path):
     store = TrajectoryStore(tmp_path)
     for name, shape in (("fewer", (4, 6, 7, 3)), ("smaller", (5, 6, 6, 3))):
         store.append(trajectory(name))
-        written = write_frames(tmp_path, name, np.zeros(shape, np.uint8))
+        written = write_frames(tmp_path / "frames" / f"{name}.zip", name, np.zeros(shape, np.uint8))
         frames = store[name].frames
         frames._expected = (written.sha256, b"")
         with pytest.raises(ChecksumError, match=f"'{name}'.*(4 images, expected 5|shape)"):

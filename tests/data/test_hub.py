@@ -1,8 +1,9 @@
 """Uploading and downloading stores; nothing here reaches the network."""
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
-from robometer_rl.data.hub import PullConfig, PushConfig, pull, push
+from robometer_rl.data.hub import PARTS, UNFINISHED, PullConfig, PushConfig, pull, push
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from tests.data.runs import trajectory
 
@@ -23,6 +24,17 @@ def test_a_dry_run_seals_and_says_what_would_be_uploaded(path, capsys):
     assert "4 files" in shown
     assert "2 trajectories" in shown
     assert "datasets/someone/drawers" in shown
+
+
+def test_what_a_killed_writer_left_stays_here(path):
+    (path / "frames" / ".c.zip.7.tmp").write_bytes(b"half of it")
+    files = push(PushConfig(path, "someone/drawers", dry_run=True))
+    uploaded = filter_repo_objects(
+        [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()],
+        allow_patterns=PARTS,
+        ignore_patterns=UNFINISHED,
+    )
+    assert sorted(uploaded) == files == ["frames/a.zip", "frames/b.zip", "rows.arrow", "store.json"]
 
 
 def test_the_files_that_are_uploaded_are_a_store(path, tmp_path):

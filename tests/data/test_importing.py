@@ -11,7 +11,9 @@ import pytest
 
 from robometer_rl.data.importing import ImportOptions, NothingImportedError, import_trajectories, unreadable_path
 from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.sources.video_frames import VideoFrames
+from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.video import write_video
 from tests.data.runs import assert_same, trajectory
 
 RUNS = [trajectory(name, seed=seed, source=f"demo.hdf5#{name}") for seed, name in enumerate("abc")]
@@ -92,11 +94,34 @@ def test_what_stands_in_the_store_otherwise_is_not_taken_for_the_same(tmp_path, 
     assert [entry.reason for entry in report.unreadable] == [f"the store holds another trajectory 'a': {difference}"]
 
 
-def test_the_list_of_a_store_in_the_working_directory_lies_beside_it(tmp_path, monkeypatch):
+def test_the_list_of_a_store_in_the_working_directory_lies_in_it(tmp_path, monkeypatch):
     (tmp_path / "store").mkdir()
     monkeypatch.chdir(tmp_path / "store")
     import_trajectories(iter([RUNS[0], Unreadable("x", "no frames")]), ImportOptions(Path()))
-    assert json.loads((tmp_path / "store.unreadable.jsonl").read_text())["name"] == "x"
+    assert json.loads((tmp_path / "store" / "unreadable.jsonl").read_text())["name"] == "x"
+    assert TrajectoryStore.open(tmp_path / "store").ids() == ("a",)
+
+
+def test_a_second_import_waits_for_its_turn(tmp_path):
+    options = ImportOptions(tmp_path / "store")
+
+    def reading():
+        yield RUNS[0]
+        with pytest.raises(StoreError, match=r"an import into .*store is running"):
+            import_trajectories(iter(RUNS), options)
+        yield RUNS[1]
+
+    assert import_trajectories(reading(), options).imported == 2
+    assert import_trajectories(iter(RUNS), options).imported == 1
+
+
+def test_a_video_that_disappears_is_unreadable(tmp_path):
+    write_video(tmp_path / "a.mp4", [np.full((16, 16, 3), 9 * step, np.uint8) for step in range(5)], fps=10)
+    run = trajectory("a", num_frames=5, frames=VideoFrames(tmp_path / "a.mp4"), success=None)
+    (tmp_path / "a.mp4").unlink()
+    report = import_trajectories(iter([run, RUNS[1]]), ImportOptions(tmp_path / "store", keep_videos=True))
+    assert (report.imported, len(report.unreadable)) == (1, 1)
+    assert "a.mp4 cannot be read" in report.unreadable[0].reason
 
 
 def test_frames_are_thinned_on_the_way(tmp_path):

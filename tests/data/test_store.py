@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from robometer_rl.data.store import ChecksumError, StoredFrames, StoreError, TrajectoryStore
+from robometer_rl.data.verified import verify_store
 from tests.data.runs import assert_same, trajectory
 
 
@@ -120,6 +123,79 @@ def test_an_id_is_taken_once_even_if_another_process_took_it(tmp_path):
     for taken in (store, other):
         with pytest.raises(StoreError, match="already has a trajectory 'a'"):
             taken.append(trajectory(seed=1))
+
+
+class Meeting:
+    """Frames whose reading lets another writer go first."""
+
+    shape = (5, 6, 7, 3)
+
+    def __init__(self, frames, other):
+        self.frames, self.other = frames, other
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        self.other()
+        self.other = lambda: None
+        return self.frames[index]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_of_two_writers_at_once_the_faster_one_is_kept_whole(tmp_path, sealed):
+    store, other = TrajectoryStore(tmp_path), TrajectoryStore(tmp_path)
+
+    def write():
+        other.append(trajectory(seed=1))
+        if sealed:
+            other.seal()
+
+    with pytest.raises(StoreError, match="already has a trajectory 'a'"):
+        store.append(trajectory(frames=Meeting(trajectory(seed=2).frames, write)))
+    assert_same(TrajectoryStore(tmp_path)["a"], trajectory(seed=1))
+    TrajectoryStore(tmp_path).verify()
+    assert [path.name for path in (tmp_path / "frames").iterdir()] == ["a.zip"]
+
+
+CONTENDER = """
+import sys
+from robometer_rl.data.store import StoreError, TrajectoryStore
+from tests.data.runs import trajectory
+store, seed = TrajectoryStore(sys.argv[1]), int(sys.argv[2])
+input()
+for number in range(40):
+    try:
+        store.append(trajectory(f"{number:02d}", seed=seed))
+    except StoreError:
+        pass
+"""
+
+
+def test_two_processes_with_the_same_ids_leave_one_trajectory_each(tmp_path):
+    command = [sys.executable, "-c", CONTENDER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    start = partial(subprocess.Popen, stdin=subprocess.PIPE, text=True, env=environment)
+    writers = [start([*command, str(seed)]) for seed in range(2)]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    store = TrajectoryStore(tmp_path)
+    store.verify()
+    assert len(store) == 40
+
+
+def test_a_row_that_cannot_be_read_is_named_and_does_not_hide_the_others(tmp_path):
+    store = TrajectoryStore(tmp_path)
+    for name in "ab":
+        store.append(trajectory(name))
+    (tmp_path / "rows" / "a.json").unlink()
+    (tmp_path / "rows" / "a.json").mkdir()  # reading it is an OSError, as on a broken disk
+    with pytest.raises(ChecksumError, match="'a': its row cannot be read"):
+        store["a"]
+    found = verify_store(TrajectoryStore(tmp_path))
+    assert ([each.id for each in found.trajectories], [each.name for each in found.skipped]) == (["b"], ["a"])
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", ".hidden", "a b", "x" * 201])
