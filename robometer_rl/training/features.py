@@ -27,18 +27,21 @@ logger = logging.getLogger(__name__)
 class FeatureCache:
     """Features of all frames of a data set in several views: as recorded, and with each trajectory changed at random.
 
-    A source for `robometer_rl.data.collate.Collator`: the view that a sample asks for is one of those computed. All
-    frames must have one size.
+    A source for `robometer_rl.data.collate.Collator`: the view that a sample asks for is one of those computed.
 
     Args:
-        trajectories: In the order in which the sampler numbers them.
-        features: (views, frames, 1 + D, tokens, hidden) float16; the frames of all trajectories one after another.
+        trajectories: In the order in which the sampler numbers them; their frames may differ in size.
+        processor: Knows how many tokens a frame has.
+        features: (views, 1 + D, tokens, hidden) float16; the frames of all trajectories one after another.
     """
 
-    def __init__(self, trajectories: Sequence[Trajectory], features: NDArray[np.float16]) -> None:
+    def __init__(
+        self, trajectories: Sequence[Trajectory], processor: RobometerProcessor, features: NDArray[np.float16]
+    ) -> None:
         self._features = features
         self._shapes = [tuple(trajectory.frames.shape[1:]) for trajectory in trajectories]
-        self._starts = np.cumsum([0, *(len(trajectory) for trajectory in trajectories)])
+        self._tokens = _tokens(trajectories, processor)
+        self._starts = np.cumsum([0, *(self._tokens * [len(trajectory) for trajectory in trajectories])])
 
     @classmethod
     def compute(
@@ -55,33 +58,34 @@ class FeatureCache:
         Args:
             network: Only its vision tower is used.
             processor: Of the same checkpoint.
-            trajectories: Frames of one size.
+            trajectories: In the order in which the sampler numbers them.
             path: File (.npy), which belongs to this tower and these trajectories.
             views: How many; each but the first, which is unchanged, changes every trajectory at random.
             seed: Of these changes.
 
         Raises:
-            ValueError: Frames of different sizes, or a file of another shape.
+            ValueError: The file holds features of another shape.
         """
         shape = _shape(network, processor, trajectories, views)
         if path.exists():
             features = np.load(path, mmap_mode="r")
             if features.shape != shape:
                 raise ValueError(f"{path} holds features of shape {features.shape}, expected {shape}; remove it")
-            return cls(trajectories, features)
+            return cls(trajectories, processor, features)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-        starts = cls(trajectories, features)._starts
+        starts = cls(trajectories, processor, features)._starts
         for number, trajectory in enumerate(trajectories):
             pictures = trajectory.clip().read()
             for view in range(views):
                 seen = augment_frames(pictures, (seed, view, number)) if view else pictures
-                features[view, starts[number] : starts[number + 1]] = _encode(network, processor, seen)
+                features[view, :, starts[number] : starts[number + 1]] = _encode(network, processor, seen)
         features.flush()
         unfinished.rename(path)
-        logger.info("cached %d views of %d frames (%.0f MB)", views, shape[1], features.nbytes / 1e6)
-        return cls(trajectories, np.load(path, mmap_mode="r"))
+        frames = sum(len(trajectory) for trajectory in trajectories)
+        logger.info("cached %d views of %d frames (%.0f MB)", views, frames, features.nbytes / 1e6)
+        return cls(trajectories, processor, np.load(path, mmap_mode="r"))
 
     def clip(self, sample: ClipSample) -> Clip:
         """A clip of the right length and size; its pixels are not read, since the features are known."""
@@ -90,26 +94,31 @@ class FeatureCache:
 
     def features(self, sample: ClipSample) -> list[Tensor]:
         """See `robometer_rl.data.collate.FrameSource.features`."""
-        rows = self._starts[sample.episode] + sample.indices
+        tokens = self._tokens[sample.episode]
         view = self._features[sample.view % len(self._features)]
-        return list(torch.from_numpy(np.asarray(view[rows]).astype(np.float32)))
+        firsts = self._starts[sample.episode] + sample.indices * tokens
+        return [torch.from_numpy(view[:, first : first + tokens].astype(np.float32)) for first in firsts]
+
+
+def _tokens(trajectories: Sequence[Trajectory], processor: RobometerProcessor) -> NDArray[np.int64]:
+    """Tokens of a frame of each trajectory."""
+    patcher = processor.patcher
+    return np.array([patcher.tokens(patcher.grid(*each.frames.shape[1:3])) for each in trajectories], np.int64)
 
 
 def _shape(
     network: RobometerNetwork, processor: RobometerProcessor, trajectories: Sequence[Trajectory], views: int
-) -> tuple[int, int, int, int, int]:
-    grids = {processor.patcher.grid(*trajectory.frames.shape[1:3]) for trajectory in trajectories}
-    if len(grids) != 1:
-        raise ValueError(f"cached features need frames of one size, got patch grids {sorted(grids)}")
+) -> tuple[int, int, int, int]:
     return (
         views,
-        sum(len(trajectory) for trajectory in trajectories),
         1 + len(network.model.visual.deepstack_visual_indexes),
-        processor.patcher.tokens(grids.pop()),
+        int(_tokens(trajectories, processor) @ [len(trajectory) for trajectory in trajectories]),
         network.model.language_model.config.hidden_size,
     )
 
 
 @torch.inference_mode()
 def _encode(network: RobometerNetwork, processor: RobometerProcessor, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return encode_frames(network.model.visual, processor.patcher(frames)).float().cpu().numpy()
+    """(1 + D, tokens, hidden) of all frames one after another."""
+    features = encode_frames(network.model.visual, processor.patcher(frames))
+    return features.transpose(0, 1).flatten(1, 2).float().cpu().numpy()

@@ -68,8 +68,19 @@ def test_a_finished_file_is_used_and_a_wrong_one_is_named(trajectories, checkpoi
         FeatureCache.compute(*arguments, views=2)
 
 
-def test_frames_of_two_sizes_cannot_be_cached(trajectories, checkpoint, tmp_path):
-    big = np.zeros((4, 64, 128, 3), np.uint8)
-    mixed = [*trajectories, type(trajectories[0])("big", "push", big, "failure", "made-up")]
-    with pytest.raises(ValueError, match="one size"):
-        FeatureCache.compute(checkpoint.network, checkpoint.processor, mixed, tmp_path / "features.npy")
+def test_frames_may_differ_in_size_from_recording_to_recording(trajectories, checkpoint, tmp_path):
+    """As in a folder of videos of several cameras: batches of them have the outputs of their pixels."""
+    rng = np.random.default_rng(0)
+    mixed = [
+        replace(each, frames=rng.integers(0, 256, (len(each), 64, 128, 3), np.uint8)) if number % 2 else each
+        for number, each in enumerate(trajectories)
+    ]
+    cache = FeatureCache.compute(checkpoint.network, checkpoint.processor, mixed, tmp_path / "features.npy", views=1)
+    samples = _samples(mixed)
+    cached = Collator(checkpoint.processor, cache)(samples)["batch"]
+    pixels = Collator(checkpoint.processor, PixelSource(mixed, augment=False, seed=0))(samples)["batch"]
+    assert len({tuple(feature.shape) for feature in cached.pairs.features}) > 1
+    for a, b in ((cached.clips, pixels.clips), (cached.pairs, pixels.pairs)):
+        with torch.inference_mode():
+            first, second = checkpoint.network(a), checkpoint.network(b)
+        torch.testing.assert_close(first.progress, second.progress, atol=2e-3, rtol=0)
