@@ -82,6 +82,13 @@ def test_the_picture_in_the_documentation_names_every_room() -> None:
     assert [room for room in POSITION if f"`{room}`" not in text and f"`{room}/`" not in text] == []
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("robometer_rl.data.sources.")])
+def test_the_picture_names_every_module(module: str) -> None:
+    name = module.rpartition(".")[2]
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert f"`{name}`" in text, f"say in docs/architecture.md what the idea of {module} is"
+
+
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
