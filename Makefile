@@ -35,8 +35,8 @@ ALL := $(VENV)/installed-all
 RLDS := .venv-rlds/installed
 
 $(DEMO): EXTRAS := metaworld
-$(DEV): EXTRAS := metaworld,sb3,examples,train,minari,lerobot,agibot,dev
-$(ALL): EXTRAS := metaworld,libero,sb3,examples,train,int8,minari,lerobot,agibot,dev
+$(DEV): EXTRAS := metaworld,sb3,examples,train,minari,lerobot,agibot,ray,dev
+$(ALL): EXTRAS := metaworld,libero,sb3,examples,train,int8,minari,lerobot,agibot,ray,dev
 $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh $(VENV) $(EXTRAS)
 	@touch $@

@@ -17,6 +17,7 @@ EXTRAS = (
     "minari",
     "mujoco",
     "qwen_vl_utils",
+    "ray",
     "robosuite",
     "stable_baselines3",
     "tensorflow",

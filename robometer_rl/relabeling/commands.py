@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
@@ -13,11 +14,13 @@ from rich.table import Table
 
 from robometer_rl.data.sources.orientation import Orientation
 from robometer_rl.frames import parse_protocol
+from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
-from robometer_rl.relabeling.engine import Labeller, label_dataset, run_facts
+from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_process, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.packs import PACK_TOKENS
+from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report
 from robometer_rl.relabeling.verify import verify_labels
 from robometer_rl.rewards import Mode, RewardSpec
@@ -69,11 +72,19 @@ class RelabelConfig:
     """Precision of the model; as stored in the checkpoint if not given."""
     pack_tokens: int = PACK_TOKENS
     """About how many tokens go through the model together."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the model runs: in this process, or in workers of Ray on this machine or a cluster (docs/ray.md)."""
+    workers: int | None = None
+    """Number of workers of Ray; as many as there is room for if not given."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker of Ray, or the share of one; 1 where the device is 'cuda' if not given."""
 
 
 def run_relabel(config: RelabelConfig) -> None:
     """Labels the dataset that ``config`` names with the model that it names."""
     # What is wrong with the words or the files should not cost the time of loading a model.
+    if config.engine == "local" and (config.workers, config.gpus_per_worker) != (None, None):
+        raise ValueError("workers and gpus_per_worker are for the engine ray, and the engine is local")
     spec = parse_reward(config.reward, config.every)
     protocol = parse_protocol(config.protocol) if config.protocol else None
     kind, dataset = open_dataset(
@@ -82,12 +93,12 @@ def run_relabel(config: RelabelConfig) -> None:
     writer = dataset.writer(_mode(config, kind.modes), config.output)
     if not journal_path(writer).exists():
         writer.check()
-    from robometer_rl.models.loading import load_reward_model
-
-    model = load_reward_model(config.model, config.device, config.dtype)
+    engine, model = _engine(config)
     labeller = Labeller(model, spec, protocol, config.pack_tokens)
     try:
-        labels = relabel(dataset, labeller, writer, verify=config.verify, report=config.report, show_progress=True)
+        labels = relabel(
+            dataset, labeller, writer, verify=config.verify, report=config.report, show_progress=True, engine=engine
+        )
     except KeyboardInterrupt:
         logger.info("interrupted: give the same command again to go on")
         raise
@@ -105,6 +116,7 @@ def relabel(
     verify: bool = False,
     report: bool = False,
     show_progress: bool = False,
+    engine: Engine = one_process,
 ) -> Labels | None:
     """Labels a dataset and writes the labels, or goes on where a run that was killed has stopped.
 
@@ -115,6 +127,7 @@ def relabel(
         verify: Whether to score a sample again before anything is written.
         report: Whether to write the page `report_path`.
         show_progress: Whether to show a progress bar.
+        engine: Where the model runs. A run may go on with another engine.
 
     Returns:
         The labels; None if a run that was killed had written them already.
@@ -138,9 +151,9 @@ def relabel(
         is_written = len(journal.entries) == len(dataset) and writer.written() == provenance
         if not is_written:
             writer.check()
-            labels = label_dataset(dataset, labeller, journal, show_progress)
+            labels = label_dataset(dataset, labeller, journal, show_progress, engine)
             if verify:
-                found = verify_labels(dataset, labeller, labels)
+                found = verify_labels(dataset, labeller, labels, engine=engine)
                 logger.info("scored %d episodes again: %.2g apart at most", len(found.episodes), found.difference)
             if report:
                 write_report(report_path(writer), dataset, labels)
@@ -181,6 +194,20 @@ def journal_path(writer: LabelWriter) -> Path:
 def report_path(writer: LabelWriter) -> Path:
     """Where the page of ``--report`` is."""
     return writer.destination.with_name(f"{writer.destination.name}.html")
+
+
+def _engine(config: RelabelConfig) -> tuple[Engine, RewardModel]:
+    """Where the model runs, and the model as far as it is needed here."""
+    from robometer_rl.models.loading import load_reward_model
+
+    load = partial(load_reward_model, config.model, dtype=config.dtype)
+    if config.engine == "local":
+        return one_process, load(device=config.device)
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = float(config.device.startswith("cuda"))
+    # Weights are where the workers are; on the device "meta" a model can say what it is, and needs no memory.
+    return RayEngine(partial(load, device=config.device), config.workers, gpus), load(device="meta")
 
 
 def _mode(config: RelabelConfig, modes: tuple[WriteMode, ...]) -> WriteMode:

@@ -1,0 +1,288 @@
+"""The engine on Ray Data: workers on one machine or many, each with a model of its own.
+
+A group of episodes is a row of a Ray dataset, alone in its block, and only the names of the episodes travel: a worker
+opens the dataset itself, at the path that the driver knows it by, decodes its group while it scores the one before, and
+sends back the labels. Ray Data hands rows to free workers, starts a dead worker anew and gives it its group again, and
+returns the results in the order of the dataset, in which the driver journals them. So a run that was killed goes on,
+with this engine or the other one.
+
+Before a worker labels anything, it compares what the run is about (`robometer_rl.relabeling.engine.run_facts`) with
+what the driver saw: a machine with another version of a dataset or a model is an error, not another kind of labels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from robometer_rl.data.sources.extras import require
+from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.frames import FrameProtocol
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.prediction import NonFiniteOutputError
+from robometer_rl.relabeling.dataset import DatasetOptions, RelabelDataset
+from robometer_rl.relabeling.engine import Labeller, run_facts
+from robometer_rl.relabeling.formats import open_dataset
+from robometer_rl.relabeling.journal import Entry
+from robometer_rl.relabeling.packs import Group, decode_group, open_episode
+from robometer_rl.rewards import RewardSpec
+
+if TYPE_CHECKING:
+    import ray.data
+
+__all__ = ["RayEngine", "WorkerError"]
+
+logger = logging.getLogger(__name__)
+
+# A group whose worker died is labelled once more. If that worker dies too, the group is likely to be the reason.
+_ATTEMPTS: Final = 2
+# One group is decoded while another is scored.
+_GROUPS_IN_A_WORKER: Final = 2
+
+# What a person can set right; a worker hands these to the driver as they are. Anything else reaches it through Ray,
+# with the stack of the worker.
+_ERRORS: Final = (ValueError, OSError, ImportError, NonFiniteOutputError)
+
+
+class WorkerError(OSError):
+    """Workers died, found no room, or see other files than the driver; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """An `robometer_rl.relabeling.engine.Engine` that labels in workers that Ray runs.
+
+    A Ray that this process is connected to is used; else the one that ``RAY_ADDRESS`` names, or that runs on this
+    machine; else one is started here and stopped at the end.
+
+    Attributes:
+        load: Loads the model in a worker; pickled, such as ``functools.partial(load_reward_model, "mini")``.
+        workers: Their number, with one processor each; as many as there is room for if None.
+        gpus_per_worker: Graphics processors that each worker has, or the share of one.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ValueError: A number that is not positive.
+
+    Example:
+        >>> from functools import partial
+        >>> from robometer_rl import load_reward_model
+        >>> engine = RayEngine(partial(load_reward_model, "mini"), workers=2)
+    """
+
+    load: Callable[[], RewardModel]
+    workers: int | None = None
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        require("ray.data", "ray")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be positive, got {self.workers}")
+        if self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker:g}")
+
+    def __call__(
+        self, dataset: RelabelDataset, labeller: Labeller, together: Iterable[Group]
+    ) -> Generator[list[Entry], None, None]:
+        """See `robometer_rl.relabeling.engine.Engine`.
+
+        Args:
+            dataset: One that `robometer_rl.relabeling.formats.open_dataset` opened.
+            labeller: Its model is only asked what it is, and may be on torch's device ``meta``.
+            together: The groups; all of them are planned before the first is labelled.
+
+        Raises:
+            WorkerError: See there.
+        """
+        rows: list[_Row] = [{"number": number, "keys": _keys(group)} for number, group in enumerate(together)]
+        if not rows:
+            return
+        job = _Job(
+            load=self.load,
+            format=dataset.format,
+            options=dataset.options,
+            spec=labeller.spec,
+            protocol=labeller.protocol,
+            pack_tokens=labeller.pack_tokens,
+            facts=run_facts(dataset, labeller),
+            directory=Path.cwd(),
+        )
+        with _connected():
+            import ray
+
+            labelled = self._dataset(rows, job, ray.remote(num_cpus=0)(_Attempts).remote())
+            for row, (number, entries) in zip(rows, _results(labelled), strict=True):
+                assert row["number"] == number  # a journal is in order
+                yield entries
+
+    def _dataset(self, rows: Sequence[_Row], job: _Job, attempts: Any) -> ray.data.Dataset:
+        """A Ray dataset with the results of all rows, of which nothing has been computed."""
+        import ray.data
+
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.execution_options.preserve_order = True
+        # Datasets keep the context that they are made in.
+        with ray.data.DataContext.current(context):
+            return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                _Worker,  # pyright: ignore[reportArgumentType] - Ray calls instances of it
+                fn_constructor_args=(job, attempts),
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(self.workers or self._room(), len(rows)),
+                    max_tasks_in_flight_per_actor=_GROUPS_IN_A_WORKER,
+                    max_concurrent_calls_per_actor=_GROUPS_IN_A_WORKER,
+                    enable_true_multi_threading=True,
+                ),
+                num_cpus=1,
+                num_gpus=self.gpus_per_worker,
+            )
+
+    def _room(self) -> int:
+        """How many workers the cluster has room for."""
+        import ray
+
+        resources = ray.cluster_resources()
+        room = int(resources.get("CPU", 0))
+        if self.gpus_per_worker:
+            room = min(room, int(resources.get("GPU", 0) / self.gpus_per_worker))
+        if not room:
+            raise WorkerError(
+                f"there is no room for a worker, which needs a processor and {self.gpus_per_worker:g} GPUs: Ray has "
+                f"{resources.get('CPU', 0):g} processors and {resources.get('GPU', 0):g} GPUs"
+            )
+        return room
+
+
+class _Row(TypedDict):
+    """A group as it travels: its number, and the keys of its episodes."""
+
+    number: int
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that a worker knows; see `RayEngine` and `robometer_rl.relabeling.engine.Labeller`.
+
+    Attributes:
+        facts: What the run is about, as the driver sees it.
+        directory: Where the driver runs: relative paths start there.
+    """
+
+    load: Callable[[], RewardModel]
+    format: str
+    options: DatasetOptions
+    spec: RewardSpec
+    protocol: FrameProtocol | None
+    pack_tokens: int
+    facts: Mapping[str, Any]
+    directory: Path
+
+
+class _Attempts:
+    """An actor that counts how often work on each group began: Ray Data would begin anew for ever."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        """Counts an attempt at a group and returns how many there were."""
+        self._begun[number] += 1
+        return self._begun[number]
+
+
+@dataclass
+class _Worker:
+    """One of Ray Data's workers: several threads call it, with a row each."""
+
+    job: _Job
+    attempts: Any
+    reading: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What becomes of a group: its entries, or the error."""
+        number, keys = int(row["number"]), [str(key) for key in row["keys"]]
+        try:
+            outcome = self._label(number, keys)
+        except _ERRORS as error:
+            outcome = error
+        return {"number": number, "outcome": pickle.dumps(outcome)}
+
+    def _label(self, number: int, keys: Sequence[str]) -> list[Entry]:
+        import ray
+
+        begun: Any = ray.get(self.attempts.begin.remote(number))
+        if begun > _ATTEMPTS:
+            raise WorkerError(
+                f"workers died {_ATTEMPTS} times while they labelled the episodes {keys[0]} to {keys[-1]} (or others "
+                "beside them), perhaps for want of memory. What was labelled before is kept: give the same command "
+                "again to go on"
+            )
+        # A dataset is used by one thread at a time; meanwhile the model scores what another one has read.
+        with self.reading:
+            dataset, labeller = self._opened
+            pack = decode_group([open_episode(dataset, key) for key in keys], labeller.spec.every)
+        return labeller.label(pack)
+
+    @cached_property
+    def _opened(self) -> tuple[RelabelDataset, Labeller]:
+        """The dataset and the model; when first asked for, since Ray has no words for errors of a constructor."""
+        job = self.job
+        # On another machine it may be missing; then names that are absolute still work.
+        if job.directory.is_dir():
+            os.chdir(job.directory)
+        _, dataset = open_dataset(job.options, job.format)
+        labeller = Labeller(job.load(), job.spec, job.protocol, job.pack_tokens)
+        facts = run_facts(dataset, labeller)
+        different = [name for name in facts if facts[name] != job.facts[name]]
+        if different:
+            raise WorkerError(
+                f"the worker on {socket.gethostname()} found another {', '.join(different)} than the driver: every "
+                "machine must have the same robometer-rl, and the same files under the same path"
+            )
+        return dataset, labeller
+
+
+def _results(labelled: ray.data.Dataset) -> Iterator[tuple[int, list[Entry]]]:
+    """The number and the entries of each row, in order, as soon as they are there."""
+    batches: Any = iter(labelled.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+    with closing(batches):
+        for batch in batches:
+            for row in batch.to_pylist():
+                outcome = pickle.loads(row["outcome"])
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield row["number"], outcome
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """While it lasts, this process is connected to a Ray."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # Ray's own words about a Ray that nobody started by hand would tear the progress bar apart.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _keys(group: Group) -> list[str]:
+    return [opened.name if isinstance(opened, Unreadable) else opened.key for opened in group]
