@@ -125,7 +125,7 @@ class RayEngine:
                 assert row["number"] == number  # a journal is in order
                 yield entries
 
-    def _dataset(self, rows: Sequence[_Row], job: _Job, attempts: Any) -> ray.data.Dataset:
+    def _dataset(self, rows: list[_Row], job: _Job, attempts: Any) -> ray.data.Dataset:
         """A Ray dataset with the results of all rows, of which nothing has been computed."""
         import ray.data
 
