@@ -1,8 +1,8 @@
 """Policy ranking: do trajectories of a task come out in the order of their quality (section 5.2).
 
-`policy_ranking` and `partial_success_ranking` give the reference's numbers under its names. Two of them mislead: its
-``kendall`` is tau_a, and its ``ranking_acc`` decides ties by the order of the rows. `robometer_rl.evaluation.metrics`
-has the functions to use for new measurements.
+`policy_ranking`, `partial_success_ranking` and `quality_preference` give the reference's numbers under its names. Some
+mislead: its ``kendall`` is tau_a, and its ``ranking_acc`` decides ties by the order of the rows.
+`robometer_rl.evaluation.metrics` has the functions to use for new measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from robometer_rl.evaluation.metrics import kendall_tau_a, mean_tau_a
 
-__all__ = ["QUALITY_RANKS", "partial_success_ranking", "policy_ranking", "trajectory_reward"]
+__all__ = ["QUALITY_RANKS", "partial_success_ranking", "policy_ranking", "quality_preference", "trajectory_reward"]
 
 QUALITY_RANKS = {"failure": 1, "suboptimal": 2, "successful": 3}
 
@@ -120,6 +120,30 @@ def partial_success_ranking(
         if len(thirds) > 1:
             taus.append(kendall_tau_a(list(thirds), [float(np.mean(third)) for third in thirds.values()]))
     return {"ranking_acc_rba": float(np.mean(hits)) if hits else float("nan"), "kendall_rewind_rba": _nanmean(taus)}
+
+
+def quality_preference(predictions: Sequence[int | None], labels: Sequence[int]) -> dict[str, float]:
+    """Accuracy of preferences between trajectories of different quality (section 5.4).
+
+    The reference asks with the better trajectory first throughout, which cannot tell a model that always answers "A"
+    from a good one; `robometer_rl.evaluation.metrics.preference_accuracy` is for both orders.
+
+    Args:
+        predictions: (n,) 1 where the first trajectory is preferred, 0 where the second one is, None without an answer.
+        labels: (n,) likewise of the truth.
+
+    Returns:
+        ``preference_accuracy`` over the pairs that were answered, NaN if none was; ``num_correct``, ``num_total`` and
+        ``num_skipped``.
+    """
+    answered = [(said, true) for said, true in zip(predictions, labels, strict=True) if said is not None]
+    correct = sum(said == true for said, true in answered)
+    return {
+        "preference_accuracy": correct / len(answered) if answered else float("nan"),
+        "num_correct": correct,
+        "num_total": len(answered),
+        "num_skipped": len(predictions) - len(answered),
+    }
 
 
 def _by_task(tasks: Sequence[str]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from robometer_rl.data.sampling import (
     clip_path,
     make_episodes,
 )
+from robometer_rl.frames import UniformFrames
 from tests.data.episodes import TASKS, make_episodes_of_two_tasks
 
 HELPERS = Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "data_helpers.json"
@@ -56,6 +57,12 @@ def _key(sample):
 def test_paths_equal_the_reference():
     for case in json.loads(HELPERS.read_text())["segment_indices"]:
         assert clip_path(case["n"], case["start"], case["end"], case["middle"]).tolist() == case["out"], case
+
+
+def test_uniform_layouts_equal_the_reference():
+    for case in json.loads(HELPERS.read_text())["raw_dict_to_sample"]:
+        slots = UniformFrames(case["max_frames"]).slots(case["input_shape"][0] - 1)
+        assert slots.tolist() == case["frame_ids"], case
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_only(episodes):

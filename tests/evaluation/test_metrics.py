@@ -50,6 +50,12 @@ def test_spearman_equals_the_reference_batch_with_undefined_as_zero():
     case = json.loads(FIXTURE.read_text())["spearman_batch"]
     for predicted, target, expected in zip(case["pred"], case["target"], case["no_mask"], strict=True):
         assert np.nan_to_num(spearman(predicted, target)) == pytest.approx(expected, abs=1e-6)
+    for predicted, target, mask, expected in zip(
+        case["pred"], case["target"], case["mask"], case["masked"], strict=True
+    ):
+        known = np.array(mask) == 1
+        value = spearman(np.array(predicted)[known], np.array(target)[known])
+        assert np.nan_to_num(value) == pytest.approx(expected, abs=1e-6)
 
 
 @given(SERIES)

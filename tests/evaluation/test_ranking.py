@@ -4,7 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robometer_rl.evaluation.ranking import partial_success_ranking, policy_ranking, trajectory_reward
+from robometer_rl.evaluation.ranking import (
+    partial_success_ranking,
+    policy_ranking,
+    quality_preference,
+    trajectory_reward,
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "metrics.json"
 
@@ -78,6 +83,14 @@ def test_trajectory_reward_equals_the_reference(reference):
         assert value == pytest.approx(case["out"], abs=1e-6), case
     with pytest.raises(ValueError, match="'median'"):
         trajectory_reward([0.1], "median")
+
+
+def test_preference_accuracy_equals_the_reference(reference):
+    case = reference["preference_accuracy"]
+    predictions = [row["predicted_preference"] for row in case["rows"]]
+    labels = [row["preference_label"] for row in case["rows"]]
+    assert quality_preference(predictions, labels) == pytest.approx(case["out"])
+    assert np.isnan(quality_preference([None], [1])["preference_accuracy"])
 
 
 def test_unknown_labels_are_named():

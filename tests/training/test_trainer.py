@@ -1,6 +1,8 @@
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +90,31 @@ def _mask_alike(whole, pieces, samples):
             [whole.progress_mask[starts[number] : starts[number] + lengths[number]] for number in inside]
         )
     return position == len(whole.progress_mask)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_stage_in_micro_batches_is_the_stage_in_whole_ones(sampler, trajectories, tmp_path, legacy):
+    """Step by step through the Trainer; the reference's losses are means of each pass, and so is their accumulation."""
+    curves = []
+    for name, batch_size, accumulate in (("whole", 4, 1), ("pieces", 2, 2)):
+        checkpoint = make_tiny()
+        _without_dropout(checkpoint)
+        stage = StageConfig(steps=3, batch_size=batch_size, accumulate=accumulate, vision_learning_rate=1e-4)
+        data = StageData(sampler, _collator(checkpoint, trajectories), TokenCounts(checkpoint.processor, []), 0)
+        arguments = _arguments(tmp_path / name, steps=3, batch_size=batch_size, accumulate=accumulate)
+        run_stage(checkpoint, data, stage, LossWeights(legacy=legacy), arguments)
+        history = json.loads((tmp_path / name / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+        curves.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
+    whole, pieces = np.array(curves)
+    assert whole.shape == (3, 2)
+    same = np.isclose(pieces, whole, rtol=1e-4, atol=1e-5)
+    assert not same.all() if legacy else same.all(), (whole, pieces)
+
+
+def _without_dropout(checkpoint):
+    for module in checkpoint.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def test_both_trajectories_of_a_pair_are_supervised(checkpoint, sampler, trajectories):
