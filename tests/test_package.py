@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import packages_distributions, version
 
 import pytest
@@ -95,6 +96,14 @@ def test_every_requirement_is_pinned_by_the_constraints() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
     # `pip freeze` leaves out the packaging tools.
     assert requirements(*project()["project"]["optional-dependencies"]) - pinned == {"setuptools"}
+
+
+def test_the_constraints_are_one_release_of_each_package_from_anywhere() -> None:
+    """Two environments are frozen into one file, in which neither a second release nor a place may be left."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[0-9][0-9A-Za-z.]*", line)] == []
+    names = Counter(re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_library_requires_what_it_imports_and_nothing_else() -> None:
