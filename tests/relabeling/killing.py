@@ -1,8 +1,8 @@
 """Kills runs of relabelling at random moments; a program, so that what is killed is not the test.
 
-``python -m tests.relabeling.killing DATASET OUTPUTS KILLS SEED`` relabels once without a break, then KILLS times with a
-SIGKILL at a random moment and once more to the end, and says what it found as one line of JSON. Runs are forks, which
-begin at once, so that most of a run is work and not the start of an interpreter.
+``python -m tests.relabeling.killing KIND DATASET TRIALS KILLS SEED`` relabels a copy of the dataset once without a
+break, then KILLS copies with a SIGKILL at a random moment and once more to the end, and says what it found as one line
+of JSON. Runs are forks, which begin at once, so that most of a run is work and not the start of an interpreter.
 """
 
 from __future__ import annotations
@@ -14,30 +14,28 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-from robometer_rl.relabeling.commands import relabel
-from robometer_rl.relabeling.dataset import DatasetOptions
+from robometer_rl.relabeling.commands import journal_path
 from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.formats import open_dataset
 from tests.fixed_models import PixelModel
+from tests.relabeling.kinds import KINDS, content
 
 # So that a run consists of many packs.
 PACK_TOKENS = 60
 
 
-def run(dataset: Path, output: Path) -> None:
-    kind, opened = open_dataset(DatasetOptions(dataset, tasks=("open the drawer",)))
-    writer = opened.writer(kind.modes[0], output)
-    relabel(opened, Labeller(PixelModel(), pack_tokens=PACK_TOKENS), writer, verify=True)
+def run(kind: str, dataset: Path) -> None:
+    KINDS[kind].run(dataset, Labeller(PixelModel(), pack_tokens=PACK_TOKENS), verify=True)
 
 
-def forked(dataset: Path, output: Path, kill_after: float | None = None) -> int:
+def forked(kind: str, dataset: Path, kill_after: float | None = None) -> int:
     """The status of a run in a process of its own, as `os.waitpid` has it."""
     child = os.fork()
     if child == 0:
         try:
-            run(dataset, output)
+            run(kind, dataset)
         except BaseException as error:  # a child must not go on as if it were the parent
             sys.stderr.write(f"{error!r}\n")
             os._exit(1)
@@ -48,37 +46,45 @@ def forked(dataset: Path, output: Path, kill_after: float | None = None) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def content(path: Path) -> dict[str, bytes]:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+def copied(dataset: Path, folder: Path) -> Path:
+    """A copy of a dataset in a new folder."""
+    folder.mkdir(parents=True)
+    copy = shutil.copytree if dataset.is_dir() else shutil.copy2
+    return Path(copy(dataset, folder / dataset.name))
 
 
-def main(dataset: Path, outputs: Path, kills: int, seed: int) -> dict[str, int]:
+def main(kind: str, dataset: Path, trials: Path, kills: int, seed: int) -> dict[str, int]:
     rng = random.Random(seed)
-    reference = outputs / "unbroken"
+    original = content(dataset)
+    is_kept = KINDS[kind].mode != "in_place"
+    # What a run imports is there when children begin, so that they are killed at work.
+    run(kind, copied(dataset, trials / "first"))
+    unbroken = copied(dataset, trials / "unbroken")
     start = time.monotonic()
-    assert forked(dataset, reference) == 0
+    assert forked(kind, unbroken) == 0
     duration = time.monotonic() - start
-    expected = content(reference)
-    found = {"killed": 0, "finished": 0, "half_written": 0, "different": 0, "resumed": 0, "left_over": 0}
+    expected = content(KINDS[kind].output(unbroken))
+    left = sorted(path.name for path in unbroken.parent.iterdir())
+    found = Counter(killed=0, finished=0, half_written=0, different=0, damaged=0, resumed=0, left_over=0)
     while found["killed"] < kills:
-        folder = outputs / f"{found['killed'] + found['finished']}"
-        folder.mkdir()
-        output = folder / "unbroken"
-        if forked(dataset, output, rng.uniform(0.0, duration)) == 0:
+        path = copied(dataset, trials / "broken")
+        if forked(kind, path, rng.uniform(0.0, duration)) == 0:
             found["finished"] += 1
-            continue
-        found["killed"] += 1
-        found["half_written"] += output.exists() and content(output) != expected
-        journal = folder / "unbroken.journal"
-        found["resumed"] += journal.exists() and journal.stat().st_size > 2000
-        status = forked(dataset, output)
-        found["different"] += status != 0 or content(output) != expected
-        found["left_over"] += sorted(path.name for path in folder.iterdir()) != ["unbroken"]
-        shutil.rmtree(folder)
-    return found
+        else:
+            found["killed"] += 1
+            output = KINDS[kind].output(path)
+            found["half_written"] += output.exists() and content(output) not in (expected, original)
+            found["damaged"] += is_kept and content(path) != original
+            journal = journal_path(KINDS[kind].open(path)[1])
+            found["resumed"] += journal.exists() and journal.stat().st_size > 2000
+            status = forked(kind, path)
+            found["different"] += status != 0 or content(output) != expected
+            found["damaged"] += is_kept and content(path) != original
+            found["left_over"] += sorted(entry.name for entry in path.parent.iterdir()) != left
+        shutil.rmtree(path.parent)
+    return dict(found)
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.stdout.write(json.dumps(main(Path(arguments[0]), Path(arguments[1]), int(arguments[2]), int(arguments[3]))))
+    kind, dataset, trials, kills, seed = sys.argv[1:]
+    sys.stdout.write(json.dumps(main(kind, Path(dataset), Path(trials), int(kills), int(seed))))

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from robometer_rl.relabeling.journal import JournalError
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel
 from tests.relabeling.episodes import record, write_npz
-from tests.relabeling.killing import content
+from tests.relabeling.kinds import content
 
 EPISODES = {f"episode_{number}": record(length, number) for number, length in enumerate((3, 1, 8, 2, 5, 9, 4))}
 
@@ -31,36 +29,6 @@ def folder(tmp_path):
 def prepare(folder, output, pack_tokens=30):
     _, dataset = open_dataset(DatasetOptions(folder))
     return dataset, Labeller(PixelModel(), pack_tokens=pack_tokens), dataset.writer("copy", output)
-
-
-def kill(tmp_path, folder, kills: int, seed: int) -> dict[str, int]:
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    command = [sys.executable, "-m", "tests.relabeling.killing", folder, outputs, kills, seed]
-    found = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
-
-
-def require_survival(found: dict[str, int], kills: int) -> None:
-    assert found["killed"] == kills
-    assert {name: found[name] for name in ("half_written", "different", "left_over")} == {
-        "half_written": 0,
-        "different": 0,
-        "left_over": 0,
-    }
-    # Else the moments were not those that matter.
-    assert found["resumed"] >= kills / 8
-
-
-def test_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(tmp_path, folder):
-    require_survival(kill(tmp_path, folder, kills=12, seed=0), 12)
-
-
-@pytest.mark.slow
-def test_fifty_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(tmp_path):
-    write_npz(tmp_path / "data", {f"{number:03d}": record(number % 13 + 1, number) for number in range(25)})
-    require_survival(kill(tmp_path, tmp_path / "data", kills=50, seed=1), 50)
 
 
 def test_a_second_run_with_another_model_or_reward_over_the_same_journal_is_refused(tmp_path, folder):
@@ -123,36 +91,7 @@ def test_where_nothing_can_be_written_is_known_before_anything_is_scored(tmp_pat
     with pytest.raises(OSError, match="episode_0"):
         relabel(dataset, labeller, writer)
     assert labeller.model.calls == 0
-    with pytest.raises(OSError, match="/proc"):
-        relabel(*prepare(folder, Path("/proc/relabelled")))
     assert content(folder) == before
-
-
-@pytest.mark.parametrize("limit", [400, 3000])
-def test_a_full_disk_leaves_the_original_and_nothing_half_written(tmp_path, folder, limit):
-    before = content(folder)
-    program = (
-        "import resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "from tests.relabeling.killing import run\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit},) * 2)\n"
-        "try:\n"
-        "    run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "except OSError as error:\n"
-        "    sys.exit(str(error))\n"
-    )
-    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "out")]
-    found = subprocess.run(command, capture_output=True, text=True)
-    assert found.returncode == 1
-    assert "could not be written" in found.stderr or "too large" in found.stderr
-    assert content(folder) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.journal"]
-    subprocess.run([sys.executable, "-c", program.replace(f"({limit},)", "(1 << 30,)"), *command[3:]], check=True)
-    relabel(*prepare(folder, tmp_path / "expected", pack_tokens=60))
-    # The instruction was given on the one occasion and read from the files on the other.
-    for name in ("episode_0.npz", "episode_6.npz"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
 
 
 def test_the_reward_of_the_command_line(tmp_path):

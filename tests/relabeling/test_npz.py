@@ -18,7 +18,7 @@ from robometer_rl.relabeling.npz import NpzFrames, open_dataset
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel
 from tests.relabeling.episodes import SPECS, TASK, live_rewards, record, without_last_frame, write_npz
-from tests.relabeling.killing import content
+from tests.relabeling.kinds import content
 
 EPISODES = {
     f"episode_{number}": record(length, number, terminated=number % 2 == 0) for number, length in enumerate((3, 1, 8))

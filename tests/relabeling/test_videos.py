@@ -16,7 +16,7 @@ from robometer_rl.rewards import RewardSpec
 from robometer_rl.video import VideoError, read_recording, write_video
 from tests.fixed_models import PixelModel
 from tests.relabeling.episodes import TASK, Recorded, live_rewards, record
-from tests.relabeling.killing import content
+from tests.relabeling.kinds import content
 
 
 @pytest.fixture
