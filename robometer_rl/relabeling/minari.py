@@ -2,6 +2,9 @@
 
 Time. An episode of T steps has T + 1 observations, so nothing is imputed.
 
+Memory. Of data sets in HDF5, Minari's usual storage, a few pictures are read at a time. Those in Arrow and Parquet are
+read an episode at a time, as Minari reads them, so that one episode must fit into memory.
+
 Cameras are named as for `robometer_rl.data.sources.minari.MinariConfig`: ``obs`` where the observation is the picture,
 ``obs/KEY`` or ``info/KEY``. Pictures in infos need the one of the reset, without which the first step has no beginning;
 `minari.DataCollector` stores it.
@@ -36,11 +39,13 @@ from numpy.typing import NDArray
 from robometer_rl.data.sources.extras import require
 from robometer_rl.data.sources.minari import (
     MinariFrames,
+    episode_facts,
     episode_success,
     minari_instruction,
     open_minari,
     stored_episode,
 )
+from robometer_rl.data.sources.minari_hdf5 import has_hdf5_storage, info_shapes
 from robometer_rl.data.sources.reading import SourceError
 from robometer_rl.frames import FrameSequence
 from robometer_rl.relabeling.dataset import (
@@ -119,7 +124,7 @@ class MinariLabelDataset(RelabelDataset):
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
         number = self.numbers[key]
-        content = stored_episode(self.folder, number)
+        content = episode_facts(self.folder, number)
         steps = len(content["rewards"])
         if not steps:
             raise EpisodeError("it has no steps")
@@ -159,8 +164,14 @@ class MinariLabelDataset(RelabelDataset):
         cameras = _cameras_of_space(self._dataset.observation_space)
         if cameras or asked:
             return (*cameras, *asked)
-        infos = stored_episode(self.folder, next(iter(self.numbers.values())))["infos"] or {}
-        return tuple(f"info/{name}" for name, values in infos.items() if _are_pictures(np.shape(values)))
+        shapes = self._info_shapes(next(iter(self.numbers.values())))
+        return tuple(f"info/{name}" for name, shape in shapes.items() if _are_pictures(shape))
+
+    def _info_shapes(self, number: int) -> dict[str, tuple[int, ...]]:
+        if has_hdf5_storage(self.folder):
+            return info_shapes(self.folder, number)
+        infos = stored_episode(self.folder, number)["infos"] or {}
+        return {name: np.shape(values) for name, values in infos.items()}
 
     def _frames(self, number: int, camera: str, steps: int) -> FrameSequence:
         frames = MinariFrames(self.folder, number, camera, self.options.orientation or "as_stored")

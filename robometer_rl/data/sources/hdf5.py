@@ -42,6 +42,7 @@ __all__ = [
     "open_demonstration",
     "open_hdf5",
     "read_demonstrations",
+    "selection",
 ]
 
 DAMAGE: Final = (OSError, KeyError, RuntimeError)
@@ -116,12 +117,13 @@ class HDF5Frames:
                 wanted = rows[(rows >= first) & (rows < first + length)] - first + part.start
                 if len(wanted):
                     dataset: Any = file[part.dataset]
-                    blocks.append(dataset[_selection(wanted)])
+                    blocks.append(dataset[selection(wanted)])
                 first += length
         return np.concatenate(blocks)
 
 
-def _selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+def selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """What to index a data set with for ``rows``, which increase and are at least one."""
     # Choosing rows by number is slow in HDF5, and what is asked for most is an unbroken run.
     unbroken = rows[-1] - rows[0] + 1 == len(rows)
     return slice(int(rows[0]), int(rows[-1]) + 1) if unbroken else rows

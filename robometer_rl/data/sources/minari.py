@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.sources.minari_hdf5 import count_pictures, has_hdf5_storage, read_facts, read_pictures
 from robometer_rl.data.sources.naming import episode_id
 from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.data.sources.outcomes import quality_of
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MinariConfig",
     "MinariFrames",
+    "episode_facts",
     "episode_success",
     "minari_instruction",
     "open_minari",
@@ -80,8 +82,9 @@ class MinariConfig:
 class MinariFrames:
     """Frames that stay in a Minari data set until somebody asks for them.
 
-    Minari reads whole episodes, so the one that was read last is remembered, one per process. An object holds no frames
-    and no open file.
+    In HDF5, Minari's usual storage, only the chosen frames are read. In its other storages, Arrow and Parquet, an
+    episode can only be read whole, so the one that was read last is remembered, one per process. An object holds no
+    frames and no open file.
 
     Attributes:
         path: The folder with the data.
@@ -92,7 +95,7 @@ class MinariFrames:
     """
 
     def __init__(self, path: Path, episode: int, key: str, orientation: Orientation) -> None:
-        """Reads the episode once.
+        """Reads a frame, or in other storages than HDF5 the episode once.
 
         Raises:
             SourceError: The episode has no such pictures.
@@ -102,19 +105,38 @@ class MinariFrames:
         self.episode = episode
         self.key = key
         self.orientation: Orientation = orientation
-        self.shape: tuple[int, ...] = self._read().shape
+        self._is_hdf5 = has_hdf5_storage(path)
+        if self._is_hdf5:
+            length = count_pictures(path, episode, key)
+            self.shape: tuple[int, ...] = (length, *self._read(np.zeros(1, np.int64)).shape[1:])
+        else:
+            self.shape = self._read_all().shape
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
-        """The chosen frames, a copy; an integer gives one image (H, W, 3), anything else a stack of them."""
-        return np.array(self._read()[index])
+        """The chosen frames, a copy; an integer gives one image (H, W, 3), anything else a stack of them.
+
+        Raises:
+            SourceError: The episode is damaged.
+            IndexError: There is no such frame.
+        """
+        if not self._is_hdf5:
+            return np.array(self._read_all()[index])
+        chosen = np.arange(len(self))[index]
+        rows, places = np.unique(chosen, return_inverse=True)
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), np.uint8)
+        return np.ascontiguousarray(self._read(rows)[places.reshape(np.shape(chosen))])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
-    def _read(self) -> NDArray[np.uint8]:
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return orient(as_frames(read_pictures(self.path, self.episode, self.key, rows)), self.orientation)
+
+    def _read_all(self) -> NDArray[np.uint8]:
         episode = stored_episode(self.path, self.episode)
         return orient(as_frames(_pictures(episode, self.key)), self.orientation)
 
@@ -152,6 +174,17 @@ def open_minari(path: Path) -> minari.MinariDataset:
         raise SourceError(f"{path} is not a Minari data set that can be read: {error!r}") from error
 
 
+def episode_facts(path: Path, episode: int) -> Mapping[str, Any]:
+    """``rewards``, ``terminations``, ``truncations`` (T,) and ``infos`` of an episode.
+
+    In HDF5, pictures are left out and not read.
+
+    Raises:
+        SourceError: It is incomplete or damaged.
+    """
+    return read_facts(path, episode) if has_hdf5_storage(path) else stored_episode(path, episode)
+
+
 # Frames are copied right after an episode was opened. One episode bounds the memory.
 @lru_cache(maxsize=1)
 def stored_episode(path: Path, episode: int) -> Mapping[str, Any]:
@@ -182,7 +215,7 @@ def _pictures(episode: Mapping[str, Any], key: str) -> Any:
 def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> Trajectory:
     folder = Path(dataset.storage.data_path)
     frames = MinariFrames(folder, episode, config.frames, config.orientation)
-    content = stored_episode(folder, episode)
+    content = episode_facts(folder, episode)
     metadata = dict(next(iter(dataset.storage.get_episode_metadata([episode]))))
     steps = _steps(content, len(frames))
     success = episode_success(content, steps)

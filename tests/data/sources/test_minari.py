@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,25 @@ def test_frames_stay_in_the_data_set(root: Path) -> None:
     np.testing.assert_array_equal(copy[1:3], pictures(0)[1:3])
     np.testing.assert_array_equal(frames[1][-1], pictures(1)[-1])
     np.testing.assert_array_equal(np.asarray(copy)[[0, 4]], copy[[0, 4]])
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_frames_in_hdf5_are_read_a_few_at_a_time(root: Path, encoded: bool) -> None:
+    shown = np.random.default_rng(0).integers(0, 256, (1200, SIZE, SIZE, 3), np.uint8)
+    recorded = episode(0, list(shown), success(*[False] * 1200), steps=1199)
+    path = create("reach/long-v0", IMAGE, [recorded], jpeg_encoding=encoded)
+    (whole,) = minari.MinariDataset(path / "data").storage.get_episodes([0])
+    tracemalloc.start()
+    (trajectory,) = read(path)
+    for start in range(0, 1200, 20):
+        part = trajectory.frames[start : start + 20]
+        np.testing.assert_array_equal(part, whole["observations"][start : start + 20])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < shown.nbytes / 4
+    np.testing.assert_array_equal(trajectory.frames[[7, 3, 7, 1199]], whole["observations"][[7, 3, 7, 1199]])
+    np.testing.assert_array_equal(trajectory.frames[-1], whole["observations"][-1])
+    assert trajectory.frames[5:5].shape == (0, SIZE, SIZE, 3)
 
 
 @pytest.mark.parametrize("frames", ["render", "obs/", "info", "info/", ""])
