@@ -10,6 +10,8 @@ The dataset has the layout of LeRobot v3.0: recordings of Meta-World, encoded as
     uniform    `robometer-rl relabel` with uniform frames, from the first byte read to the last byte written
     nested     the same with nested frames
     decoding   what of the last two is not the model: episodes are read and decoded, and that is all
+    ray        as nested, with ``--engine ray`` and workers on this machine, their start included; left out where Ray is
+               not installed
 
 Methods take turns in rounds; the loops label some episodes, others in every round. Ratios are of labels per second
 within a round, their intervals are bootstrapped over rounds. ``decoding_share`` is the time of decoding over that of
@@ -30,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -56,8 +59,9 @@ from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.dataset import DatasetOptions, Labels, RelabelDataset
 from robometer_rl.relabeling.decoding import decode
 from robometer_rl.relabeling.destinations import new_directory
-from robometer_rl.relabeling.engine import Labeller
+from robometer_rl.relabeling.engine import Engine, Labeller, one_process
 from robometer_rl.relabeling.formats import open_dataset
+from robometer_rl.relabeling.ray_engine import RayEngine
 
 PROTOCOLS: dict[str, FrameProtocol] = {"uniform": UniformFrames(8), "nested": NestedFrames(8)}
 LOOPS = ("naive", "single")
@@ -84,6 +88,7 @@ class Args:
         side: Height and width of frames.
         rounds: How often each method is timed.
         loop_episodes: Episodes that the loops label in a round.
+        ray_workers: Workers of Ray on this machine; 0 to leave Ray out.
         memory_steps: Lengths of episodes at which memory is measured.
         memory_labels: Labels that are made while it is.
         probe: Used by the benchmark in its processes: label this dataset once and print memory.
@@ -97,6 +102,7 @@ class Args:
     side: int = 128
     rounds: int = 5
     loop_episodes: int = 16
+    ray_workers: int = 2
     memory_steps: tuple[int, ...] = (100, 10_000)
     memory_labels: int = 10_000
     probe: Path | None = None
@@ -129,9 +135,8 @@ def _recorded_episodes(store: TrajectoryStore) -> Iterator[RecordedEpisode]:
         yield RecordedEpisode(trajectory.task, trajectory.frames, np.append(done[1:], done[-1]))
 
 
-def resampled_dataset(args: Args, store: TrajectoryStore, steps: int) -> Path:
-    """A dataset of ``memory_labels`` frames in episodes of that many steps, made once."""
-    count = max(1, args.memory_labels // steps)
+def resampled_dataset(args: Args, store: TrajectoryStore, count: int, steps: int) -> Path:
+    """A dataset of so many episodes of so many steps, made once."""
     root = args.work / f"resampled-{_name_of(store)}-{count}x{steps}"
     if not root.exists():
         shown = [store[number % len(store)] for number in range(count)]
@@ -152,10 +157,13 @@ def load(args: Args) -> Robometer:
     return model
 
 
-def label_all(dataset: RelabelDataset, model: Robometer, protocol: FrameProtocol) -> Labels:
+def label_all(
+    dataset: RelabelDataset, model: Robometer, protocol: FrameProtocol, engine: Engine = one_process
+) -> Labels:
     """Labels a dataset as the command does, into a copy that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        labels = relabel(dataset, Labeller(model, protocol=protocol), dataset.writer("copy", Path(folder) / "labelled"))
+        writer = dataset.writer("copy", Path(folder) / "labelled")
+        labels = relabel(dataset, Labeller(model, protocol=protocol), writer, engine=engine)
     assert labels is not None
     return labels
 
@@ -217,8 +225,11 @@ def time_methods(args: Args, dataset: RelabelDataset, model: Robometer) -> Timin
         results: dict[str, Labels] = {}
         for name, protocol in PROTOCOLS.items():
             results[name], spent = timed(partial(label_all, dataset, model, protocol))
-            timings.add(name, sum(len(entry.progress) for entry in results[name].episodes.values()), spent)
+            timings.add(name, count(results[name]), spent)
         timings.add("decoding", *timed(partial(decode_all, dataset)))
+        if has_ray(args):
+            labels, spent = timed(partial(label_all, dataset, model, PROTOCOLS["nested"], ray_engine(args)))
+            timings.add("ray", count(labels), spent)
         keys = dataset.keys[number % stride :: stride][: args.loop_episodes]
         for name, forward in forwards.items():
             found, spent = timed(partial(label_in_a_loop, dataset, keys, forward))
@@ -226,6 +237,28 @@ def time_methods(args: Args, dataset: RelabelDataset, model: Robometer) -> Timin
             apart = [np.abs(results["uniform"].episodes[key].progress - found[key]).max() for key in keys]
             timings.difference = max(timings.difference, float(max(apart)))
     return timings
+
+
+def count(labels: Labels) -> int:
+    """Observations that were labelled."""
+    return sum(len(entry.progress) for entry in labels.episodes.values())
+
+
+def has_ray(args: Args) -> bool:
+    """Whether Ray is measured."""
+    return args.ray_workers > 0 and find_spec("ray") is not None
+
+
+def ray_engine(args: Args) -> RayEngine:
+    """Workers on this machine."""
+    return RayEngine(partial(load_reward_model, args.model), workers=args.ray_workers)
+
+
+def ray_start_seconds(args: Args, store: TrajectoryStore, model: Robometer) -> float:
+    """How long Ray takes for next to nothing: to start, to load the models, and to stop."""
+    path = resampled_dataset(args, store, count=1, steps=8)
+    _, dataset = open_dataset(DatasetOptions(path))
+    return timed(partial(label_all, dataset, model, PROTOCOLS["nested"], ray_engine(args)))[1]
 
 
 def last_progress(model: Robometer, clip: Clip) -> float:
@@ -258,17 +291,22 @@ def summary(timings: Timings) -> dict[str, Any]:
         if name in PROTOCOLS:
             methods[name] |= {f"times_{loop}": timings.ratio(name, loop) for loop in LOOPS}
             methods[name] |= {"decoding_share": timings.ratio(name, "decoding")["value"]}
+        if name == "ray":
+            methods[name] |= {"times_nested": timings.ratio(name, "nested")}
     return {"methods": methods, "loops_and_uniform_apart": timings.difference}
+
+
+def interval(ratio: dict[str, float]) -> str:
+    """As it is printed."""
+    return f"{ratio['value']:.1f} ({ratio['low']:.1f} to {ratio['high']:.1f})"
 
 
 def show(found: dict[str, Any], memories: dict[int, dict[str, float]]) -> None:
     """Prints the numbers."""
-    table = Table("method", "labels/s", "times naive", "times single", "decoding share")
+    ratios = ("times_naive", "times_single", "times_nested")
+    table = Table("method", "labels/s", *(name.replace("_", " ") for name in ratios), "decoding share")
     for name, numbers in found["methods"].items():
-        ratios = [numbers.get(f"times_{loop}") for loop in LOOPS]
-        shown = [
-            "" if each is None else f"{each['value']:.1f} ({each['low']:.1f} to {each['high']:.1f})" for each in ratios
-        ]
+        shown = (interval(numbers[ratio]) if ratio in numbers else "" for ratio in ratios)
         share = numbers.get("decoding_share")
         table.add_row(name, f"{numbers['labels_per_second']:.1f}", *shown, "" if share is None else f"{share:.0%}")
     Console().print(table)
@@ -287,7 +325,12 @@ def main(args: Args) -> None:
     _, dataset = open_dataset(DatasetOptions(path))
     model = load(args)
     found = summary(time_methods(args, dataset, model))
-    memories = {steps: memory(args, resampled_dataset(args, store, steps)) for steps in args.memory_steps}
+    lengths = {steps: max(1, args.memory_labels // steps) for steps in args.memory_steps}
+    memories = {steps: memory(args, resampled_dataset(args, store, count, steps)) for steps, count in lengths.items()}
+    if has_ray(args):
+        found["ray_start_seconds"] = ray_start_seconds(args, store, model)
+    else:
+        Console().print("ray: not measured, since it is not installed or ray_workers is 0")
     show(found, memories)
     facts = {
         "model": args.model,
@@ -295,6 +338,7 @@ def main(args: Args) -> None:
         "side": args.side,
         "rounds": args.rounds,
         "loop_episodes": args.loop_episodes,
+        "ray_workers": args.ray_workers if has_ray(args) else None,
         "dataset": {
             "episodes": len(dataset),
             "labels": sum(len(each.frames) for each in store),

@@ -36,7 +36,7 @@ def recordings(tmp_path: Path) -> Path:
 def test_relabelling_is_compared_with_a_loop(tmp_path: Path, recordings: Path) -> None:
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results"))
     words = ["--model", str(CHECKPOINT), "--recordings", str(recordings), "--work", str(tmp_path / "work")]
-    words += ["--side", str(SIDE), "--rounds", "2", "--loop-episodes", "1"]
+    words += ["--side", str(SIDE), "--rounds", "2", "--loop-episodes", "1", "--ray-workers", "0"]
     words += ["--memory-steps", "5", "--memory-labels", "20"]
     command = [sys.executable, "-m", "benchmarks.relabeling", *words]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
