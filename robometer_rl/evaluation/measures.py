@@ -61,6 +61,7 @@ def measure(scores: Scores, chosen: Sequence[int] | None = None) -> dict[str, Es
           uses (``rule_recall`` on episodes that end in success, ``rule_false_alarms`` on those that never have it).
         - ``success_above_failure``, ``final_tau_a``, ``success_fail_difference``, ``final_progress_<skill>``: whether
           final progress puts the episodes of a task in the order of their quality.
+        - ``graded_ranking_accuracy`` and ``graded_error``: whether it follows graded outcomes, where there are any.
         - ``wrong_task_progress`` of experts under another task's instruction, ``stall_rise`` after the robot stops.
         - ``preference_accuracy_...`` in both orders.
         - ``farming_...``, where there are episodes of learning agents; see `_farming`.
@@ -72,6 +73,7 @@ def measure(scores: Scores, chosen: Sequence[int] | None = None) -> dict[str, Es
         **_correlations(scores, positions),
         **_success(scores, positions),
         **_ordering(scores, positions),
+        **_grades(scores, positions),
         **_nothing_done(scores, positions),
         **_preference(scores, positions),
         **_farming(scores, positions),
@@ -167,6 +169,25 @@ def _ordering(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
         "final_tau_a": bootstrap(taus),
         "success_fail_difference": bootstrap(differences),
         **by_skill,
+    }
+
+
+def _grades(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
+    """Final progress beside the graded outcome: pairs of a task in the right order, and how far it is off."""
+    graded = [index for index in positions if scores.episodes[index].episode.partial_success is not None]
+    finals = {index: scores.episodes[index].final for index in graded}
+    grades = {index: float(scores.episodes[index].episode.partial_success or 0.0) for index in graded}
+    tasks: dict[str, list[int]] = {}
+    for index in graded:
+        tasks.setdefault(scores.episodes[index].task, []).append(index)
+    accuracies = [
+        ranking_accuracy([finals[index] for index in members], [grades[index] for index in members])
+        for members in tasks.values()
+        if len({grades[index] for index in members}) > 1
+    ]
+    return {
+        "graded_ranking_accuracy": bootstrap(accuracies),
+        "graded_error": bootstrap([abs(finals[index] - grades[index]) for index in graded]),
     }
 
 

@@ -91,6 +91,20 @@ def test_a_group_of_failures_is_held_against_the_successes_of_its_tasks():
     assert metrics["success_rule_false_alarms"].value == 0.0
 
 
+def test_final_progress_is_held_against_graded_outcomes_of_the_same_task():
+    grades = {("push", 0): 0.2, ("push", 1): 0.6, ("push", 2): 0.6, ("pull", 0): 0.9}
+    finals = {("push", 0): 0.3, ("push", 1): 0.8, ("push", 2): 0.3, ("pull", 0): 0.0}
+    episodes = []
+    for (task, number), final in finals.items():
+        each = scored(task, "random", number, final)
+        episodes.append(replace(each, episode=replace(each.episode, partial_success=grades[task, number])))
+    metrics = measure(Scores([*episodes, scored("push", "random", 9, 1.0)], [], 0.5))
+    assert metrics["graded_ranking_accuracy"].value == pytest.approx(0.75), "one pair in order, one tie"
+    assert metrics["graded_ranking_accuracy"].count == 1, "pull has one grade only"
+    assert metrics["graded_error"].value == pytest.approx((0.1 + 0.2 + 0.3 + 0.9) / 4)
+    assert measure(Scores([scored("push", "random", 9, 1.0)], [], 0.5))["graded_error"].count == 0
+
+
 def test_experts_are_correlated_with_true_progress():
     episode = scored("push", "expert", 0, 1.0)
     truth = linear_progress(LENGTH, int(episode.episode.success_index or 0))
