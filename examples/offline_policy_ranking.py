@@ -8,7 +8,8 @@
 A policy is worth the mean over its episodes of the progress that the model sees in the last frame. Where true success
 was recorded, Kendall's tau says how right the order is. The policies of the first two commands succeed in 0, 20, 40,
 60, 80 and 100 % of their episodes: a part of these is the expert's, the others fail in every way that the simulator's
-scripts know, from flailing about to undoing what was done.
+scripts know, from flailing about to undoing what was done. An episode that turns out otherwise (what was undone may
+still be done at the end) is recorded anew, so that no two policies are equally good.
 
 In a store of your own, ``skill`` names the policy of an episode. Recording goes on where it was interrupted.
 """
@@ -27,15 +28,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from robometer_rl import load_reward_model
+from robometer_rl import Clip, load_reward_model
 from robometer_rl.data.labels import EXPERT
-from robometer_rl.data.sources.simulators import simulator_of
+from robometer_rl.data.sources.simulators import Simulator, simulator_of
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.policies import PolicyRanking, rank_policies
+from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.provenance import provenance
 
 BATCH = 8  # episodes per call of the model
+ATTEMPTS = 20  # at an episode, until it turns out as planned
 
 
 @dataclass
@@ -76,7 +79,7 @@ def record_policies(args: Args) -> None:
     """Records what the store does not hold yet."""
     simulator = simulator_of(args.task)
     store = TrajectoryStore(args.recordings)
-    # A noisy expert may or may not succeed; the others fail for sure.
+    # A noisy expert may as well succeed as fail; the others hardly ever succeed.
     failures = [skill for skill in simulator.skills_of(args.task) if skill not in (EXPERT, "noisy")]
     wanted = [(policy, episode) for policy in range(args.policies) for episode in range(args.episodes)]
     missing = [(policy, episode) for policy, episode in wanted if trajectory_id(args, policy, episode) not in store]
@@ -84,18 +87,27 @@ def record_policies(args: Args) -> None:
         return
     env = simulator.make_env(args.task, size=args.size)
     for policy, episode in track(missing, f"recording {args.task}", console=Console(stderr=True)):
-        expert = episode < round(args.episodes * policy / (args.policies - 1))
-        name = trajectory_id(args, policy, episode)
+        succeeds = episode < round(args.episodes * policy / (args.policies - 1))
+        skill = EXPERT if succeeds else failures[(policy + episode) % len(failures)]
+        recorded = record_outcome(simulator, env, skill, succeeds, trajectory_id(args, policy, episode), args)
+        store.append(replace(recorded, skill=f"policy_{policy}"))
+    env.close()
+
+
+def record_outcome(simulator: Simulator, env: Any, skill: str, succeeds: bool, name: str, args: Args) -> Trajectory:
+    """One episode that succeeds, or fails, as planned."""
+    for attempt in range(ATTEMPTS):
         recorded = simulator.record_episode(
             env,
-            EXPERT if expert else failures[(policy + episode) % len(failures)],
-            np.random.SeedSequence([args.seed, zlib.crc32(name.encode())]),
+            skill,
+            np.random.SeedSequence([args.seed, zlib.crc32(name.encode()), attempt]),
             trajectory_id=name,
             split="test",
             frame_interval=simulator.frame_interval(args.task),
         )
-        store.append(replace(recorded, skill=f"policy_{policy}"))
-    env.close()
+        if (recorded.quality_label == "successful") == succeeds:
+            return recorded
+    raise RuntimeError(f"{skill!r} never {'succeeds' if succeeds else 'fails'} in {args.task}: {ATTEMPTS} attempts")
 
 
 def trajectory_id(args: Args, policy: int, episode: int) -> str:
@@ -106,11 +118,18 @@ def trajectory_id(args: Args, policy: int, episode: int) -> str:
 def final_progress(args: Args, episodes: list[Trajectory]) -> tuple[list[float], str]:
     """What the model sees in the last frame of each episode, with its history; and the protocol of the histories."""
     model = load_reward_model(args.model)
+    protocol = model.default_protocol
     values: list[float] = []
     for start in track(range(0, len(episodes), BATCH), "scoring", console=Console(stderr=True)):
-        clips = [episode.clip() for episode in episodes[start : start + BATCH]]
-        values += [float(prediction.progress[-1]) for prediction in model.predict_steps(clips, every=args.every)]
-    return values, str(model.default_protocol)
+        clips = [last_history(episode.clip(), protocol, args.every) for episode in episodes[start : start + BATCH]]
+        values += [float(prediction.progress[-1]) for prediction in model.predict(clips)]
+    return values, str(protocol)
+
+
+def last_history(clip: Clip, protocol: FrameProtocol, every: int) -> Clip:
+    """The frames that a model is shown when it scores the last step: all that a final score takes."""
+    steps = scored_steps(len(clip), every)
+    return Clip(clip.read(steps[protocol.slots(len(steps) - 1)]), clip.task)
 
 
 def show(ranking: PolicyRanking, title: str) -> None:

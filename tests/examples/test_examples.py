@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from robometer_rl import load_reward_model
+from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.rewards import RewardSpec
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,14 @@ def test_offline_policy_ranking_records_and_ranks(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "smoke" / "drawer-open.json").read_text())
     assert result["episodes"] == 4
     assert {policy["name"]: policy["success_rate"] for policy in result["policies"]} == {"policy_0": 0, "policy_1": 1}
+    assert result["distinct_success_rates"] == 2
+    # Only the last step is scored, and as it is scored among all others.
+    model = load_reward_model(str(CHECKPOINT))
+    for policy in result["policies"]:
+        store = TrajectoryStore.open(tmp_path / "smoke" / "drawer-open")
+        clips = [episode.clip() for episode in store if episode.skill == policy["name"]]
+        finals = [prediction.progress[-1] for prediction in model.predict_steps(clips)]
+        assert policy["score"]["value"] == pytest.approx(float(np.mean(finals)), abs=1e-5)
 
 
 def test_calibrate_threshold_writes_a_reward(tmp_path: Path) -> None:
