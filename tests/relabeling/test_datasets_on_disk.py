@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from robometer_rl import load_reward_model
 from robometer_rl.data.sources.reading import SourceError
+from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.dataset import DatasetOptions
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.formats import open_dataset
@@ -21,6 +23,7 @@ from robometer_rl.wrappers import RobometerReward
 from tests.fixed_models import PixelModel
 from tests.library import ROOT
 from tests.relabeling.episodes import Recorded, Replay
+from tests.relabeling.kinds import Kind, content, make_hdf5, make_lerobot, make_minari
 
 FIXTURES = ROOT / "tests" / "fixtures"
 TOP = "observation.images.top"
@@ -30,13 +33,14 @@ ROBOMIMIC = FIXTURES / "robomimic_hdf5" / "lift.hdf5"
 SPEC = RewardSpec("level", task_weight=0.5)
 
 
-def label(path: Path, spec: RewardSpec = SPEC, **options: Any):
+def label(path: Path, spec: RewardSpec = SPEC, model: RewardModel | None = None, **options: Any):
     _, dataset = open_dataset(DatasetOptions(path, **options))
-    return dataset, label_dataset(dataset, Labeller(PixelModel(), spec))
+    return dataset, label_dataset(dataset, Labeller(model or PixelModel(), spec))
 
 
-def require_live_rewards(dataset: Any, labels: Any) -> None:
+def require_live_rewards(dataset: Any, labels: Any, model: RewardModel | None = None, tolerance: float = 1e-6) -> None:
     """Every step whose outcome was recorded pays what a live wrapper pays over the same frames."""
+    model = model or PixelModel()
     for key, found in labels.episodes.items():
         episode = dataset.episode(key)
         frames = {name.replace("/", "_"): np.asarray(images[:]) for name, images in episode.cameras.items()}
@@ -44,15 +48,33 @@ def require_live_rewards(dataset: Any, labels: Any) -> None:
         terminated = episode.terminated and steps == episode.num_steps
         recorded = Recorded(frames, episode.task_rewards[:steps], terminated)
         cameras = tuple(f"obs/{name}" for name in frames)
-        env = RobometerReward(Replay(recorded), PixelModel(), episode.tasks[0], labels.provenance.spec, frames=cameras)
+        env = RobometerReward(Replay(recorded), model, episode.tasks[0], labels.provenance.spec, frames=cameras)
         env.reset()
         live = [env.step(0)[1] for _ in range(steps)]
-        np.testing.assert_allclose(found.rewards[:steps], live, atol=1e-6)
+        np.testing.assert_allclose(found.rewards[:steps], live, rtol=0, atol=tolerance)
         assert found.imputed.tolist() == [False] * steps + [True] * (episode.num_steps - steps)
 
 
-def content(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+def make_arm(path: Path, episodes: int) -> None:
+    make_minari(path, episodes, size=64)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind(make_lerobot, (TOP,)),
+        Kind(make_hdf5, ("agentview_rgb", "eye_in_hand_rgb")),
+        Kind(make_arm),
+    ],
+    ids=["lerobot", "hdf5", "minari"],
+)
+def test_the_embedded_model_labels_stored_frames_as_it_pays_live(tmp_path, kind):
+    path = tmp_path / ("data.hdf5" if kind.make is make_hdf5 else "data-v0")
+    kind.make(path, 4)
+    model = load_reward_model("mini")
+    dataset, labels = label(path, RewardSpec(), model, cameras=kind.cameras, tasks=("open the drawer",))
+    assert len(labels.episodes) == len(dataset)
+    require_live_rewards(dataset, labels, model, tolerance=1e-4)
 
 
 # --- LeRobot ---
