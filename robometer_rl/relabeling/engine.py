@@ -1,15 +1,15 @@
 """The engine: asks a model about every episode of a dataset, pack by pack, and never twice about the same one.
 
 Where packs are decoded and scored is the business of an `Engine`: in this process (`one_process`), or in workers that
-Ray runs on other machines (`robometer_rl.relabeling.ray_engine`). Groups of episodes, the scoring of a pack and the
-journal are the same, and so are the labels.
+Ray runs on other machines (`robometer_rl.relabeling.ray_engine`). Packs, how they are scored and the journal are the
+same, and so are the labels.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from robometer_rl.relabeling.dataset import EpisodeError, EpisodeLabels, Labels,
 from robometer_rl.relabeling.destinations import fingerprint
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
-from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Group, Pack, ahead, decode_group, groups, open_episode
+from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
 __all__ = ["Engine", "Labeller", "NothingLabelledError", "label_dataset", "one_process", "run_facts"]
@@ -127,17 +127,18 @@ def run_facts(dataset: RelabelDataset, labeller: Labeller) -> dict[str, Any]:
 
 
 class Engine(Protocol):
-    """Decodes and scores groups of episodes somewhere."""
+    """Decodes and scores episodes somewhere."""
 
     def __call__(
-        self, dataset: RelabelDataset, labeller: Labeller, together: Iterable[Group]
+        self, dataset: RelabelDataset, labeller: Labeller, keys: Sequence[str], pack_tokens: int
     ) -> Generator[list[Entry], None, None]:
-        """Yields what becomes of the episodes of each group, in the order of the groups.
+        """Yields what becomes of the episodes of each pack, in order.
 
         Args:
-            dataset: The dataset of the episodes.
-            labeller: Says how they are labelled.
-            together: The groups.
+            dataset: The dataset.
+            labeller: Says how episodes are labelled.
+            keys: Of the episodes, from one on that begins a pack.
+            pack_tokens: See `robometer_rl.relabeling.packs.groups`.
 
         Raises:
             NonFiniteOutputError: The model answered NaN.
@@ -147,14 +148,17 @@ class Engine(Protocol):
 
 
 def one_process(
-    dataset: RelabelDataset, labeller: Labeller, together: Iterable[Group]
+    dataset: RelabelDataset, labeller: Labeller, keys: Sequence[str], pack_tokens: int
 ) -> Generator[list[Entry], None, None]:
     """The `Engine` that does everything here.
 
     Episodes are decoded in another thread while the model works on those before them. Three packs at most are in
     memory.
     """
-    with closing(ahead(decode_group(group, labeller.spec.every) for group in together)) as coming:
+    every = labeller.spec.every
+    opened = (open_episode(dataset, key) for key in keys)
+    together = groups(((episode, tokens(episode, every)) for episode in opened), pack_tokens)
+    with closing(ahead(decode_pack(episodes, every) for episodes in together)) as coming:
         for pack in coming:
             yield labeller.label(pack)
 
@@ -184,9 +188,8 @@ def label_dataset(
     if entries:
         logger.info("going on after %d of %d episodes", len(entries), len(dataset))
     bar = _ProgressBar(len(dataset), len(entries), show_progress)
-    opened = (open_episode(dataset, key) for key in dataset.keys[len(entries) :])
-    together = groups(opened, labeller.spec.every, labeller.pack_tokens)
-    with bar, closing(engine(dataset, labeller, together)) as coming:
+    rest = dataset.keys[len(entries) :]
+    with bar, closing(engine(dataset, labeller, rest, labeller.pack_tokens)) as coming:
         for labelled in coming:
             if journal is not None:
                 journal.append(labelled)

@@ -21,11 +21,10 @@ from robometer_rl.relabeling.decoding import decode
 __all__ = [
     "PACK_TOKENS",
     "Decoded",
-    "Group",
     "Opened",
     "Pack",
     "ahead",
-    "decode_group",
+    "decode_pack",
     "groups",
     "open_episode",
     "tokens",
@@ -62,11 +61,8 @@ class Decoded:
 Opened = Episode | Unreadable
 """An episode of which nothing has been decoded, or what is wrong with it."""
 
-Group = list[Opened]
-"""Consecutive episodes of a dataset that become a pack."""
-
 Pack = list[Decoded | Unreadable]
-"""A group that has been decoded; episodes that cannot be labelled are in their place."""
+"""Consecutive episodes of a dataset; those that cannot be labelled are in their place."""
 
 
 def open_episode(dataset: RelabelDataset, key: str) -> Opened:
@@ -77,17 +73,17 @@ def open_episode(dataset: RelabelDataset, key: str) -> Opened:
         return Unreadable(key, str(error))
 
 
-def decode_group(group: Group, every: int) -> Pack:
-    """Decodes what of the episodes of a group is scored.
+def decode_pack(together: Iterable[Opened], every: int) -> Pack:
+    """Decodes what of the episodes of a pack is scored.
 
     Args:
-        group: The episodes.
+        together: The episodes.
         every: Scoring interval.
 
     Raises:
         OSError: There is no room for the decoded frames of a long episode.
     """
-    return [opened if isinstance(opened, Unreadable) else _decode_episode(opened, every) for opened in group]
+    return [opened if isinstance(opened, Unreadable) else _decode_episode(opened, every) for opened in together]
 
 
 def tokens(opened: Opened, every: int) -> int:
@@ -106,23 +102,21 @@ def tokens(opened: Opened, every: int) -> int:
     return of_a_frame * len(opened.tasks) * len(scored_steps(opened.num_frames, every))
 
 
-def groups(episodes: Iterable[Opened], every: int, budget: int) -> Iterator[Group]:
-    """Puts the episodes of a dataset, or those from the beginning of a pack on, into groups.
+def groups(sized: Iterable[tuple[T, int]], budget: int) -> Iterator[list[T]]:
+    """Puts the episodes of a dataset, or those from the beginning of a pack on, together.
 
     Args:
-        episodes: In the order of the dataset; opened one by one.
-        every: Scoring interval.
+        sized: Episodes, or what stands for them, in the order of the dataset, each with its `tokens`.
         budget: Tokens that the episodes of a group have together; one that has more is alone.
     """
-    together: Group = []
+    together: list[T] = []
     total = 0
-    for opened in episodes:
-        more = tokens(opened, every)
-        if total and total + more > budget:
+    for item, size in sized:
+        if total and total + size > budget:
             yield together
             together, total = [], 0
-        together.append(opened)
-        total += more
+        together.append(item)
+        total += size
     if together:
         yield together
 

@@ -1,10 +1,12 @@
 """The engine on Ray Data: workers on one machine or many, each with a model of its own.
 
-A group of episodes is a row of a Ray dataset, alone in its block, and only the names of the episodes travel: a worker
-opens the dataset itself, at the path that the driver knows it by, decodes its group while it scores the one before, and
-sends back the labels. Ray Data hands rows to free workers, starts a dead worker anew and gives it its group again, and
-returns the results in the order of the dataset, in which the driver journals them. So a run that was killed goes on,
-with this engine or the other one.
+The episodes of a pack are a row of a Ray dataset, alone in its block, and only their names travel: a worker opens the
+dataset itself, at the path that the driver knows it by, decodes a pack while it scores the one before, and sends back
+the labels. Which episodes share a pack depends on their sizes, which are found out first, in the same way.
+
+Ray Data hands rows to free workers, starts a dead worker anew and gives it its rows again, and returns the results in
+the order of the dataset, in which the driver journals them. So a run that was killed goes on, with this engine or the
+other one.
 
 Before a worker labels anything, it compares what the run is about (`robometer_rl.relabeling.engine.run_facts`) with
 what the driver saw: a machine with another version of a dataset or a model is an error, not another kind of labels.
@@ -18,15 +20,15 @@ import pickle
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final
 
 from robometer_rl.data.sources.extras import require
-from robometer_rl.data.sources.reading import Unreadable
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError
@@ -34,7 +36,7 @@ from robometer_rl.relabeling.dataset import DatasetOptions, RelabelDataset
 from robometer_rl.relabeling.engine import Labeller, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Entry
-from robometer_rl.relabeling.packs import Group, decode_group, open_episode
+from robometer_rl.relabeling.packs import decode_pack, groups, open_episode, tokens
 from robometer_rl.rewards import RewardSpec
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS: Final = 2
 # One group is decoded while another is scored.
 _GROUPS_IN_A_WORKER: Final = 2
+
+# Small enough that processors do not wait for the last one, large enough that opening the dataset costs little.
+_LISTS_PER_PROCESSOR: Final = 4
 
 # What a person can set right; a worker hands these to the driver as they are. Anything else reaches it through Ray,
 # with the stack of the worker.
@@ -92,20 +97,20 @@ class RayEngine:
             raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker:g}")
 
     def __call__(
-        self, dataset: RelabelDataset, labeller: Labeller, together: Iterable[Group]
+        self, dataset: RelabelDataset, labeller: Labeller, keys: Sequence[str], pack_tokens: int
     ) -> Generator[list[Entry], None, None]:
         """See `robometer_rl.relabeling.engine.Engine`.
 
         Args:
             dataset: One that `robometer_rl.relabeling.formats.open_dataset` opened.
             labeller: Its model is only asked what it is, and may be on torch's device ``meta``.
-            together: The groups; all of them are planned before the first is labelled.
+            keys: Of the episodes; their sizes are found out, on Ray too, before the first is labelled.
+            pack_tokens: See there.
 
         Raises:
             WorkerError: See there.
         """
-        rows: list[_Row] = [{"number": number, "keys": _keys(group)} for number, group in enumerate(together)]
-        if not rows:
+        if not keys:
             return
         job = _Job(
             load=self.load,
@@ -113,40 +118,34 @@ class RayEngine:
             options=dataset.options,
             spec=labeller.spec,
             protocol=labeller.protocol,
-            pack_tokens=labeller.pack_tokens,
             facts=run_facts(dataset, labeller),
             directory=Path.cwd(),
         )
         with _connected():
-            import ray
+            room = self._room()
+            lists = _spread(keys)
+            sizes = chain.from_iterable(_results(_rows(lists).map(partial(_measure, job=job), num_cpus=1), len(lists)))
+            together = list(groups(zip(keys, sizes, strict=True), pack_tokens))
+            labelled = self._labelled(together, job, min(self.workers or room, len(together)))
+            yield from _results(labelled, len(together))
 
-            labelled = self._dataset(rows, job, ray.remote(num_cpus=0)(_Attempts).remote())
-            for row, (number, entries) in zip(rows, _results(labelled), strict=True):
-                assert row["number"] == number  # a journal is in order
-                yield entries
-
-    def _dataset(self, rows: list[_Row], job: _Job, attempts: Any) -> ray.data.Dataset:
-        """A Ray dataset with the results of all rows, of which nothing has been computed."""
+    def _labelled(self, together: list[list[str]], job: _Job, workers: int) -> ray.data.Dataset:
+        """The entries of each group; nothing has been computed yet."""
         import ray.data
 
-        context = ray.data.DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.execution_options.preserve_order = True
-        # Datasets keep the context that they are made in.
-        with ray.data.DataContext.current(context):
-            return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                _Worker,  # pyright: ignore[reportArgumentType] - Ray calls instances of it
-                fn_constructor_args=(job, attempts),
-                compute=ray.data.ActorPoolStrategy(
-                    size=min(self.workers or self._room(), len(rows)),
-                    max_tasks_in_flight_per_actor=_GROUPS_IN_A_WORKER,
-                    max_concurrent_calls_per_actor=_GROUPS_IN_A_WORKER,
-                    enable_true_multi_threading=True,
-                ),
-                num_cpus=1,
-                num_gpus=self.gpus_per_worker,
-            )
+        attempts = ray.remote(num_cpus=0)(_Attempts).remote()
+        return _rows(together).map(
+            _Worker,  # pyright: ignore[reportArgumentType] - Ray calls instances of it
+            fn_constructor_args=(job, attempts),
+            compute=ray.data.ActorPoolStrategy(
+                size=workers,
+                max_tasks_in_flight_per_actor=_GROUPS_IN_A_WORKER,
+                max_concurrent_calls_per_actor=_GROUPS_IN_A_WORKER,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=1,
+            num_gpus=self.gpus_per_worker,
+        )
 
     def _room(self) -> int:
         """How many workers the cluster has room for."""
@@ -164,13 +163,6 @@ class RayEngine:
         return room
 
 
-class _Row(TypedDict):
-    """A group as it travels: its number, and the keys of its episodes."""
-
-    number: int
-    keys: list[str]
-
-
 @dataclass(frozen=True)
 class _Job:
     """All that a worker knows; see `RayEngine` and `robometer_rl.relabeling.engine.Labeller`.
@@ -185,7 +177,6 @@ class _Job:
     options: DatasetOptions
     spec: RewardSpec
     protocol: FrameProtocol | None
-    pack_tokens: int
     facts: Mapping[str, Any]
     directory: Path
 
@@ -211,15 +202,10 @@ class _Worker:
     reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What becomes of a group: its entries, or the error."""
-        number, keys = int(row["number"]), [str(key) for key in row["keys"]]
-        try:
-            outcome = self._label(number, keys)
-        except _ERRORS as error:
-            outcome = error
-        return {"number": number, "outcome": pickle.dumps(outcome)}
+        """What becomes of the episodes of a group."""
+        return _answer(row, self._label)
 
-    def _label(self, number: int, keys: Sequence[str]) -> list[Entry]:
+    def _label(self, number: int, keys: list[str]) -> list[Entry]:
         import ray
 
         begun: Any = ray.get(self.attempts.begin.remote(number))
@@ -232,38 +218,93 @@ class _Worker:
         # A dataset is used by one thread at a time; meanwhile the model scores what another one has read.
         with self.reading:
             dataset, labeller = self._opened
-            pack = decode_group([open_episode(dataset, key) for key in keys], labeller.spec.every)
+            pack = decode_pack([open_episode(dataset, key) for key in keys], labeller.spec.every)
         return labeller.label(pack)
 
     @cached_property
     def _opened(self) -> tuple[RelabelDataset, Labeller]:
         """The dataset and the model; when first asked for, since Ray has no words for errors of a constructor."""
-        job = self.job
-        # On another machine it may be missing; then names that are absolute still work.
-        if job.directory.is_dir():
-            os.chdir(job.directory)
-        _, dataset = open_dataset(job.options, job.format)
-        labeller = Labeller(job.load(), job.spec, job.protocol, job.pack_tokens)
-        facts = run_facts(dataset, labeller)
-        different = [name for name in facts if facts[name] != job.facts[name]]
-        if different:
-            raise WorkerError(
-                f"the worker on {socket.gethostname()} found another {', '.join(different)} than the driver: every "
-                "machine must have the same robometer-rl, and the same files under the same path"
-            )
+        dataset = _open_dataset(self.job)
+        labeller = Labeller(self.job.load(), self.job.spec, self.job.protocol, self.job.facts["pack_tokens"])
+        _require_same(run_facts(dataset, labeller), self.job)
         return dataset, labeller
 
 
-def _results(labelled: ray.data.Dataset) -> Iterator[tuple[int, list[Entry]]]:
-    """The number and the entries of each row, in order, as soon as they are there."""
-    batches: Any = iter(labelled.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+def _measure(row: Mapping[str, Any], job: _Job) -> dict[str, Any]:
+    """The tokens of episodes; a task of Ray."""
+
+    def measure(_: int, keys: list[str]) -> list[int]:
+        dataset = _open_dataset(job)
+        _require_same({"dataset": dataset.fingerprint()}, job)
+        return [tokens(open_episode(dataset, key), job.spec.every) for key in keys]
+
+    return _answer(row, measure)
+
+
+def _answer(row: Mapping[str, Any], work: Callable[[int, list[str]], list[Any]]) -> dict[str, Any]:
+    """What ``work`` makes of a group, or its error, as a row."""
+    number = int(row["number"])
+    try:
+        outcome = work(number, [str(key) for key in row["keys"]])
+    except _ERRORS as error:
+        outcome = error
+    return {"number": number, "outcome": pickle.dumps(outcome)}
+
+
+def _open_dataset(job: _Job) -> RelabelDataset:
+    # On another machine it may be missing; then names that are absolute still work.
+    if job.directory.is_dir():
+        os.chdir(job.directory)
+    return open_dataset(job.options, job.format)[1]
+
+
+def _require_same(facts: Mapping[str, Any], job: _Job) -> None:
+    different = [name for name in facts if facts[name] != job.facts[name]]
+    if different:
+        raise WorkerError(
+            f"the worker on {socket.gethostname()} found another {', '.join(different)} than the driver: every machine "
+            "must have the same robometer-rl, and the same files under the same path"
+        )
+
+
+def _spread(keys: Sequence[str]) -> list[list[str]]:
+    """Consecutive keys, in as many lists as keep all processors of the cluster busy."""
+    import ray
+
+    count = min(len(keys), int(_LISTS_PER_PROCESSOR * ray.cluster_resources()["CPU"]))
+    ends = [round(len(keys) * number / count) for number in range(count + 1)]
+    return [list(keys[start:end]) for start, end in pairwise(ends)]
+
+
+def _rows(groups_of_keys: Sequence[list[str]]) -> ray.data.Dataset:
+    """A Ray dataset with a row, in a block of its own, for each group of keys; what is made of it keeps the order."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    rows = [{"number": number, "keys": keys} for number, keys in enumerate(groups_of_keys)]
+    # Datasets keep the context that they are made in.
+    with ray.data.DataContext.current(context):
+        return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def _results(answers: ray.data.Dataset, count: int) -> Iterator[list[Any]]:
+    """What was made of each of ``count`` rows, in order and as soon as it is there; an error is raised."""
+    batches: Any = iter(answers.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+    done = 0
     with closing(batches):
         for batch in batches:
             for row in batch.to_pylist():
                 outcome = pickle.loads(row["outcome"])
                 if isinstance(outcome, Exception):
                     raise outcome
-                yield row["number"], outcome
+                # A journal is in order, and has every episode.
+                assert row["number"] == done
+                done += 1
+                yield outcome
+    assert done == count
 
 
 @contextmanager
@@ -282,7 +323,3 @@ def _connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _keys(group: Group) -> list[str]:
-    return [opened.name if isinstance(opened, Unreadable) else opened.key for opened in group]

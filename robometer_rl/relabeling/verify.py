@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from robometer_rl.data.sources.reading import Unreadable
 from robometer_rl.relabeling.dataset import EpisodeLabels, Labels, RelabelDataset
 from robometer_rl.relabeling.engine import Engine, Labeller, one_process
-from robometer_rl.relabeling.packs import open_episode
 
 __all__ = ["SAMPLE", "Verification", "VerificationError", "verify_labels"]
 
@@ -66,8 +66,8 @@ def verify_labels(
     chosen = [keys[place] for place in sorted(places.tolist())]
     tolerance = _TOLERANCE.get(labeller.model.dtype, _TOLERANCE_OF_HALF_PRECISION)
     largest = 0.0
-    with closing(engine(dataset, labeller, ([open_episode(dataset, key)] for key in chosen))) as coming:
-        for key, (again,) in zip(chosen, coming, strict=True):
+    with closing(engine(dataset, labeller, chosen, pack_tokens=1)) as coming:
+        for key, again in zip(chosen, chain.from_iterable(coming), strict=True):
             if isinstance(again, Unreadable):
                 raise VerificationError(f"episode {key} was labelled and cannot be read any more: {again.reason}")
             difference = _difference(labels.episodes[key], again)

@@ -9,16 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.relabeling.packs import Decoded, Group, ahead, decode_group, groups, open_episode, tokens
+from robometer_rl.relabeling.packs import Decoded, Opened, ahead, decode_pack, groups, open_episode, tokens
 from tests.relabeling.episodes import MEMORY, MemoryDataset, record
 
 
-def keys(group: Group) -> list[str]:
-    return [opened.name if isinstance(opened, Unreadable) else opened.key for opened in group]
+def keys(together: list[Opened]) -> list[str]:
+    return [opened.name if isinstance(opened, Unreadable) else opened.key for opened in together]
 
 
-def grouped(data: MemoryDataset, start: int, budget: int, every: int = 1) -> list[Group]:
-    return list(groups((open_episode(data, key) for key in data.keys[start:]), every, budget))
+def grouped(data: MemoryDataset, start: int, budget: int) -> list[list[Opened]]:
+    opened = (open_episode(data, key) for key in data.keys[start:])
+    return list(groups(((episode, tokens(episode, 1)) for episode in opened), budget))
 
 
 def dataset(lengths: list[int], broken: frozenset[int] = frozenset()) -> MemoryDataset:
@@ -50,7 +51,7 @@ def test_tokens_count_scored_frames_of_all_cameras_and_instructions():
     assert tokens(open_episode(MemoryDataset(episodes), "a"), every=1) == 2 * 7 * (2 * 2 + 2)
     opened = open_episode(MemoryDataset(episodes, replace(MEMORY, tasks=("open", "pull"))), "a")
     assert tokens(opened, every=4) == 2 * 2 * 3 * (2 * 2 + 2)
-    (entry,) = decode_group([opened], every=4)
+    (entry,) = decode_pack([opened], every=4)
     assert isinstance(entry, Decoded)
     assert [len(clip) for clip in entry.clips] == [3, 3, 3, 3]
     assert [clip.task for clip in entry.clips] == ["open", "pull", "open", "pull"]
@@ -58,17 +59,17 @@ def test_tokens_count_scored_frames_of_all_cameras_and_instructions():
 
 def test_an_episode_that_cannot_be_read_is_in_its_place():
     (group,) = grouped(dataset([2, 3, 2], frozenset({1})), 0, 10_000)
-    assert decode_group(group, 1)[1] == Unreadable("1", "a hole in the file")
+    assert decode_pack(group, 1)[1] == Unreadable("1", "a hole in the file")
 
 
 def test_an_episode_that_cannot_be_decoded_moves_no_other_to_another_pack():
     data = dataset([2, 3, 2])
     intact = [keys(group) for group in grouped(data, 0, 20)]
     # Values that are no picture, which are seen when they are decoded.
-    data.recorded["1"] = replace(data.recorded["1"], cameras={"front": np.full((4, 8, 8, 3), np.nan)})
-    broken = grouped(data, 0, 20)
+    no_picture = replace(data.recorded["1"], cameras={"front": np.full((4, 8, 8, 3), np.nan)})
+    broken = grouped(replace(data, recorded={**data.recorded, "1": no_picture}), 0, 20)
     assert [keys(group) for group in broken] == intact == [["0"], ["1"], ["2"]]
-    (entry,) = decode_group(broken[1], 1)
+    (entry,) = decode_pack(broken[1], 1)
     assert isinstance(entry, Unreadable)
     assert "camera front" in entry.reason
 
