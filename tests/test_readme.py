@@ -59,7 +59,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_numbers_of_the_embedded_model_are_the_measured_ones() -> None:
-    results = json.loads((ROOT / "benchmarks" / "results" / "robometer_mini_v0.json").read_text())
+    results = json.loads((ROOT / "benchmarks" / "results" / "robometer_mini.json").read_text())
     assert f"{sum(results['episodes'].values())} episodes" in README
     for label, metric in MINI.items():
         number = results["metrics"][metric]

@@ -46,7 +46,7 @@ class VisionPretraining:
         warmup: Part of the steps in which the learning rate rises.
     """
 
-    steps: int = 2500
+    steps: int = 2600
     batch_size: int = 32
     learning_rate: float = 8e-4
     weight_decay: float = 0.05
@@ -71,7 +71,7 @@ class StageConfig:
         gradient_checkpointing: Compute layers again in the backward pass instead of keeping what they computed.
     """
 
-    steps: int = 850
+    steps: int = 3000
     batch_size: int = 16
     accumulate: int = 1
     learning_rate: float = 1e-3

@@ -74,7 +74,7 @@ def test_the_record_does_not_tell_where_things_were(checkpoint):
     assert "/home/me" not in text
     record = read_record(checkpoint)
     assert record["provenance"] == {"date": "2026-01-01"}
-    assert record["options"]["frozen"]["steps"] == 850
+    assert record["options"]["frozen"]["steps"] == TrainConfig(Path("data"), Path("run")).frozen.steps
 
 
 def test_a_card_written_by_hand_is_kept(checkpoint):
