@@ -187,7 +187,7 @@ def test_wrong_numbers_are_said_at_once(folder, capsys, words, message):
 def test_an_engine_that_does_not_exist_is_said_with_those_that_do(folder, capsys):
     with pytest.raises(SystemExit):
         main(["relabel", str(folder), "--engine", "spark"])
-    assert "local,ray" in capsys.readouterr().err.replace(" ", "")
+    assert "'local','ray'" in "".join(capsys.readouterr().err.split())
 
 
 def test_without_ray_the_message_says_what_to_install(folder, capsys, monkeypatch):
