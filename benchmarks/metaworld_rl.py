@@ -43,16 +43,16 @@ class Settings:
         updates: Gradient steps per decision.
     """
 
-    decisions: int = 60_000
+    decisions: int = 5_000
     envs: int = 4
-    evaluate_every: int = 5_000
+    evaluate_every: int = 1_000
     evaluation_episodes: tuple[int, int] = (20, 50)
-    max_decisions: int = 60
+    max_decisions: int = 30
     mode: str = "level"
     scale: float = 1.0
     success_bonus: float = 0.0
-    gamma: float = 0.97
-    updates: float = 1.0
+    gamma: float = 0.95
+    updates: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Args:
         name: Of the result.
     """
 
-    tasks: tuple[str, ...] = ("button-press-topdown", "drawer-open", "window-open")
+    tasks: tuple[str, ...] = ("button-press", "faucet-close", "plate-slide")
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     model: str = "mini"
