@@ -98,6 +98,11 @@ class Args:
         return f"{self.suite}-{self.task_id}-{self.arm}-{self.seed}"
 
     @property
+    def decisions(self) -> int:
+        """Decisions to learn from, over all environments."""
+        return -(-self.steps // self.action_repeat)
+
+    @property
     def watched(self) -> bool:
         """Whether a reward model looks on."""
         return self.arm.startswith("robometer")
@@ -200,14 +205,14 @@ class EvaluateAndSave(BaseCallback):
     def _on_step(self) -> bool:
         # The last decision of an episode may be shorter than the others; budgets are in full ones.
         steps = self.num_timesteps * self.args.action_repeat
-        if steps >= (len(self.progress.steps) + 1) * self.args.evaluate_every:
-            self.evaluate(steps)
+        last = self.num_timesteps >= self.args.decisions
+        if last or steps >= (len(self.progress.steps) + 1) * self.args.evaluate_every:
+            self.evaluate(steps, last)
         return True
 
-    def evaluate(self, steps: int) -> None:
+    def evaluate(self, steps: int, last: bool) -> None:
         """One evaluation and save."""
         assert isinstance(self.model, SAC)
-        last = steps >= self.args.steps
         success = evaluate(self.model, self.args, self.env, self.args.evaluation_episodes[int(last)])
         progress = self.progress
         progress.steps.append(steps)
@@ -244,14 +249,15 @@ def run(args: Args) -> Progress:
         agent.load_replay_buffer(directory / "replay")
     else:
         agent = SAC(
-            "MlpPolicy", venv, gamma=args.gamma, learning_starts=500, batch_size=256, train_freq=1,
+            "MlpPolicy", venv, gamma=args.gamma, buffer_size=args.decisions, batch_size=256,
+            learning_starts=min(500, args.decisions // 2), train_freq=1,
             gradient_steps=max(1, round(args.updates * args.envs)), seed=args.seed, device="cpu",
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
     honesty = [RewardHonestyCallback(window=20, record=directory / "honesty.jsonl")] if args.watched else []
     agent.learn(
-        args.steps // args.action_repeat - agent.num_timesteps,
+        args.decisions - agent.num_timesteps,
         callback=[EvaluateAndSave(args, progress, directory), *honesty],
         tb_log_name=args.name, progress_bar=True, reset_num_timesteps=not progress.steps, log_interval=4,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from robometer_rl.evaluation.honesty import Agreement, EpisodeOutcome, FarmingWatch, agreement
 from robometer_rl.wrappers.asynchronous import AsyncVecRobometerReward
+from robometer_rl.wrappers.compatibility import check_algorithm
 from robometer_rl.wrappers.sb3 import layers
 
 __all__ = ["OutcomeCounter", "RewardFarmingWarning", "RewardHonestyCallback", "evaluate_honesty"]
@@ -115,6 +116,7 @@ class RewardHonestyCallback(BaseCallback):
     `robometer_rl.evaluation.honesty.Agreement`: learned and true return and their correlation, predicted and true
     success, and how often either is taken for the other. Under ``honesty_eval/`` it gets the same of evaluations.
     `robometer_rl.evaluation.honesty.FarmingWatch` decides when to warn; ``honesty/suspicious_windows`` is its count.
+    Before the first step it calls `robometer_rl.wrappers.check_algorithm`.
 
     Args:
         window: Episodes that are summarised, and that are compared with earlier ones.
@@ -168,6 +170,7 @@ class RewardHonestyCallback(BaseCallback):
                 "steps of AsyncVecRobometerReward do not know their reward yet: train with VecRobometerReward, or give "
                 "evaluate_honesty an environment that is wrapped in it"
             )
+        check_algorithm(self.model)
         self._counter = OutcomeCounter(self.training_env.num_envs)
         if self._record is not None and self._record.exists():
             _forget(self._record, self.num_timesteps)

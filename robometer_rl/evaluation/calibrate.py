@@ -20,6 +20,7 @@ from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
 if TYPE_CHECKING:
     from robometer_rl.evaluation.calibration import SuccessCalibration
+    from robometer_rl.evaluation.metrics import Estimate
 
 __all__ = ["CalibrateConfig", "run_calibrate"]
 
@@ -147,18 +148,22 @@ def _require_usable(rule: SuccessCalibration, max_false_alarms: float) -> None:
 
 def _table(rules: list[SuccessCalibration], best: SuccessCalibration, model: str) -> Table:
     table = Table(title=f"{model}: success rules, best first (95 % intervals over episodes)", title_justify="left")
-    for name in ("patience", "threshold", "fires in successes", "fires falsely", "AUROC"):
+    for name in ("patience", "threshold", "fires rightly", "fires falsely", "AUROC"):
         table.add_column(name, justify="right", no_wrap=True)
     for rule in rules:
         table.add_row(
             f"{rule.patience}",
-            f"{rule.threshold:.3f} ({rule.threshold_low:.3f} to {rule.threshold_high:.3f})",
-            str(rule.true_positive_rate),
-            str(rule.false_positive_rate),
+            f"{rule.threshold:.2f} ({rule.threshold_low:.2f} to {rule.threshold_high:.2f})",
+            _percent(rule.true_positive_rate),
+            _percent(rule.false_positive_rate),
             f"{rule.auroc:.3f}",
             style="bold" if rule is best else None,
         )
     return table
+
+
+def _percent(rate: Estimate) -> str:
+    return f"{rate.value:.0%} ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
 
 
 def _write_numbers(

@@ -80,9 +80,9 @@ def test_relabel_then_train_compares_rewards(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sb3_libero_learns_and_goes_on(tmp_path: Path) -> None:
+def test_sb3_libero_learns_in_two_processes(tmp_path: Path) -> None:
     pytest.importorskip("libero")
-    words = ["--arm", "robometer_sparse", "--model", str(CHECKPOINT)]
+    words = ["--arm", "robometer_sparse", "--envs", "2", "--model", str(CHECKPOINT)]
     run("sb3_libero", tmp_path, *words)
     result = json.loads((tmp_path / "smoke" / "libero_90-28-robometer_sparse-0" / "result.json").read_text())
     assert result["finished"]

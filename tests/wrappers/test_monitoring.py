@@ -25,6 +25,7 @@ from tests.fixed_models import BrightnessModel
 from tests.wrappers.worlds import TASK
 
 STEPS = 3
+LEVEL = RewardSpec(mode="level")
 
 
 class Scripted(gym.Env[Any, Any]):
@@ -61,11 +62,15 @@ class Scripted(gym.Env[Any, Any]):
 
 
 def paid(
-    brightness: Callable[[int], int], done: Callable[[int], bool], says: bool = True, envs: int = 2
+    brightness: Callable[[int], int],
+    done: Callable[[int], bool],
+    says: bool = True,
+    envs: int = 2,
+    spec: RewardSpec = LEVEL,
 ) -> VecRobometerReward:
     counter = count()
     venv = DummyVecEnv([lambda: RenderToInfo(Monitor(Scripted(brightness, done, counter, says)))] * envs)
-    return VecRobometerReward(venv, BrightnessModel(), TASK, RewardSpec(mode="level"))
+    return VecRobometerReward(venv, BrightnessModel(), TASK, spec)
 
 
 def trained(venv: Any, callback: RewardHonestyCallback, episodes: int, folder: Path | None = None) -> PPO:
@@ -145,7 +150,16 @@ def test_a_world_that_hides_the_truth_is_refused() -> None:
 
 def test_an_environment_without_learned_reward_is_refused() -> None:
     venv = DummyVecEnv([lambda: Monitor(Scripted(lambda episode: 100, lambda episode: False, count()))])
+    with pytest.raises(ValueError, match="pays no learned reward"):
+        trained(venv, RewardHonestyCallback(), episodes=4)
+    agent = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [4]})
     with pytest.raises(ValueError, match="VecRobometerReward"):
+        evaluate_honesty(agent, venv, 1)
+
+
+def test_a_gamma_that_is_not_the_agents_is_warned_about() -> None:
+    venv = paid(lambda episode: 100, lambda episode: False, spec=RewardSpec("potential", task_weight=1.0, gamma=0.9))
+    with pytest.warns(UserWarning, match=r"discounts with gamma=0.99, the reward with RewardSpec\(gamma=0.9\)"):
         trained(venv, RewardHonestyCallback(), episodes=4)
 
 
