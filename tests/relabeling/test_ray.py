@@ -90,6 +90,7 @@ def test_the_episodes_of_a_dead_worker_are_labelled_once_more(folder, tmp_path):
     assert max(asked.count(pixels) for pixels in asked) == 2
 
 
+@pytest.mark.slow
 def test_episodes_that_kill_every_worker_end_the_run_which_can_go_on(folder, tmp_path):
     expected = journalled(folder, tmp_path / "one", one_process)
     with pytest.raises(WorkerError, match="workers died 2 times"):
@@ -156,6 +157,7 @@ def test_without_room_for_a_worker_nothing_begins(folder):
         label_dataset(opened(folder), LABELLER, engine=RayEngine(PixelModel, gpus_per_worker=1))
 
 
+@pytest.mark.slow
 def test_the_command_labels_on_ray_what_it_labels_here(tmp_path, monkeypatch):
     write_npz(tmp_path / "data", {str(steps): record(steps, steps, size=64) for steps in (3, 6, 11)})
     # A name without a place is one in the driver's directory, for workers too.
