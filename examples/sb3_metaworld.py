@@ -227,7 +227,7 @@ class EvaluateAndSave(BaseCallback):
 
     def _on_step(self) -> bool:
         due = (len(self.progress.decisions) + 1) * self.args.evaluate_every
-        if self.num_timesteps >= due:
+        if self.num_timesteps >= min(due, self.args.decisions) and not self.progress.finished:
             self.evaluate()
         return True
 
@@ -273,7 +273,7 @@ def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool
     else:
         agent = SAC(
             "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, learning_starts=500, batch_size=256,
-            train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
+            buffer_size=args.decisions + args.envs, train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
             policy_kwargs={"features_extractor_class": Magnified}, seed=args.seed, device="cpu",
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
