@@ -273,9 +273,9 @@ def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool
     else:
         agent = SAC(
             "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, learning_starts=500, batch_size=256,
-            buffer_size=args.decisions + args.envs, train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
-            policy_kwargs={"features_extractor_class": Magnified}, seed=args.seed, device="cpu",
-            tensorboard_log=str(args.output / "tensorboard"),
+            train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
+            policy_kwargs={"features_extractor_class": Magnified}, buffer_size=args.decisions + args.envs,
+            seed=args.seed, device="cpu", tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
     honesty = [RewardHonestyCallback(record=directory / "honesty.jsonl")] if args.watched else []
