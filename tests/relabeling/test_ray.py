@@ -111,7 +111,7 @@ def test_an_interruption_lets_go_of_the_workers(folder, tmp_path):
     facts = run_facts(dataset, LABELLER)
     with Interrupted(tmp_path / "journal", facts) as journal, pytest.raises(KeyboardInterrupt):
         label_dataset(dataset, LABELLER, journal, engine=engine)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() < deadline, "the workers are still there"
         time.sleep(0.1)
@@ -125,7 +125,7 @@ def test_a_driver_that_was_killed_goes_on_in_another_process(folder, tmp_path):
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     command = [sys.executable, "-m", "tests.relabeling.ray_runs", folder, output, tmp_path / "notes"]
     driver = subprocess.Popen([*map(str, command)], env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
         assert driver.poll() is None
         assert time.monotonic() < deadline
