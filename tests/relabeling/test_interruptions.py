@@ -42,6 +42,7 @@ def test_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_fifty_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(tmp_path, kind):
     found = kill(tmp_path, kind, kills=50, seed=1, episodes=25)
