@@ -24,6 +24,8 @@ from benchmarks.recording import RESULTS, write_result
 from benchmarks.runs import ROOT, Run, run_all
 
 ARMS = ("robometer", "robometer_sparse", "sparse", "dense")
+REWARD = ("model", "mode", "scale", "success_bonus")
+"""Options that say nothing to arms without a model."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Settings:
     evaluate_every: int = 1_000
     evaluation_episodes: tuple[int, int] = (20, 50)
     max_decisions: int = 30
-    mode: str = "level"
-    scale: float = 1.0
+    mode: str = "delta"
+    scale: float = 10.0
     success_bonus: float = 0.0
     gamma: float = 0.95
     updates: float = 2.0
@@ -71,7 +73,7 @@ class Args:
         name: Of the result.
     """
 
-    tasks: tuple[str, ...] = ("button-press", "faucet-close", "plate-slide")
+    tasks: tuple[str, ...] = ("drawer-open", "button-press-topdown", "plate-slide", "door-open")
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     model: str = "mini"
@@ -96,7 +98,9 @@ def plan(args: Args) -> dict[tuple[str, str, int], Run]:
 def command(args: Args, task: str, arm: str, seed: int) -> tuple[str, ...]:
     """One run of the example."""
     words = ["examples/sb3_metaworld.py", "--task", task, "--arm", arm, "--seed", str(seed), "--output", str(args.runs)]
-    options = {"model": args.model, **vars(args.settings)} if arm.startswith("robometer") else vars(args.settings)
+    options = {"model": args.model, **vars(args.settings)}
+    if not arm.startswith("robometer"):
+        options = {name: value for name, value in options.items() if name not in REWARD}
     for name, value in options.items():
         words.append(f"--{name.replace('_', '-')}")
         words += [str(each) for each in value] if isinstance(value, tuple) else [str(value)]
