@@ -60,7 +60,7 @@ def make_npz(path: Path, episodes: int) -> None:
 
 def make_videos(path: Path, episodes: int) -> None:
     path.mkdir()
-    for number in range(min(episodes, 5)):
+    for number in range(min(episodes, 3)):
         write_video(path / f"take_{number}.mp4", record(number + 3, number, size=32).cameras["front"], fps=10)
 
 
