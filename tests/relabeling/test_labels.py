@@ -71,9 +71,9 @@ def test_predictions_are_held_between_scored_observations():
 def test_several_instructions_are_averaged():
     recorded = record(4, 0)
     both, one, other = (
-        label_dataset(
-            MemoryDataset({"a": recorded}, replace(MEMORY, tasks=tasks)), Labeller(PixelModel())
-        ).episodes["a"]
+        label_dataset(MemoryDataset({"a": recorded}, replace(MEMORY, tasks=tasks)), Labeller(PixelModel())).episodes[
+            "a"
+        ]
         for tasks in (("pull", "push"), ("pull",), ("push",))
     )
     np.testing.assert_allclose(both.progress, (one.progress + other.progress) / 2, atol=1e-7)
