@@ -30,6 +30,7 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from cycled import Cycled
 from memory import peak_megabytes
 from numpy.typing import NDArray
 from recording import RESULTS, write_result
@@ -204,23 +205,9 @@ def peak_memory(name: ModelName, length: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-class SyntheticVideo:
-    """Frames made when they are read, so that the episode itself takes no memory."""
-
-    def __init__(self, side: int, length: int) -> None:
-        self.shape = (length, side, side, 3)
-        self._frames = episode(side, 64)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
-        return self._frames[np.arange(len(self))[index] % len(self._frames)]
-
-
 def probe(name: ModelName, length: int) -> None:
     """Scores one long episode and prints the peak memory of this process in megabytes."""
-    load(name).predict_steps([Clip(SyntheticVideo(SIDES[name], length), TASK)], NestedFrames(8))
+    load(name).predict_steps([Clip(Cycled(episode(SIDES[name], 64), length), TASK)], NestedFrames(8))
     print(peak_megabytes())
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameSequence
 
-__all__ = ["CAMERA", "RecordedEpisode", "Resampled", "write_dataset"]
+__all__ = ["CAMERA", "RecordedEpisode", "write_dataset"]
 
 CAMERA: Final = "observation.images.top"
 
@@ -50,24 +50,6 @@ class RecordedEpisode:
     task: str
     frames: FrameSequence
     success: NDArray[np.bool_]
-
-
-class Resampled:
-    """The frames of a recording there and back again, until there are ``length`` of them; takes no memory.
-
-    Attributes:
-        shape: ``(length, H, W, 3)``.
-    """
-
-    def __init__(self, frames: NDArray[np.uint8], length: int) -> None:
-        self.shape = (length, *frames.shape[1:])
-        self._frames = np.concatenate([frames, frames[-2:0:-1]])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
-        return self._frames[np.arange(len(self))[index] % len(self._frames)]
 
 
 @dataclass

@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lerobot_dataset import RecordedEpisode, Resampled, write_dataset
+from benchmarks.cycled import Cycled
+from benchmarks.lerobot_dataset import RecordedEpisode, write_dataset
 from benchmarks.memory import peak_megabytes, resident_megabytes
 from benchmarks.recording import write_result
 from benchmarks.reference import reference_forward
@@ -141,12 +142,17 @@ def resampled_dataset(args: Args, store: TrajectoryStore, count: int, steps: int
     if not root.exists():
         shown = [store[number % len(store)] for number in range(count)]
         episodes = (
-            RecordedEpisode(each.task, Resampled(np.asarray(each.frames[:]), steps), np.zeros(steps, np.bool_))
+            RecordedEpisode(each.task, Cycled(_there_and_back(each.frames[:]), steps), np.zeros(steps, np.bool_))
             for each in shown
         )
         with new_directory(root) as directory:
             write_dataset(directory, episodes, args.side)
     return root
+
+
+def _there_and_back(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A round that goes on where it began, without a jump."""
+    return np.concatenate([frames, frames[-2:0:-1]])
 
 
 def load(args: Args) -> Robometer:

@@ -227,7 +227,7 @@ class EvaluateAndSave(BaseCallback):
 
     def _on_step(self) -> bool:
         due = (len(self.progress.decisions) + 1) * self.args.evaluate_every
-        if self.num_timesteps >= min(due, self.args.decisions) and not self.progress.finished:
+        if self.num_timesteps >= min(due, self.args.decisions):
             self.evaluate()
         return True
 

@@ -444,7 +444,7 @@ class _Graded:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], margin: float) -> _Graded:
-        graded = sorted((each for each in episodes if each.grade is not None), key=lambda each: _grade(each))
+        graded = sorted((each for each in episodes if each.grade is not None), key=_grade)
         grades = [_grade(each) for each in graded]
         return cls(graded, bisect_right(grades, grades[-1] - margin + _ROUNDING) if grades else 0, margin)
 

@@ -174,21 +174,19 @@ def _ordering(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
 
 def _grades(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
     """Final progress beside the graded outcome: pairs of a task in the right order, and how far it is off."""
-    graded = [index for index in positions if scores.episodes[index].episode.partial_success is not None]
-    finals = {index: scores.episodes[index].final for index in graded}
-    grades = {index: float(scores.episodes[index].episode.partial_success or 0.0) for index in graded}
-    tasks: dict[str, list[int]] = {}
-    for index in graded:
-        tasks.setdefault(scores.episodes[index].task, []).append(index)
-    accuracies = [
-        ranking_accuracy([finals[index] for index in members], [grades[index] for index in members])
-        for members in tasks.values()
-        if len({grades[index] for index in members}) > 1
-    ]
-    return {
-        "graded_ranking_accuracy": bootstrap(accuracies),
-        "graded_error": bootstrap([abs(finals[index] - grades[index]) for index in graded]),
+    pairs = {
+        task: [
+            (each.final, each.episode.partial_success) for each in episodes if each.episode.partial_success is not None
+        ]
+        for task, episodes in _by_task(scores, positions).items()
     }
+    accuracies = [
+        ranking_accuracy(*zip(*members, strict=True))
+        for members in pairs.values()
+        if len({grade for _, grade in members}) > 1
+    ]
+    errors = [abs(final - grade) for members in pairs.values() for final, grade in members]
+    return {"graded_ranking_accuracy": bootstrap(accuracies), "graded_error": bootstrap(errors)}
 
 
 def _nothing_done(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
