@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameSequence
 
-__all__ = ["CAMERA", "RecordedEpisode", "write_dataset"]
+__all__ = ["CAMERA", "RecordedEpisode", "kept_scheduling", "write_dataset"]
 
 CAMERA: Final = "observation.images.top"
 
@@ -108,10 +110,27 @@ def _pictures(episodes: Iterable[RecordedEpisode], tables: _Tables) -> Iterator[
             yield from np.asarray(episode.frames[start : start + _PIECE])
 
 
+@contextmanager
+def kept_scheduling() -> Iterator[None]:
+    """Ends with the scheduling that the calling thread has now.
+
+    SVT-AV1 makes the thread that encodes a real-time one with the highest priority, where it may: for root, thus in most
+    containers. It stays so, and all threads that it starts later are such; threads from before then starve beside them.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def _encode(path: Path, pictures: Iterable[NDArray[np.uint8]], side: int, fps: int) -> None:
     os.environ.setdefault("SVT_LOG", "1")  # errors only
     path.parent.mkdir(parents=True)
-    with av.open(str(path), "w") as container:
+    with kept_scheduling(), av.open(str(path), "w") as container:
         stream = container.add_stream(_CODEC, fps, options=_CODEC_OPTIONS)
         assert isinstance(stream, VideoStream)
         stream.width = stream.height = side

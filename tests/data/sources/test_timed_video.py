@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
+from benchmarks.lerobot_dataset import kept_scheduling
 from robometer_rl.data.sources.timed_video import TimedFrames, VideoFile, VideoIndex, index_file, index_video
 from robometer_rl.frames import Clip
 from robometer_rl.video import VideoError
@@ -26,7 +27,7 @@ ENCODINGS = {
 
 
 def write(path: Path, length: int, codec: str = "libx264", options: dict[str, str] | None = None) -> Path:
-    with av.open(str(path), "w") as container:
+    with kept_scheduling(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options=options or {})
         assert isinstance(stream, VideoStream)
         stream.width = stream.height = counters.SIZE
