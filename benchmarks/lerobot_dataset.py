@@ -114,8 +114,8 @@ def _pictures(episodes: Iterable[RecordedEpisode], tables: _Tables) -> Iterator[
 def kept_scheduling() -> Iterator[None]:
     """Ends with the scheduling that the calling thread has now.
 
-    SVT-AV1 makes the thread that encodes a real-time one with the highest priority, where it may: for root, thus in most
-    containers. It stays so, and all threads that it starts later are such; threads from before then starve beside them.
+    SVT-AV1 makes the thread that encodes a real-time one with the highest priority, where it may: for root, thus in
+    most containers. It stays so, as do all threads that it starts later; threads from before starve beside them.
     """
     if sys.platform != "linux":
         yield
