@@ -2,7 +2,10 @@
 
 True progress, for training and for evaluation:
 
-- An episode of an expert advances linearly in time from 0 at its first frame to 1 at its first success.
+- An episode of an expert advances linearly in time from 0 at its first frame to 1 at its first success. Where the
+  simulator's state says when the object begins to move, reaching it is worth no more than `TargetConfig.reaching`, and
+  the rest is linear in time again: an agent that dwells at a handle has achieved next to nothing, but experts spend
+  most of their time on getting there.
 - Any other frame in which the task is done has progress 1.
 - Any other frame is worth what experts are worth in similar states of the simulator, discounted by how far it is from
   all of them (`ExpertStates`). So stopping half-way keeps what was reached, going away from the object loses it, and a
@@ -47,6 +50,8 @@ _BANDWIDTH = 0.02  # metres: states closer than this are the same moment of the 
 _REACH = 0.12  # metres: a state this far from every expert is worth 1 / e of the nearest one
 _SPREAD = 0.04  # metres by which a relation may differ at success before it counts half
 _UNDONE_CEILING = 0.95  # progress of a frame in which the task is not done
+_MOVED = 0.01  # metres by which an object has moved when reaching is over
+_MOVED_PART = 0.05  # the same as part of the farthest that it gets
 
 _HAND, _GRIPPER, _OBJECT, _SECOND, _GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(11, 14), slice(18, 21)
 
@@ -107,24 +112,24 @@ def label_trajectories(
     for trajectory in trajectories if references is None else references:
         if _defines_progress(trajectory) and trajectory.state is not None:
             experts.setdefault(group_key(trajectory), []).append(trajectory)
-    states = {key: ExpertStates.of(members) for key, members in experts.items()}
+    states = {key: ExpertStates.of(members, settings.reaching) for key, members in experts.items()}
     labelled: list[FrameLabels] = []
     for trajectory in trajectories:
         cutoff = success_cutoff(trajectory.data_source, cutoffs)
-        labels = _label(trajectory, states.get(group_key(trajectory)), cutoff)
+        labels = _label(trajectory, states.get(group_key(trajectory)), cutoff, settings.reaching)
         if trajectory.data_source in settings.preference_only:
             labels = replace(labels, progress_known=np.zeros(len(trajectory), bool))
         labelled.append(labels)
     return labelled
 
 
-def _label(trajectory: Trajectory, experts: ExpertStates | None, cutoff: float) -> FrameLabels:
+def _label(trajectory: Trajectory, experts: ExpertStates | None, cutoff: float, reaching: float) -> FrameLabels:
     if trajectory.success is None:
         return _label_by_quality(trajectory, cutoff)
     success = trajectory.success.astype(np.float32)
     known = np.ones(len(trajectory), bool)
     if _defines_progress(trajectory):
-        progress = _expert_progress(trajectory)
+        progress = _expert_progress(trajectory, reaching)
     elif experts is not None and trajectory.state is not None:
         progress = np.where(trajectory.success, 1.0, np.minimum(experts.progress(trajectory.state), _UNDONE_CEILING))
     else:
@@ -136,7 +141,7 @@ def _progress_without_state(trajectory: Trajectory) -> tuple[NDArray[np.float32]
     """Progress of a recording in which only success was judged frame by frame, and where it is known."""
     assert trajectory.success is not None
     if trajectory.quality_label == "successful" and trajectory.success_index:
-        return _expert_progress(trajectory), np.ones(len(trajectory), bool)
+        return linear_progress(len(trajectory), trajectory.success_index), np.ones(len(trajectory), bool)
     progress, known = trajectory.success.astype(np.float32), trajectory.success.copy()
     if trajectory.partial_success is not None and not trajectory.success[-1]:
         progress[-1], known[-1] = trajectory.partial_success, True
@@ -160,9 +165,22 @@ def _defines_progress(trajectory: Trajectory) -> bool:
     return trajectory.skill == EXPERT and bool(trajectory.success_index)
 
 
-def _expert_progress(trajectory: Trajectory) -> NDArray[np.float32]:
+def _expert_progress(trajectory: Trajectory, reaching: float) -> NDArray[np.float32]:
     assert trajectory.success_index is not None
-    return linear_progress(len(trajectory), trajectory.success_index)
+    time = linear_progress(len(trajectory), trajectory.success_index)
+    if trajectory.state is None:
+        return time
+    reached = float(time[_reached(trajectory.state[: trajectory.success_index + 1])])
+    if reached <= reaching:
+        return time
+    return np.interp(time, [0.0, reached, 1.0], [0.0, reaching, 1.0]).astype(np.float32)
+
+
+def _reached(state: NDArray[np.float32]) -> int:
+    """The last frame of (T, 21) states before the object moves; the first one if it never does."""
+    way = np.linalg.norm(state[:, _OBJECT] - state[0, _OBJECT], axis=1)
+    # The first frame has not moved, so the earliest that can is the second one.
+    return max(int(np.argmax(way > max(_MOVED, _MOVED_PART * float(way.max())))) - 1, 0)
 
 
 class ExpertStates:
@@ -182,15 +200,20 @@ class ExpertStates:
         self._weights = weights
 
     @classmethod
-    def of(cls, experts: Sequence[Trajectory]) -> ExpertStates:
-        """Collects the frames of expert episodes up to their first success."""
+    def of(cls, experts: Sequence[Trajectory], reaching: float = 1.0) -> ExpertStates:
+        """Collects the frames of expert episodes up to their first success.
+
+        Args:
+            experts: Successful episodes with states.
+            reaching: The most that they are worth before the object moves.
+        """
         features, progress = [], []
         for expert in experts:
             assert expert.state is not None
             assert expert.success_index is not None
             end = expert.success_index + 1
             features.append(_relative(expert.state[:end]))
-            progress.append(_expert_progress(expert)[:end])
+            progress.append(_expert_progress(expert, reaching)[:end])
         at_success = np.stack([episode[-1] for episode in features])
         return cls(np.concatenate(features), np.concatenate(progress).astype(np.float64), _consistency(at_success))
 

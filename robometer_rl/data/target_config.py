@@ -24,6 +24,8 @@ class TargetConfig:
             outcome whatever else was recorded (`robometer_rl.data.clip_targets`): progress counted from the first
             frame of a clip, as the published model was trained, or from that of the recording. Its third,
             ``relative_first_frame``, has targets below 0, which no head of a Robometer can say.
+        reaching: The most that an expert's episode is worth before it moves the object, where simulator states say when
+            that is; 1 makes all of them linear in time. An agent that is paid by progress goes where it is paid.
         cutoffs: CSV file with the columns ``data_source`` and ``fraction``: after which fraction of a recording that
             goes by time its task is done; the whole of it for other sources. The published table if None.
         preference_only: Data sources of which only the order of trajectories is learned, and no progress.
@@ -31,11 +33,14 @@ class TargetConfig:
     """
 
     rule: TargetRule = "recorded"
+    reaching: float = 0.25
     cutoffs: Path | None = None
     preference_only: tuple[str, ...] = ()
     legacy: bool = False
 
     def __post_init__(self) -> None:
+        if not 0.0 < self.reaching <= 1.0:
+            raise ValueError(f"reaching is the progress of having reached the object, in (0, 1]; got {self.reaching}")
         if self.legacy and self.rule == "recorded":
             raise ValueError(
                 "legacy targets are those of the reference's rules; set the rule to absolute_first_frame or "

@@ -53,10 +53,10 @@ def measure(scores: Scores, chosen: Sequence[int] | None = None) -> dict[str, Es
     Returns:
         Metrics by name:
 
-        - ``voc_pearson`` against true progress (linear in time until first success, then 1) and ``voc_spearman``
-          against time until first success, over successful expert episodes; the same of impostors, a clock that knows
-          how long the episode is (``..._clock``), the model shown each frame alone (``..._single_frame``) and shown
-          the first frame over and over (``..._still``).
+        - ``voc_pearson`` against true progress (`robometer_rl.data.labels`), ``voc_pearson_time`` against time until
+          first success and 1 from then on, and ``voc_spearman`` against time until first success, over successful
+          expert episodes; the same of impostors, a clock that knows how long the episode is (``..._clock``), the model
+          shown each frame alone (``..._single_frame``) and shown the first frame over and over (``..._still``).
         - ``success_...`` of single frames (``auroc``, ``auprc``, the best threshold) and of the rule that a reward
           uses (``rule_recall`` on episodes that end in success, ``rule_false_alarms`` on those that never have it).
         - ``success_above_failure``, ``final_tau_a``, ``success_fail_difference``, ``final_progress_<skill>``: whether
@@ -91,12 +91,15 @@ def _correlations(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
     }
     metrics: dict[str, Estimate] = {}
     for name, values in curves.items():
-        pearson, spearman = [], []
+        truth, time, spearman = [], [], []
         for scored, progress in zip(experts, values, strict=True):
             done = int(scored.episode.success_index or 0)
-            pearson.append(voc_pearson(progress, linear_progress(len(progress), done)))
+            linear = linear_progress(len(progress), done)
+            truth.append(voc_pearson(progress, linear if scored.truth is None else scored.truth))
+            time.append(voc_pearson(progress, linear))
             spearman.append(voc_spearman(progress[: done + 1]))
-        metrics[f"voc_pearson{name}"] = bootstrap(pearson)
+        metrics[f"voc_pearson{name}"] = bootstrap(truth)
+        metrics[f"voc_pearson_time{name}"] = bootstrap(time)
         metrics[f"voc_spearman{name}"] = bootstrap(spearman)
     metrics["still_progress_range"] = bootstrap([float(np.ptp(progress)) for progress in curves["_still"]])
     return metrics

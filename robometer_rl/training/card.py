@@ -17,7 +17,7 @@ __all__ = ["CARD_FILE", "model_card"]
 CARD_FILE: Final = "README.md"
 
 _READING = (
-    "An expert's true progress is linear in time, so a clock correlates with it by construction: read `voc_pearson` "
+    "An expert's true progress never falls in time, so a clock correlates with it by construction: read `voc_pearson` "
     "beside `voc_pearson_clock` (t / T), `voc_pearson_single_frame` (each frame alone) and `voc_pearson_still` (the "
     "first frame over and over)."
 )

@@ -29,6 +29,44 @@ def test_others_are_worth_what_experts_are_worth_in_the_same_state():
     assert progress[-1] == pytest.approx(4 / 9, abs=0.05)
 
 
+def _pulls(number, reached=6, step=0.04):
+    """An expert that needs ``reached`` of 9 frames for the way to the object and then takes it along."""
+    expert = make_episode("pull", "expert", number)
+    state = expert.state.copy()
+    along = step * np.clip(np.arange(12) - reached, 0, 9 - reached)
+    state[:, 0] = np.minimum(np.arange(12) - reached, 0) * 0.1 + along
+    state[:, 4] = along
+    return replace(expert, state=state)
+
+
+def test_the_way_to_the_object_is_worth_a_quarter():
+    expert = _pulls(0)
+    progress = _label(expert, [expert]).progress
+    np.testing.assert_allclose(progress[:7], 0.25 * np.arange(7) / 6, atol=1e-6)
+    np.testing.assert_allclose(progress[6:], [0.25, 0.5, 0.75, 1, 1, 1], atol=1e-6)
+    linear = label_trajectories([expert], config=TargetConfig(reaching=1.0))[0].progress
+    np.testing.assert_allclose(linear, np.minimum(np.arange(12) / 9, 1), atol=1e-6)
+
+
+def test_a_short_way_to_the_object_is_worth_its_time():
+    expert = _pulls(0, reached=2)
+    np.testing.assert_allclose(_label(expert, [expert]).progress, np.minimum(np.arange(12) / 9, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.001])
+def test_an_object_that_hardly_moves_does_not_bend_time(step):
+    expert = _pulls(0, step=step)
+    np.testing.assert_allclose(_label(expert, [expert]).progress, np.minimum(np.arange(12) / 9, 1), atol=1e-6)
+
+
+def test_an_agent_at_the_object_has_reached_a_quarter_and_no_more():
+    dwelling = replace(_pulls(1), skill="agent_robometer_600", success=np.zeros(12, bool), quality_label="failure")
+    state = dwelling.state.copy()
+    state[6:, [0, 4]] = 0.0
+    progress = _label(replace(dwelling, state=state), [_pulls(number) for number in range(4)]).progress
+    np.testing.assert_allclose(progress[6:], 0.25, atol=0.02)
+
+
 def test_a_place_that_no_expert_visits_is_worth_nothing():
     experts = [make_episode("push", "expert", number) for number in range(4)]
     stray = make_episode("push", "stop_halfway", 1)

@@ -111,6 +111,10 @@ def test_experts_are_correlated_with_true_progress():
     metrics = measure(Scores([replace(episode, progress=0.5 * truth, wrong_task=truth)], [], 0.5))
     assert metrics["voc_pearson"].value == pytest.approx(1.0)
     assert metrics["voc_pearson_clock"].value < 1.0
+    bent = replace(episode, progress=truth**2, truth=truth**2)
+    metrics = measure(Scores([replace(bent, wrong_task=truth)], [], 0.5))
+    assert metrics["voc_pearson"].value == pytest.approx(1.0)
+    assert 0.9 < metrics["voc_pearson_time"].value < 0.999
     assert metrics["wrong_task_progress"].value == 1.0
 
 

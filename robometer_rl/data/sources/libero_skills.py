@@ -32,7 +32,7 @@ from robometer_rl.data.sources.libero_policies import (
     visit,
 )
 from robometer_rl.data.sources.libero_scene import CAMERA, CONTROL_HZ, TASKS, UP, Scene, Vector, task_name
-from robometer_rl.data.sources.rollouts import Moment, judge, part_covered, record
+from robometer_rl.data.sources.rollouts import Moment, judge, paraphrases_heard, part_covered, record
 from robometer_rl.data.trajectory import Trajectory
 
 __all__ = ["SKILLS", "Skill", "record_episode", "skills_of"]
@@ -274,7 +274,7 @@ def record_episode(
         state=kept.state,
         distance=kept.distance,
         steps=kept.steps,
-        instructions=TASKS[name].paraphrases,
+        instructions=paraphrases_heard(TASKS[name].paraphrases, split),
         skill=skill,
         seed=seed,
         split=split,

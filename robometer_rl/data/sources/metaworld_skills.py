@@ -33,7 +33,7 @@ from robometer_rl.data.sources.metaworld_policies import (
     VisitPolicy,
     WrongPlacePolicy,
 )
-from robometer_rl.data.sources.rollouts import Moment, judge, part_covered, record
+from robometer_rl.data.sources.rollouts import Moment, judge, paraphrases_heard, part_covered, record
 from robometer_rl.data.trajectory import Trajectory
 
 __all__ = ["DATA_SOURCE", "SKILLS", "Plan", "Skill", "record_episode", "record_policy"]
@@ -408,7 +408,7 @@ def record_policy(
         state=kept.state,
         distance=kept.distance,
         steps=kept.steps,
-        instructions=metaworld.paraphrases,
+        instructions=paraphrases_heard(metaworld.paraphrases, split),
         skill=skill,
         seed=seed,
         split=split,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.frames import as_frame
 
-__all__ = ["Moment", "Recording", "Run", "judge", "part_covered", "record"]
+__all__ = ["Moment", "Recording", "Run", "judge", "paraphrases_heard", "part_covered", "record"]
 
 _SUBOPTIMAL = 0.25  # part of the way to the goal from which a failure counts as nearly there
 
@@ -111,3 +111,11 @@ def judge(recording: Recording, stopped_on_the_way: bool) -> QualityLabel:
     if recording.success.any() or part_covered(recording) >= _SUBOPTIMAL or stopped_on_the_way:
         return "suboptimal"
     return "failure"
+
+
+def paraphrases_heard(paraphrases: tuple[str, ...], split: str) -> tuple[str, ...]:
+    """Those that episodes of a split come with: training hears all but the last, and everyone else the last alone.
+
+    So what is measured under other words is measured under words that the model was not trained on.
+    """
+    return paraphrases[:-1] if split == "train" else paraphrases[-1:]

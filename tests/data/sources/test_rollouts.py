@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robometer_rl.data.sources.rollouts import Moment, judge, part_covered, record
+from robometer_rl.data.sources.rollouts import Moment, judge, paraphrases_heard, part_covered, record
 
 
 class Counter:
@@ -56,3 +56,9 @@ def test_judgement(run, stopped, label, partial):
     kept = record(run, max_steps=10, tail=100, frame_interval=2)
     assert judge(kept, stopped_on_the_way=stopped) == label
     assert part_covered(kept) == pytest.approx(partial)
+
+
+def test_training_does_not_hear_what_is_measured_with():
+    said = ("open it", "pull it open", "get it open")
+    assert paraphrases_heard(said, "train") == said[:2]
+    assert paraphrases_heard(said, "test") == paraphrases_heard(said, "held_out") == said[2:]
