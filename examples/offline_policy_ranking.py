@@ -38,7 +38,7 @@ from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.provenance import provenance
 
 BATCH = 8  # episodes per call of the model
-ATTEMPTS = 20  # at an episode, until it turns out as planned
+ATTEMPTS = 8  # of a skill at an episode, until it turns out as planned
 
 
 @dataclass
@@ -88,15 +88,18 @@ def record_policies(args: Args) -> None:
     env = simulator.make_env(args.task, size=args.size)
     for policy, episode in track(missing, f"recording {args.task}", console=Console(stderr=True)):
         succeeds = episode < round(args.episodes * policy / (args.policies - 1))
-        skill = EXPERT if succeeds else failures[(policy + episode) % len(failures)]
-        recorded = record_outcome(simulator, env, skill, succeeds, trajectory_id(args, policy, episode), args)
+        first = (policy + episode) % len(failures)
+        skills = [EXPERT] if succeeds else failures[first:] + failures[:first]
+        recorded = record_outcome(simulator, env, skills, succeeds, trajectory_id(args, policy, episode), args)
         store.append(replace(recorded, skill=f"policy_{policy}"))
     env.close()
 
 
-def record_outcome(simulator: Simulator, env: Any, skill: str, succeeds: bool, name: str, args: Args) -> Trajectory:
-    """One episode that succeeds, or fails, as planned."""
-    for attempt in range(ATTEMPTS):
+def record_outcome(
+    simulator: Simulator, env: Any, skills: list[str], succeeds: bool, name: str, args: Args
+) -> Trajectory:
+    """One episode that succeeds, or fails, as planned: by the first skill, or by the next where that hardly ever does."""
+    for attempt, skill in enumerate(skill for skill in skills for _ in range(ATTEMPTS)):
         recorded = simulator.record_episode(
             env,
             skill,
@@ -107,7 +110,9 @@ def record_outcome(simulator: Simulator, env: Any, skill: str, succeeds: bool, n
         )
         if (recorded.quality_label == "successful") == succeeds:
             return recorded
-    raise RuntimeError(f"{skill!r} never {'succeeds' if succeeds else 'fails'} in {args.task}: {ATTEMPTS} attempts")
+    raise RuntimeError(
+        f"none of {', '.join(skills)} {'succeeds' if succeeds else 'fails'} in {args.task}: {ATTEMPTS} attempts each"
+    )
 
 
 def trajectory_id(args: Args, policy: int, episode: int) -> str:
