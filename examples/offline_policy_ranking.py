@@ -98,7 +98,7 @@ def record_policies(args: Args) -> None:
 def record_outcome(
     simulator: Simulator, env: Any, skills: list[str], succeeds: bool, name: str, args: Args
 ) -> Trajectory:
-    """One episode that succeeds, or fails, as planned: by the first skill, or by the next where that hardly ever does."""
+    """One episode that succeeds, or fails, as planned: by the first skill, or the next where it hardly ever does."""
     for attempt, skill in enumerate(skill for skill in skills for _ in range(ATTEMPTS)):
         recorded = simulator.record_episode(
             env,

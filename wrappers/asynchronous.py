@@ -23,7 +23,7 @@ from robometer_rl.wrappers.labelled_buffer import PENDING_KEY, PendingRewards
 from robometer_rl.wrappers.moments import Moment
 from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.sb3 import VecRobometerReward, views
-from robometer_rl.wrappers.scoring import as_reward_spec
+from robometer_rl.wrappers.scoring import ScoredStep, as_reward_spec
 from robometer_rl.wrappers.tasks import TaskSource
 
 __all__ = ["AsyncVecRobometerReward", "ScoringThread", "UnclaimedRewardError"]
@@ -94,7 +94,7 @@ class AsyncVecRobometerReward(VecRobometerReward):
     environment, wrapped in `VecRobometerReward` or not at all.
 
     The infos of a step know its task reward only. What else `VecRobometerReward` says about an episode appears in
-    ``episodes`` once its last frame is scored.
+    ``episodes`` once its last frame is scored, and `robometer_rl.wrappers.RewardHonestyCallback` waits for it.
 
     Args:
         venv: The vector environment.
@@ -217,14 +217,15 @@ class AsyncVecRobometerReward(VecRobometerReward):
         truncated: NDArray[np.bool_],
         outcomes: Mapping[int, dict[str, Any]],
         next_moment: Moment,
-    ) -> NDArray[np.float64]:
+    ) -> ScoredStep:
         """Pays one step and begins the episodes that follow those that ended in it; on the scoring thread."""
         step = self._scorer.pay(moment, task_rewards, terminated, truncated)
         for index, outcome in outcomes.items():
+            step.entries[index].update(outcome)
             ended = {"environment": index, "robometer/episode": step.entries[index]["robometer/episode"]}
             self.episodes.append(ended | outcome)
         self._scorer.begin(next_moment)
-        return step.rewards
+        return step
 
     def _require_claimed(self) -> None:
         if self._last is None:

@@ -14,6 +14,8 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from robometer_rl.wrappers.scoring import ScoredStep
+
 __all__ = ["PENDING_KEY", "Label", "LabelledDictReplayBuffer", "LabelledReplayBuffer", "PendingRewards"]
 
 PENDING_KEY = "robometer/pending"
@@ -24,24 +26,28 @@ class PendingRewards:
     """What one step pays n environments, known later.
 
     Args:
-        rewards: (n,) once they are known.
+        step: What the step paid once it is scored.
 
     Attributes:
         claimed: Whether a buffer waits for them.
     """
 
-    def __init__(self, rewards: Future[NDArray[np.float64]]) -> None:
-        self._rewards = rewards
+    def __init__(self, step: Future[ScoredStep]) -> None:
+        self._step = step
         self.claimed = False
 
     @property
     def are_known(self) -> bool:
         """Whether `wait` would return, or raise, at once."""
-        return self._rewards.done()
+        return self._step.done()
 
     def wait(self) -> NDArray[np.float64]:
         """The rewards, (n,); raises what scoring them raised."""
-        return self._rewards.result()
+        return self._step.result().rewards
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What each environment's info would have said about the step; waits and raises as `wait` does."""
+        return self._step.result().entries
 
 
 @dataclass(frozen=True)

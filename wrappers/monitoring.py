@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from robometer_rl.evaluation.honesty import Agreement, EpisodeOutcome, FarmingWatch, agreement
-from robometer_rl.wrappers.asynchronous import AsyncVecRobometerReward
 from robometer_rl.wrappers.compatibility import check_algorithm
-from robometer_rl.wrappers.sb3 import layers
+from robometer_rl.wrappers.labelled_buffer import PENDING_KEY, PendingRewards
 
 __all__ = ["OutcomeCounter", "RewardFarmingWarning", "RewardHonestyCallback", "evaluate_honesty"]
 
@@ -109,6 +108,40 @@ def evaluate_honesty(agent: BaseAlgorithm, venv: VecEnv, episodes: int, determin
     return agreement(outcomes)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step of all environments whose rewards may still have to arrive.
+
+    Attributes:
+        said: What the infos say of it so far.
+        dones: Whether it ended the episode of each environment.
+        pending: Where the rest of the infos will be, if it is not there yet.
+    """
+
+    said: list[Mapping[str, Any]]
+    dones: list[bool]
+    pending: PendingRewards | None
+
+    @classmethod
+    def of(cls, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> _Step:
+        ended = [bool(done) for done in dones]
+        pending = infos[0].get(PENDING_KEY)
+        if pending is None:
+            return cls(list(infos), ended, None)
+        # Infos may hold observations, which need not be kept as long.
+        return cls([{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos], ended, pending)
+
+    @property
+    def is_known(self) -> bool:
+        return self.pending is None or self.pending.are_known
+
+    def infos(self) -> list[Mapping[str, Any]]:
+        """All that is said; waits for it."""
+        if self.pending is None:
+            return self.said
+        return [{**said, **later} for said, later in zip(self.said, self.pending.entries(), strict=True)]
+
+
 class RewardHonestyCallback(BaseCallback):
     """Logs what is paid beside what is achieved, and warns of reward farming.
 
@@ -116,7 +149,9 @@ class RewardHonestyCallback(BaseCallback):
     `robometer_rl.evaluation.honesty.Agreement`: learned and true return and their correlation, predicted and true
     success, and how often either is taken for the other. Under ``honesty_eval/`` it gets the same of evaluations.
     `robometer_rl.evaluation.honesty.FarmingWatch` decides when to warn; ``honesty/suspicious_windows`` is its count.
-    Before the first step it calls `robometer_rl.wrappers.check_algorithm`.
+    Before the first step it calls `robometer_rl.wrappers.check_algorithm`. Steps of
+    `robometer_rl.wrappers.AsyncVecRobometerReward` are looked at once their rewards have arrived, the last of them when
+    learning ends.
 
     Args:
         window: Episodes that are summarised, and that are compared with earlier ones.
@@ -158,6 +193,7 @@ class RewardHonestyCallback(BaseCallback):
         self._eval_episodes = eval_episodes
         self._next_evaluation = eval_every
         self._warned = False
+        self._unseen: deque[_Step] = deque()
 
     @property
     def outcomes(self) -> Sequence[EpisodeOutcome]:
@@ -165,11 +201,6 @@ class RewardHonestyCallback(BaseCallback):
         return tuple(self._outcomes)
 
     def _on_training_start(self) -> None:
-        if any(isinstance(layer, AsyncVecRobometerReward) for layer in layers(self.training_env)):
-            raise TypeError(
-                "steps of AsyncVecRobometerReward do not know their reward yet: train with VecRobometerReward, or give "
-                "evaluate_honesty an environment that is wrapped in it"
-            )
         check_algorithm(self.model)
         self._counter = OutcomeCounter(self.training_env.num_envs)
         if self._record is not None and self._record.exists():
@@ -178,14 +209,23 @@ class RewardHonestyCallback(BaseCallback):
         self._next_evaluation = (self.num_timesteps // self._eval_every + 1) * self._eval_every
 
     def _on_step(self) -> bool:
-        for index, info in enumerate(self.locals["infos"]):
-            outcome = self._counter.step(index, info, bool(self.locals["dones"][index]))
-            if outcome is not None:
-                self._note(outcome)
+        self._unseen.append(_Step.of(self.locals["infos"], self.locals["dones"]))
+        while self._unseen and self._unseen[0].is_known:
+            self._look_at(self._unseen.popleft())
         if self._eval_env is not None and self.num_timesteps >= self._next_evaluation:
             self._next_evaluation += self._eval_every
             self._evaluate(self._eval_env)
         return True
+
+    def _on_training_end(self) -> None:
+        while self._unseen:
+            self._look_at(self._unseen.popleft())
+
+    def _look_at(self, step: _Step) -> None:
+        for index, (info, done) in enumerate(zip(step.infos(), step.dones, strict=True)):
+            outcome = self._counter.step(index, info, done)
+            if outcome is not None:
+                self._note(outcome)
 
     def _note(self, outcome: EpisodeOutcome) -> None:
         self._outcomes.append(outcome)

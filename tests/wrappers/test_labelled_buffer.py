@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from robometer_rl.wrappers import LabelledDictReplayBuffer, LabelledReplayBuffer
 from robometer_rl.wrappers.labelled_buffer import PENDING_KEY, PendingRewards
+from robometer_rl.wrappers.scoring import ScoredStep
 
 ENVS = 2
 BOX = spaces.Box(-1e6, 1e6, (1,), np.float32)
@@ -41,7 +42,8 @@ def add(buffer: LabelledReplayBuffer, number: int) -> Future[Any]:
 
 
 def label(future: Future[Any], number: int) -> None:
-    future.set_result(np.array([reward_of(number * ENVS + index) for index in range(ENVS)]))
+    rewards = np.array([reward_of(number * ENVS + index) for index in range(ENVS)])
+    future.set_result(ScoredStep(rewards, np.zeros(ENVS, bool), [{} for _ in range(ENVS)]))
 
 
 def sampled(buffer: LabelledReplayBuffer, batch_size: int = 32) -> tuple[list[float], list[float]]:

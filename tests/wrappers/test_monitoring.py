@@ -13,13 +13,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from robometer_rl.rewards import RewardSpec
-from robometer_rl.wrappers import AsyncVecRobometerReward, RenderToInfo, VecRobometerReward
+from robometer_rl.wrappers import AsyncVecRobometerReward, LabelledReplayBuffer, RenderToInfo, VecRobometerReward
 from robometer_rl.wrappers.monitoring import RewardFarmingWarning, RewardHonestyCallback, evaluate_honesty
 from tests.fixed_models import BrightnessModel
 from tests.wrappers.worlds import TASK
@@ -163,12 +163,20 @@ def test_a_gamma_that_is_not_the_agents_is_warned_about() -> None:
         trained(venv, RewardHonestyCallback(), episodes=4)
 
 
-def test_rewards_that_arrive_later_are_refused() -> None:
+@pytest.mark.parametrize("later", [False, True])
+def test_rewards_that_arrive_later_are_looked_at_like_others(later: bool, tmp_path: Path) -> None:
     counter = count()
-    inner = DummyVecEnv([lambda: RenderToInfo(Monitor(Scripted(lambda _: 100, lambda _: False, counter)))])
-    venv = AsyncVecRobometerReward(inner, BrightnessModel(), TASK)
-    try:
-        with pytest.raises(TypeError, match="do not know their reward yet"):
-            trained(venv, RewardHonestyCallback(), episodes=4)
-    finally:
-        venv.close()
+    inner = DummyVecEnv([lambda: RenderToInfo(Monitor(Scripted(lambda n: 20 * n, lambda n: n % 3 == 0, counter)))] * 2)
+    kind = AsyncVecRobometerReward if later else VecRobometerReward
+    venv = kind(inner, BrightnessModel(), TASK, LEVEL)
+    callback = RewardHonestyCallback(record=tmp_path / "honesty.jsonl")
+    buffer = LabelledReplayBuffer if later else None
+    agent = DQN("MlpPolicy", venv, policy_kwargs={"net_arch": [4]}, replay_buffer_class=buffer, seed=0)
+    agent.learn(2 * 8 * STEPS, callback=callback)
+    venv.close()
+    lines = [json.loads(line) for line in (tmp_path / "honesty.jsonl").read_text().splitlines()]
+    assert [line["true_success"] for line in lines] == [number % 3 == 0 for number in range(16)]
+    # Frames are 20 n bright, less a little, after the first of three steps and later.
+    paid_for = [line["learned_return"] for line in lines]
+    np.testing.assert_allclose(paid_for, STEPS * np.minimum(20 * np.arange(16) + 4, 255) / 255, atol=0.06)
+    assert callback.outcomes[-1].true_return == 1.0
