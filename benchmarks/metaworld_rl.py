@@ -45,7 +45,7 @@ class Settings:
         updates: Gradient steps per decision.
     """
 
-    decisions: int = 5_000
+    decisions: int = 6_000
     envs: int = 4
     evaluate_every: int = 1_000
     evaluation_episodes: tuple[int, int] = (20, 50)
@@ -73,7 +73,9 @@ class Args:
         name: Of the result.
     """
 
-    tasks: tuple[str, ...] = ("drawer-open", "button-press-topdown", "plate-slide", "door-open")
+    tasks: tuple[str, ...] = (
+        "drawer-open", "door-open", "button-press-topdown", "plate-slide", "faucet-open", "window-close"
+    )  # fmt: skip
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     model: str = "mini"
