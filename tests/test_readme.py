@@ -10,22 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tools import fill_tables
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 COMMANDS = {name for page in PAGES for name in re.findall(r"robometer-rl ([a-z]+)", page.read_text())}
-
-# Rows of the README's table to names in the results.
-MINI = {
-    "VOC, Pearson r with true progress, expert episodes": "voc_pearson",
-    "the same for a clock, t / T": "voc_pearson_clock",
-    "the same for the model shown each frame alone": "voc_pearson_single_frame",
-    "the same for the model shown the first frame over and over": "voc_pearson_still",
-    "Success above failure by final progress, pairs of one task": "success_above_failure",
-    "Success AUROC over frames": "success_auroc",
-    "Progress gained after the robot stops half-way": "stall_rise",
-}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -58,13 +49,16 @@ def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 20
 
 
-def test_the_numbers_of_the_embedded_model_are_the_measured_ones() -> None:
-    results = json.loads((ROOT / "benchmarks" / "results" / "robometer_mini.json").read_text())
-    assert f"{sum(results['episodes'].values())} episodes" in README
-    for label, metric in MINI.items():
-        number = results["metrics"][metric]
-        shown = f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
-        assert f"| {label} | {shown} |" in README
+@pytest.mark.parametrize("page", fill_tables.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_numbers_of_tables_are_the_measured_ones(page: Path) -> None:
+    assert fill_tables.filled(page.read_text()) == page.read_text(), "run tools/fill_tables.py"
+
+
+def test_the_episodes_behind_the_numbers_are_counted() -> None:
+    results = json.loads((fill_tables.RESULTS / "robometer_mini.json").read_text())
+    for page in (README, fill_tables.CARD.read_text()):
+        assert f"{sum(results['episodes'].values())} episodes" in page
+        assert "<!-- numbers: robometer_mini" in page
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

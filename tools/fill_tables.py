@@ -1,0 +1,92 @@
+"""Writes measured numbers into the tables of the documentation, so that no page says what no result does.
+
+    python tools/fill_tables.py
+
+A table to be filled follows a comment that names where each of its columns comes from, ``-`` for those that are text:
+
+    <!-- numbers: robometer_mini, -, robometer_mini_conditions/jitter -->
+
+That is: a file of benchmarks/results, and after a slash one of its conditions. Rows are found by their labels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[1]
+RESULTS: Final = ROOT / "benchmarks" / "results"
+CARD: Final = ROOT / "robometer_rl" / "assets" / "robometer-mini" / "README.md"
+PAGES: Final = (ROOT / "README.md", CARD, *sorted((ROOT / "docs").rglob("*.md")))
+
+ROWS: Final = {
+    "VOC, Pearson r with true progress (experts)": "voc_pearson",
+    "the same for a clock (t / T)": "voc_pearson_clock",
+    "the same for the model shown each frame alone": "voc_pearson_single_frame",
+    "the same for the model shown the first frame over and over": "voc_pearson_still",
+    "VOC, Pearson r with time until success": "voc_pearson_time",
+    "VOC, Spearman with time until success": "voc_spearman",
+    "Success above failure by final progress, pairs of one task": "success_above_failure",
+    "tau_a of final progress, failure < suboptimal < success": "final_tau_a",
+    "Success AUROC over frames": "success_auroc",
+    "Success rule fires on successful episodes": "success_rule_recall",
+    "Success rule fires on episodes without success": "success_rule_false_alarms",
+    "Preference accuracy, mean of both orders": "preference_accuracy_mean",
+    "Preference accuracy, right in both orders": "preference_accuracy_both",
+    "Final progress with another task's instruction": "wrong_task_progress",
+    "Progress gained after the robot stops half-way": "stall_rise",
+    "Final progress of agents that never succeed": "farming_final_progress",
+    "Highest progress of their episodes": "farming_max_progress",
+    "Final progress of successes of the same tasks": "farming_success_progress",
+    "Rank correlation of progress with nearness to the goal, in an episode": "farming_distance_correlation",
+    "the same over all frames of a task": "farming_distance_correlation_pooled",
+    "Rank correlation with true progress, in an episode": "farming_truth_correlation",
+}
+FINAL: Final = "Final progress, "
+"""How the rows of a skill's final progress begin."""
+
+_TABLE: Final = re.compile(r"<!-- numbers: (?P<columns>[^>]+) -->\n\n?(?P<rows>(?:\|.*\n)+)")
+
+
+def filled(page: str) -> str:
+    """The page with the numbers of the results.
+
+    Raises:
+        KeyError: A row whose label is not known.
+        FileNotFoundError: A column of a result that is not there.
+    """
+    return _TABLE.sub(_fill, page)
+
+
+def _fill(match: re.Match[str]) -> str:
+    sources = [None if name == "-" else _metrics(name) for name in re.split(r",\s*", match["columns"].strip())]
+    lines = match["rows"].splitlines(keepends=True)
+    made = [*lines[:2], *(_row(line, sources) for line in lines[2:])]
+    return match[0].replace(match["rows"], "".join(made))
+
+
+def _metrics(name: str) -> dict[str, Any]:
+    file, _, condition = name.partition("/")
+    result = json.loads((RESULTS / f"{file}.json").read_text())
+    return result["conditions"][condition] if condition else result["metrics"]
+
+
+def _row(line: str, sources: Sequence[dict[str, Any] | None]) -> str:
+    label, *cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+    metric = f"final_progress_{label.removeprefix(FINAL)}" if label.startswith(FINAL) else ROWS[label]
+    shown = [cell if source is None else _cell(source.get(metric)) for cell, source in zip(cells, sources, strict=True)]
+    return f"| {' | '.join([label, *shown])} |\n"
+
+
+def _cell(estimate: dict[str, Any] | None) -> str:
+    if estimate is None or estimate["value"] is None:
+        return ""
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        path.write_text(filled(path.read_text()))
