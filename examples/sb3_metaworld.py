@@ -67,6 +67,8 @@ class Args:
         gamma: Discount per decision.
         updates: Gradient steps per decision.
         learning_rate: Of all networks.
+        entropy: Weight of the policy's entropy at the beginning, before it adapts. Far above what a decision pays, it
+            keeps the agent from heading for anything.
         evaluate_every: Decisions between evaluations.
         evaluation_episodes: Episodes of an evaluation, and of the last one.
         seed: Seed.
@@ -87,6 +89,7 @@ class Args:
     gamma: float = 0.95
     updates: float = 2.0
     learning_rate: float = 1e-3
+    entropy: float = 1.0
     evaluate_every: int = 1_000
     evaluation_episodes: tuple[int, int] = (20, 50)
     seed: int = 0
@@ -275,7 +278,8 @@ def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool
             "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, learning_starts=500, batch_size=256,
             train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
             policy_kwargs={"features_extractor_class": Magnified}, buffer_size=args.decisions + args.envs,
-            seed=args.seed, device="cpu", tensorboard_log=str(args.output / "tensorboard"),
+            ent_coef=f"auto_{args.entropy}", seed=args.seed, device="cpu",
+            tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
     honesty = [RewardHonestyCallback(record=directory / "honesty.jsonl")] if args.watched else []
