@@ -179,8 +179,8 @@ def _expert_progress(trajectory: Trajectory, reaching: float) -> NDArray[np.floa
 def _reached(state: NDArray[np.float32]) -> int:
     """The last frame of (T, 21) states before the object moves; the first one if it never does."""
     way = np.linalg.norm(state[:, _OBJECT] - state[0, _OBJECT], axis=1)
-    # The first frame has not moved, so the earliest that can is the second one.
-    return max(int(np.argmax(way > max(_MOVED, _MOVED_PART * float(way.max())))) - 1, 0)
+    moved = int(np.argmax(way > max(_MOVED, _MOVED_PART * float(way.max()))))  # 0 if it never does
+    return max(moved - 1, 0)
 
 
 class ExpertStates:
