@@ -43,6 +43,7 @@ class Settings:
         success_bonus: Paid when the model first believes in success.
         gamma: Discount per decision.
         updates: Gradient steps per decision.
+        entropy: Weight of the policy's entropy at the beginning.
     """
 
     decisions: int = 6_000
@@ -55,6 +56,7 @@ class Settings:
     success_bonus: float = 0.0
     gamma: float = 0.95
     updates: float = 2.0
+    entropy: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Args:
     """
 
     tasks: tuple[str, ...] = (
-        "drawer-open", "door-open", "button-press-topdown", "plate-slide", "faucet-open", "window-close"
+        "drawer-open", "button-press-topdown", "faucet-open", "window-close", "door-open", "plate-slide"
     )  # fmt: skip
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -89,7 +89,7 @@ class Args:
     gamma: float = 0.95
     updates: float = 2.0
     learning_rate: float = 1e-3
-    entropy: float = 1.0
+    entropy: float = 0.1
     evaluate_every: int = 1_000
     evaluation_episodes: tuple[int, int] = (20, 50)
     seed: int = 0
