@@ -133,7 +133,7 @@ class CollectConfig:
             ``libero_90-28``.
         episodes: Episodes per task by skill.
         split: Split to record under; splits never share goals. LIBERO has 50 initial states per task, of which
-            ``test`` has the last ten.
+            ``test`` has the last ten. Only episodes of other splits than ``train`` have the last paraphrase of a task.
         seed: Everything is drawn from it.
         size: Height and width of a frame in pixels.
         frame_interval: Environment steps between kept frames; by default 3 in Meta-World, 4 in LIBERO, and 2

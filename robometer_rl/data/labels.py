@@ -10,8 +10,8 @@ True progress, for training and for evaluation:
 - Any other frame is worth what experts are worth in similar states of the simulator, discounted by how far it is from
   all of them (`ExpertStates`). So stopping half-way keeps what was reached, going away from the object loses it, and a
   pose that no expert visits is worth nothing, however it was reached and however long it took.
-- Where success was judged but no state recorded, a successful episode advances like an expert's; of any other, only
-  what the task's success and the graded outcome of the last frame say is known.
+- Where success was judged but no state recorded, a successful episode advances linearly in time, whoever acted; of any
+  other, only what the task's success and the graded outcome of the last frame say is known.
 - Where neither success nor state was recorded, the quality label decides whether time is a usable guide
   (`targets.supervises_progress`), up to the success cutoff of the data source; otherwise progress is unknown and
   masked out of the loss. A graded outcome is about the last frame, and then no other frame's progress is known.
@@ -82,8 +82,8 @@ class FrameLabels:
 def group_key(trajectory: Trajectory) -> str:
     """What makes two trajectories attempts at the same thing: the simulator's task if there is one, else the text.
 
-    All trajectories of a simulator's task share their instructions, so ``environment`` must name a task, and not a
-    simulator in which each episode has another one.
+    The instructions of one trajectory fit all trajectories of a simulator's task, so ``environment`` must name a task,
+    and not a simulator in which each episode has another one.
     """
     return str(trajectory.metadata.get("environment", trajectory.task))
 
@@ -98,7 +98,8 @@ def label_trajectories(
     Args:
         trajectories: What to label.
         references: Where to look for experts; ``trajectories`` themselves by default.
-        config: Success cutoffs, and data sources without progress; the defaults if None. Its rule is not looked at.
+        config: Success cutoffs, data sources without progress, and what reaching is worth; the defaults if None. Its
+            rule is not looked at.
 
     Returns:
         One entry per trajectory, in order.

@@ -125,9 +125,10 @@ class Trajectory:
 
 
 def linear_progress(num_frames: int, success_index: int) -> NDArray[np.float32]:
-    """True progress of an expert: linear in time from 0 at the reset frame to 1 at first success, 1 from then on.
+    """Progress of an expert as time has it: linear from 0 at the reset frame to 1 at first success, 1 from then on.
 
-    It says nothing about a run that wanders, and is meant for runs that head for the goal all the time.
+    It says nothing about a run that wanders, and is meant for runs that head for the goal all the time. True progress
+    is this where no states were recorded, see `robometer_rl.data.labels`.
 
     Args:
         num_frames: T, frames of the episode.

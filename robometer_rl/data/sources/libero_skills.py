@@ -246,7 +246,7 @@ def record_episode(
         skill: Who acts, one of `skills_of`.
         seeds: Source of the initial state and of everything the policy draws.
         trajectory_id: The id to record under.
-        split: The split to record under.
+        split: The split to record under; it decides which paraphrases are kept, see `paraphrases_heard`.
         frame_interval: Environment steps between kept frames.
 
     Raises:

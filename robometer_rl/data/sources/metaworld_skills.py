@@ -355,7 +355,7 @@ def record_episode(
         skill: Who acts.
         seeds: Source of the goal and of everything the policy draws.
         trajectory_id: The id to record under.
-        split: The split to record under.
+        split: The split to record under; it decides which paraphrases are kept, see `paraphrases_heard`.
         frame_interval: Environment steps between kept frames.
 
     Raises:
@@ -388,7 +388,7 @@ def record_policy(
         seed: Of the environment.
         skill: What to call whoever acts.
         trajectory_id: The id to record under.
-        split: The split to record under.
+        split: The split to record under; it decides which paraphrases are kept, see `paraphrases_heard`.
         frame_interval: Environment steps between kept frames.
 
     Raises:
