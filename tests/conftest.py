@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+import pytest
+
 # The networks of tests are tiny, and some tests ask them from many threads or processes. Each brings a pool of its own,
 # by default as wide as the whole machine: on a machine with many cores, or a share of them, pools would wait for each
 # other most of the time. Read when torch is imported, here and in every process that a test starts.
@@ -22,6 +24,7 @@ def scheduling() -> tuple[int, "os.sched_param"] | None:
 AT_START = scheduling()
 
 
+@pytest.hookimpl(trylast=True)  # an error before pytest's own teardown would leave fixtures up
 def pytest_runtest_teardown() -> None:
     """A library that makes this process a real-time one lets threads of later tests starve, for hours."""
     found = scheduling()
