@@ -38,7 +38,7 @@ from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.provenance import provenance
 
 BATCH = 8  # episodes per call of the model
-ATTEMPTS = 8  # of a skill at an episode, until it turns out as planned
+ATTEMPTS = 20  # at an episode with all skills together, until it turns out as planned
 
 
 @dataclass
@@ -99,7 +99,8 @@ def record_outcome(
     simulator: Simulator, env: Any, skills: list[str], succeeds: bool, name: str, args: Args
 ) -> Trajectory:
     """One episode that succeeds, or fails, as planned: by the first skill, or the next where it hardly ever does."""
-    for attempt, skill in enumerate(skill for skill in skills for _ in range(ATTEMPTS)):
+    each = ATTEMPTS // len(skills)
+    for attempt, skill in enumerate(skill for skill in skills for _ in range(each)):
         recorded = simulator.record_episode(
             env,
             skill,
@@ -111,7 +112,7 @@ def record_outcome(
         if (recorded.quality_label == "successful") == succeeds:
             return recorded
     raise RuntimeError(
-        f"none of {', '.join(skills)} {'succeeds' if succeeds else 'fails'} in {args.task}: {ATTEMPTS} attempts each"
+        f"none of {', '.join(skills)} {'succeeds' if succeeds else 'fails'} in {args.task}: {each} attempts each"
     )
 
 

@@ -67,7 +67,7 @@ class Args:
         gamma: Discount per decision.
         updates: Gradient steps per decision.
         learning_rate: Of all networks.
-        entropy: Weight of the policy's entropy at the beginning, before it adapts. Far above what a decision pays, it
+        entropy: Weight of the policy's entropy at the beginning, above 0; it adapts. Far above what a decision pays, it
             keeps the agent from heading for anything.
         evaluate_every: Decisions between evaluations.
         evaluation_episodes: Episodes of an evaluation, and of the last one.

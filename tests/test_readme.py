@@ -54,6 +54,26 @@ def test_the_numbers_of_tables_are_the_measured_ones(page: Path) -> None:
     assert fill_tables.filled(page.read_text()) == page.read_text(), "run tools/fill_tables.py"
 
 
+def test_tables_are_filled_by_column_and_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimate = {"value": 0.5, "low": 0.25, "high": 0.75}
+    metrics = {"voc_spearman": estimate, "final_progress_hover": {"value": None}}
+    conditions = {"jitter": {"voc_spearman": {**estimate, "value": 0.625}, "final_progress_hover": estimate}}
+    (tmp_path / "one.json").write_text(json.dumps({"metrics": metrics, "conditions": conditions}))
+    monkeypatch.setattr(fill_tables, "RESULTS", tmp_path)
+    comment, head = "<!-- numbers: one, -, one/jitter -->\n", "| | a | aim | b |\n|---|---|---|---|\n"
+    rows = ["| VOC, Spearman with time until success | 7 | >= 1 | |\n", "| Final progress, hover | | | |\n"]
+    page = f"# Page\n\n{comment}{head}{''.join(rows)}\nText, 0.5.\n"
+    assert fill_tables.filled(page) == (
+        f"# Page\n\n{comment}{head}"
+        "| VOC, Spearman with time until success | 0.500 (0.250 to 0.750) | >= 1 | 0.625 (0.250 to 0.750) |\n"
+        "| Final progress, hover | undefined |  | 0.500 (0.250 to 0.750) |\n\nText, 0.5.\n"
+    )
+    with pytest.raises(KeyError, match="Success AUROC"):
+        fill_tables.filled(f"{comment}{head}| Success AUROC | | | |\n")
+    with pytest.raises(ValueError, match="1 comments ask for numbers, 0 of them before a table"):
+        fill_tables.filled(f"{comment}Text.\n")
+
+
 def test_the_episodes_behind_the_numbers_are_counted() -> None:
     results = json.loads((fill_tables.RESULTS / "robometer_mini.json").read_text())
     for page in (README, fill_tables.CARD.read_text()):

@@ -55,10 +55,14 @@ def filled(page: str) -> str:
     """The page with the numbers of the results.
 
     Raises:
-        KeyError: A row whose label is not known.
+        KeyError: A row whose label is not known, or a metric that a result does not have.
         FileNotFoundError: A column of a result that is not there.
+        ValueError: A row with another number of cells than the comment has columns, or a comment without a table.
     """
-    return _TABLE.sub(_fill, page)
+    done, count = _TABLE.subn(_fill, page)
+    if count != page.count("<!-- numbers:"):
+        raise ValueError(f"{page.count('<!-- numbers:')} comments ask for numbers, {count} of them before a table")
+    return done
 
 
 def _fill(match: re.Match[str]) -> str:
@@ -81,9 +85,9 @@ def _row(line: str, sources: Sequence[dict[str, Any] | None]) -> str:
     return f"| {' | '.join([label, *shown])} |\n"
 
 
-def _cell(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
-        return ""
+def _cell(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "undefined"
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 

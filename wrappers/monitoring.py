@@ -113,23 +113,26 @@ class _Step:
     """A step of all environments whose rewards may still have to arrive.
 
     Attributes:
+        number: ``num_timesteps`` after it.
         said: What the infos say of it so far.
         dones: Whether it ended the episode of each environment.
         pending: Where the rest of the infos will be, if it is not there yet.
     """
 
+    number: int
     said: list[Mapping[str, Any]]
     dones: list[bool]
     pending: PendingRewards | None
 
     @classmethod
-    def of(cls, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> _Step:
+    def of(cls, number: int, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> _Step:
         ended = [bool(done) for done in dones]
         pending = infos[0].get(PENDING_KEY)
         if pending is None:
-            return cls(list(infos), ended, None)
+            return cls(number, list(infos), ended, None)
         # Infos may hold observations, which need not be kept as long.
-        return cls([{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos], ended, pending)
+        said = [{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos]
+        return cls(number, said, ended, pending)
 
     @property
     def is_known(self) -> bool:
@@ -203,13 +206,14 @@ class RewardHonestyCallback(BaseCallback):
     def _on_training_start(self) -> None:
         check_algorithm(self.model)
         self._counter = OutcomeCounter(self.training_env.num_envs)
+        self._unseen.clear()  # what a learning that failed has left
         if self._record is not None and self._record.exists():
             _forget(self._record, self.num_timesteps)
         # A run that is continued goes on where its evaluations were.
         self._next_evaluation = (self.num_timesteps // self._eval_every + 1) * self._eval_every
 
     def _on_step(self) -> bool:
-        self._unseen.append(_Step.of(self.locals["infos"], self.locals["dones"]))
+        self._unseen.append(_Step.of(self.num_timesteps, self.locals["infos"], self.locals["dones"]))
         while self._unseen and self._unseen[0].is_known:
             self._look_at(self._unseen.popleft())
         if self._eval_env is not None and self.num_timesteps >= self._next_evaluation:
@@ -225,11 +229,11 @@ class RewardHonestyCallback(BaseCallback):
         for index, (info, done) in enumerate(zip(step.infos(), step.dones, strict=True)):
             outcome = self._counter.step(index, info, done)
             if outcome is not None:
-                self._note(outcome)
+                self._note(step.number, outcome)
 
-    def _note(self, outcome: EpisodeOutcome) -> None:
+    def _note(self, step: int, outcome: EpisodeOutcome) -> None:
         self._outcomes.append(outcome)
-        self._write({"kind": "episode", **asdict(outcome)})
+        self._write(step, {"kind": "episode", **asdict(outcome)})
         self._log("honesty", agreement(self._outcomes))
         comparison = self.watch.add(outcome)
         if comparison is None:
@@ -239,7 +243,7 @@ class RewardHonestyCallback(BaseCallback):
         if self.watch.farming and not self._warned:
             self._warned = True
             warnings.warn(
-                f"at step {self.num_timesteps} the agent seems to farm the learned reward: {comparison}. Look at its "
+                f"at step {step} the agent seems to farm the learned reward: {comparison}. Look at its "
                 "highest-paid failures; docs/reward_design.md says what to do",
                 RewardFarmingWarning,
                 stacklevel=2,
@@ -248,7 +252,7 @@ class RewardHonestyCallback(BaseCallback):
     def _evaluate(self, venv: VecEnv) -> None:
         found = evaluate_honesty(self.model, venv, self._eval_episodes)
         self._log("honesty_eval", found)
-        self._write({"kind": "evaluation", **found.as_dict()})
+        self._write(self.num_timesteps, {"kind": "evaluation", **found.as_dict()})
         logger.info("step %d: %s", self.num_timesteps, found)
 
     def _log(self, section: str, found: Agreement) -> None:
@@ -257,12 +261,12 @@ class RewardHonestyCallback(BaseCallback):
             if not np.isnan(value):
                 self.logger.record(f"{section}/{name}", value)
 
-    def _write(self, entry: dict[str, Any]) -> None:
+    def _write(self, step: int, entry: dict[str, Any]) -> None:
         if self._record is None:
             return
         plain = {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in entry.items()}
         with self._record.open("a") as file:
-            file.write(json.dumps({"step": self.num_timesteps, **plain}) + "\n")
+            file.write(json.dumps({"step": step, **plain}) + "\n")
 
 
 def _forget(record: Path, after: int) -> None:

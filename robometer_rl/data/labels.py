@@ -201,7 +201,7 @@ class ExpertStates:
         self._weights = weights
 
     @classmethod
-    def of(cls, experts: Sequence[Trajectory], reaching: float = 1.0) -> ExpertStates:
+    def of(cls, experts: Sequence[Trajectory], reaching: float) -> ExpertStates:
         """Collects the frames of expert episodes up to their first success.
 
         Args:

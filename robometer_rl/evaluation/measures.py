@@ -95,7 +95,7 @@ def _correlations(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
         for scored, progress in zip(experts, values, strict=True):
             done = int(scored.episode.success_index or 0)
             linear = linear_progress(len(progress), done)
-            truth.append(voc_pearson(progress, linear if scored.truth is None else scored.truth))
+            truth.append(voc_pearson(progress, _known(scored.truth)))
             time.append(voc_pearson(progress, linear))
             spearman.append(voc_spearman(progress[: done + 1]))
         metrics[f"voc_pearson{name}"] = bootstrap(truth)

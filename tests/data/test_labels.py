@@ -105,7 +105,7 @@ def test_relations_that_experts_do_not_bring_about_count_less():
         experts.append(replace(expert, state=state))
     query = experts[0].state.copy()
     query[:, 4:7] = [0.1, 0.2, 0.0]
-    progress = ExpertStates.of(experts).progress(query)
+    progress = ExpertStates.of(experts, reaching=1.0).progress(query)
     np.testing.assert_allclose(progress, np.minimum(np.arange(12) / 9, 1.0), atol=0.15)
 
 
@@ -183,3 +183,9 @@ def test_attempts_at_one_task_belong_together_whatever_they_are_called():
     assert {group_key(trajectory) for trajectory in make_episodes_of_two_tasks()} == {"push", "pull"}
     anonymous = replace(make_episode("push", "expert", 0), metadata={})
     assert group_key(anonymous) == "push the block"
+
+
+@pytest.mark.parametrize("reaching", [0.0, -0.1, 1.5, float("nan")])
+def test_reaching_is_a_part_of_progress(reaching):
+    with pytest.raises(ValueError, match="reaching is the progress of having reached the object"):
+        TargetConfig(reaching=reaching)

@@ -22,7 +22,8 @@ def scored(task, skill, number, final, quality=None, success=None, distance=None
         )
     progress = np.linspace(0.0, final, LENGTH)
     beside = {"single_frame": progress, "still": np.zeros(LENGTH)} if skill == "expert" else {}
-    return ScoredEpisode(episode, progress, np.asarray(episode.success, float), **beside)
+    truth = linear_progress(LENGTH, episode.success_index) if skill == "expert" else None
+    return ScoredEpisode(episode, progress, np.asarray(episode.success, float), **beside, truth=truth)
 
 
 def test_farming_is_what_agents_that_never_succeed_are_paid():
