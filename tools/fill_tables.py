@@ -81,7 +81,7 @@ def _metrics(name: str) -> dict[str, Any]:
 def _row(line: str, sources: Sequence[dict[str, Any] | None]) -> str:
     label, *cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
     metric = f"final_progress_{label.removeprefix(FINAL)}" if label.startswith(FINAL) else ROWS[label]
-    shown = [cell if source is None else _cell(source.get(metric)) for cell, source in zip(cells, sources, strict=True)]
+    shown = [cell if source is None else _cell(source[metric]) for cell, source in zip(cells, sources, strict=True)]
     return f"| {' | '.join([label, *shown])} |\n"
 
 

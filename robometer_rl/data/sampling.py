@@ -118,10 +118,10 @@ class ClipStrategies:
             its own task has, too: progress and success 0.
     """
 
-    success: float = 0.3
-    failure: float = 0.3
-    rewind: float = 0.1
-    reverse: float = 0.05
+    success: float = 0.27
+    failure: float = 0.38
+    rewind: float = 0.07
+    reverse: float = 0.03
     other_task: float = 0.25
 
 

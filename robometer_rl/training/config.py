@@ -71,7 +71,7 @@ class StageConfig:
         gradient_checkpointing: Compute layers again in the backward pass instead of keeping what they computed.
     """
 
-    steps: int = 3000
+    steps: int = 4000
     batch_size: int = 16
     accumulate: int = 1
     learning_rate: float = 1e-3
