@@ -52,7 +52,7 @@ class Settings:
     evaluation_episodes: tuple[int, int] = (20, 50)
     max_decisions: int = 30
     mode: str = "delta"
-    scale: float = 10.0
+    scale: float = 2.0
     success_bonus: float = 0.0
     gamma: float = 0.95
     updates: float = 2.0
