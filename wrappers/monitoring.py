@@ -131,7 +131,7 @@ class _Step:
         if pending is None:
             return cls(number, list(infos), ended, None)
         # Infos may hold observations, which need not be kept as long.
-        said = [{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos]
+        said: list[Mapping[str, Any]] = [{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos]
         return cls(number, said, ended, pending)
 
     @property
