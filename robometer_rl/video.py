@@ -258,6 +258,7 @@ class _FrameStore:
         self._file: IO[bytes] | None = None
 
     def append(self, frame: Frame) -> None:
+        """Adds a frame behind those before it; `FrameError` if its size is another."""
         if self._shape is None:
             self._shape = frame.shape
         if frame.shape != self._shape:

@@ -126,6 +126,7 @@ class _Step:
 
     @classmethod
     def of(cls, number: int, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> _Step:
+        """Keeps of the infos what is needed later."""
         ended = [bool(done) for done in dones]
         pending = infos[0].get(PENDING_KEY)
         if pending is None:
@@ -214,22 +215,23 @@ class RewardHonestyCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self._unseen.append(_Step.of(self.num_timesteps, self.locals["infos"], self.locals["dones"]))
-        while self._unseen and self._unseen[0].is_known:
-            self._look_at(self._unseen.popleft())
+        self._catch_up(wait=False)
         if self._eval_env is not None and self.num_timesteps >= self._next_evaluation:
             self._next_evaluation += self._eval_every
             self._evaluate(self._eval_env)
         return True
 
     def _on_training_end(self) -> None:
-        while self._unseen:
-            self._look_at(self._unseen.popleft())
+        self._catch_up(wait=True)
 
-    def _look_at(self, step: _Step) -> None:
-        for index, (info, done) in enumerate(zip(step.infos(), step.dones, strict=True)):
-            outcome = self._counter.step(index, info, done)
-            if outcome is not None:
-                self._note(step.number, outcome)
+    def _catch_up(self, wait: bool) -> None:
+        """Looks at the steps so far, or at those whose rewards have arrived."""
+        while self._unseen and (wait or self._unseen[0].is_known):
+            step = self._unseen.popleft()
+            for index, (info, done) in enumerate(zip(step.infos(), step.dones, strict=True)):
+                outcome = self._counter.step(index, info, done)
+                if outcome is not None:
+                    self._note(step.number, outcome)
 
     def _note(self, step: int, outcome: EpisodeOutcome) -> None:
         self._outcomes.append(outcome)

@@ -210,6 +210,7 @@ class _Episode:
         return self._trajectory(index, range(len(index)), str(self.record.get("task_name", "")), (), {})
 
     def action(self, index: VideoIndex, number: int, action: Mapping[str, Any]) -> Trajectory:
+        """The frames of one action under its own text; `SourceError` if it lacks a field."""
         try:
             text, start, end = action["action_text"], int(action["start_frame"]), int(action["end_frame"])
         except (KeyError, TypeError) as error:

@@ -111,6 +111,7 @@ class _Reader:
         return f"{self.config.path}#episode {position}"
 
     def read(self, episode: LeRobotEpisode) -> Trajectory:
+        """One episode with its outcome, as far as the dataset knows it."""
         rows = self.layout.rows(episode, [self.outcome] if self.outcome else [])
         success = self._success(rows)
         quality = self.config.quality or quality_of(np.zeros(0, bool) if success is None else success)

@@ -174,6 +174,7 @@ class _Reader:
         return f"{self.dataset}#{self.config.split} {number}"
 
     def read(self, number: int, steps: Sequence[Mapping[str, Any]]) -> Trajectory:
+        """One episode of its steps; `SourceError` if they are too few, or have no instruction."""
         if len(steps) < 2:
             raise SourceError(f"{len(steps)} steps; expected at least 2")
         texts = list(_instructions(steps[0]))

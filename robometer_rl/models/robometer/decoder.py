@@ -57,6 +57,7 @@ class _Recorder:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a layer attends to: the prefix's keys and values, and its own; see `transformers.Cache`."""
         if self.keep:
             self.new.append((key, value))
         if self.prefix is None:
