@@ -3,9 +3,9 @@
     python -m benchmarks.metaworld_rl             # everything; goes on where it was stopped
     python -m benchmarks.metaworld_rl --report    # only collects what there is so far
 
-Tasks, budgets and settings are the defaults below, committed before the first run, and every task that was tried is in
-the result. A run is a command of the example, listed in the result beside its curve. Evaluation is on true success, the
-last one in 50 episodes, with seeds that training never uses. Writes results/metaworld_rl.json and a picture beside it.
+Tasks and budgets are the defaults below, committed before the first run; docs/results.md has every task and setting
+that was tried. A run is a command of the example, listed in the result beside its curve. Evaluation is on true success,
+the last one in 50 episodes, with seeds that training never uses. Writes results/metaworld_rl.json and a picture.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ True progress, for training and for evaluation:
 - An episode of an expert advances linearly in time from 0 at its first frame to 1 at its first success. Where the
   simulator's state says when the object begins to move, reaching it is worth no more than `TargetConfig.reaching`, and
   the rest is linear in time again: an agent that dwells at a handle has achieved next to nothing, but experts spend
-  most of their time on getting there.
+  half of their time on getting there.
 - Any other frame in which the task is done has progress 1.
 - Any other frame is worth what experts are worth in similar states of the simulator, discounted by how far it is from
   all of them (`ExpertStates`). So stopping half-way keeps what was reached, going away from the object loses it, and a
