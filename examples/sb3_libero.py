@@ -33,6 +33,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import tyro
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -66,6 +67,9 @@ class Args:
         size: Height and width of the frames that the model sees.
         gamma: Discount per decision.
         updates: Gradient steps per decision.
+        learning_rate: Of all networks.
+        entropy: Weight of the policy's entropy at the beginning, above 0; it adapts. Far above what a decision pays, it
+            keeps the agent from heading for anything.
         evaluate_every: Simulator steps between evaluations.
         evaluation_episodes: Episodes of an evaluation, and of the last one.
         seed: Seed.
@@ -78,14 +82,16 @@ class Args:
     arm: Arm = "robometer_sparse"
     model: str = "mini"
     mode: Literal["delta", "level", "success"] = "delta"
-    scale: float = 1.0
+    scale: float = 2.0
     steps: int = 100_000
     envs: int = 1
-    action_repeat: int = 4
+    action_repeat: int = 10
     max_steps: int = 400
     size: int = 128
-    gamma: float = 0.98
-    updates: float = 1.0
+    gamma: float = 0.95
+    updates: float = 2.0
+    learning_rate: float = 1e-3
+    entropy: float = 0.1
     evaluate_every: int = 10_000
     evaluation_episodes: tuple[int, int] = (10, 50)
     seed: int = 0
@@ -146,6 +152,8 @@ def make_task(args: Args, frames: bool, states: range = range(TRAINING_STATES)) 
         ENV_ID, suite=args.suite, task_id=args.task_id, width=args.size, height=args.size,
         render_mode="rgb_array" if frames else None, max_episode_steps=args.max_steps,
     )  # fmt: skip
+    # Places are in metres and differ by centimetres, too little to learn from fast.
+    env = TransformObservation(env, lambda state: 5 * state, env.observation_space)
     env = Monitor(Decisions(env, args.action_repeat, states), info_keywords=("is_success",))
     return RenderToInfo(env) if frames else env
 
@@ -249,9 +257,10 @@ def run(args: Args) -> Progress:
         agent.load_replay_buffer(directory / "replay")
     else:
         agent = SAC(
-            "MlpPolicy", venv, gamma=args.gamma, buffer_size=args.decisions, batch_size=256,
-            learning_starts=min(500, args.decisions // 2), train_freq=1,
-            gradient_steps=max(1, round(args.updates * args.envs)), seed=args.seed, device="cpu",
+            "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, buffer_size=args.decisions,
+            batch_size=256, learning_starts=min(500, args.decisions // 4), train_freq=1,
+            gradient_steps=max(1, round(args.updates * args.envs)), ent_coef=f"auto_{args.entropy}", seed=args.seed,
+            device="cpu",
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
