@@ -58,7 +58,7 @@ class Args:
     arms: tuple[str, ...] = ("robometer_sparse", "sparse")
     seeds: tuple[int, ...] = (0, 1, 2)
     model: str = "mini"
-    steps: int = 100_000
+    steps: int = 40_000
     max_steps: int = 400
     envs: int = 1
     evaluate_every: int = 10_000
