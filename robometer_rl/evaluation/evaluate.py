@@ -13,6 +13,7 @@ from rich.console import Console
 
 from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.conditions import Condition
@@ -49,6 +50,7 @@ class EvaluateConfig:
         protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
         every: Scoring interval in recorded frames.
         pairs: Most pairs per task that preference is asked about.
+        reaching: What an expert's way to the object is worth at most, see `TargetConfig`.
         device: Where to run.
         dtype: Precision; as stored if None.
         seed: Of the choice of pairs, wrong tasks, paraphrases and jitter.
@@ -64,6 +66,7 @@ class EvaluateConfig:
     protocol: str | None = None
     every: int = 1
     pairs: int = 20
+    reaching: float = TargetConfig.reaching
     device: str = "cpu"
     dtype: str | None = None
     seed: int = 0
@@ -116,7 +119,7 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
         ValueError: A condition that does not apply, see `score_episodes`.
     """
     protocol = parse_protocol(config.protocol) if config.protocol else model.default_protocol
-    scoring = Scoring(protocol, config.every, config.pairs, config.seed, show_progress=True)
+    scoring = Scoring(protocol, config.every, config.pairs, config.seed, config.reaching, show_progress=True)
     scores = _score(model, episodes, scoring, config.conditions)
     evaluation = _evaluation(model, scoring, scores, config.by)
     for table in evaluation.tables():
@@ -137,6 +140,7 @@ def evaluate_model(
     seed: int = 0,
     conditions: Sequence[Condition] = (),
     by: Group | None = None,
+    reaching: float = TargetConfig.reaching,
 ) -> Evaluation:
     """Measures a model on episodes with recorded success.
 
@@ -149,6 +153,7 @@ def evaluate_model(
         seed: Of everything drawn.
         conditions: Measured beside the episodes as recorded.
         by: What to group episodes by, if at all.
+        reaching: What an expert's way to the object is worth at most, see `TargetConfig`.
 
     Returns:
         Metrics named as in `robometer_rl.evaluation.measures.measure`.
@@ -156,7 +161,7 @@ def evaluate_model(
     Raises:
         ValueError: A condition that does not apply, see `score_episodes`.
     """
-    scoring = Scoring(protocol or model.default_protocol, every, pairs, seed)
+    scoring = Scoring(protocol or model.default_protocol, every, pairs, seed, reaching)
     return _evaluation(model, scoring, _score(model, episodes, scoring, conditions), by)
 
 
@@ -210,6 +215,7 @@ def _facts(model: RewardModel, scoring: Scoring, episodes: Sequence[Trajectory],
         "protocol": str(scoring.protocol),
         "every": scoring.every,
         "seed": scoring.seed,
+        "reaching": scoring.reaching,
         "success_threshold": threshold,
         "episodes": {skill: sum(str(episode.skill) == skill for episode in episodes) for skill in skills},
         "tasks": sorted({group_key(episode) for episode in episodes}),

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from robometer_rl.data.labels import EXPERT, group_key, label_trajectories
+from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.conditions import Condition, frames_under, task_under
 from robometer_rl.frames import Clip, FrameProtocol
@@ -43,6 +44,7 @@ class Scoring:
         every: Scoring interval in recorded frames.
         pairs: Most pairs per task that preference is asked about.
         seed: Of the choice of pairs, wrong tasks, paraphrases and jitter.
+        reaching: What an expert's way to the object is worth at most, see `TargetConfig`.
         show_progress: Draw progress bars on standard error.
     """
 
@@ -50,6 +52,7 @@ class Scoring:
     every: int = 1
     pairs: int = 20
     seed: int = 0
+    reaching: float = TargetConfig.reaching
     show_progress: bool = False
 
 
@@ -141,11 +144,12 @@ def score_episodes(
     """
     if condition == "paraphrased" and not any(episode.instructions for episode in episodes):
         raise ValueError("none of these episodes has a second instruction to be paraphrased with")
+    labelled = label_trajectories(episodes, config=TargetConfig(reaching=scoring.reaching))
     questions = _Questions(model, list(episodes), scoring, condition)
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()
     beside = questions.beside_experts(rng)
-    truths = [each.progress if each.progress_known.all() else None for each in label_trajectories(episodes)]
+    truths = [each.progress if each.progress_known.all() else None for each in labelled]
     scored = [
         ScoredEpisode(episode, progress, success, *beside.get(index, ()), truth=truth)
         for index, (episode, (progress, success), truth) in enumerate(zip(episodes, dense, truths, strict=True))

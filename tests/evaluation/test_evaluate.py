@@ -83,6 +83,21 @@ def test_truth_comes_from_experts_of_the_same_task(episodes):
     assert value > 0.9
 
 
+def test_what_reaching_is_worth_is_said(episodes):
+    def moved(episode):
+        state = episode.state.copy()
+        state[:, 4] += np.maximum(state[:, 0] - state[0, 0] - 0.7, 0.0)  # the hand carries it over the last part
+        return replace(episode, state=state)
+
+    carried = [moved(each) for each in episodes]
+    evaluations = {reaching: evaluate_model(Oracle(), carried, reaching=reaching) for reaching in (0.25, 1.0)}
+    assert evaluations[1.0].metrics["voc_pearson"].value == pytest.approx(1.0, abs=0.01)
+    assert evaluations[0.25].metrics["voc_pearson"].value < 0.95
+    assert evaluations[0.25].facts["reaching"] == 0.25
+    with pytest.raises(ValueError, match=r"reaching is the progress .* got 2"):
+        evaluate_model(Oracle(), episodes, reaching=2.0)
+
+
 def test_a_task_of_the_same_name_is_not_a_wrong_one(episodes):
     namesakes = [
         replace(each, id=f"{each.id}-2", metadata={**each.metadata, "environment": f"{each.metadata['environment']}-2"})
