@@ -187,7 +187,7 @@ def evaluate(agent: SAC, args: Args, env: gym.Env[Any, Any], episodes: int) -> f
         rng = np.random.default_rng(episode)
         first = held_out[episode % len(held_out)]
         observation, info = env.reset(seed=episode, options={"init_state": first})
-        jitter = 2 * (episode // len(held_out))  # random decisions before the agent takes over
+        jitter = episode // len(held_out)  # random decisions before the agent takes over
         over = False
         while not over:
             action = agent.predict(observation, deterministic=True)[0]
