@@ -93,7 +93,7 @@ def main(args: Args) -> dict[str, dict[str, Any]]:
         policies = sorted(result["policies"], key=lambda policy: policy["success_rate"])
         points = [100 * policy["success_rate"] for policy in policies], [each["score"]["value"] for each in policies]
         panels[task] = [Series("mean final progress of a policy", [points], dashed=True)]
-    title = "What a policy is worth by its videos, against what it achieves"
+    title = "Ranked by their videos, and in truth"
     draw_learning_curves(title, f"final progress by {args.model}", panels, "true success (%)").save(
         RESULTS / f"{args.name}.png"
     )
