@@ -41,28 +41,37 @@ def draw_learning_curves(
     """Draws a panel per task: thin lines are seeds, the thick one is their mean, dashed lines are others' numbers."""
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    canvas = Canvas(
-        _MARGIN + columns * (_WIDTH + _MARGIN), _HEAD + _LEGEND + rows * (_HEIGHT + _MARGIN), theme.background, 2
-    )
-    room = canvas.width - 2 * _MARGIN
-    canvas.text((_MARGIN, 30), shortened(title, room, 17), theme.ink, size=17)
-    canvas.text((_MARGIN, 49), shortened(subtitle, room, 11.5), theme.muted, size=11.5)
+    wide = _WIDTH if columns > 1 else 2 * _WIDTH  # a single panel leaves room for the title and the legend
+    room = columns * (wide + _MARGIN) - _MARGIN
     labels = list(dict.fromkeys(series.label for panel in panels.values() for series in panel))
     colors = {label: theme.series[number % len(theme.series)] for number, label in enumerate(labels)}
-    _legend(canvas, colors, theme)
+    places = _legend_places(labels, room)
+    head = _HEAD + _LEGEND * (1 + max(row for row, _ in places.values()))
+    canvas = Canvas(room + 2 * _MARGIN, head + rows * (_HEIGHT + _MARGIN), theme.background, 2)
+    canvas.text((_MARGIN, 30), shortened(title, room, 17), theme.ink, size=17)
+    canvas.text((_MARGIN, 49), shortened(subtitle, room, 11.5), theme.muted, size=11.5)
+    for label, (row, left) in places.items():
+        height = _HEAD + row * _LEGEND
+        canvas.line([(left, height), (left + 16, height)], colors[label], 2.8)
+        canvas.text((left + 22, height + 4), label, theme.ink, size=12)
     for number, (name, panel) in enumerate(panels.items()):
-        left = _MARGIN + (number % columns) * (_WIDTH + _MARGIN)
-        top = _HEAD + _LEGEND + (number // columns) * (_HEIGHT + _MARGIN)
-        _panel(canvas, Box(left, top, left + _WIDTH, top + _HEIGHT), name, panel, colors, x_label, theme)
+        left = _MARGIN + (number % columns) * (wide + _MARGIN)
+        top = head + (number // columns) * (_HEIGHT + _MARGIN)
+        _panel(canvas, Box(left, top, left + wide, top + _HEIGHT), name, panel, colors, x_label, theme)
     return canvas.finish()
 
 
-def _legend(canvas: Canvas, colors: Mapping[str, str], theme: Theme) -> None:
-    left = float(_MARGIN)
-    for label, color in colors.items():
-        canvas.line([(left, _HEAD), (left + 16, _HEAD)], color, 2.8)
-        canvas.text((left + 22, _HEAD + 4), label, theme.ink, size=12)
-        left += text_width(label, 12) + 46
+def _legend_places(labels: Sequence[str], room: float) -> dict[str, tuple[int, float]]:
+    """Row and left edge of each label, begun anew where a row is full."""
+    places: dict[str, tuple[int, float]] = {}
+    row, left = 0, float(_MARGIN)
+    for label in labels:
+        width = text_width(label, 12) + 46
+        if places and left + width - 24 > _MARGIN + room:
+            row, left = row + 1, float(_MARGIN)
+        places[label] = (row, left)
+        left += width
+    return places
 
 
 def _panel(
