@@ -22,7 +22,10 @@ def scored(task, skill, number, final, quality=None, success=None, distance=None
         )
     progress = np.linspace(0.0, final, LENGTH)
     beside = {"single_frame": progress, "still": np.zeros(LENGTH)} if skill == "expert" else {}
-    truth = linear_progress(LENGTH, episode.success_index) if skill == "expert" else None
+    truth = None
+    if skill == "expert":
+        assert episode.success_index is not None
+        truth = linear_progress(LENGTH, episode.success_index)
     return ScoredEpisode(episode, progress, np.asarray(episode.success, float), **beside, truth=truth)
 
 

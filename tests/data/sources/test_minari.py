@@ -223,8 +223,9 @@ def test_frames_in_hdf5_are_read_a_few_at_a_time(root: Path, encoded: bool) -> N
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < shown.nbytes / 4
-    np.testing.assert_array_equal(trajectory.frames[[7, 3, 7, 1199]], whole["observations"][[7, 3, 7, 1199]])
-    np.testing.assert_array_equal(trajectory.frames[-1], whole["observations"][-1])
+    frames: Any = trajectory.frames  # takes more than the slices that every sequence of frames does
+    np.testing.assert_array_equal(frames[[7, 3, 7, 1199]], whole["observations"][[7, 3, 7, 1199]])
+    np.testing.assert_array_equal(frames[-1], whole["observations"][-1])
     assert trajectory.frames[5:5].shape == (0, SIZE, SIZE, 3)
 
 
