@@ -178,7 +178,8 @@ def main(args: Args) -> dict[str, Any]:
         raise SystemExit(f"no runs in {ROOT / args.runs}")
     for table in tables(found):
         Console().print(table)
-    write_result(args.name, {"model": args.model, "settings": vars(args.settings), "tasks": found})
+    options = {"model": args.model, "settings": vars(args.settings), "budgets": args.budgets}
+    write_result(args.name, {**options, "tasks": found})
     picture(found, args)
     return found
 

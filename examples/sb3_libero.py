@@ -260,8 +260,7 @@ def run(args: Args) -> Progress:
             "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, buffer_size=args.decisions,
             batch_size=256, learning_starts=min(500, args.decisions // 4), train_freq=1,
             gradient_steps=max(1, round(args.updates * args.envs)), ent_coef=f"auto_{args.entropy}", seed=args.seed,
-            device="cpu",
-            tensorboard_log=str(args.output / "tensorboard"),
+            device="cpu", tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
     honesty = [RewardHonestyCallback(window=20, record=directory / "honesty.jsonl")] if args.watched else []

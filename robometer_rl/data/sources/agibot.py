@@ -106,6 +106,7 @@ class _Window(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Fills the buffer with what follows in the part, as far as it goes; see `io.RawIOBase`."""
         wanted = min(len(buffer), max(self._size - self._position, 0))
         self._file.seek(self._start + self._position)
         content = self._file.read(wanted)
