@@ -1,7 +1,4 @@
-"""The modules of the library and the files that they are, found on disk.
-
-Not by asking the package: in an editable installation its path does not lead to the folder wrappers/.
-"""
+"""The modules of the library and the files that they are, found on disk, without importing any of them."""
 
 from __future__ import annotations
 

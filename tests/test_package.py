@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections import Counter
 from importlib.metadata import packages_distributions, version
+from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 import robometer_rl
 from tests.library import LIBRARY, ROOT
@@ -72,16 +76,43 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## {declared}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_folder_with_modules_is_a_listed_package() -> None:
-    """setuptools cannot find packages where a folder is mapped, so a forgotten one would be missing from the wheel."""
+def test_every_folder_with_modules_is_a_package_that_setuptools_finds() -> None:
+    """A folder without ``__init__``, or one that the search passes over, would be missing from the wheel."""
     packages = {name for name, path in LIBRARY.items() if path.name == "__init__.py"}
     assert packages == {name if name in packages else name.rpartition(".")[0] for name in LIBRARY}
-    assert set(project()["tool"]["setuptools"]["packages"]) == packages
+    assert set(find_packages(str(ROOT), **project()["tool"]["setuptools"]["packages"]["find"])) == packages
 
 
-def test_type_checkers_find_the_annotations_and_the_mapped_folder() -> None:
+WHERE = """
+import robometer_rl, robometer_rl.wrappers, robometer_rl.wrappers.rendering as rendering
+for module in (robometer_rl, robometer_rl.wrappers, rendering):
+    print(module.__file__)
+"""
+
+
+def where_from(*path: Path) -> list[Path]:
+    """The files that the package and its wrappers are imported from with ``path`` as PYTHONPATH."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    command = [sys.executable, "-c", WHERE]
+    output = subprocess.run(command, env=environment, cwd="/", check=True, capture_output=True, text=True).stdout
+    return [Path(line) for line in output.splitlines()]
+
+
+def test_wrappers_come_from_the_checkout_that_the_package_comes_from(tmp_path: Path) -> None:
+    """Whatever else is installed: a second clone that took the wrappers of the first would test the wrong ones."""
+    clones = [tmp_path / "first", tmp_path / "second"]
+    for clone in clones:
+        for folder in ("robometer_rl", "wrappers"):
+            ignored = shutil.ignore_patterns("__pycache__", "assets")
+            shutil.copytree(ROOT / folder, clone / folder, symlinks=True, ignore=ignored)
+    for path in ([clones[0]], [clones[1]], clones, clones[::-1]):
+        assert [file.is_relative_to(path[0]) for file in where_from(*path)] == [True] * 3
+    assert [file.is_relative_to(ROOT) for file in where_from(ROOT)] == [True] * 3
+
+
+def test_type_checkers_find_the_annotations() -> None:
     assert (ROOT / "robometer_rl" / "py.typed").is_file()
-    assert (ROOT / "tools" / "types" / "robometer_rl" / "wrappers").resolve() == ROOT / "wrappers"
+    assert (ROOT / "robometer_rl" / "wrappers").resolve() == ROOT / "wrappers"
 
 
 def requirements(*extras: str) -> set[str]:

@@ -57,10 +57,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources.mkdir()
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("robometer_rl", "wrappers"):
-        shutil.copytree(ROOT / name, sources / name, ignore=ignored)
+        shutil.copytree(ROOT / name, sources / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources / name)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, sources, cwd=folder)
+    # By way of the source distribution, which has to hold all that the wheel is made of.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, sources, cwd=folder)
     (wheel,) = folder.glob("*.whl")
 
     venv.create(folder / "venv", with_pip=False)

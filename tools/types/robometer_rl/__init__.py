@@ -1,1 +1,0 @@
-../../../robometer_rl/__init__.py
