@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from robometer_rl import video
 from robometer_rl.frames import Clip, FrameError
 from robometer_rl.video import VideoError, read_recording, write_video
+from robometer_rl.video import recording as recording_module
 
 Frames = NDArray[np.uint8]
 
@@ -45,7 +46,7 @@ def test_a_written_video_is_read_back_frame_by_frame(tmp_path: Path) -> None:
 def test_a_written_video_is_what_browsers_play(tmp_path: Path) -> None:
     path = tmp_path / "odd.mp4"
     write_video(path, gradient(3, height=31, width=47), fps=5)
-    reader = video.imageio_ffmpeg.read_frames(path)
+    reader = imageio_ffmpeg.read_frames(path)
     meta = next(reader)
     reader.close()
     assert meta["codec"] == "h264"
@@ -116,7 +117,7 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
 def test_many_frames_live_in_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "clip.mp4", gradient(), fps=10)
     in_memory = read_recording(tmp_path / "clip.mp4").frames
-    monkeypatch.setattr(video, "SPILL_BYTES", 5 * in_memory[0].nbytes)
+    monkeypatch.setattr(recording_module, "SPILL_BYTES", 5 * in_memory[0].nbytes)
     spilled = read_recording(tmp_path / "clip.mp4").frames
     assert isinstance(spilled, np.memmap)
     np.testing.assert_array_equal(spilled, in_memory)

@@ -1,0 +1,21 @@
+"""Reading the frames of recordings, and writing frames as videos."""
+
+from robometer_rl.video.recording import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Recording,
+    VideoError,
+    decode_video,
+    read_recording,
+    write_video,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Recording",
+    "VideoError",
+    "decode_video",
+    "read_recording",
+    "write_video",
+]
