@@ -17,7 +17,7 @@ from tests.library import LIBRARY, ROOT
 # From left to right: a room may import from its own and from those before it. Rooms side by side in one line may
 # import from each other, as long as their modules form no circle.
 FLOW = (
-    ("provenance", "frames"),
+    ("files", "provenance", "frames"),
     ("prediction",),
     ("rewards",),
     ("video", "report"),

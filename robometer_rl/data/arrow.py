@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robometer_rl.data.frame_files import atomic_path
 from robometer_rl.data.rows import PER_FRAME, SCALARS, FrameFile, Row, StoreError, with_arrays
+from robometer_rl.files import new_file
 
 if TYPE_CHECKING:
     import datasets
@@ -67,7 +67,7 @@ def write_sealed(path: Path, rows: Iterable[Row]) -> None:
     _datasets(f"to seal {path.parent}")
     from datasets.arrow_writer import ArrowWriter
 
-    with atomic_path(path) as temporary, ArrowWriter(features=_features(), path=str(temporary)) as writer:
+    with new_file(path) as temporary, ArrowWriter(features=_features(), path=str(temporary)) as writer:
         for row in rows:
             writer.write(_columns(row), writer_batch_size=_BATCH)
         writer.finalize()

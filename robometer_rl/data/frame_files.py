@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import os
 import shutil
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -22,15 +20,15 @@ from PIL import Image, UnidentifiedImageError
 from robometer_rl.data.rows import ChecksumError, FrameFile
 from robometer_rl.data.sources.video_frames import VideoFrames
 from robometer_rl.data.thinning import ChosenFrames
+from robometer_rl.files import new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video
 
-__all__ = ["StoredFrames", "atomic_path", "link_video", "open_frames", "write_frames"]
+__all__ = ["StoredFrames", "link_video", "open_frames", "write_frames"]
 
 FRAMES: Final = "frames"
 VIDEOS: Final = "videos"
 
-_NUMBERS = itertools.count()  # of files that this process writes
 _CHUNK = 64  # frames that are read from a source at once
 _UNREADABLE = (zipfile.BadZipFile, UnidentifiedImageError, OSError, KeyError, SyntaxError, EOFError, ValueError)
 
@@ -213,7 +211,7 @@ def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
     kept = f"{VIDEOS}/{sha256}{video.suffix.lower()}"
     if not (root / kept).exists():
         (root / VIDEOS).mkdir(exist_ok=True)
-        with atomic_path(root / kept) as temporary:
+        with new_file(root / kept) as temporary:
             try:
                 os.link(video.resolve(), temporary)
             except OSError:  # another file system, or one without links
@@ -229,18 +227,6 @@ def file_sha256(path: Path, suffix: bytes = b"") -> str:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(suffix)
     return digest.hexdigest()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A name to write to in place of ``path``; what was written appears there when all went well, and not before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_NUMBERS)}.tmp")
-    temporary.unlink(missing_ok=True)  # of a process of this number that was killed; it may be a link to a video
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _member(index: int) -> str:

@@ -31,7 +31,6 @@ from robometer_rl.data.arrow import SealedRows, write_sealed
 from robometer_rl.data.frame_files import (
     FRAMES,
     StoredFrames,
-    atomic_path,
     file_sha256,
     link_video,
     open_frames,
@@ -39,6 +38,7 @@ from robometer_rl.data.frame_files import (
 )
 from robometer_rl.data.rows import ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.files import new_file
 
 __all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
 
@@ -180,10 +180,10 @@ class TrajectoryStore:
                 self._claim_version()
                 self._take_place(place, trajectory.id)
             else:
-                with atomic_path(self.path / FRAMES / f"{trajectory.id}.zip") as temporary:
+                with new_file(self.path / FRAMES / f"{trajectory.id}.zip") as temporary:
                     row = Row.of(trajectory, write_frames(temporary, trajectory.id, trajectory.frames))
                     self._take_place(place, trajectory.id)
-            with atomic_path(self._row_path(trajectory.id)) as temporary:
+            with new_file(self._row_path(trajectory.id)) as temporary:
                 temporary.write_bytes(row.to_json())
         insort(self._ids, trajectory.id)
         self._known.add(trajectory.id)
@@ -247,7 +247,7 @@ class TrajectoryStore:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
 
     def _write_header(self) -> None:
-        with atomic_path(self._header) as temporary:
+        with new_file(self._header) as temporary:
             temporary.write_text(json.dumps({"format": _FORMAT, "version": _VERSION}))
 
     def _check_version(self) -> None:

@@ -51,6 +51,7 @@ from robometer_rl.data.sources.hdf5 import (
 from robometer_rl.data.sources.libero_hdf5 import is_libero, libero_frames, libero_instruction, upright_orientation
 from robometer_rl.data.sources.reading import SourceError, Unreadable
 from robometer_rl.data.sources.robomimic_hdf5 import has_sparse_rewards, robomimic_frames, robomimic_instruction
+from robometer_rl.files import check_destination, check_outside, new_directory, new_file
 from robometer_rl.relabeling.dataset import (
     DatasetOptions,
     Episode,
@@ -62,15 +63,7 @@ from robometer_rl.relabeling.dataset import (
     RelabelDataset,
     WriteMode,
 )
-from robometer_rl.relabeling.destinations import (
-    check_destination,
-    check_outside,
-    choose_cameras,
-    default_output,
-    fingerprint,
-    new_directory,
-    new_file,
-)
+from robometer_rl.relabeling.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.relabeling.metadata import read_metadata, write_metadata
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.sources.extras import require
 from robometer_rl.data.sources.lerobot_layout import LeRobotLayout, open_parquet
+from robometer_rl.files import check_destination, check_outside, new_directory
 from robometer_rl.relabeling.dataset import Labels, LabelWriter, Provenance
-from robometer_rl.relabeling.destinations import check_destination, check_outside, new_directory
 from robometer_rl.relabeling.lerobot_columns import INDICES, PROGRESS, REWARD, original_column, row_labels
 from robometer_rl.relabeling.lerobot_copy import check_tables, copy_dataset, table_paths
 from robometer_rl.relabeling.metadata import metadata, read_metadata, write_metadata

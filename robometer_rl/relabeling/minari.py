@@ -47,6 +47,7 @@ from robometer_rl.data.sources.minari import (
 )
 from robometer_rl.data.sources.minari_hdf5 import has_hdf5_storage, info_shapes
 from robometer_rl.data.sources.reading import SourceError
+from robometer_rl.files import check_destination, check_outside, new_directory
 from robometer_rl.frames import FrameSequence
 from robometer_rl.relabeling.dataset import (
     DatasetOptions,
@@ -59,13 +60,7 @@ from robometer_rl.relabeling.dataset import (
     RelabelDataset,
     WriteMode,
 )
-from robometer_rl.relabeling.destinations import (
-    check_destination,
-    check_outside,
-    choose_cameras,
-    fingerprint,
-    new_directory,
-)
+from robometer_rl.relabeling.destinations import choose_cameras, fingerprint
 from robometer_rl.relabeling.metadata import metadata, stored_provenance
 
 __all__ = ["MinariLabelDataset", "is_format", "open_dataset"]

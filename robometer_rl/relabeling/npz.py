@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.data.sources.reading import SourceError
+from robometer_rl.files import check_destination, new_directory
 from robometer_rl.relabeling.dataset import (
     DatasetOptions,
     Episode,
@@ -47,13 +48,7 @@ from robometer_rl.relabeling.dataset import (
     RelabelDataset,
     WriteMode,
 )
-from robometer_rl.relabeling.destinations import (
-    check_destination,
-    choose_cameras,
-    default_output,
-    fingerprint,
-    new_directory,
-)
+from robometer_rl.relabeling.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.relabeling.metadata import read_metadata, write_metadata
 
 __all__ = ["NpzDataset", "NpzFrames", "is_format", "open_dataset"]

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.sources.extras import require
 from robometer_rl.data.sources.orientation import orient
 from robometer_rl.data.sources.reading import SourceError, Unreadable
+from robometer_rl.files import check_destination, new_file
 from robometer_rl.relabeling.dataset import (
     DatasetOptions,
     Episode,
@@ -43,13 +44,7 @@ from robometer_rl.relabeling.dataset import (
     RelabelDataset,
     WriteMode,
 )
-from robometer_rl.relabeling.destinations import (
-    check_destination,
-    choose_cameras,
-    default_output,
-    fingerprint,
-    new_file,
-)
+from robometer_rl.relabeling.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.metadata import metadata, stored_provenance
 

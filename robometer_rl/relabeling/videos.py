@@ -30,6 +30,7 @@ from robometer_rl.data.sources.orientation import Orientation, orient
 from robometer_rl.data.sources.reading import SourceError, Unreadable
 from robometer_rl.data.sources.video_frames import VideoFrames
 from robometer_rl.data.sources.videos import FILE_NAME
+from robometer_rl.files import check_destination, new_directory
 from robometer_rl.frames import FrameSequence
 from robometer_rl.relabeling.dataset import (
     DatasetOptions,
@@ -41,13 +42,7 @@ from robometer_rl.relabeling.dataset import (
     RelabelDataset,
     WriteMode,
 )
-from robometer_rl.relabeling.destinations import (
-    check_destination,
-    choose_cameras,
-    default_output,
-    fingerprint,
-    new_directory,
-)
+from robometer_rl.relabeling.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.relabeling.metadata import read_metadata, write_metadata
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video
 

@@ -28,13 +28,13 @@ import torch
 from transformers import TrainingArguments
 
 from robometer_rl.data.collate import Collator, FrameSource, PixelSource
-from robometer_rl.data.frame_files import atomic_path
 from robometer_rl.data.labels import group_key
 from robometer_rl.data.sampling import Sampler, make_episodes
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
+from robometer_rl.files import new_file
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -221,7 +221,7 @@ class _Run:
             )
         with main_process_first():
             config.output.mkdir(parents=True, exist_ok=True)
-            with atomic_path(file) as temporary:
+            with new_file(file) as temporary:
                 temporary.write_text(settings)
         run = cls(config.output)
         if run._report_file.exists():
@@ -238,7 +238,7 @@ class _Run:
         """Adds to the report."""
         self.report |= entries
         if is_main_process():
-            with atomic_path(self._report_file) as temporary:
+            with new_file(self._report_file) as temporary:
                 temporary.write_text(json.dumps(self.report, indent=2))
 
     def stage(self, name: str, checkpoint: Checkpoint, work: Callable[[Checkpoint, Path], None]) -> Checkpoint:

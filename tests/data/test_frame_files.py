@@ -1,14 +1,12 @@
 """Frames that stay in the video they came in; archives of images are tested with the store."""
 
 import hashlib
-import itertools
 import os
 import zipfile
 
 import numpy as np
 import pytest
 
-from robometer_rl.data import frame_files
 from robometer_rl.data.frame_files import write_frames
 from robometer_rl.data.sources.video_frames import VideoFrames
 from robometer_rl.data.store import ChecksumError, TrajectoryStore
@@ -50,15 +48,16 @@ def test_a_video_is_kept_as_it_is(tmp_path, video):
     store.verify()
 
 
-def test_a_link_that_a_killed_process_left_is_no_obstacle(tmp_path, video, monkeypatch):
-    """Its process had the number of this one."""
+def test_a_link_that_a_killed_process_left_is_no_obstacle(tmp_path, video):
     store = TrajectoryStore(tmp_path / "store")
     (store.path / "videos").mkdir()
     sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
-    os.link(video, store.path / "videos" / f".{sha256}.mp4.{os.getpid()}-7.tmp")
-    monkeypatch.setattr(frame_files, "_NUMBERS", itertools.count(7))
+    left = store.path / "videos" / f".{sha256}.mp4.partial"
+    left.mkdir()
+    os.link(video, left / f"{sha256}.mp4")
     store.append(run_of(video), keep_video=True)
     assert [file.name for file in (store.path / "videos").iterdir()] == [f"{sha256}.mp4"]
+    assert video.exists()
 
 
 def test_it_outlives_the_original(tmp_path, video):
