@@ -55,7 +55,7 @@ $(RLDS): pyproject.toml constraints.txt tools/setup.sh
 	@touch $@
 
 test-rlds: $(RLDS)
-	.venv-rlds/bin/python -m pytest tests/data/sources/test_rlds.py
+	.venv-rlds/bin/python -m pytest tests/formats/test_rlds.py
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

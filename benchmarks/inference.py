@@ -178,7 +178,7 @@ def time_stream(model: Robometer, side: int, environments: int, length: int) -> 
 
 def render_time(side: int) -> dict[str, float]:
     """Milliseconds that Meta-World takes to render one frame of this size, over 100 steps of one episode."""
-    from robometer_rl.data.sources.metaworld import MetaWorldEnv
+    from robometer_rl.envs.metaworld import MetaWorldEnv
 
     env = MetaWorldEnv("drawer-close", size=side)
     env.reset(seed=0)

@@ -50,15 +50,15 @@ from benchmarks.recording import write_result
 from benchmarks.reference import reference_forward
 from benchmarks.runs import ROOT
 from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
-from robometer_rl.data.collect import DEFAULT_TASKS, CollectConfig, EpisodeCounts, collect
+from robometer_rl.collecting.collect import DEFAULT_TASKS, CollectConfig, EpisodeCounts, collect
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.evaluation.metrics import bootstrap
 from robometer_rl.files import new_directory
+from robometer_rl.formats.dataset import DatasetOptions, Labels, RelabelDataset
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import versions
 from robometer_rl.relabeling.commands import relabel
-from robometer_rl.relabeling.dataset import DatasetOptions, Labels, RelabelDataset
 from robometer_rl.relabeling.decoding import decode
 from robometer_rl.relabeling.engine import Engine, Labeller, one_process
 from robometer_rl.relabeling.formats import open_dataset

@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from benchmarks.recording import write_result
 from robometer_rl import RewardSpec, load_reward_model
-from robometer_rl.data.sources.metaworld import TASKS, make_env
+from robometer_rl.envs.metaworld import TASKS, make_env
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
 

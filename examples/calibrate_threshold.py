@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robometer_rl import RewardSpec, load_reward_model
-from robometer_rl.data.collect import CollectConfig, EpisodeCounts, collect
+from robometer_rl.collecting.collect import CollectConfig, EpisodeCounts, collect
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.calibration import calibrate_success, gather_evidence, score_success
 

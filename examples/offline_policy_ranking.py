@@ -29,8 +29,8 @@ from rich.progress import track
 from rich.table import Table
 
 from robometer_rl import Clip, load_reward_model
+from robometer_rl.collecting.simulators import Simulator, simulator_of
 from robometer_rl.data.labels import EXPERT
-from robometer_rl.data.sources.simulators import Simulator, simulator_of
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.policies import PolicyRanking, rank_policies

@@ -19,9 +19,9 @@ import tyro
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
-from robometer_rl.data.sources.metaworld import make_env
-from robometer_rl.data.sources.metaworld_skills import Plan, record_policy
+from robometer_rl.collecting.metaworld_skills import Plan, record_policy
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.envs.metaworld import make_env
 
 
 @dataclass

@@ -40,8 +40,8 @@ from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional
 
 from robometer_rl import Clip, RewardSpec, load_reward_model
-from robometer_rl.data.sources.metaworld import TASKS, make_env
-from robometer_rl.data.sources.metaworld_policies import ExpertPolicy, NoisyPolicy
+from robometer_rl.collecting.metaworld_policies import ExpertPolicy, NoisyPolicy
+from robometer_rl.envs.metaworld import TASKS, make_env
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import episode_rewards, is_scored
 

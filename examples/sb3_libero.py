@@ -46,7 +46,7 @@ from robometer_rl.wrappers import RenderToInfo, RewardHonestyCallback, TaskFromI
 Arm = Literal["robometer_sparse", "robometer", "sparse"]
 
 TRAINING_STATES = 40  # of the recorded initial states; the others are for evaluation
-ENV_ID = "robometer_rl.wrappers:robometer_rl/Libero-v0"  # the module that registers it is imported in workers, too
+ENV_ID = "robometer_rl.envs:robometer_rl/Libero-v0"  # the module that registers it is imported in workers, too
 
 
 @dataclass

@@ -39,10 +39,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from robometer_rl import RewardSpec, load_reward_model
-from robometer_rl.data.sources.metaworld import TASKS, make_env
+from robometer_rl.envs.metaworld import TASKS, make_env
 from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
-from robometer_rl.wrappers.monitoring import RewardHonestyCallback
 from robometer_rl.wrappers.sb3 import layers
+from robometer_rl.wrappers.sb3.callback import RewardHonestyCallback
 
 Arm = Literal["robometer", "robometer_sparse", "sparse", "dense"]
 

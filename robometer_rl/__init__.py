@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from robometer_rl import moved
+
 if TYPE_CHECKING:
     from robometer_rl.frames import Clip, NestedFrames, UniformFrames
     from robometer_rl.models.loading import load_reward_model
@@ -43,6 +45,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+moved.install()
 
 
 def __dir__() -> list[str]:

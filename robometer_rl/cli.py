@@ -87,7 +87,7 @@ class _Home:
 _HOMES: Final[dict[type[Command], _Home]] = {
     Demo: _Home("robometer_rl.demo:DemoConfig", "robometer_rl.demo:run_demo"),
     Score: _Home("robometer_rl.score:ScoreConfig", "robometer_rl.score:run_score"),
-    Collect: _Home("robometer_rl.data.collect:CollectConfig", "robometer_rl.data.collect:collect"),
+    Collect: _Home("robometer_rl.collecting.collect:CollectConfig", "robometer_rl.collecting.collect:collect"),
     Train: _Home(
         "robometer_rl.training.config:TrainConfig",
         "robometer_rl.training.pipeline:train",
@@ -99,7 +99,7 @@ _HOMES: Final[dict[type[Command], _Home]] = {
     ),
     Relabel: _Home("robometer_rl.relabeling.commands:RelabelConfig", "robometer_rl.relabeling.commands:run_relabel"),
     Publish: _Home("robometer_rl.training.publish:PublishConfig", "robometer_rl.training.publish:publish"),
-    Data: _Home(None, "robometer_rl.data.commands:run_data", "robometer_rl.data.commands:parse_data"),
+    Data: _Home(None, "robometer_rl.formats.commands:run_data", "robometer_rl.formats.commands:parse_data"),
 }
 
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from robometer_rl.data.sources.metaworld import CONTROL_HZ, TASKS, make_env
-from robometer_rl.data.sources.metaworld_policies import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
+from robometer_rl.collecting.metaworld_policies import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
+from robometer_rl.envs.metaworld import CONTROL_HZ, TASKS, make_env
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import versions
 from robometer_rl.report.canvas import DARK, LIGHT, Theme

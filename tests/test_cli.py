@@ -12,7 +12,7 @@ import pytest
 
 from robometer_rl import score
 from robometer_rl.cli import main
-from robometer_rl.data.sources.simulators import SKILLS
+from robometer_rl.collecting.simulators import SKILLS
 from robometer_rl.data.store import TrajectoryStore
 from tests.data.runs import trajectory
 

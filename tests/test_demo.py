@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tyro
 
-from robometer_rl.data.sources.metaworld import make_env
 from robometer_rl.demo import DemoConfig, DemoEpisode, demo
+from robometer_rl.envs.metaworld import make_env
 from robometer_rl.frames import NestedFrames
 from robometer_rl.video import read_recording
 from tests.fixed_models import BrightnessModel

@@ -40,7 +40,7 @@ def project() -> dict:
         return tomllib.load(file)
 
 
-@pytest.mark.parametrize("module", ["robometer_rl", "robometer_rl.wrappers.rendering", "robometer_rl.wrappers.libero"])
+@pytest.mark.parametrize("module", ["robometer_rl", "robometer_rl.wrappers.rendering", "robometer_rl.envs.libero"])
 def test_worker_processes_import_neither_torch_nor_transformers(module: str) -> None:
     output = subprocess.run([sys.executable, "-c", MEASURE, module], check=True, capture_output=True, text=True).stdout
     seconds, heavy = json.loads(output)

@@ -31,12 +31,12 @@ from PIL import Image
 from robosuite import macros
 from robosuite.utils import transform_utils
 
-from robometer_rl.data.sources.hdf5 import HDF5Frames
-from robometer_rl.data.sources.libero_hdf5 import LiberoHDF5Config, read_libero_hdf5
-from robometer_rl.data.sources.orientation import Orientation
-from robometer_rl.data.sources.reading import Reading
-from robometer_rl.data.sources.robomimic_hdf5 import RobomimicHDF5Config, read_robomimic_hdf5
+from robometer_rl.data.reading import Reading
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.formats.hdf5.libero import LiberoHDF5Config, read_libero_hdf5
+from robometer_rl.formats.hdf5.reader import HDF5Frames
+from robometer_rl.formats.hdf5.robomimic import RobomimicHDF5Config, read_robomimic_hdf5
+from robometer_rl.formats.orientation import Orientation
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"

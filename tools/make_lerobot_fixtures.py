@@ -4,12 +4,12 @@ lerobot cannot live in this project's environment (it pins older releases of tor
 runs in others, once, and what it writes is committed. From the root of the repository::
 
     python3.11 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot==0.4.4
-    PYTHONPATH=tests/data/sources /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v30 images
+    PYTHONPATH=tests/formats /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v30 images
 
     /tmp/lerobot/bin/pip install --no-deps --target /tmp/lerobot_old lerobot==0.3.3
-    PYTHONPATH=tests/data/sources:/tmp/lerobot_old /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v21
+    PYTHONPATH=tests/formats:/tmp/lerobot_old /tmp/lerobot/bin/python tools/make_lerobot_fixtures.py v21
 
-Every picture says which frame of which episode it is (tests/data/sources/counters.py).
+Every picture says which frame of which episode it is (tests/formats/counters.py).
 """
 
 from __future__ import annotations

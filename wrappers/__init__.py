@@ -10,35 +10,32 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
+import robometer_rl.envs  # noqa: F401  (registers the environments, also where the project is not installed)
 
 if TYPE_CHECKING:
-    from robometer_rl.wrappers.asynchronous import AsyncVecRobometerReward
     from robometer_rl.wrappers.chunks import ActionChunk
-    from robometer_rl.wrappers.compatibility import check_algorithm
-    from robometer_rl.wrappers.labelled_buffer import LabelledDictReplayBuffer, LabelledReplayBuffer
-    from robometer_rl.wrappers.monitoring import RewardHonestyCallback
     from robometer_rl.wrappers.rendering import RenderToInfo
     from robometer_rl.wrappers.reward import RobometerReward
-    from robometer_rl.wrappers.sb3 import VecRobometerReward
+    from robometer_rl.wrappers.sb3.asynchronous import AsyncVecRobometerReward
+    from robometer_rl.wrappers.sb3.callback import RewardHonestyCallback
+    from robometer_rl.wrappers.sb3.check import check_algorithm
+    from robometer_rl.wrappers.sb3.replay_buffer import LabelledDictReplayBuffer, LabelledReplayBuffer
+    from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward
     from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo, TaskStages
-
-# The horizon that libero_90 is evaluated with; docs/libero.md lists those of the other suites.
-gym.register("robometer_rl/Libero-v0", entry_point="robometer_rl.wrappers.libero:LiberoEnv", max_episode_steps=400)
 
 _HOMES = {
     "ActionChunk": "robometer_rl.wrappers.chunks",
-    "AsyncVecRobometerReward": "robometer_rl.wrappers.asynchronous",
-    "LabelledDictReplayBuffer": "robometer_rl.wrappers.labelled_buffer",
-    "LabelledReplayBuffer": "robometer_rl.wrappers.labelled_buffer",
+    "AsyncVecRobometerReward": "robometer_rl.wrappers.sb3.asynchronous",
+    "LabelledDictReplayBuffer": "robometer_rl.wrappers.sb3.replay_buffer",
+    "LabelledReplayBuffer": "robometer_rl.wrappers.sb3.replay_buffer",
     "RenderToInfo": "robometer_rl.wrappers.rendering",
-    "RewardHonestyCallback": "robometer_rl.wrappers.monitoring",
+    "RewardHonestyCallback": "robometer_rl.wrappers.sb3.callback",
     "RobometerReward": "robometer_rl.wrappers.reward",
     "TaskFromAttribute": "robometer_rl.wrappers.tasks",
     "TaskFromInfo": "robometer_rl.wrappers.tasks",
     "TaskStages": "robometer_rl.wrappers.tasks",
-    "VecRobometerReward": "robometer_rl.wrappers.sb3",
-    "check_algorithm": "robometer_rl.wrappers.compatibility",
+    "VecRobometerReward": "robometer_rl.wrappers.sb3.vec_env",
+    "check_algorithm": "robometer_rl.wrappers.sb3.check",
 }
 
 __all__ = [

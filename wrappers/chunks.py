@@ -36,7 +36,7 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
         gamma: Discount per step in (0, 1].
 
     Example:
-        >>> from robometer_rl.data.sources.metaworld import make_env
+        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import ActionChunk, RobometerReward
         >>> env = RobometerReward(make_env("drawer-open"), "mini", task="open the drawer")  # doctest: +SKIP
         >>> env = ActionChunk(env, size=5, gamma=0.99)  # doctest: +SKIP

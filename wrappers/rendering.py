@@ -69,7 +69,7 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
 
     Example:
         >>> from gymnasium.vector import AsyncVectorEnv
-        >>> from robometer_rl.data.sources.metaworld import make_env
+        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo
         >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env("drawer-open"))] * 4)  # doctest: +SKIP
     """

@@ -42,7 +42,7 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
         success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
 
     Example:
-        >>> from robometer_rl.data.sources.metaworld import make_env
+        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import RobometerReward
         >>> env = RobometerReward(make_env("drawer-open"), "mini", task="open the drawer")  # doctest: +SKIP
         >>> observation, info = env.reset(seed=0)  # doctest: +SKIP

@@ -56,7 +56,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
 
     Example:
         >>> from gymnasium.vector import AsyncVectorEnv
-        >>> from robometer_rl.data.sources.metaworld import make_env
+        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo
         >>> from robometer_rl.wrappers.vector import RobometerReward
         >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env("drawer-open"))] * 4)  # doctest: +SKIP

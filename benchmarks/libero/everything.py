@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks import policy_ranking as any_policy_ranking
 from benchmarks.libero import online_rl, policy_ranking, reward_quality
-from robometer_rl.data.collect import EpisodeCounts
+from robometer_rl.collecting.collect import EpisodeCounts
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from rich.table import Table
 
 from benchmarks.recording import write_result
 from robometer_rl import load_reward_model
-from robometer_rl.data.collect import CollectConfig, EpisodeCounts, collect
+from robometer_rl.collecting.collect import CollectConfig, EpisodeCounts, collect
+from robometer_rl.collecting.libero_scene import TASKS
 from robometer_rl.data.labels import group_key
-from robometer_rl.data.sources.libero_env import SUITES
-from robometer_rl.data.sources.libero_scene import TASKS
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.envs.libero import SUITES
 from robometer_rl.evaluation.evaluate import EvaluateConfig, evaluate
 from robometer_rl.models.reward_model import RewardModel
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from robometer_rl.data.rows import ChecksumError, FrameFile
-from robometer_rl.data.sources.video_frames import VideoFrames
-from robometer_rl.data.thinning import ChosenFrames
+from robometer_rl.data.subsampling import ChosenFrames
+from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video

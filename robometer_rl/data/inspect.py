@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robometer_rl.data.store import ChecksumError, StoreError, TrajectoryStore
-from robometer_rl.data.thinning import kept_frames
+from robometer_rl.data.subsampling import kept_frames
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.verified import verify_store
 from robometer_rl.report.canvas import LIGHT, Box, Canvas, shortened

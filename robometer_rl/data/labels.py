@@ -16,7 +16,7 @@ True progress, for training and for evaluation:
   (`targets.supervises_progress`), up to the success cutoff of the data source; otherwise progress is unknown and
   masked out of the loss. A graded outcome is about the last frame, and then no other frame's progress is known.
 
-The reference goes by time alone: `robometer_rl.data.clip_targets`.
+The reference goes by time alone: `robometer_rl.training.clip_targets`.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class ExpertStates:
         return cls(np.concatenate(features), np.concatenate(progress).astype(np.float64), _consistency(at_success))
 
     def progress(self, state: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Progress in [0, 1] of (T, 21) states, see `robometer_rl.data.sources.metaworld.STATE_NAMES`."""
+        """Progress in [0, 1] of (T, 21) states, see `robometer_rl.envs.metaworld.STATE_NAMES`."""
         query = _relative(state) * self._weights
         squared = ((query[:, None] - self._features[None]) ** 2).sum(-1)
         count = min(_NEIGHBOURS, len(self._features))

@@ -21,7 +21,7 @@ class TargetConfig:
     Attributes:
         rule: ``recorded``: what was judged in each frame and what simulator states are worth, and time only where a
             recording has neither (`robometer_rl.data.labels`). The others are the reference's, which go by time and
-            outcome whatever else was recorded (`robometer_rl.data.clip_targets`): progress counted from the first
+            outcome whatever else was recorded (`robometer_rl.training.clip_targets`): progress counted from the first
             frame of a clip, as the published model was trained, or from that of the recording. Its third,
             ``relative_first_frame``, has targets below 0, which no head of a Robometer can say.
         reaching: The most that an expert's episode is worth before it moves the object, where simulator states say when

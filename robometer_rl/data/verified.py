@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 

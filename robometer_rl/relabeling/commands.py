@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from robometer_rl.data.sources.orientation import Orientation
+from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
+from robometer_rl.formats.orientation import Orientation
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.relabeling.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_process, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Journal

@@ -14,8 +14,8 @@ from typing import IO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.formats.dataset import EpisodeError
 from robometer_rl.frames import Clip, FrameSequence, as_frames
-from robometer_rl.relabeling.dataset import EpisodeError
 
 __all__ = ["IN_MEMORY_BYTES", "ScratchFrames", "decode"]
 

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset
+from robometer_rl.formats.destinations import fingerprint
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
-from robometer_rl.relabeling.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset
-from robometer_rl.relabeling.destinations import fingerprint
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens

@@ -8,12 +8,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
 
-from robometer_rl.data.sources.reading import SourceError
-from robometer_rl.relabeling.dataset import DatasetOptions, RelabelDataset, WriteMode
+from robometer_rl.data.reading import SourceError
+from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset, WriteMode
 
 __all__ = ["FORMATS", "Format", "detect_format", "open_dataset"]
 
-_HERE: Final = "robometer_rl.relabeling"
+_HERE: Final = "robometer_rl.formats"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Format:
     extra, and ``open_dataset(options) -> RelabelDataset``, which raises `SourceError` for what it cannot read.
 
     Attributes:
-        module: Module of this package.
+        module: Module of ``robometer_rl.formats``, or its full name.
         description: What kind of dataset it is.
         modes: How its labels can be written, the usual way first.
     """
@@ -43,12 +43,12 @@ class Format:
 
 
 FORMATS: Final[Mapping[str, Format]] = {
-    "lerobot": Format("lerobot", "A LeRobot dataset, v3.0; of v2.x a sidecar.", ("copy", "sidecar")),
-    "minari": Format("minari", "A local Minari data set with pictures.", ("copy",)),
+    "lerobot": Format("lerobot.labels", "A LeRobot dataset, v3.0; of v2.x a sidecar.", ("copy", "sidecar")),
+    "minari": Format("minari.labels", "A local Minari data set with pictures.", ("copy",)),
     "npz": Format("npz", "A folder of .npz episodes.", ("copy",)),
     "sb3": Format("sb3", "A replay buffer that Stable-Baselines3 saved.", ("copy", "in_place")),
-    "hdf5": Format("hdf5", "HDF5 files of LIBERO or robomimic.", ("copy", "in_place")),
-    "videos": Format("videos", "A folder of videos with a JSONL file of tasks.", ("sidecar",)),
+    "hdf5": Format("hdf5.labels", "HDF5 files of LIBERO or robomimic.", ("copy", "in_place")),
+    "videos": Format("videos.labels", "A folder of videos with a JSONL file of tasks.", ("sidecar",)),
 }
 """By the name that ``robometer-rl relabel --format`` takes, in the order in which they are tried."""
 

@@ -25,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.relabeling.dataset import EpisodeLabels
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import EpisodeLabels
 
 __all__ = ["Entry", "Journal", "JournalError"]
 

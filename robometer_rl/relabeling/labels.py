@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.formats.dataset import Episode, EpisodeError, EpisodeLabels
 from robometer_rl.frames import scored_steps
-from robometer_rl.relabeling.dataset import Episode, EpisodeError, EpisodeLabels
 from robometer_rl.rewards import EpisodeRewards, RewardSpec, episode_rewards, step_reward
 
 __all__ = ["label_episode"]

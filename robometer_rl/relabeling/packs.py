@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import Episode, EpisodeError, RelabelDataset
 from robometer_rl.frames import Clip, FrameSequence, scored_steps
-from robometer_rl.relabeling.dataset import Episode, EpisodeError, RelabelDataset
 from robometer_rl.relabeling.decoding import decode
 
 __all__ = [

@@ -28,11 +28,11 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robometer_rl.data.sources.extras import require
+from robometer_rl.extras import require
+from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError
-from robometer_rl.relabeling.dataset import DatasetOptions, RelabelDataset
 from robometer_rl.relabeling.engine import Labeller, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Entry

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robometer_rl.files import new_file
+from robometer_rl.formats.dataset import Episode, EpisodeLabels, Labels, RelabelDataset
 from robometer_rl.frames import as_frames
-from robometer_rl.relabeling.dataset import Episode, EpisodeLabels, Labels, RelabelDataset
 from robometer_rl.report.canvas import LIGHT
 from robometer_rl.report.figure import Curve, Panel, draw_figure
 from robometer_rl.report.histogram import draw_histogram

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.relabeling.dataset import EpisodeLabels, Labels, RelabelDataset
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import EpisodeLabels, Labels, RelabelDataset
 from robometer_rl.relabeling.engine import Engine, Labeller, one_process
 
 __all__ = ["SAMPLE", "Verification", "VerificationError", "verify_labels"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from robometer_rl.data.sampling import SamplingConfig
 from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.training.sampling import SamplingConfig
 from robometer_rl.training.shape import NetworkShape
 
 __all__ = ["LoRA", "LossWeights", "Selection", "StageConfig", "TrainConfig", "VisionPretraining"]

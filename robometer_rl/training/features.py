@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robometer_rl.data.augment import augment_frames
-from robometer_rl.data.sampling import ClipSample
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import Clip
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from robometer_rl.models.robometer.vision import encode_frames
+from robometer_rl.training.sampling import ClipSample
 
 __all__ = ["FeatureCache"]
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class FeatureCache:
     """Features of all frames of a data set in several views: as recorded, and with each trajectory changed at random.
 
-    A source for `robometer_rl.data.collate.Collator`: the view that a sample asks for is one of those computed.
+    A source for `robometer_rl.training.collate.Collator`: the view that a sample asks for is one of those computed.
 
     Args:
         trajectories: In the order in which the sampler numbers them; their frames may differ in size.
@@ -93,7 +93,7 @@ class FeatureCache:
         return Clip(blank, sample.task)
 
     def features(self, sample: ClipSample) -> list[Tensor]:
-        """See `robometer_rl.data.collate.FrameSource.features`."""
+        """See `robometer_rl.training.collate.FrameSource.features`."""
         tokens = self._tokens[sample.episode]
         view = self._features[sample.view % len(self._features)]
         firsts = self._starts[sample.episode] + sample.indices * tokens

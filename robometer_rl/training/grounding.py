@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robometer_rl.data.collate import TrainingBatch
+from robometer_rl.training.collate import TrainingBatch
 
 __all__ = ["Grounding"]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robometer_rl.data.collate import TrainingBatch
 from robometer_rl.models.robometer.network import RobometerOutput
+from robometer_rl.training.collate import TrainingBatch
 from robometer_rl.training.losses import ProgressLossType, preference_loss, progress_loss, success_loss
 
 __all__ = ["legacy_losses"]

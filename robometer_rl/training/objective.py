@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robometer_rl.data.collate import TrainingBatch
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.network import RobometerOutput
+from robometer_rl.training.collate import TrainingBatch
 from robometer_rl.training.config import LossWeights
 from robometer_rl.training.grounding import Grounding
 from robometer_rl.training.legacy import legacy_losses

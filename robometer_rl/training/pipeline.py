@@ -27,9 +27,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from robometer_rl.data.collate import Collator, FrameSource, PixelSource
 from robometer_rl.data.labels import group_key
-from robometer_rl.data.sampling import Sampler, make_episodes
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
@@ -42,12 +40,14 @@ from robometer_rl.provenance import provenance
 from robometer_rl.rewards import DEFAULT_REWARD
 from robometer_rl.training.adaptation import attach_lora
 from robometer_rl.training.bucketing import TokenCounts
+from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.processes import is_main_process, main_process_first, wait_for_everyone
 from robometer_rl.training.record import write_record
+from robometer_rl.training.sampling import Sampler, make_episodes
 from robometer_rl.training.scratch import make_checkpoint
 from robometer_rl.training.trainer import StageData, has_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation

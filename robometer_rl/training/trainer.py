@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from robometer_rl.data.sampling import Sample, Sampler
 from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_of, read_adapter, restore_adapter
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
@@ -26,6 +25,7 @@ from robometer_rl.training.adaptation import choose_trainable, training_precisio
 from robometer_rl.training.bucketing import Buckets, TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, TargetCounts, count_targets
+from robometer_rl.training.sampling import Sample, Sampler
 from robometer_rl.training.validation import Validation
 
 __all__ = [
@@ -211,7 +211,7 @@ class StageData:
 
     Attributes:
         sampler: Draws samples.
-        collator: Makes batches of them, see `robometer_rl.data.collate.Collator`.
+        collator: Makes batches of them, see `robometer_rl.training.collate.Collator`.
         tokens: Lengths of samples, for stages with length bucketing.
         number: Of the stage; no two stages of a run have one number.
     """

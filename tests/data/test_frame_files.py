@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from robometer_rl.data.frame_files import write_frames
-from robometer_rl.data.sources.video_frames import VideoFrames
 from robometer_rl.data.store import ChecksumError, TrajectoryStore
-from robometer_rl.data.thinning import thin
+from robometer_rl.data.subsampling import thin
+from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.frames import FrameError
 from robometer_rl.video import VideoError, write_video
 from tests.data.runs import trajectory

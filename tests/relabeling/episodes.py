@@ -12,10 +12,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import DatasetOptions, Episode, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.relabeling.dataset import DatasetOptions, Episode, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.wrappers import RobometerReward
 

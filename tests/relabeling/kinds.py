@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.relabeling.commands import relabel
-from robometer_rl.relabeling.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.relabeling.engine import Labeller
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.video import write_video

@@ -5,9 +5,9 @@ import tempfile
 import numpy as np
 import pytest
 
+from robometer_rl.formats.dataset import EpisodeError
 from robometer_rl.frames import Clip, scored_steps
 from robometer_rl.relabeling import decoding
-from robometer_rl.relabeling.dataset import EpisodeError
 from robometer_rl.relabeling.decoding import ScratchFrames, decode
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (150, 4, 6, 3), np.uint8)

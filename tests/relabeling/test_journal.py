@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robometer_rl.data.sources.reading import Unreadable
-from robometer_rl.relabeling.dataset import EpisodeLabels
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import EpisodeLabels
 from robometer_rl.relabeling.journal import Journal, JournalError
 
 RUN = {"model": "a", "every": 1}

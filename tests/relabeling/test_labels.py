@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robometer_rl.formats.dataset import Episode, EpisodeError
 from robometer_rl.frames import NestedFrames, UniformFrames
-from robometer_rl.relabeling.dataset import Episode, EpisodeError
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.rewards import RewardSpec

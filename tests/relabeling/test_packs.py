@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robometer_rl.data.sources.reading import Unreadable
+from robometer_rl.data.reading import Unreadable
 from robometer_rl.relabeling.packs import Decoded, Opened, ahead, decode_pack, groups, open_episode, tokens
 from tests.relabeling.episodes import MEMORY, MemoryDataset, record
 

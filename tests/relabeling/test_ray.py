@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from robometer_rl.cli import main
+from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.models.loading import load_reward_model
-from robometer_rl.relabeling.dataset import DatasetOptions
 from robometer_rl.relabeling.engine import Labeller, label_dataset, one_process, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Journal

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from robometer_rl.relabeling.dataset import Labels
+from robometer_rl.formats.dataset import Labels
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.verify import VerificationError, verify_labels
 from tests.fixed_models import PixelModel

@@ -72,8 +72,8 @@ def test_the_recipe_of_the_page_is_one(tmp_path):
 
 
 def test_the_lines_of_the_page_describe_videos(tmp_path):
-    from robometer_rl.data.sources.reading import Unreadable
-    from robometer_rl.data.sources.videos import VideosConfig, read_videos
+    from robometer_rl.data.reading import Unreadable
+    from robometer_rl.formats.videos.reader import VideosConfig, read_videos
 
     (text,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "videos.jsonl").write_text(text)

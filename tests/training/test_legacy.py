@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from robometer_rl.data.collate import TrainingBatch
 from robometer_rl.data.targets import progress_targets, success_labels, success_mask, two_hot
 from robometer_rl.frames import Clip
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
+from robometer_rl.training.collate import TrainingBatch
 from robometer_rl.training.config import LossWeights
 from robometer_rl.training.objective import Objective
 from tests.golden import CHECKPOINT, arrays, frames, report

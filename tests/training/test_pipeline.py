@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from robometer_rl.data.sampling import SamplingConfig, SamplingError
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
 from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
 from robometer_rl.training.pipeline import calibrate, split_episodes, train
+from robometer_rl.training.sampling import SamplingConfig, SamplingError
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks
 from tests.training.tiny import SHAPE, make_tiny
 

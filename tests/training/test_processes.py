@@ -7,11 +7,11 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from robometer_rl.data.sampling import SamplingConfig
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
 from robometer_rl.training.config import Selection, StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.sampling import SamplingConfig
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import SHAPE
 from tests.training.workers import PROCESSES, SHARDED_LAYERS, launch, losses, sharded_steps, train_stage

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from robometer_rl.data.collate import Collator, PixelSource
-from robometer_rl.data.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.training.bucketing import TokenCounts
+from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, count_targets
+from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.training.trainer import SampleDataset, StageData, run_stage, training_arguments
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from robometer_rl.data.collate import Collator, PixelSource
 from robometer_rl.data.labels import label_trajectories
-from robometer_rl.data.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.prediction import Prediction
 from robometer_rl.training.bucketing import TokenCounts
+from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, Selection, StageConfig
+from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
 from robometer_rl.training.validation import METRICS, BestCheckpoints, Validation, _Scored, choose_episodes
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks

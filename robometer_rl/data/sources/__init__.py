@@ -1,1 +1,0 @@
-"""Where trajectories come from, one file per simulator or format."""

@@ -1,0 +1,258 @@
+"""AgiBot World, read out of its tar shards one after the other, without unpacking them.
+
+Layout, as the cards of the data sets agibot-world/AgiBotWorld-Alpha and -Beta on the Hugging Face Hub describe it::
+
+    task_info/task_327.json                     a list of episodes: episode_id, task_name, init_scene_text and
+                                                label_info.action_config, a list of start_frame, end_frame,
+                                                action_text and skill
+    observations/327/648642-685046.tar          episodes of task 327 in the WebDataset layout:
+        648642/videos/head_color.mp4            one video per camera, 30 frames per second
+        648642/depth/head_depth_000000.png      skipped
+
+Every episode gives one trajectory with the name of its task, and one for each annotated action with that action's text
+and the frames from ``start_frame`` up to, but without, ``end_frame``. The robot is teleoperated and the data sets note
+no outcomes: the quality of all trajectories is one option.
+
+Pictures. ``head_color`` is the camera in the robot's head. Frames are taken as they are stored, which is upright.
+
+Shards may stay where they are: a path like ``hf://datasets/agibot-world/AgiBotWorld-Beta`` is read through fsspec with
+range requests, so that depth images and other cameras are never fetched. Videos are not held in memory either: a
+trajectory remembers its place in the shard.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, BinaryIO
+
+import fsspec
+import tyro
+
+from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
+from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.formats.naming import episode_id
+from robometer_rl.formats.timed_video import TimedFrames, VideoIndex, index_video
+
+__all__ = ["AgiBotConfig", "TarMember", "read_agibot"]
+
+
+@dataclass(frozen=True)
+class AgiBotConfig:
+    """AgiBot World in tar shards: whole episodes, and each annotated action of them.
+
+    Attributes:
+        path: Directory with task_info/ and observations/, or its address, as in
+            hf://datasets/agibot-world/AgiBotWorld-Beta.
+        camera: Video to read, without its suffix.
+        tasks: Numbers of the tasks to read; left out, all of which there are shards.
+        quality: Quality label of all trajectories; AgiBot World notes no outcomes.
+        data_source: Tag of the data set, as training and evaluation name it.
+    """
+
+    path: Annotated[str, tyro.conf.arg(metavar="PATH")]
+    camera: str = "head_color"
+    tasks: tuple[int, ...] = ()
+    quality: QualityLabel = "successful"
+    data_source: str = "agibotworld"
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A video inside an uncompressed tar file, read in place.
+
+    Attributes:
+        archive: Path or address of the tar file.
+        name: Of the member.
+        start: Its first byte in the archive.
+        size: Its number of bytes.
+    """
+
+    archive: str
+    name: str
+    start: int
+    size: int
+
+    def open(self) -> BinaryIO:
+        """See `robometer_rl.formats.timed_video.VideoSource.open`."""
+        return io.BufferedReader(_Window(_open(self.archive), self.start, self.size))  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        return f"{self.archive}#{self.name}"
+
+
+class _Window(io.RawIOBase):
+    """Some bytes of a seekable file, as a file; closes the file with itself."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer with what follows in the part, as far as it goes; see `io.RawIOBase`."""
+        wanted = min(len(buffer), max(self._size - self._position, 0))
+        self._file.seek(self._start + self._position)
+        content = self._file.read(wanted)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def read_agibot(config: AgiBotConfig) -> Reading:
+    """Reads shards by number of their task, then by name; episodes in the order of the shard, whole before actions.
+
+    An id consists of the data source, the task, the episode and the camera, and the number of the action. Unreadable
+    are episodes without a description or with a damaged video, actions without a text or of fewer than two frames, the
+    rest of a shard that breaks off, and the shards of a task whose description is damaged.
+
+    Raises:
+        SourceError: There are no shards there, or none of a task that was asked for.
+    """
+    files, root = fsspec.core.url_to_fs(config.path)
+    shards: dict[int, list[str]] = {}
+    for path in sorted(files.glob(f"{root}/observations/*/*.tar")):
+        folder = PurePosixPath(path).parent.name
+        if folder.isdecimal():
+            shards.setdefault(int(folder), []).append(path)
+    missing = sorted(set(config.tasks) - set(shards))
+    if missing or not shards:
+        wanted = f"of the tasks {missing}" if missing else "observations/TASK/*.tar"
+        raise SourceError(
+            f"{config.path} holds no shards {wanted}; expected task_info/ and observations/ of AgiBot World"
+        )
+    return _read_tasks(_Dataset(files, root, config), {task: shards[task] for task in config.tasks or sorted(shards)})
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    files: Any  # an fsspec file system
+    root: str
+    config: AgiBotConfig
+
+    def relative(self, path: str) -> str:
+        return PurePosixPath(path).relative_to(self.root).as_posix()
+
+
+def _read_tasks(dataset: _Dataset, shards: Mapping[int, list[str]]) -> Reading:
+    for task, paths in shards.items():
+        try:
+            episodes = _episodes(dataset, task)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            yield Unreadable(
+                f"task_info/task_{task}.json", f"not a list of episodes, so none of them is read: {error!r}"
+            )
+            continue
+        for path in paths:
+            yield from _read_shard(dataset, task, path, episodes)
+
+
+def _episodes(dataset: _Dataset, task: int) -> dict[str, Mapping[str, Any]]:
+    """Descriptions of episodes by their number, as text."""
+    with dataset.files.open(f"{dataset.root}/task_info/task_{task}.json", "rb") as file:
+        return {str(episode["episode_id"]): episode for episode in json.load(file)}
+
+
+def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, Mapping[str, Any]]) -> Reading:
+    wanted = ("videos", f"{dataset.config.camera}.mp4")
+    address, shard = dataset.files.unstrip_protocol(path), dataset.relative(path)
+    try:
+        with dataset.files.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                # The archive would remember every depth image that it has passed.
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+                number, *inside = PurePosixPath(member.name).parts
+                if tuple(inside) != wanted:
+                    continue
+                source = f"{shard}#{member.name}"
+                if number not in episodes:
+                    yield Unreadable(source, f"task_info/task_{task}.json does not describe the episode {number}")
+                    continue
+                video = TarMember(address, member.name, member.offset_data, member.size)
+                yield from _read_episode(_Episode(dataset.config, task, number, episodes[number], video, source))
+            # A header that is cut short ends the iteration like the empty block that every archive closes with.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it has no end mark")
+    except (OSError, tarfile.TarError) as error:
+        yield Unreadable(shard, f"the shard breaks off: {error}")
+
+
+@dataclass(frozen=True)
+class _Episode:
+    config: AgiBotConfig
+    task: int
+    number: str
+    record: Mapping[str, Any]
+    video: TarMember
+    source: str
+
+    def whole(self, index: VideoIndex) -> Trajectory:
+        return self._trajectory(index, range(len(index)), str(self.record.get("task_name", "")), (), {})
+
+    def action(self, index: VideoIndex, number: int, action: Mapping[str, Any]) -> Trajectory:
+        """The frames of one action under its own text; `SourceError` if it lacks a field."""
+        try:
+            text, start, end = action["action_text"], int(action["start_frame"]), int(action["end_frame"])
+        except (KeyError, TypeError) as error:
+            raise SourceError(
+                f"action {number} lacks {error}; expected action_text, start_frame and end_frame"
+            ) from error
+        if not 0 <= start < end <= len(index):
+            raise SourceError(f"action {number} is frames {start} to {end} of a video of {len(index)}")
+        notes = {"action": number, "start_frame": start, "end_frame": end, "action_skill": action.get("skill")}
+        return self._trajectory(index, range(start, end), text, (f"action{number:02d}",), notes)
+
+    def _trajectory(
+        self, index: VideoIndex, numbers: range, text: str, suffix: tuple[str, ...], notes: Mapping[str, Any]
+    ) -> Trajectory:
+        config = self.config
+        metadata = {"format": "agibot-world", "task_id": self.task, "episode_id": self.number, "camera": config.camera}
+        rate = {} if index.fps is None else {"control_hz": index.fps, "frame_interval": 1}
+        return Trajectory(
+            id=episode_id(config.data_source, str(self.task), self.number, config.camera, *suffix),
+            task=text.strip(),
+            frames=TimedFrames(self.video, index, numbers),
+            quality_label=config.quality,
+            data_source=config.data_source,
+            source="-".join((self.source, *suffix)),
+            metadata={**metadata, **rate, "init_scene_text": self.record.get("init_scene_text"), **notes},
+        )
+
+
+def _read_episode(episode: _Episode) -> Reading:
+    """The whole episode, then its actions; one entry for the video if that is damaged."""
+    try:
+        index = index_video(episode.video)
+        actions: list[Mapping[str, Any]] = list(episode.record.get("label_info", {}).get("action_config", []))
+    except (ValueError, OSError, AttributeError, TypeError) as error:
+        yield Unreadable(episode.source, str(error))
+        return
+    yield attempt(episode.source, lambda: episode.whole(index))
+    for number, action in enumerate(actions):
+        name = f"{episode.source}-action{number:02d}"
+        yield attempt(name, lambda number=number, action=action: episode.action(index, number, action))
+
+
+def _open(address: str) -> BinaryIO:
+    return fsspec.open(address, "rb").open()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,320 @@
+"""What relabelling asks of a data format: episodes in a fixed order, and a writer for their labels.
+
+A format is one module beside this one: a `RelabelDataset`, a `LabelWriter`, and an entry in
+`robometer_rl.relabeling.formats`. It knows where things are in its files and nothing about models; the engine knows
+models and nothing about files.
+
+Time. An episode has T steps and F observations. ``F = T + 1``: every step has an observation before and one after it.
+``F = T``: the recording stops before the observation that the last action led to, so what the last step paid cannot be
+seen; its label is *imputed*, see `robometer_rl.relabeling.labels`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.orientation import Orientation
+from robometer_rl.frames import Clip, FrameSequence
+from robometer_rl.rewards import RewardSpec
+
+__all__ = [
+    "DatasetOptions",
+    "Episode",
+    "EpisodeError",
+    "EpisodeLabels",
+    "LabelWriter",
+    "Labels",
+    "Provenance",
+    "RelabelDataset",
+    "WriteMode",
+]
+
+WriteMode = Literal["copy", "sidecar", "in_place"]
+"""A new dataset beside the old one; a file of labels beside it; or the dataset itself, replaced atomically."""
+
+
+class EpisodeError(ValueError):
+    """An episode that cannot be labelled; the message says what is wrong with it. It is skipped and listed."""
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Which dataset, and what in it is shown to the model.
+
+    Attributes:
+        path: File or directory of the dataset.
+        cameras: Names of the cameras, in the words of the format. Predictions of several are averaged. Left out, the
+            only one that there is; if there are several, somebody has to choose.
+        tasks: Instructions of every episode, in place of those that the dataset holds.
+        orientation: What is done to pictures before they are shown; None for what is customary in the format.
+    """
+
+    path: Path
+    cameras: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    orientation: Orientation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One recorded episode as the labeller sees it. Nothing is decoded when it is made.
+
+    Attributes:
+        key: Its name in the dataset: unique, and the same whenever the dataset is opened.
+        tasks: The instruction, or several ways to say it. Predictions under each of them are averaged.
+        cameras: The F observations of each camera by its name, each (F, H, W, 3), upright, lazy where the format allows
+            it. They are read from front to back by slices, ``frames[a:b]`` and ``frames[a:b:every]``.
+        num_steps: T, with F = T + 1 or F = T.
+        task_rewards: (T,) the *original* rewards, also of a dataset that was relabelled before; None if it has none.
+        terminated: Whether the last step terminated the episode.
+        truncated: Whether it was cut off there, by a time limit or by the end of the recording.
+        success: Whether the dataset says that the episode succeeded; None if it does not say.
+
+    Raises:
+        EpisodeError: No instruction or an empty one, no camera, cameras of different lengths, an F that does not go
+            with T, fewer than 2 observations, or rewards that are not T finite numbers.
+        FrameError: A camera whose frames are not RGB images.
+    """
+
+    key: str
+    tasks: tuple[str, ...]
+    cameras: Mapping[str, FrameSequence]
+    num_steps: int
+    task_rewards: NDArray[np.float64] | None = None
+    terminated: bool = False
+    truncated: bool = False
+    success: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tasks or any(not isinstance(task, str) or not task.strip() for task in self.tasks):
+            raise EpisodeError(f"its instructions are {list(self.tasks)!r}; expected at least one, none of them empty")
+        if not self.cameras:
+            raise EpisodeError("it has no pictures; expected those of at least one camera")
+        for frames in self.cameras.values():
+            Clip(frames, self.tasks[0])
+        lengths = {name: len(frames) for name, frames in self.cameras.items()}
+        if len(set(lengths.values())) > 1:
+            raise EpisodeError(f"its cameras have different numbers of pictures: {lengths}")
+        if self.num_frames < 2:
+            raise EpisodeError("it has a single picture; progress between two is what a step is paid for")
+        if self.num_frames not in (self.num_steps, self.num_steps + 1):
+            raise EpisodeError(
+                f"it has {self.num_frames} pictures and {self.num_steps} steps; expected one for each, or one more"
+            )
+        self._check_rewards()
+
+    def _check_rewards(self) -> None:
+        if self.task_rewards is None:
+            return
+        rewards = np.asarray(self.task_rewards, np.float64)
+        if rewards.shape != (self.num_steps,) or not np.isfinite(rewards).all():
+            raise EpisodeError(
+                f"its rewards have the shape {rewards.shape}; expected ({self.num_steps},), one finite number per step"
+            )
+        object.__setattr__(self, "task_rewards", rewards)
+
+    @property
+    def num_frames(self) -> int:
+        """F, its number of observations."""
+        return len(next(iter(self.cameras.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeLabels:
+    """What an episode of T steps and F observations was labelled with; `robometer_rl.relabeling.labels` makes it.
+
+    Attributes:
+        key: `Episode.key`.
+        progress: (F,) float32 in [0, 1] of each observation; the last value is held between scored ones.
+        success: (F,) float32 success probability, likewise.
+        rewards: (T,) float64 of each step.
+        holds: (T,) bool, whether the success rule of the `RewardSpec` holds after the step.
+        imputed: (T,) bool, True for a last step whose outcome was not recorded (F = T).
+    """
+
+    key: str
+    progress: NDArray[np.float32]
+    success: NDArray[np.float32]
+    rewards: NDArray[np.float64]
+    holds: NDArray[np.bool_]
+    imputed: NDArray[np.bool_]
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.rewards)
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether the success rule holds when the episode ends."""
+        return bool(self.holds[-1])
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the labels of a dataset were made. Equal provenance and equal data give equal labels.
+
+    No date, host or path of the dataset: writing the same labels twice gives the same bytes.
+
+    Attributes:
+        model: `robometer_rl.RewardModel.source`, as `robometer_rl.load_reward_model` takes it.
+        model_id: Name of the model.
+        revision: Commit of its checkpoint, if known.
+        dtype: Precision that it ran in.
+        protocol: Which frames of its history each step was scored with, as in ``nested(8)``.
+        reward: The `RewardSpec` as a dictionary.
+        success_threshold: The threshold in force, see `RewardSpec.threshold`.
+        cameras: The cameras whose predictions were averaged, one name per camera.
+        tasks: The instructions given in place of the dataset's own; empty if those were used.
+        orientation: What was done to pictures before they were shown; None for what is customary in the format.
+        pack_tokens: What went through the model together, which decides the last bits of the numbers.
+        version: Version of robometer-rl.
+    """
+
+    model: str
+    model_id: str
+    revision: str | None
+    dtype: str
+    protocol: str
+    reward: Mapping[str, Any]
+    success_threshold: float
+    cameras: tuple[str, ...]
+    tasks: tuple[str, ...]
+    orientation: str | None
+    pack_tokens: int
+    version: str
+
+    @property
+    def spec(self) -> RewardSpec:
+        """The reward."""
+        return RewardSpec.from_dict(self.reward)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, as JSON has them; formats store this, as JSON text where they have text only."""
+        values = asdict(self)
+        return values | {"cameras": list(self.cameras), "tasks": list(self.tasks), "reward": dict(self.reward)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: Not the fields of this release.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ValueError(f"provenance with the fields {sorted(values)}; this release reads {sorted(known)}")
+        lists = {name: tuple(values[name]) for name in ("cameras", "tasks")}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a whole dataset, as a writer gets them.
+
+    Attributes:
+        episodes: By `Episode.key`, in the order of the dataset.
+        skipped: Episodes without labels, by key, with what is wrong with each.
+        provenance: How the labels were made.
+    """
+
+    episodes: Mapping[str, EpisodeLabels]
+    skipped: tuple[Unreadable, ...]
+    provenance: Provenance
+
+
+class LabelWriter(ABC):
+    """Puts labels where a dataset, or whoever trains on it, finds them.
+
+    Original rewards are kept next to the new ones. Episodes without labels keep their original rewards, or have NaN
+    where there were none, have NaN as progress and success, and are listed in the metadata next to the provenance.
+    Pictures are never encoded again.
+
+    Attributes:
+        destination: The file or directory that `write` makes; in place, the dataset itself.
+    """
+
+    destination: Path
+
+    @abstractmethod
+    def check(self) -> None:
+        """Finds out, before hours of scoring, whether `write` could put something at `destination`.
+
+        Raises:
+            FileExistsError: Something else is there.
+            OSError: It cannot be written there.
+        """
+
+    @abstractmethod
+    def written(self) -> Provenance | None:
+        """How the labels were made that are at `destination` already; None if there are none.
+
+        A run that was killed after its last act finds here that it had finished.
+        """
+
+    @abstractmethod
+    def write(self, labels: Labels) -> None:
+        """Writes everything, atomically: until it is complete, `destination` is as it was.
+
+        The same labels give the same bytes. See `robometer_rl.formats.destinations` for how to be atomic.
+
+        Raises:
+            OSError: No space, no permission; the original is untouched and nothing half-written is visible.
+        """
+
+
+class RelabelDataset(ABC):
+    """A dataset whose episodes can be labelled. Opening it is cheap; no file stays open between calls.
+
+    One thread at a time uses it, though not always the same one.
+
+    Attributes:
+        format: Name of the format.
+        options: What was asked for.
+        cameras: Names of the cameras that episodes have.
+        keys: Keys of the episodes that can be asked for, in an order that never changes.
+        skipped: What is known at opening not to be labelled, with reasons: not among ``keys``.
+    """
+
+    format: str
+    options: DatasetOptions
+    cameras: tuple[str, ...]
+    keys: Sequence[str]
+    skipped: tuple[Unreadable, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @abstractmethod
+    def episode(self, key: str) -> Episode:
+        """The episode called ``key``; its frames are decoded when they are read.
+
+        Raises:
+            ValueError: Something is wrong with this episode (`EpisodeError`, `robometer_rl.frames.FrameError`,
+                `robometer_rl.video.VideoError`), as also when its frames are read: it is skipped and listed.
+            OSError: Its files cannot be read: likewise.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash over what tells this dataset from another, and from itself after a change, at little cost.
+
+        Keys, and name, size and modification time of files; see `robometer_rl.formats.destinations.fingerprint`.
+        """
+
+    @abstractmethod
+    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
+        """What writes labels of this dataset.
+
+        Args:
+            mode: One of those that `robometer_rl.relabeling.formats` states for this format.
+            output: Where to; None for a name derived from that of the dataset. Not given with ``in_place``.
+        """

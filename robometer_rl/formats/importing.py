@@ -1,0 +1,209 @@
+"""``robometer-rl data import``: a data set in another format becomes a store, or is added to one.
+
+An import can be interrupted and run again: episodes that the store holds are not written a second time. An episode
+that cannot be read, or of which the store holds another version, is passed over, counted, and listed in a file in the
+store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from robometer_rl.data.reading import Reading, Unreadable
+from robometer_rl.data.rows import SCALARS
+from robometer_rl.data.store import TrajectoryStore, alone, seal_if_installed
+from robometer_rl.data.subsampling import kept_frames, thin
+from robometer_rl.data.trajectory import Trajectory
+
+__all__ = [
+    "ImportOptions",
+    "ImportReport",
+    "NothingImportedError",
+    "import_trajectories",
+    "print_report",
+    "unreadable_path",
+]
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 20
+_LIST = "unreadable.jsonl"
+_COMPARED = tuple(name for name in SCALARS if name != "id")
+
+
+class NothingImportedError(ValueError):
+    """Not one episode of a data set could be read."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is kept of each episode, and where.
+
+    Attributes:
+        output: Directory of the store; what it already holds is kept and not imported again.
+        every: Keep every so many frames, and always the last.
+        max_frames: Keep at most so many frames of an episode, evenly spread, the first and the last among them.
+        keep_videos: Keep frames that come from a video of their own in that video, instead of as PNG images: nothing is
+            encoded again and little disk is used, but reading a frame decodes the video up to it.
+    """
+
+    output: Annotated[Path, tyro.conf.arg(metavar="STORE")]
+    every: int = 1
+    max_frames: int | None = None
+    keep_videos: bool = False
+
+    def __post_init__(self) -> None:
+        kept_frames(2, self.every, self.max_frames)  # raises if they make no sense
+
+
+@dataclass
+class ImportReport:
+    """How an import went.
+
+    Attributes:
+        imported: Episodes written.
+        present: Episodes that the store held already.
+        unreadable: Episodes that could not be read, or stand in the store otherwise.
+    """
+
+    imported: int = 0
+    present: int = 0
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.imported} imported, {self.present} already there, {len(self.unreadable)} unreadable"
+
+
+def import_trajectories(reading: Reading, options: ImportOptions) -> ImportReport:
+    """Writes the episodes of a data set into a store, and seals it.
+
+    Args:
+        reading: What a reader of `robometer_rl.formats` yields.
+        options: What is kept, and where.
+
+    Returns:
+        The counts. ``unreadable`` is also written to `unreadable_path`, after an interruption, too, in place of the
+        list of the import before.
+
+    Raises:
+        StoreError: ``output`` is a directory with something else in it, or another import into it is running.
+        NothingImportedError: The store holds not one episode of the data set.
+    """
+    store = TrajectoryStore(options.output)
+    with alone(store, "an import"):  # a second one would take the place of the list, and count what this one writes
+        report = _add_all(reading, store, options)
+        if not report.imported + report.present:
+            raise NothingImportedError(f"no episode could be imported into {options.output}: {_first_reason(report)}")
+        seal_if_installed(store)
+    return report
+
+
+def _add_all(reading: Reading, store: TrajectoryStore, options: ImportOptions) -> ImportReport:
+    importer = _Importer(store, options)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = progress.add_task("reading", total=None)
+            for episode in reading:
+                importer.add(episode)
+                progress.update(bar, description=str(importer.report))
+    except KeyboardInterrupt:
+        logger.info("interrupted: %s; run the same command again to go on", importer.report)
+        raise
+    finally:
+        _write_list(unreadable_path(options.output), importer.report.unreadable)
+    return importer.report
+
+
+def print_report(report: ImportReport, output: Path) -> None:
+    """Prints the counts, the first unreadable episodes, and where all of them are listed."""
+    console = Console()
+    console.print(f"{report} ({output})", soft_wrap=True)
+    if report.unreadable:
+        table = Table("unreadable episode", "what is wrong")
+        for entry in report.unreadable[:_LISTED]:
+            table.add_row(entry.name, entry.reason)
+        console.print(table)
+        console.print(f"all {len(report.unreadable)} are listed in {unreadable_path(output)}", soft_wrap=True)
+
+
+def unreadable_path(output: Path) -> Path:
+    """Where the last import into the store at ``output`` lists what it passed over, one JSON object a line.
+
+    It is in the store and not beside it, where a store may have no name (``.``) and others no right to write.
+    """
+    return output / _LIST
+
+
+class _Importer:
+    """Adds episodes to a store and counts what became of them."""
+
+    def __init__(self, store: TrajectoryStore, options: ImportOptions) -> None:
+        self.store = store
+        self.report = ImportReport()
+        self._options = options
+        held = store.columns(*_COMPARED, "frames_shape")
+        rows = zip(*(held[name] for name in (*_COMPARED, "frames_shape")), strict=True)
+        self._held: dict[str, tuple[Any, ...]] = dict(zip(held["id"], rows, strict=True))
+        self._seen: set[str] = set()
+
+    def add(self, episode: Trajectory | Unreadable) -> None:
+        """Writes one episode if the store lacks it, and notes it if it cannot be read."""
+        problem = episode if isinstance(episode, Unreadable) else self._problem(episode)
+        if problem is not None:
+            self.report.unreadable.append(problem)
+
+    def _problem(self, episode: Trajectory) -> Unreadable | None:
+        """Writes an episode; what is wrong with it if that cannot be done."""
+        name = episode.source or episode.id
+        if episode.id in self._seen:
+            return Unreadable(name, f"another episode of this data set has the id {episode.id!r}, too")
+        self._seen.add(episode.id)
+        if episode.id in self.store:
+            difference = self._difference(episode)
+            if difference is None:
+                self.report.present += 1
+                return None
+            return Unreadable(name, f"the store holds another trajectory {episode.id!r}: {difference}")
+        try:
+            thinned = thin(episode, self._options.every, self._options.max_frames)
+            self.store.append(thinned, keep_video=self._options.keep_videos)
+        except ValueError as error:  # whatever decodes frames, checks them and writes rows has errors of this kind
+            return Unreadable(name, str(error))
+        self.report.imported += 1
+        return None
+
+    def _difference(self, episode: Trajectory) -> str | None:
+        """What is not as in the store, which holds the id; pixels and values per frame are not compared."""
+        if episode.id not in self._held:
+            return "its row there is damaged"
+        kept = len(kept_frames(len(episode), self._options.every, self._options.max_frames))
+        shape = [kept, *episode.clip().size, 3]
+        found = (*(getattr(episode, name) for name in _COMPARED), shape)
+        for name, there, here in zip((*_COMPARED, "shape"), self._held[episode.id], found, strict=True):
+            if there != here:
+                return f"{name} {there!r} there and {here!r} here"
+        return None
+
+
+def _write_list(path: Path, unreadable: list[Unreadable]) -> None:
+    if unreadable:
+        path.write_text("".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in unreadable))
+    else:
+        path.unlink(missing_ok=True)  # of an import before this one
+
+
+def _first_reason(report: ImportReport) -> str:
+    if not report.unreadable:
+        return "the data set is empty"
+    first = report.unreadable[0]
+    return f"{len(report.unreadable)} are unreadable, the first, {first.name}, because {first.reason}"

@@ -1,0 +1,1 @@
+"""LeRobot datasets, v2.x and v3.0."""

@@ -1,0 +1,330 @@
+"""Where everything is in a LeRobot dataset.
+
+LeRobot keeps numbers in Parquet files and pictures in videos; how they are packed changed with v3.0::
+
+    v3.0, many episodes in a file                    v2.0 and v2.1, one file per episode
+    meta/info.json                                   meta/info.json
+    meta/tasks.parquet                               meta/tasks.jsonl
+    meta/episodes/chunk-000/file-000.parquet         meta/episodes.jsonl
+    data/chunk-000/file-000.parquet                  data/chunk-000/episode_000000.parquet
+    videos/KEY/chunk-000/file-000.mp4                videos/chunk-000/KEY/episode_000000.mp4
+
+The paths of data and videos are templates in ``info.json``. In v3.0 the table of episodes says in which files an
+episode is, and at which second of the video file it begins.
+
+`LeRobotLayout` knows all of this and nothing about rewards or tasks to learn; pictures are read by
+`robometer_rl.formats.lerobot.frames`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.reading import SourceError
+from robometer_rl.extras import require
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "VERSIONS",
+    "EpisodeRows",
+    "LeRobotEpisode",
+    "LeRobotLayout",
+    "VideoSpan",
+    "column_values",
+    "open_parquet",
+]
+
+VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
+
+_ROW_COLUMNS: Final = ("episode_index", "frame_index", "timestamp", "task_index")
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """Where a video shows an episode.
+
+    Attributes:
+        path: The video file.
+        start_s: Seconds from the start of the file to the first frame of the episode.
+    """
+
+    path: Path
+    start_s: float
+
+
+@dataclass(frozen=True)
+class LeRobotEpisode:
+    """What the metadata say of one episode.
+
+    Attributes:
+        index: Its number.
+        length: T, its number of frames.
+        tasks: The instructions that occur in it.
+        data_path: The Parquet file with its rows.
+        videos: Its place in the video of each camera that is stored as video.
+    """
+
+    index: int
+    length: int
+    tasks: tuple[str, ...]
+    data_path: Path
+    videos: Mapping[str, VideoSpan]
+
+
+@dataclass(frozen=True)
+class EpisodeRows:
+    """The rows of one episode.
+
+    Attributes:
+        path: The Parquet file.
+        first: Row of the file with the episode's first frame.
+        table: T rows, in order of time.
+    """
+
+    path: Path
+    first: int
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def values(self, column: str) -> NDArray[Any]:
+        """See `column_values`."""
+        return column_values(self.table[column])
+
+
+class LeRobotLayout:
+    """The metadata of a LeRobot dataset, and the way to its files.
+
+    A sequence of `LeRobotEpisode` in the order of the table of episodes.
+
+    Attributes:
+        root: Directory of the dataset.
+        info: The content of ``meta/info.json``.
+        version: One of `VERSIONS`.
+        fps: Frames per second.
+        features: What is recorded per frame, by name, as ``info.json`` describes it.
+        tasks: Instruction by ``task_index``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Reads the metadata of the dataset at ``root``.
+
+        Raises:
+            SourceError: Not a LeRobot dataset, one of another version, or one whose metadata are damaged.
+            ImportError: The extra ``lerobot`` is not installed.
+        """
+        self.root = root
+        self.info: Mapping[str, Any] = _read_info(root)
+        self.version: str = self.info["codebase_version"]
+        self.fps = float(self.info["fps"])
+        self.features: Mapping[str, Mapping[str, Any]] = self.info["features"]
+        packed = self.version == "v3.0"
+        try:
+            self.tasks: Mapping[int, str] = _tasks_v3(root) if packed else _tasks_v2(root)
+            self._table = _episodes_v3(root) if packed else _episodes_v2(root)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SourceError(
+                f"the metadata in {root / 'meta'} cannot be read as LeRobot {self.version}: {error}"
+            ) from error
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __iter__(self) -> Iterator[LeRobotEpisode]:
+        return (self[position] for position in range(len(self)))
+
+    def __getitem__(self, position: int) -> LeRobotEpisode:
+        """The episode at a position of the table of episodes.
+
+        Raises:
+            IndexError: There are not that many.
+            SourceError: The table lacks a column that this version has.
+        """
+        if not 0 <= position < len(self):
+            raise IndexError(f"{self.root} has {len(self)} episodes, asked for number {position}")
+        row = self._table.slice(position, 1).to_pylist()[0]
+        try:
+            return self._episode_v3(row) if self.version == "v3.0" else self._episode_v2(row)
+        except KeyError as error:
+            raise SourceError(f"the table of episodes in {self.root / 'meta'} has no column {error}") from error
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Features that are colour pictures, stored as video or as images."""
+        return tuple(key for key, feature in self.features.items() if _is_picture(feature))
+
+    def is_video(self, camera: str) -> bool:
+        """Whether the pictures of a camera are stored as video; otherwise as images in the Parquet files."""
+        return self.features[camera]["dtype"] == "video"
+
+    def split_of(self, episode_index: int) -> str | None:
+        """The split that ``info.json`` puts an episode into; None if it is in none."""
+        for name, interval in self.info.get("splits", {}).items():
+            start, _, stop = str(interval).partition(":")
+            if start.isdecimal() and stop.isdecimal() and int(start) <= episode_index < int(stop):
+                return name
+        return None
+
+    def rows(self, episode: LeRobotEpisode, columns: Sequence[str] = ()) -> EpisodeRows:
+        """Reads the rows of an episode: the columns named, and those that every dataset has.
+
+        The last file is remembered, since episodes that follow each other share files.
+
+        Raises:
+            OSError: The file is missing.
+            ValueError: It is damaged, lacks a column, or does not hold every frame of the episode once and in order.
+        """
+        table = _read_table(episode.data_path, (*_ROW_COLUMNS, *columns))
+        found = np.flatnonzero(table["episode_index"].to_numpy() == episode.index)
+        numbers = table["frame_index"].to_numpy()[found]
+        contiguous = len(found) > 0 and found[-1] - found[0] + 1 == len(found)
+        if not contiguous or len(found) != episode.length or (numbers != np.arange(len(numbers))).any():
+            raise ValueError(
+                f"{episode.data_path} has {len(found)} rows of episode {episode.index}; expected frames 0 to "
+                f"{episode.length - 1}, each once and in order"
+            )
+        return EpisodeRows(episode.data_path, int(found[0]), table.slice(int(found[0]), len(found)))
+
+    def task(self, rows: EpisodeRows) -> str:
+        """The instruction of an episode.
+
+        Raises:
+            SourceError: It changes on the way, or the table of tasks lacks it.
+        """
+        indices = np.unique(rows.values("task_index")).tolist()
+        texts = [self.tasks.get(index) for index in indices]
+        if len(indices) > 1:
+            raise SourceError(f"its instruction changes on the way: {texts}; expected one")
+        if texts[0] is None:
+            raise SourceError(f"its instruction has the number {indices[0]}, which the table of tasks lacks")
+        return texts[0]
+
+    def _episode_v3(self, row: Mapping[str, Any]) -> LeRobotEpisode:
+        videos = {
+            key: VideoSpan(
+                self._path("video_path", video_key=key, **_file_of(row, f"videos/{key}")),
+                float(row[f"videos/{key}/from_timestamp"]),
+            )
+            for key in self.cameras
+            if self.is_video(key)
+        }
+        data_path = self._path("data_path", **_file_of(row, "data"))
+        return LeRobotEpisode(row["episode_index"], row["length"], tuple(row["tasks"]), data_path, videos)
+
+    def _episode_v2(self, row: Mapping[str, Any]) -> LeRobotEpisode:
+        index = row["episode_index"]
+        place = {"episode_index": index, "episode_chunk": index // self.info["chunks_size"]}
+        videos = {
+            key: VideoSpan(self._path("video_path", video_key=key, **place), 0.0)
+            for key in self.cameras
+            if self.is_video(key)
+        }
+        return LeRobotEpisode(index, row["length"], tuple(row["tasks"]), self._path("data_path", **place), videos)
+
+    def _path(self, template: str, **values: Any) -> Path:
+        return self.root / self.info[template].format(**values)
+
+
+def column_values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """(T,) of a column of scalars, or of vectors with one entry; (T, ...) of any other column."""
+    entries = np.asarray(column.to_pylist())
+    return entries[:, 0] if entries.ndim == 2 and entries.shape[1] == 1 else entries
+
+
+def open_parquet(path: Path) -> Any:
+    """A ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        ImportError: The extra ``lerobot`` is not installed.
+    """
+    return require("pyarrow.parquet", "lerobot").ParquetFile(path)
+
+
+def _read_info(root: Path) -> Mapping[str, Any]:
+    path = root / "meta" / "info.json"
+    if not path.is_file():
+        raise SourceError(f"{root} is not a LeRobot dataset: it has no meta/info.json")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        version = info["codebase_version"]
+        missing = [name for name in ("fps", "features", "data_path") if name not in info]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path} is not the description of a LeRobot dataset: {error!r}") from error
+    if version not in VERSIONS:
+        raise SourceError(
+            f"{path} has the version {version!r}; expected one of {', '.join(VERSIONS)}. "
+            "LeRobot has programs that convert older datasets"
+        )
+    if missing:
+        raise SourceError(f"{path} lacks {', '.join(missing)}")
+    return info
+
+
+def _tasks_v3(root: Path) -> dict[int, str]:
+    table = open_parquet(root / "meta" / "tasks.parquet").read()
+    # The instruction is the index of a data frame, whose name depends on the release that wrote it.
+    (text,) = [name for name in table.column_names if name != "task_index"]
+    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+
+
+def _tasks_v2(root: Path) -> dict[int, str]:
+    return {line["task_index"]: line["task"] for line in _read_jsonl(root / "meta" / "tasks.jsonl")}
+
+
+def _episodes_v3(root: Path) -> pa.Table:
+    paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
+    if not paths:
+        raise SourceError(f"{root / 'meta' / 'episodes'} holds no Parquet files")
+    tables = []
+    for path in paths:
+        file = open_parquet(path)
+        # Statistics per episode are most of the file and of no use here.
+        names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
+        tables.append(file.read(columns=names))
+    return require("pyarrow", "lerobot").concat_tables(tables, promote_options="default")
+
+
+def _episodes_v2(root: Path) -> pa.Table:
+    lines = _read_jsonl(root / "meta" / "episodes.jsonl")
+    columns = {name: [line[name] for line in lines] for name in ("episode_index", "length", "tasks")}
+    return require("pyarrow", "lerobot").table(columns)
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _file_of(row: Mapping[str, Any], kind: str) -> dict[str, int]:
+    return {"chunk_index": row[f"{kind}/chunk_index"], "file_index": row[f"{kind}/file_index"]}
+
+
+def _is_picture(feature: Mapping[str, Any]) -> bool:
+    if feature["dtype"] not in ("video", "image"):
+        return False
+    notes = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    return not (notes.get("is_depth_map") or notes.get("video.is_depth_map"))
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    status = path.stat()
+    return _read_version(path, columns, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_version(path: Path, columns: tuple[str, ...], modified: int, size: int) -> pa.Table:
+    file = open_parquet(path)
+    missing = sorted(set(columns) - set(file.schema_arrow.names))
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(missing)}")
+    return file.read(columns=list(dict.fromkeys(columns)))

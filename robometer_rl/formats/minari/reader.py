@@ -1,0 +1,278 @@
+"""Minari data sets whose observations or infos hold pictures.
+
+Camera. Minari stores what an environment returned and says nothing about how it hangs: pictures are taken as stored
+unless ``orientation`` says otherwise.
+
+Time. An episode of T steps has T + 1 observations, the first of which is the reset's. Infos have T + 1 entries if those
+of the reset were recorded too (`minari.DataCollector` does so), else T, which belong to the observations after the
+first. Frames that were rendered into the infos follow the same rule.
+
+Outcome. An episode is successful if ``success`` or ``is_success`` is true in the infos of any step, and a failure if it
+is in none. Where neither was recorded, the outcome has to be told by ``quality``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.reading import Reading, SourceError, attempt
+from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.formats.minari.layout import count_pictures, has_hdf5_storage, read_facts, read_pictures
+from robometer_rl.formats.naming import episode_id
+from robometer_rl.formats.orientation import Orientation, orient
+from robometer_rl.formats.outcomes import quality_of
+from robometer_rl.frames import as_frames
+
+if TYPE_CHECKING:
+    import minari
+
+__all__ = [
+    "MinariConfig",
+    "MinariFrames",
+    "episode_facts",
+    "episode_success",
+    "minari_instruction",
+    "open_minari",
+    "read_minari",
+    "stored_episode",
+]
+
+_SUCCESS_KEYS = ("success", "is_success")
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class MinariConfig:
+    """A local Minari data set with pictures in it.
+
+    Attributes:
+        path: Directory of the data set, as in ~/.minari/datasets/D4RL/door/human-v2.
+        frames: Where the pictures are: obs (the observation is one), obs/KEY or info/KEY, as for the
+            wrappers.
+        task: The instruction of every episode; by default what the metadata of the episode, or of the data set, hold
+            as task.
+        orientation: as_stored for pictures that are upright; flip reverses their rows; rotate turns them by
+            180 degrees.
+        quality: Outcome of episodes whose infos hold neither success nor is_success.
+        skill: Who acted; expert if it heads for the goal all the time.
+        data_source: Tag of the data set; its Minari id by default.
+    """
+
+    path: Path
+    frames: str = "obs"
+    task: str | None = None
+    orientation: Orientation = "as_stored"
+    quality: QualityLabel | None = None
+    skill: str | None = None
+    data_source: str | None = None
+
+    def __post_init__(self) -> None:
+        kind, slash, key = self.frames.partition("/")
+        if kind not in ("obs", "info") or (slash and not key) or (kind == "info" and not key):
+            raise ValueError(f"got frames={self.frames!r}; expected 'obs', 'obs/KEY' or 'info/KEY'")
+
+
+class MinariFrames:
+    """Frames that stay in a Minari data set until somebody asks for them.
+
+    In HDF5, Minari's usual storage, only the chosen frames are read. In its other storages, Arrow and Parquet, an
+    episode can only be read whole, so the one that was read last is remembered, one per process. An object holds no
+    frames and no open file.
+
+    Attributes:
+        path: The folder with the data.
+        episode: Number of the episode.
+        key: Where the pictures are, see `MinariConfig.frames`.
+        orientation: What is done to them.
+        shape: ``(T, H, W, 3)``.
+    """
+
+    def __init__(self, path: Path, episode: int, key: str, orientation: Orientation) -> None:
+        """Reads a frame, or in other storages than HDF5 the episode once.
+
+        Raises:
+            SourceError: The episode has no such pictures.
+            FrameError: They are not RGB images.
+        """
+        self.path = path
+        self.episode = episode
+        self.key = key
+        self.orientation: Orientation = orientation
+        self._is_hdf5 = has_hdf5_storage(path)
+        if self._is_hdf5:
+            length = count_pictures(path, episode, key)
+            self.shape: tuple[int, ...] = (length, *self._read(np.zeros(1, np.int64)).shape[1:])
+        else:
+            self.shape = self._read_all().shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
+        """The chosen frames, a copy; an integer gives one image (H, W, 3), anything else a stack of them.
+
+        Raises:
+            SourceError: The episode is damaged.
+            IndexError: There is no such frame.
+        """
+        if not self._is_hdf5:
+            return np.array(self._read_all()[index])
+        chosen = np.arange(len(self))[index]
+        rows, places = np.unique(chosen, return_inverse=True)
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), np.uint8)
+        return np.ascontiguousarray(self._read(rows)[places.reshape(np.shape(chosen))])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype=dtype)
+
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return orient(as_frames(read_pictures(self.path, self.episode, self.key, rows)), self.orientation)
+
+    def _read_all(self) -> NDArray[np.uint8]:
+        episode = stored_episode(self.path, self.episode)
+        return orient(as_frames(_pictures(episode, self.key)), self.orientation)
+
+
+def read_minari(config: MinariConfig) -> Reading:
+    """Reads the episodes of a data set by number.
+
+    Raises:
+        SourceError: There is no data set, or one that this version of Minari does not read.
+        ImportError: Minari is not installed.
+    """
+    dataset = open_minari(config.path)
+    return (
+        attempt(f"{config.path}, episode {episode}", lambda episode=episode: _read(dataset, episode, config))
+        for episode in dataset.episode_indices.tolist()
+    )
+
+
+def open_minari(path: Path) -> minari.MinariDataset:
+    """The data set in the directory ``path``, or in its folder ``data``.
+
+    Raises:
+        SourceError: There is none, or one that this version of Minari does not read.
+        ImportError: Minari is not installed.
+    """
+    try:
+        import minari
+    except ImportError as error:
+        raise ImportError(f'reading {path} needs minari: pip install "robometer-rl[minari]"') from error
+    folder = path / "data" if (path / "data").is_dir() else path
+    try:
+        return minari.MinariDataset(folder)
+    # Minari asserts, or takes for granted, what its metadata hold.
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        raise SourceError(f"{path} is not a Minari data set that can be read: {error!r}") from error
+
+
+def episode_facts(path: Path, episode: int) -> Mapping[str, Any]:
+    """``rewards``, ``terminations``, ``truncations`` (T,) and ``infos`` of an episode.
+
+    In HDF5, pictures are left out and not read.
+
+    Raises:
+        SourceError: It is incomplete or damaged.
+    """
+    return read_facts(path, episode) if has_hdf5_storage(path) else stored_episode(path, episode)
+
+
+# Frames are copied right after an episode was opened. One episode bounds the memory.
+@lru_cache(maxsize=1)
+def stored_episode(path: Path, episode: int) -> Mapping[str, Any]:
+    """All of an episode as Minari's storage returns it; the last one is remembered.
+
+    Raises:
+        SourceError: It is incomplete or damaged.
+    """
+    try:
+        return next(iter(open_minari(path).storage.get_episodes([episode])))
+    except (KeyError, StopIteration, OSError) as error:
+        raise SourceError(f"episode {episode} of {path} is incomplete or damaged: {error}") from error
+
+
+def _pictures(episode: Mapping[str, Any], key: str) -> Any:
+    kind, _, name = key.partition("/")
+    found = episode["observations"] if kind == "obs" else episode["infos"] or {}
+    if not name:
+        if isinstance(found, Mapping):
+            raise SourceError(f"observations have the keys {sorted(found)}; choose one, as in 'obs/KEY'")
+        return found
+    if not isinstance(found, Mapping) or name not in found:
+        keys = sorted(found) if isinstance(found, Mapping) else []
+        raise SourceError(f"there is no {key!r}; {'observations' if kind == 'obs' else 'infos'} have the keys {keys}")
+    return found[name]
+
+
+def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> Trajectory:
+    folder = Path(dataset.storage.data_path)
+    frames = MinariFrames(folder, episode, config.frames, config.orientation)
+    content = episode_facts(folder, episode)
+    metadata = dict(next(iter(dataset.storage.get_episode_metadata([episode]))))
+    steps = _steps(content, len(frames))
+    success = episode_success(content, steps)
+    seed = metadata.get("seed")
+    source = dataset.env_spec
+    return Trajectory(
+        id=episode_id(config.data_source or dataset.id, f"episode_{episode}", config.frames),
+        task=minari_instruction(dataset, metadata, config.task),
+        frames=frames,
+        quality_label=_quality(success, config.quality),
+        data_source=config.data_source or dataset.id,
+        success=success,
+        steps=steps,
+        skill=config.skill,
+        # Minari draws seeds of 64 bits, which not every reader of a store can hold.
+        seed=None if seed is None or seed > _LARGEST_SEED else int(seed),
+        source=f"{dataset.id}#episode_{episode}",
+        metadata={"frames": config.frames, "frame_interval": 1} | ({} if source is None else {"env_id": source.id}),
+    )
+
+
+def minari_instruction(dataset: minari.MinariDataset, episode_metadata: Mapping[str, Any], task: str | None) -> str:
+    """The instruction of an episode: ``task`` if it is given, else what was stored with the episode or the data set.
+
+    Raises:
+        SourceError: None was stored.
+    """
+    found = task or episode_metadata.get("task") or dataset.storage.metadata.get("task")
+    if not found:
+        raise SourceError("the metadata hold no instruction; say what the robot is to do with the option 'task'")
+    return str(found)
+
+
+def _steps(episode: Mapping[str, Any], num_frames: int) -> NDArray[np.int64]:
+    """(T,) steps since the reset, whose own picture may be missing among those that were rendered."""
+    num_steps = len(episode["rewards"])
+    if num_frames not in (num_steps, num_steps + 1):
+        raise SourceError(f"there are {num_frames} pictures of {num_steps} steps; expected one for each, or one more")
+    return np.arange(num_steps + 1)[-num_frames:]
+
+
+def episode_success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """(T,) at ``steps``; the task counts as undone after the reset if its info was not recorded."""
+    infos = episode["infos"] or {}
+    key = next((key for key in _SUCCESS_KEYS if key in infos), None)
+    if key is None:
+        return None
+    done = np.asarray(infos[key]).reshape(-1).astype(bool)
+    num_steps = len(episode["rewards"])
+    if len(done) not in (num_steps, num_steps + 1):
+        raise SourceError(f"infos hold {len(done)} values of {key!r} for {num_steps} steps")
+    return (done if len(done) > num_steps else np.append(False, done))[steps]
+
+
+def _quality(success: NDArray[np.bool_] | None, quality: QualityLabel | None) -> QualityLabel:
+    if success is not None:
+        return quality_of(success)
+    if quality is None:
+        raise SourceError("its infos do not say whether it succeeded; say it with the option 'quality'")
+    return quality

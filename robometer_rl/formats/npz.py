@@ -1,0 +1,313 @@
+"""Episodes as ``.npz`` files of one folder, one episode each.
+
+Arrays of a file, by name:
+
+=============================== ================================================================================
+anything of shape (F, H, W, 3)  The observations of a camera, or (F, 3, H, W); the name is that of the camera
+``rewards``                     (T,), or ``reward``
+``actions``                     (T, ...), or ``action``; only their number is read
+``task``                        The instruction; or ``tasks``, a list of ways to say it
+``terminated``, ``truncated``   (T,) or one value
+``dones``                       (T,) or one value, or ``done``: a termination, where ``terminated`` is missing
+``success``                     One value, or one per step of which any counts; or ``is_success``
+=============================== ================================================================================
+
+T is the number of rewards, else of actions, else F - 1. With F = T + 1, rewards are paid for what follows a step; with
+F = T the last step is imputed.
+
+What is written: a folder with the same files, in which everything else is the same to the last byte, ``rewards`` is
+new (added if there was none), and the arrays ``robometer/original_rewards``, ``robometer/progress``,
+``robometer/success`` (F,), ``robometer/holds`` and ``robometer/imputed`` (T,) are added; and ``robometer.json``, see
+`robometer_rl.formats.metadata`. Episodes without labels are copied as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.reading import SourceError
+from robometer_rl.files import check_destination, new_directory
+from robometer_rl.formats.dataset import (
+    DatasetOptions,
+    Episode,
+    EpisodeError,
+    EpisodeLabels,
+    Labels,
+    LabelWriter,
+    Provenance,
+    RelabelDataset,
+    WriteMode,
+)
+from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
+from robometer_rl.formats.metadata import read_metadata, write_metadata
+from robometer_rl.formats.orientation import Orientation, orient
+
+__all__ = ["NpzDataset", "NpzFrames", "is_format", "open_dataset"]
+
+_PREFIX: Final = "robometer/"
+_ORIGINAL: Final = f"{_PREFIX}original_rewards"
+_REWARDS: Final = ("rewards", "reward")
+_ACTIONS: Final = ("actions", "action")
+_DONES: Final = ("terminated", "dones", "done")
+_SUCCESS: Final = ("success", "is_success")
+
+
+def is_format(path: Path) -> bool:
+    """Whether ``path`` is a folder with ``.npz`` files in it."""
+    return path.is_dir() and any(path.glob("*.npz"))
+
+
+def open_dataset(options: DatasetOptions) -> NpzDataset:
+    """Opens a folder of episodes.
+
+    Raises:
+        SourceError: It has no episodes, no such camera, or several without a choice.
+    """
+    return NpzDataset(options)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array of a file, of which only the header has been read.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its type.
+        is_fortran: Whether its first axis runs fastest.
+        offset: Bytes of the member before its data.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_fortran: bool
+    offset: int
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it can be the observations of a camera."""
+        return len(self.shape) == 4 and 3 in (self.shape[1], self.shape[3])
+
+
+class NpzFrames:
+    """Frames in an ``.npz`` file, read from front to back without holding all of them.
+
+    Attributes:
+        shape: Of the array.
+    """
+
+    def __init__(self, path: Path, name: str, member: _Member, orientation: Orientation = "as_stored") -> None:
+        if member.is_fortran:
+            raise EpisodeError(f"the array {name!r} is in Fortran order; save it with numpy.ascontiguousarray")
+        self.shape = member.shape
+        self._path = path
+        self._name = name
+        self._member = member
+        self._orientation: Orientation = orientation
+        self._stream: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice) -> NDArray[Any]:
+        """Reads a slice of frames.
+
+        Raises:
+            EpisodeError: The file is damaged.
+        """
+        start, stop, step = index.indices(len(self))
+        frames = self._read(start, max(stop - start, 0))[::step]
+        upright = frames if frames.shape[-1] == 3 else frames.transpose(0, 2, 3, 1)
+        return orient(upright, self._orientation)
+
+    def _read(self, start: int, count: int) -> NDArray[Any]:
+        dtype, shape = self._member.dtype, (count, *self.shape[1:])
+        frame_bytes = int(np.prod(self.shape[1:])) * dtype.itemsize
+        try:
+            if self._stream is None:
+                # The stream lives as long as this object, and is the only one that refers to the file.
+                self._stream = zipfile.ZipFile(self._path).open(f"{self._name}.npy")  # noqa: SIM115
+            # Going forward decompresses what is passed over; going back starts again.
+            self._stream.seek(self._member.offset + start * frame_bytes)
+            content = self._stream.read(count * frame_bytes)
+            return np.frombuffer(content, dtype).reshape(shape)
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+            raise EpisodeError(f"{self._path}, array {self._name!r}: {error}") from error
+
+
+class NpzDataset(RelabelDataset):
+    """A folder of ``.npz`` episodes; see the module."""
+
+    format = "npz"
+
+    def __init__(self, options: DatasetOptions) -> None:
+        """See `open_dataset`."""
+        self.options = options
+        self.keys = tuple(sorted(path.name for path in options.path.glob("*.npz")))
+        if not self.keys:
+            raise SourceError(f"{options.path} has no .npz files")
+        self.cameras = choose_cameras(options.path, self._cameras(), options.cameras)
+
+    def episode(self, key: str) -> Episode:
+        """See `RelabelDataset.episode`."""
+        path = self.options.path / key
+        members = _members(path)
+        missing = [name for name in self.cameras if name not in members or not members[name].is_video]
+        if missing:
+            raise EpisodeError(f"it has no pictures of {', '.join(missing)}; its arrays are {sorted(members)}")
+        orientation = self.options.orientation or "as_stored"
+        frames = {name: NpzFrames(path, name, members[name], orientation) for name in self.cameras}
+        values = _small_arrays(path, members)
+        rewards = _first(values, (_ORIGINAL, *_REWARDS))
+        # An episode that had no rewards of its own before it was labelled has an empty array in their place.
+        has_rewards = rewards is not None and len(np.atleast_1d(rewards)) > 0
+        terminated, truncated = _last(_first(values, _DONES)), _last(values.get("truncated"))
+        success = _first(values, _SUCCESS)
+        return Episode(
+            key=key,
+            tasks=self.options.tasks or _tasks(values),
+            cameras=frames,
+            num_steps=_num_steps(members, len(frames[self.cameras[0]])),
+            task_rewards=np.asarray(rewards, np.float64) if has_rewards else None,
+            terminated=terminated and not (truncated and "terminated" not in values),
+            truncated=truncated,
+            success=None if success is None else bool(np.any(success)),
+        )
+
+    def fingerprint(self) -> str:
+        """See `RelabelDataset.fingerprint`."""
+        return fingerprint(self.keys, [self.options.path / key for key in self.keys])
+
+    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
+        """See `RelabelDataset.writer`."""
+        return _NpzWriter(self, output or default_output(self.options.path))
+
+    def _cameras(self) -> tuple[str, ...]:
+        """Those of the first file that has any."""
+        for key in self.keys:
+            try:
+                members = _members(self.options.path / key)
+            except EpisodeError:
+                continue
+            if cameras := tuple(name for name, member in members.items() if member.is_video):
+                return cameras
+        raise SourceError(f"not one of the {len(self.keys)} .npz files in {self.options.path} has pictures in it")
+
+
+class _NpzWriter(LabelWriter):
+    """Copies a folder of episodes with new rewards."""
+
+    def __init__(self, dataset: NpzDataset, destination: Path) -> None:
+        self.destination = destination
+        self._dataset = dataset
+
+    def check(self) -> None:
+        """See `LabelWriter.check`."""
+        check_destination(self.destination)
+
+    def written(self) -> Provenance | None:
+        """See `LabelWriter.written`."""
+        return read_metadata(self.destination)
+
+    def write(self, labels: Labels) -> None:
+        """See `LabelWriter.write`."""
+        with new_directory(self.destination) as directory:
+            for key in self._dataset.keys:
+                path = self._dataset.options.path / key
+                if key in labels.episodes:
+                    _write_episode(path, directory / key, labels.episodes[key])
+                else:
+                    (directory / key).write_bytes(path.read_bytes())
+            write_metadata(directory, labels)
+
+
+def _write_episode(source: Path, target: Path, labels: EpisodeLabels) -> None:
+    members = _members(source)
+    values = _small_arrays(source, members)
+    name = next((name for name in _REWARDS if name in members), _REWARDS[0])
+    original = _first(values, (_ORIGINAL, name))
+    like = values[name].dtype if name in values and np.issubdtype(values[name].dtype, np.floating) else np.float64
+    changed = {
+        name: labels.rewards.astype(like),
+        _ORIGINAL: np.zeros(0) if original is None else original,
+        f"{_PREFIX}progress": labels.progress,
+        f"{_PREFIX}success": labels.success,
+        f"{_PREFIX}holds": labels.holds,
+        f"{_PREFIX}imputed": labels.imputed,
+    }
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            if info.filename.removesuffix(".npy") not in changed:
+                _copy_member(old, new, info)
+        for array_name, array in changed.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            # A fixed date: the same labels give the same bytes.
+            new.writestr(zipfile.ZipInfo(f"{array_name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
+
+
+def _copy_member(old: zipfile.ZipFile, new: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    copied = zipfile.ZipInfo(info.filename, info.date_time)
+    copied.compress_type, copied.file_size = info.compress_type, info.file_size
+    with old.open(info) as source, new.open(copied, "w") as target:
+        while piece := source.read(1 << 20):
+            target.write(piece)
+
+
+def _members(path: Path) -> dict[str, _Member]:
+    """The headers of all arrays of a file, by name."""
+    found: dict[str, _Member] = {}
+    try:
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                if name.endswith(".npy"):
+                    with file.open(name) as stream:
+                        found[name.removesuffix(".npy")] = _header(stream)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+        raise EpisodeError(f"{path} is not a readable .npz file: {error}") from error
+    return found
+
+
+def _header(stream: IO[bytes]) -> _Member:
+    major = np.lib.format.read_magic(stream)[0]
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(stream)
+    return _Member(shape, dtype, is_fortran, stream.tell())
+
+
+def _small_arrays(path: Path, members: Mapping[str, _Member]) -> dict[str, NDArray[Any]]:
+    """Everything that is read of an episode besides its pictures."""
+    names = (_ORIGINAL, *_REWARDS, *_DONES, *_SUCCESS, "truncated", "task", "tasks")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names if name in members}
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+        raise EpisodeError(f"{path} cannot be read: {error}") from error
+
+
+def _num_steps(members: Mapping[str, _Member], num_frames: int) -> int:
+    for name in (*_REWARDS, *_ACTIONS):
+        if name in members and members[name].shape:
+            return members[name].shape[0]
+    return num_frames - 1
+
+
+def _tasks(values: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    stored = _first(values, ("tasks", "task"))
+    return () if stored is None else tuple(str(task) for task in np.atleast_1d(stored))
+
+
+def _first(values: Mapping[str, NDArray[Any]], names: tuple[str, ...]) -> NDArray[Any] | None:
+    return next((values[name] for name in names if name in values), None)
+
+
+def _last(flags: NDArray[Any] | None) -> bool:
+    return flags is not None and bool(np.atleast_1d(flags)[-1])

@@ -1,0 +1,222 @@
+"""RLDS datasets, such as those of Open X-Embodiment, read through tensorflow-datasets.
+
+A dataset is a directory that tensorflow-datasets has written: ``NAME/VERSION`` with ``features.json`` in it. An episode
+is a sequence of steps; a step has an observation, which holds the pictures, and somewhere an instruction.
+
+Pictures. One camera per reading, a key of ``observation``. Open X-Embodiment stores them upright; simulated datasets
+that others converted may hang otherwise, hence the option ``orientation``. Channels are in the order RGB (of one
+dataset, which stores them the other way round, they are exchanged). Datasets with several cameras store black pictures
+where one was missing; such a view is unreadable. Pictures stay encoded until they are asked for.
+
+Success. RLDS has no field for it. With ``success_reward``, a step with at least that ``reward`` counts; it is about the
+frame after it, see `robometer_rl.formats.outcomes`. Otherwise the quality has to be stated: the episodes of Open
+X-Embodiment are demonstrations.
+
+Needs the extra ``rlds``: tensorflow-datasets and tensorflow, which is kept off the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
+from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.extras import require
+from robometer_rl.formats.cameras import choose_camera
+from robometer_rl.formats.encoded_images import EncodedImages
+from robometer_rl.formats.naming import episode_id
+from robometer_rl.formats.orientation import Orientation
+from robometer_rl.formats.outcomes import quality_of, success_of_frames
+from robometer_rl.video import VideoError
+
+__all__ = ["RldsConfig", "read_rlds"]
+
+# Where datasets keep their instruction: in the observation or in the step, in this order of preference.
+_INSTRUCTIONS: Final = ("natural_language_instruction", "language_instruction", "instruction")
+_PARAPHRASES: Final = ("language_instruction_2", "language_instruction_3")
+
+_BGR: Final = frozenset({"nyu_rot_dataset_converted_externally_to_rlds"})
+
+
+@dataclass(frozen=True)
+class RldsConfig:
+    """An RLDS dataset in the form of tensorflow-datasets, as in Open X-Embodiment; needs the extra rlds.
+
+    Attributes:
+        path: Directory of one version of the dataset, with features.json in it.
+        camera: Key of the observation that holds the pictures; may be left out if there is one.
+        orientation: "as_stored" for pictures that are upright; "flip" reverses their rows; "rotate" turns them by 180
+            degrees.
+        split: Split to read.
+        quality: Quality label of all episodes; left out, success_reward decides.
+        success_reward: Reward from which on a step counts as success.
+        skill: Who acted; "expert" if every episode heads for its goal all the time, as demonstrations do.
+        data_source: Tag of the data set, as training and evaluation name it; by default "oxe_" and the dataset's name.
+    """
+
+    path: Path
+    camera: str | None = None
+    orientation: Orientation = "as_stored"
+    split: str = "train"
+    quality: QualityLabel | None = None
+    success_reward: float | None = None
+    skill: str | None = None
+    data_source: str | None = None
+
+
+@dataclass(frozen=True)
+class _StepImages:
+    """Encoded pictures in memory; see `robometer_rl.formats.encoded_images.ImageFiles`."""
+
+    name: str
+    encoded: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self, places: Sequence[int]) -> list[bytes]:
+        return [self.encoded[place] for place in places]
+
+
+def read_rlds(config: RldsConfig) -> Reading:
+    """Reads the episodes of one camera in the order of the files.
+
+    An id consists of the data source, the split, the number of the episode in it and the camera. Unreadable are
+    episodes without an instruction, or with pictures that are black or damaged, and the rest of a file that is damaged.
+
+    Raises:
+        SourceError: Not a directory of tensorflow-datasets, no such split, no such camera or several without a
+            choice, or nothing that says which episodes succeeded.
+        ImportError: The extra ``rlds`` is not installed.
+    """
+    _, tfds = _import_tensorflow()
+    if not (config.path / "features.json").is_file():
+        raise SourceError(f"{config.path} has no features.json; expected one version of a dataset, as in bridge/1.0.0")
+    builder = tfds.builder_from_directory(config.path)
+    _check(config, builder)
+    camera = _camera(config, tfds, builder.info.features["steps"].feature["observation"])
+    return _read_files(_Reader(config, builder.info.name, camera), builder)
+
+
+def _check(config: RldsConfig, builder: Any) -> None:
+    """Raises `SourceError` if the dataset as a whole does not fit what was asked for."""
+    if config.split not in builder.info.splits:
+        raise SourceError(f"{config.path} has no split {config.split!r}; expected one of {sorted(builder.info.splits)}")
+    if "steps" not in builder.info.features or "observation" not in builder.info.features["steps"].feature:
+        raise SourceError(f"{config.path} does not consist of episodes; expected the features steps and observation")
+    if config.success_reward is None:
+        if config.quality is None:
+            raise SourceError(
+                f"{config.path} does not say which episodes succeeded. State a quality ('successful' for "
+                "demonstrations), or a success_reward if the reward is 1 at success"
+            )
+    elif "reward" not in builder.info.features["steps"].feature:
+        raise SourceError(f"{config.path} has no reward to compare with {config.success_reward:g}")
+
+
+def _import_tensorflow() -> tuple[Any, Any]:
+    """The modules tensorflow and tensorflow_datasets."""
+    tf, tfds = require("tensorflow", "rlds"), require("tensorflow_datasets", "rlds")
+    # It would reserve all the memory of a GPU, which models need.
+    tf.config.set_visible_devices([], "GPU")
+    return tf, tfds
+
+
+def _camera(config: RldsConfig, tfds: Any, observation: Mapping[str, Any]) -> str:
+    # The library returns features in no particular order.
+    cameras = [
+        key
+        for key, feature in sorted(observation.items())
+        if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 3 and feature.np_dtype == np.uint8
+    ]
+    return choose_camera(config.path, cameras, config.camera)
+
+
+def _read_files(reader: _Reader, builder: Any) -> Reading:
+    """Episodes file by file, so that a damaged file costs what it holds and no more."""
+    tf, tfds = _import_tensorflow()
+    split = reader.config.split
+    decoders = {"steps": {"observation": {reader.camera: tfds.decode.SkipDecoding()}}}
+    start = 0
+    for shard, length in enumerate(builder.info.splits[split].shard_lengths):
+        number, stop = start, start + length
+        dataset = builder.as_dataset(split=f"{split}[{shard}shard]", decoders=decoders, shuffle_files=False)
+        try:
+            for episode in dataset:
+                steps = list(tfds.as_numpy(episode["steps"]))
+                yield attempt(reader.name(number), lambda number=number, steps=steps: reader.read(number, steps))
+                number += 1
+        except tf.errors.OpError as error:
+            yield Unreadable(f"{reader.name(number)} to {stop - 1}", f"file {shard} of the split: {error.message}")
+        start = stop
+
+
+@dataclass(frozen=True)
+class _Reader:
+    config: RldsConfig
+    dataset: str
+    camera: str
+
+    @property
+    def data_source(self) -> str:
+        return self.config.data_source or f"oxe_{self.dataset}"
+
+    def name(self, number: int) -> str:
+        return f"{self.dataset}#{self.config.split} {number}"
+
+    def read(self, number: int, steps: Sequence[Mapping[str, Any]]) -> Trajectory:
+        """One episode of its steps; `SourceError` if they are too few, or have no instruction."""
+        if len(steps) < 2:
+            raise SourceError(f"{len(steps)} steps; expected at least 2")
+        texts = list(_instructions(steps[0]))
+        if not texts:
+            raise SourceError(f"no instruction; expected one of {', '.join(_INSTRUCTIONS)} in the steps")
+        images = _StepImages(
+            f"{self.name(number)}, {self.camera}", [step["observation"][self.camera] for step in steps]
+        )
+        frames = EncodedImages(images, self.config.orientation, bgr=self.dataset in _BGR)
+        if not frames[0].any():
+            raise VideoError(f"the first picture of {self.camera} is black: this episode was recorded without it")
+        success = self._success(steps)
+        return Trajectory(
+            id=episode_id(self.data_source, self.config.split, f"{number:06d}", self.camera),
+            task=texts[0],
+            frames=frames,
+            quality_label=self.config.quality or quality_of(np.zeros(0, bool) if success is None else success),
+            data_source=self.data_source,
+            success=success,
+            steps=np.arange(len(steps)),
+            instructions=tuple(texts[1:]),
+            skill=self.config.skill,
+            split=self.config.split,
+            source=self.name(number),
+            metadata={"format": "rlds", "dataset": self.dataset, "episode": number, "camera": self.camera},
+        )
+
+    def _success(self, steps: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_] | None:
+        if self.config.success_reward is None:
+            return None
+        rewards = np.array([step["reward"] for step in steps], np.float64)
+        return success_of_frames(rewards >= self.config.success_reward)
+
+
+def _instructions(step: Mapping[str, Any]) -> Iterator[str]:
+    """The instruction, then other ways to say it, each once."""
+    places = {**step, **step["observation"]}
+    found = [_text(places[name]) for name in (*_INSTRUCTIONS, *_PARAPHRASES) if name in places]
+    return (text for text in dict.fromkeys(found) if text)
+
+
+def _text(value: Any) -> str:
+    """A string, also of one that is stored as numbers of its bytes, filled up with zeros (language_table)."""
+    content = bytes(value[value != 0].astype(np.uint8)) if isinstance(value, np.ndarray) else value
+    return content.decode("utf-8").strip()

@@ -1,0 +1,1 @@
+"""Folders of videos with a JSONL file of tasks."""

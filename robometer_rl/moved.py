@@ -1,0 +1,109 @@
+"""Where modules of version 0.1 live now: their old names can be imported for one version, with a warning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+from typing import Final
+
+__all__ = ["MOVED", "install"]
+
+MOVED: Final = {
+    "data.clip_targets": "training.clip_targets",
+    "data.collate": "training.collate",
+    "data.collect": "collecting.collect",
+    "data.commands": "formats.commands",
+    "data.formats": "formats.table",
+    "data.importing": "formats.importing",
+    "data.sampling": "training.sampling",
+    "data.sources": "formats",
+    "data.sources.agibot": "formats.agibot",
+    "data.sources.cameras": "formats.cameras",
+    "data.sources.encoded_images": "formats.encoded_images",
+    "data.sources.extras": "extras",
+    "data.sources.hdf5": "formats.hdf5.reader",
+    "data.sources.jsonl": "formats.jsonl",
+    "data.sources.lerobot": "formats.lerobot.reader",
+    "data.sources.lerobot_frames": "formats.lerobot.frames",
+    "data.sources.lerobot_layout": "formats.lerobot.layout",
+    "data.sources.libero_env": "envs.libero",
+    "data.sources.libero_hdf5": "formats.hdf5.libero",
+    "data.sources.libero_policies": "collecting.libero_policies",
+    "data.sources.libero_scene": "collecting.libero_scene",
+    "data.sources.libero_skills": "collecting.libero_skills",
+    "data.sources.metaworld": "envs.metaworld",
+    "data.sources.metaworld_policies": "collecting.metaworld_policies",
+    "data.sources.metaworld_skills": "collecting.metaworld_skills",
+    "data.sources.minari": "formats.minari.reader",
+    "data.sources.minari_hdf5": "formats.minari.layout",
+    "data.sources.naming": "formats.naming",
+    "data.sources.orientation": "formats.orientation",
+    "data.sources.outcomes": "formats.outcomes",
+    "data.sources.reading": "data.reading",
+    "data.sources.rlds": "formats.rlds",
+    "data.sources.robomimic_hdf5": "formats.hdf5.robomimic",
+    "data.sources.roboreward": "formats.roboreward",
+    "data.sources.rollouts": "collecting.rollouts",
+    "data.sources.simulators": "collecting.simulators",
+    "data.sources.stored": "formats.store",
+    "data.sources.timed_video": "formats.timed_video",
+    "data.sources.video_frames": "data.video_frames",
+    "data.sources.videos": "formats.videos.reader",
+    "data.thinning": "data.subsampling",
+    "relabeling.dataset": "formats.dataset",
+    "relabeling.destinations": "formats.destinations",
+    "relabeling.hdf5": "formats.hdf5.labels",
+    "relabeling.lerobot": "formats.lerobot.labels",
+    "relabeling.lerobot_columns": "formats.lerobot.columns",
+    "relabeling.lerobot_copy": "formats.lerobot.copies",
+    "relabeling.lerobot_writers": "formats.lerobot.writers",
+    "relabeling.metadata": "formats.metadata",
+    "relabeling.minari": "formats.minari.labels",
+    "relabeling.npz": "formats.npz",
+    "relabeling.sb3": "relabeling.buffers",
+    "relabeling.videos": "formats.videos.labels",
+    "wrappers.asynchronous": "wrappers.sb3.asynchronous",
+    "wrappers.compatibility": "wrappers.sb3.check",
+    "wrappers.labelled_buffer": "wrappers.sb3.replay_buffer",
+    "wrappers.libero": "envs.libero",
+    "wrappers.monitoring": "wrappers.sb3.callback",
+}
+"""Old name to new name, both inside the package ``robometer_rl``."""
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Imports a module under its old name: the same module, once, so that classes and state are not doubled."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return spec_from_loader(fullname, self) if package == __package__ and name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        name = f"{__package__}.{MOVED[spec.name.partition('.')[2]]}"
+        # The level of whoever wrote the import: the machinery's own frames are not counted.
+        warnings.warn(
+            f"{spec.name} is now {name}; the old name goes with version 0.3", DeprecationWarning, stacklevel=2
+        )
+        module = import_module(name)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The machinery has just written the old name's spec into the module, which stays what it is.
+        spec = module.__spec__
+        assert spec is not None
+        module.__spec__ = spec.loader_state
+
+
+def install() -> None:
+    """Makes the old names importable; a second call changes nothing."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

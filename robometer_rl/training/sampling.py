@@ -1,0 +1,496 @@
+"""Which clips and pairs a Robometer is trained on.
+
+A sample is a function of (seed, epoch, index) and of nothing else, so that workers, restarts and machines agree. What
+a sample shows is what a model will be shown when it scores an episode: a history that ends somewhere, of which a frame
+protocol picks at most ``max_frames``. Because the decoder is causal, every frame of a clip is supervised as the end of
+the history before it.
+
+Progress belongs to the state of the world, not to the clip: the targets of a rewound or reversed clip are those of its
+frames, in the order in which they are shown, and a clip that starts in the middle of an episode starts there. The
+reference sees that otherwise; its rules are an option (`robometer_rl.data.target_config`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
+from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.frames import NestedFrames, UniformFrames, scored_steps
+from robometer_rl.training.clip_targets import ClipTargets
+
+__all__ = [
+    "ClipSample",
+    "ClipStrategies",
+    "Episode",
+    "PairSample",
+    "PairStrategies",
+    "Sample",
+    "Sampler",
+    "SamplingConfig",
+    "SamplingError",
+    "clip_path",
+    "make_episodes",
+]
+
+_ROUNDING: Final = 1e-9  # grades such as 0.6 and 0.4 are 0.2 apart, whatever their difference is in binary
+
+
+class SamplingError(ValueError):
+    """A data set in which a requested strategy has nothing to work on; the message says what is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """A trajectory as the sampler sees it: everything but its frames.
+
+    Attributes:
+        index: Its position in the data set.
+        task: What it is an attempt at; two episodes with the same value are attempts at the same thing.
+        instructions: The ways to say it, the first being the recorded one.
+        successful: Whether the task is done in its last frame.
+        labels: Ground truth of its frames.
+        grade: Graded outcome in [0, 1], if the source grades.
+        clip_targets: Makes the targets of clips in the place of ``labels``, where training goes by a rule of the
+            reference.
+    """
+
+    index: int
+    task: str
+    instructions: tuple[str, ...]
+    successful: bool
+    labels: FrameLabels
+    grade: float | None = None
+    clip_targets: ClipTargets | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels.progress)
+
+    def targets(self, indices: NDArray[np.int64], strategy: str) -> FrameLabels:
+        """What the frames at ``indices`` should say in a clip that is made by ``strategy``."""
+        return self.labels.at(indices) if self.clip_targets is None else self.clip_targets(indices, strategy)
+
+
+def make_episodes(trajectories: Sequence[Trajectory], targets: TargetConfig | None = None) -> list[Episode]:
+    """Labels trajectories and keeps what the sampler needs.
+
+    Args:
+        trajectories: In the order in which the sampler is to number them.
+        targets: Which rule their targets follow; what was recorded if None.
+
+    Raises:
+        CutoffError: The table of success cutoffs cannot be read.
+    """
+    config = targets or TargetConfig()
+    cutoffs = config.table()
+    labelled = zip(trajectories, label_trajectories(trajectories, config=config), strict=True)
+    return [
+        Episode(
+            index=index,
+            task=group_key(trajectory),
+            instructions=(trajectory.task, *trajectory.instructions),
+            successful=trajectory.quality_label == "successful",
+            labels=labels,
+            grade=trajectory.partial_success,
+            clip_targets=ClipTargets.of(trajectory, config, cutoffs),
+        )
+        for index, (trajectory, labels) in enumerate(labelled)
+    ]
+
+
+@dataclass(frozen=True)
+class ClipStrategies:
+    """Relative frequency of each kind of single clip.
+
+    Attributes:
+        success: A history of a successful episode.
+        failure: A history of any other episode.
+        rewind: A successful episode played forwards, then some of it backwards.
+        reverse: A successful episode played backwards.
+        other_task: A history of a successful episode with the instruction of another task, none of whose instructions
+            its own task has, too: progress and success 0.
+    """
+
+    success: float = 0.27
+    failure: float = 0.38
+    rewind: float = 0.07
+    reverse: float = 0.03
+    other_task: float = 0.25
+
+
+@dataclass(frozen=True)
+class PairStrategies:
+    """Relative frequency of each kind of pair; the better clip is a history of a successful episode, unless graded.
+
+    Attributes:
+        rewind: Against the same episode rewound.
+        reverse: Against the same episode reversed.
+        failure: Against an episode of the same task that failed.
+        other_task: Against a successful episode of another task that shares no instruction with it.
+        graded: Two episodes of a task with graded outcomes that differ by ``grade_margin`` or more, such as those of
+            RoboReward; neither need be a success.
+    """
+
+    rewind: float = 0.2
+    reverse: float = 0.1
+    failure: float = 0.5
+    other_task: float = 0.2
+    graded: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """What to draw.
+
+    Attributes:
+        max_frames: Most frames of a clip.
+        pair_fraction: Part of the samples that are pairs; the rest are single clips.
+        clips: Kinds of single clips.
+        pairs: Kinds of pairs.
+        nested_fraction: Part of the clips laid out by the nested protocol; the rest by the uniform one.
+        whole_fraction: Part of the histories that reach to the end of their episode.
+        from_start_fraction: Part of the histories that begin with their episode; the others begin within it.
+        intervals: Scoring intervals, in recorded frames, to choose from.
+        grade_margin: By how much the graded outcomes of a pair differ at least. Graders are not that sure of less.
+    """
+
+    max_frames: int = 8
+    pair_fraction: float = 0.3
+    clips: ClipStrategies = field(default_factory=ClipStrategies)
+    pairs: PairStrategies = field(default_factory=PairStrategies)
+    nested_fraction: float = 0.5
+    whole_fraction: float = 0.3
+    from_start_fraction: float = 0.8
+    intervals: tuple[int, ...] = (1, 1, 2, 3, 5)
+    grade_margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.grade_margin <= 1.0:
+            raise ValueError(f"grade_margin must be above 0 and at most 1, got {self.grade_margin}")
+
+
+@dataclass(frozen=True, eq=False)
+class ClipSample:
+    """Frames to show and what each of them should say.
+
+    Attributes:
+        episode: Position of the trajectory in the data set.
+        indices: (T,) frames to show, in order.
+        task: The instruction to show them with.
+        progress: (T,) float32 in [0, 1].
+        progress_known: (T,) bool.
+        success: (T,) float32, 0 or 1.
+        success_known: (T,) bool.
+        strategy: How it was made.
+        said: Number of the task that the instruction names, see `Sampler.tasks`.
+        shown: Number of the task that the frames are an attempt at.
+        view: A number for whoever augments frames: equal numbers, equal augmentation.
+    """
+
+    episode: int
+    indices: NDArray[np.int64]
+    task: str
+    progress: NDArray[np.float32]
+    progress_known: NDArray[np.bool_]
+    success: NDArray[np.float32]
+    success_known: NDArray[np.bool_]
+    strategy: str
+    said: int
+    shown: int
+    view: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class PairSample:
+    """Two clips with one instruction, in the order in which they are shown.
+
+    Attributes:
+        first: Trajectory A.
+        second: Trajectory B.
+        first_is_better: The label.
+        strategy: How the worse one was made.
+    """
+
+    first: ClipSample
+    second: ClipSample
+    first_is_better: bool
+    strategy: str
+
+
+Sample = ClipSample | PairSample
+
+
+def clip_path(num_frames: int, start: int, end: int | None, turn: int | None = None) -> NDArray[np.int64]:
+    """Frames of a segment in the order in which they are played (section 2.1).
+
+    Args:
+        num_frames: Length of the recording; indices are clipped to it.
+        start: First frame shown.
+        end: Last frame shown; before ``start`` the segment is played backwards. None for one frame.
+        turn: Frame beyond ``start`` and ``end`` at which a forward segment turns round. Ignored otherwise.
+    """
+    last = num_frames - 1
+    first = min(max(start, 0), last)
+    final = first if end is None else min(max(end, 0), last)
+    if turn is not None and first < final < turn:
+        peak = min(turn, last)
+        return np.concatenate([np.arange(first, peak + 1), np.arange(peak - 1, final - 1, -1)])
+    return np.arange(first, final + 1) if first <= final else np.arange(first, final - 1, -1)
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    task: str
+    text: str
+
+
+class Sampler:
+    """Draws samples from labelled episodes.
+
+    Args:
+        episodes: What to draw from.
+        config: What to draw.
+        seed: Together with epoch and index it decides everything.
+
+    Attributes:
+        tasks: All tasks of the episodes, in alphabetical order.
+
+    Raises:
+        SamplingError: A strategy with a positive frequency has no candidates.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], config: SamplingConfig, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+        self._by_task: dict[str, tuple[list[Episode], list[Episode]]] = {}
+        for episode in episodes:
+            done, failed = self._by_task.setdefault(episode.task, ([], []))
+            (done if episode.successful else failed).append(episode)
+        self.tasks = sorted(self._by_task)
+        self._successful = [task for task in self.tasks if self._by_task[task][0]]
+        self._failed = [task for task in self.tasks if self._by_task[task][1]]
+        self._contrasted = [task for task in self._successful if self._by_task[task][1]]
+        self._graded = {
+            task: graded
+            for task, (done, failed) in self._by_task.items()
+            if (graded := _Graded.of([*done, *failed], config.grade_margin)).worse
+        }
+        self._alike = _alike(self._by_task)
+        self._with_other = [task for task in self._successful if any(self._others(task, self.tasks))]
+        self._with_successful_other = [task for task in self._successful if any(self._others(task, self._successful))]
+        self._check()
+        self._protocols = (NestedFrames(config.max_frames), UniformFrames(config.max_frames))
+
+    def _check(self) -> None:
+        config = self.config
+        singles, pairs = 1.0 - config.pair_fraction, config.pair_fraction
+        used = {name for name, weight in _weights(config.clips).items() if singles * weight > 0}
+        contrasts = {name for name, weight in _weights(config.pairs).items() if pairs * weight > 0}
+        needs = {
+            "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts - {"graded"}),
+            "an episode that fails": bool(self._failed) or "failure" not in used,
+            "a task with both successful episodes and others": bool(self._contrasted) or "failure" not in contrasts,
+            "successful episodes of one task and another task's instruction": bool(self._with_other)
+            or "other_task" not in used,
+            "successful episodes of two tasks": bool(self._with_successful_other) or "other_task" not in contrasts,
+            f"two episodes of a task whose partial success differs by {config.grade_margin:g}": bool(self._graded)
+            or "graded" not in contrasts,
+        }
+        missing = [need for need, met in needs.items() if not met]
+        if missing:
+            raise SamplingError(
+                f"sampling needs {' and '.join(missing)}; the data set has none. Record some, or set the frequency of "
+                f"the strategies that need it to 0 (clips: {config.clips}, pairs: {config.pairs})"
+            )
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """The sample at ``index`` of ``epoch``."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if rng.random() < self.config.pair_fraction:
+            return self._pair(rng)
+        strategy = _choose(rng, self.config.clips)
+        if strategy == "failure":
+            task = _pick(rng, self._failed)
+            return self._history(rng, _pick(rng, self._by_task[task][1]), strategy, self._instruction(rng, task))
+        task = _pick(rng, self._with_other if strategy == "other_task" else self._successful)
+        return self._success_clip(rng, task, strategy)
+
+    def _success_clip(self, rng: np.random.Generator, task: str, strategy: str) -> ClipSample:
+        episode = _pick(rng, self._by_task[task][0])
+        if strategy == "other_task":
+            other = _pick(rng, list(self._others(task, self.tasks)))
+            return self._history(rng, episode, strategy, self._instruction(rng, other))
+        instruction = self._instruction(rng, task)
+        if strategy == "success":
+            return self._history(rng, episode, strategy, instruction)
+        return self._played(rng, episode, strategy, instruction)
+
+    def _pair(self, rng: np.random.Generator) -> PairSample:
+        strategy = _choose(rng, self.config.pairs)
+        if strategy == "graded":
+            return self._graded_pair(rng)
+        candidates = {"failure": self._contrasted, "other_task": self._with_successful_other}
+        task = _pick(rng, candidates.get(strategy, self._successful))
+        done, failed = self._by_task[task]
+        instruction = self._instruction(rng, task)
+        episode = _pick(rng, done)
+        better = self._history(rng, episode, "success", instruction, whole=True)
+        if strategy == "failure":
+            worse = self._history(rng, _pick(rng, failed), strategy, instruction, whole=True)
+        elif strategy == "other_task":
+            other = _pick(rng, list(self._others(task, self._successful)))
+            stranger = _pick(rng, self._by_task[other][0])
+            worse = self._history(rng, stranger, strategy, instruction, whole=True)
+        else:
+            worse = self._played(rng, episode, strategy, instruction)
+        return _in_random_order(rng, better, worse, strategy)
+
+    def _graded_pair(self, rng: np.random.Generator) -> PairSample:
+        task = _pick(rng, list(self._graded))
+        instruction = self._instruction(rng, task)
+        better, worse = (
+            self._history(rng, episode, "graded", instruction, whole=True) for episode in self._graded[task].pair(rng)
+        )
+        return _in_random_order(rng, better, worse, "graded")
+
+    def _others(self, task: str, names: Sequence[str]) -> Iterator[str]:
+        """Those of ``names`` that no instruction of ``task`` names."""
+        return (name for name in names if name not in self._alike[task])
+
+    def _instruction(self, rng: np.random.Generator, task: str) -> _Instruction:
+        done, failed = self._by_task[task]
+        return _Instruction(task, _pick(rng, (done or failed)[0].instructions))
+
+    def _history(
+        self,
+        rng: np.random.Generator,
+        episode: Episode,
+        strategy: str,
+        instruction: _Instruction,
+        whole: bool = False,
+    ) -> ClipSample:
+        """An episode played forwards up to some frame."""
+        last = len(episode) - 1
+        end = last if whole or rng.random() < self.config.whole_fraction else int(rng.integers(last + 1))
+        start = 0 if rng.random() < self.config.from_start_fraction else int(rng.integers(end + 1))
+        return self._clip(rng, episode, clip_path(len(episode), start, end), strategy, instruction)
+
+    def _played(
+        self, rng: np.random.Generator, episode: Episode, strategy: str, instruction: _Instruction
+    ) -> ClipSample:
+        """A successful episode backwards, or forwards and then backwards; it ends well before success."""
+        done = int(np.argmax(episode.labels.success > 0)) if episode.labels.success.any() else len(episode) - 1
+        peak = int(rng.integers(max(1, done // 2), len(episode)))
+        final = int(rng.integers(max(1, min(peak, done) * 2 // 3)))
+        path = np.arange(peak, final - 1, -1)
+        if strategy == "rewind":
+            path = np.concatenate([np.arange(peak), path])
+        return self._clip(rng, episode, path, strategy, instruction)
+
+    def _clip(
+        self,
+        rng: np.random.Generator,
+        episode: Episode,
+        path: NDArray[np.int64],
+        strategy: str,
+        instruction: _Instruction,
+    ) -> ClipSample:
+        """Lays out a path of frames as a protocol would when it scores the path's last frame."""
+        path = path[scored_steps(len(path), _pick(rng, self.config.intervals))]
+        protocol = self._protocols[int(rng.random() >= self.config.nested_fraction)]
+        indices = path[protocol.slots(len(path) - 1)]
+        targets = episode.targets(indices, strategy)
+        wrong = instruction.task != episode.task
+        known = np.ones(len(indices), bool)
+        nothing = np.zeros(len(indices), np.float32)
+        return ClipSample(
+            episode=episode.index,
+            indices=indices,
+            task=instruction.text,
+            progress=nothing if wrong else targets.progress,
+            progress_known=known if wrong else targets.progress_known,
+            success=nothing if wrong else targets.success,
+            success_known=known if wrong else targets.success_known,
+            strategy=strategy,
+            said=self.tasks.index(instruction.task),
+            shown=self.tasks.index(episode.task),
+            view=int(rng.integers(1 << 16)),
+        )
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """Graded episodes of one task.
+
+    Attributes:
+        episodes: From the worst to the best.
+        worse: How many of them are worse than the best by the margin or more.
+        margin: By which the grades of a pair differ at least.
+    """
+
+    episodes: Sequence[Episode]
+    worse: int
+    margin: float
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], margin: float) -> _Graded:
+        graded = sorted((each for each in episodes if each.grade is not None), key=_grade)
+        grades = [_grade(each) for each in graded]
+        return cls(graded, bisect_right(grades, grades[-1] - margin + _ROUNDING) if grades else 0, margin)
+
+    def pair(self, rng: np.random.Generator) -> tuple[Episode, Episode]:
+        """A better one and a worse one."""
+        worse = self.episodes[int(rng.integers(self.worse))]
+        best = bisect_left(self.episodes, _grade(worse) + self.margin - _ROUNDING, key=_grade)
+        return self.episodes[int(rng.integers(best, len(self.episodes)))], worse
+
+
+def _grade(episode: Episode) -> float:
+    assert episode.grade is not None
+    return episode.grade
+
+
+def _in_random_order(rng: np.random.Generator, better: ClipSample, worse: ClipSample, strategy: str) -> PairSample:
+    first_is_better = bool(rng.random() < 0.5)
+    pair = (better, worse) if first_is_better else (worse, better)
+    return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
+
+
+def _alike(by_task: Mapping[str, tuple[list[Episode], list[Episode]]]) -> dict[str, set[str]]:
+    """For each task, those that share an instruction with it: simulators have tasks that only their scenes tell apart.
+
+    With such an instruction an episode of either is one of the task that it names.
+    """
+    named: dict[str, set[str]] = {}
+    for task, (done, failed) in by_task.items():
+        for text in {text for episode in (*done, *failed) for text in episode.instructions}:
+            named.setdefault(text, set()).add(task)
+    alike = {task: {task} for task in by_task}
+    for tasks in named.values():
+        for task in tasks:
+            alike[task] |= tasks
+    return alike
+
+
+def _weights(strategies: ClipStrategies | PairStrategies) -> Mapping[str, float]:
+    return {entry.name: getattr(strategies, entry.name) for entry in fields(strategies)}
+
+
+def _choose(rng: np.random.Generator, strategies: ClipStrategies | PairStrategies) -> str:
+    weights = _weights(strategies)
+    total = np.cumsum(list(weights.values()))
+    return list(weights)[int(np.searchsorted(total, rng.random() * total[-1], side="right"))]
+
+
+def _pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
+    return choices[int(rng.integers(len(choices)))]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from robometer_rl.formats.dataset import Episode, EpisodeError, Provenance
+from robometer_rl.frames import FrameError
+from robometer_rl.relabeling.engine import Labeller
+from robometer_rl.rewards import RewardSpec
+from tests.fixed_models import PixelModel
+from tests.relabeling.episodes import MemoryDataset, record
+
+FRAMES = np.zeros((4, 6, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ()}, "at least one"),
+        ({"tasks": ("open", " ")}, "none of them empty"),
+        ({"cameras": {}}, "no pictures"),
+        ({"cameras": {"a": FRAMES, "b": FRAMES[1:]}}, "different numbers"),
+        ({"num_steps": 2}, "4 pictures and 2 steps"),
+        ({"num_steps": 5}, "4 pictures and 5 steps"),
+        ({"cameras": {"a": FRAMES[:1]}, "num_steps": 1}, "single picture"),
+        ({"task_rewards": np.zeros(2)}, "expected \\(3,\\)"),
+        ({"task_rewards": np.array([0.0, np.nan, 0.0])}, "finite"),
+    ],
+)
+def test_an_episode_that_cannot_be_labelled_says_why(change, message):
+    sound = {"key": "a", "tasks": ("open",), "cameras": {"a": FRAMES}, "num_steps": 3}
+    assert Episode(**sound).num_frames == 4
+    with pytest.raises(EpisodeError, match=message):
+        Episode(**(sound | change))
+
+
+def test_pictures_must_be_pictures():
+    with pytest.raises(FrameError, match="no axis of 3"):
+        Episode("a", ("open",), {"front": np.zeros((4, 6, 5, 4), np.uint8)}, 3)
+
+
+def test_provenance_survives_json():
+    labeller = Labeller(PixelModel(), RewardSpec("level", every=2))
+    provenance = labeller.provenance(MemoryDataset({"a": record(2, 0)}))
+    stored = json.loads(json.dumps(provenance.to_dict()))
+    assert Provenance.from_dict(stored) == provenance
+    assert provenance.spec == labeller.spec
+    with pytest.raises(ValueError, match="this release reads"):
+        Provenance.from_dict(stored | {"mood": "good"})

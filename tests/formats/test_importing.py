@@ -1,0 +1,178 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.data.video_frames import VideoFrames
+from robometer_rl.formats.importing import ImportOptions, NothingImportedError, import_trajectories, unreadable_path
+from robometer_rl.video import write_video
+from tests.data.runs import assert_same, trajectory
+
+RUNS = [trajectory(name, seed=seed, source=f"demo.hdf5#{name}") for seed, name in enumerate("abc")]
+
+
+class Undecodable:
+    """Frames that turn out to be damaged when they are read."""
+
+    shape = (5, 6, 7, 3)
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        raise OSError("the file ends early")
+
+
+def test_a_data_set_becomes_a_sealed_store(tmp_path):
+    report = import_trajectories(iter(RUNS), ImportOptions(tmp_path / "store"))
+    assert (report.imported, report.present, report.unreadable) == (3, 0, [])
+    store = TrajectoryStore.open(tmp_path / "store")
+    for run in RUNS:
+        assert_same(store[run.id], run)
+    assert list((tmp_path / "store" / "rows").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+def test_what_cannot_be_read_is_passed_by_counted_and_listed(tmp_path):
+    bad = trajectory("d", frames=Undecodable(), source="demo.hdf5#d")
+    reading = [RUNS[0], Unreadable("demo.hdf5#x", "no frames"), bad, RUNS[1], replace(RUNS[2], id="no/name")]
+    report = import_trajectories(iter(reading), ImportOptions(tmp_path / "store"))
+    assert (report.imported, len(report.unreadable)) == (2, 3)
+    lines = [json.loads(line) for line in unreadable_path(tmp_path / "store").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["demo.hdf5#x", "demo.hdf5#d", "demo.hdf5#c"]
+    for line, reason in zip(lines, ("no frames", "the file ends early", "cannot be a file name"), strict=True):
+        assert reason in line["reason"]
+    TrajectoryStore.open(tmp_path / "store").verify()
+
+    import_trajectories(iter(RUNS), ImportOptions(tmp_path / "store"))
+    assert not unreadable_path(tmp_path / "store").exists(), "a list of before is not left behind"
+
+
+def test_an_import_goes_on_where_it_was(tmp_path):
+    options = ImportOptions(tmp_path / "store")
+    import_trajectories(iter(RUNS[:2]), options)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "frames").iterdir()}
+    report = import_trajectories(iter(RUNS), options)
+    assert (report.imported, report.present) == (1, 2)
+    assert all(path.stat().st_mtime_ns == modified for path, modified in written.items())
+    again = import_trajectories(iter(RUNS), options)
+    assert (again.imported, again.present) == (0, 3)
+
+
+def test_an_id_means_one_episode(tmp_path):
+    options = ImportOptions(tmp_path / "store")
+    report = import_trajectories(iter([RUNS[0], RUNS[0]]), options)
+    assert [entry.reason for entry in report.unreadable] == ["another episode of this data set has the id 'a', too"]
+    other = import_trajectories(iter([replace(RUNS[0], source="other.hdf5#a"), RUNS[1]]), options)
+    assert [entry.reason for entry in other.unreadable] == [
+        "the store holds another trajectory 'a': source 'demo.hdf5#a' there and 'other.hdf5#a' here"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "difference"),
+    [
+        ({"quality_label": "failure"}, {}, "quality_label 'suboptimal' there and 'failure' here"),
+        ({"num_frames": 6, "success": None}, {}, "shape [5, 6, 7, 3] there and [6, 6, 7, 3] here"),
+        ({}, {"every": 2}, "shape [5, 6, 7, 3] there and [3, 6, 7, 3] here"),
+    ],
+)
+def test_what_stands_in_the_store_otherwise_is_not_taken_for_the_same(tmp_path, changes, options, difference):
+    """A label that was set right, another folder with files of the same names, other options."""
+    import_trajectories(iter([trajectory("a")]), ImportOptions(tmp_path / "store"))
+    changed = [trajectory("a", **changes), trajectory("b")]
+    report = import_trajectories(iter(changed), ImportOptions(tmp_path / "store", **options))
+    assert (report.imported, report.present) == (1, 0)
+    assert [entry.reason for entry in report.unreadable] == [f"the store holds another trajectory 'a': {difference}"]
+
+
+def test_the_list_of_a_store_in_the_working_directory_lies_in_it(tmp_path, monkeypatch):
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path / "store")
+    import_trajectories(iter([RUNS[0], Unreadable("x", "no frames")]), ImportOptions(Path()))
+    assert json.loads((tmp_path / "store" / "unreadable.jsonl").read_text())["name"] == "x"
+    assert TrajectoryStore.open(tmp_path / "store").ids() == ("a",)
+
+
+def test_a_second_import_waits_for_its_turn(tmp_path):
+    options = ImportOptions(tmp_path / "store")
+
+    def reading():
+        yield RUNS[0]
+        with pytest.raises(StoreError, match=r"an import into .*store is running"):
+            import_trajectories(iter(RUNS), options)
+        yield RUNS[1]
+
+    assert import_trajectories(reading(), options).imported == 2
+    assert import_trajectories(iter(RUNS), options).imported == 1
+
+
+def test_a_video_that_disappears_is_unreadable(tmp_path):
+    write_video(tmp_path / "a.mp4", [np.full((16, 16, 3), 9 * step, np.uint8) for step in range(5)], fps=10)
+    run = trajectory("a", num_frames=5, frames=VideoFrames(tmp_path / "a.mp4"), success=None)
+    (tmp_path / "a.mp4").unlink()
+    report = import_trajectories(iter([run, RUNS[1]]), ImportOptions(tmp_path / "store", keep_videos=True))
+    assert (report.imported, len(report.unreadable)) == (1, 1)
+    assert "a.mp4 cannot be read" in report.unreadable[0].reason
+
+
+def test_frames_are_thinned_on_the_way(tmp_path):
+    long = trajectory("long", num_frames=20)
+    import_trajectories(iter([long]), ImportOptions(tmp_path / "store", every=2, max_frames=4))
+    stored = TrajectoryStore.open(tmp_path / "store")["long"]
+    np.testing.assert_array_equal(stored.frames[:], np.asarray(long.frames)[[0, 6, 14, 19]])
+    assert stored.steps.tolist() == [0, 18, 42, 57]
+
+
+@pytest.mark.parametrize("reading", [[], [Unreadable("demo.hdf5#x", "no frames")]])
+def test_nothing_imported_is_an_error(tmp_path, reading):
+    with pytest.raises(NothingImportedError, match=r"the data set is empty|demo\.hdf5#x, because no frames"):
+        import_trajectories(iter(reading), ImportOptions(tmp_path / "store"))
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="every must be a positive integer"):
+        ImportOptions(tmp_path, every=0)
+    with pytest.raises(ValueError, match="max_frames must be at least 2"):
+        ImportOptions(tmp_path, max_frames=1)
+
+
+MAIN = """
+import sys, time
+from pathlib import Path
+from robometer_rl.formats.importing import ImportOptions, import_trajectories
+from robometer_rl.data.reading import Unreadable
+from tests.data.runs import trajectory
+
+def reading():
+    yield Unreadable("x", "no frames")
+    for number in range(1000):
+        yield trajectory(f"{number:03d}")
+        print(number, flush=True)
+        time.sleep(0.05)
+
+import_trajectories(reading(), ImportOptions(Path(sys.argv[1])))
+"""
+
+
+def test_an_interrupt_leaves_a_store_and_a_list(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", MAIN, str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode != 0
+    store = TrajectoryStore.open(tmp_path / "store")
+    store.verify()
+    assert 3 <= len(store) < 1000
+    assert json.loads(unreadable_path(tmp_path / "store").read_text()) == {"name": "x", "reason": "no frames"}

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robometer_rl.formats.naming import episode_id
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("libero", "libero_90/task_demo", "demo_0"), "libero-libero_90+task_demo-demo_0"),
+        (("videos", "open drawer (1).mp4"), "videos-open=20drawer=20=281=29.mp4"),
+        (("küche", "a"), "k=C3=BCche-a"),
+        (("動画", "a"), "x=E5=8B=95=E7=94=BB-a"),
+    ],
+)
+def test_names_stay_readable(names: tuple[str, ...], expected: str) -> None:
+    assert episode_id(*names) == expected
+
+
+@given(st.text(min_size=1, max_size=120), st.text(max_size=120))
+def test_an_id_is_a_valid_name_in_a_store(data_source: str, name: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}", episode_id(data_source, name))
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_different_names_have_different_ids(one: str, other: str) -> None:
+    assert (episode_id("source", one) == episode_id("source", other)) == (one == other)
+
+
+def test_long_names_are_cut_and_still_differ() -> None:
+    ids = {episode_id("videos", "a" * 300 + end) for end in "xyz"}
+    assert len(ids) == 3
+    assert all(len(name) == 200 for name in ids)

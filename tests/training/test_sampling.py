@@ -1,0 +1,227 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl.frames import UniformFrames
+from robometer_rl.training.sampling import (
+    ClipSample,
+    ClipStrategies,
+    PairSample,
+    PairStrategies,
+    Sampler,
+    SamplingConfig,
+    SamplingError,
+    clip_path,
+    make_episodes,
+)
+from tests.data.episodes import TASKS, make_episodes_of_two_tasks
+
+HELPERS = Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "data_helpers.json"
+NO_CLIPS = ClipStrategies(0, 0, 0, 0, 0)
+NO_PAIRS = PairStrategies(0, 0, 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    return make_episodes_of_two_tasks()
+
+
+@pytest.fixture(scope="module")
+def episodes(trajectories):
+    return make_episodes(trajectories)
+
+
+def _only(kind, **changes):
+    return SamplingConfig(pair_fraction=0.0, clips=replace(NO_CLIPS, **{kind: 1.0}), **changes)
+
+
+def _only_pairs(kind):
+    return SamplingConfig(pair_fraction=1.0, pairs=replace(NO_PAIRS, **{kind: 1.0}))
+
+
+def _draw(episodes, config, count=200):
+    sampler = Sampler(episodes, config, seed=3)
+    return [sampler.sample(0, index) for index in range(count)]
+
+
+def _key(sample):
+    if isinstance(sample, PairSample):
+        return (_key(sample.first), _key(sample.second), sample.first_is_better, sample.strategy)
+    return (sample.episode, sample.indices.tolist(), sample.task, sample.progress.tolist(), sample.view)
+
+
+def test_paths_equal_the_reference():
+    for case in json.loads(HELPERS.read_text())["segment_indices"]:
+        assert clip_path(case["n"], case["start"], case["end"], case["middle"]).tolist() == case["out"], case
+
+
+def test_uniform_layouts_equal_the_reference():
+    for case in json.loads(HELPERS.read_text())["raw_dict_to_sample"]:
+        slots = UniformFrames(case["max_frames"]).slots(case["input_shape"][0] - 1)
+        assert slots.tolist() == case["frame_ids"], case
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_only(episodes):
+    config = SamplingConfig()
+    first = Sampler(episodes, config, seed=1)
+    backwards = [_key(Sampler(episodes, config, seed=1).sample(2, index)) for index in reversed(range(50))]
+    assert [_key(first.sample(2, index)) for index in range(50)] == backwards[::-1]
+    assert _key(first.sample(2, 0)) != _key(first.sample(3, 0))
+    assert [_key(first.sample(2, i)) for i in range(5)] != [
+        _key(Sampler(episodes, config, 2).sample(2, i)) for i in range(5)
+    ]
+
+
+def test_targets_are_those_of_the_frames_shown(episodes):
+    for sample in _draw(episodes, SamplingConfig(pair_fraction=0.5)):
+        for clip in (sample,) if isinstance(sample, ClipSample) else (sample.first, sample.second):
+            assert 1 <= len(clip) <= 8
+            labels = episodes[clip.episode].labels
+            expected = np.zeros(len(clip)) if clip.strategy == "other_task" else labels.progress[clip.indices]
+            np.testing.assert_array_equal(clip.progress, expected)
+            assert clip.progress_known.all()
+            assert clip.success_known.all()
+
+
+def test_histories_have_the_layouts_of_both_protocols(episodes):
+    samples = _draw(episodes, _only("success", from_start_fraction=1.0, intervals=(1,), nested_fraction=0.5), 400)
+    layouts = {tuple(sample.indices.tolist()) for sample in samples}
+    assert (0, 1, 1, 1, 1, 1, 1, 1) in layouts, "uniform, padded on the right"
+    assert (0, 1) in layouts, "nested, not padded"
+    assert (0, 2, 4, 6, 8, 9) in layouts, "nested, with an irregular last gap"
+    assert {len(layout) for layout in layouts} == set(range(1, 9))
+
+
+def test_histories_may_start_within_an_episode_and_skip_frames(episodes):
+    samples = _draw(episodes, _only("success", from_start_fraction=0.5))
+    assert any(sample.indices[0] > 0 for sample in samples)
+    assert any(len(sample.indices) > 2 and np.diff(sample.indices)[0] == 5 for sample in samples)
+
+
+def test_rewound_and_reversed_clips_lose_progress(episodes):
+    for sample in _draw(episodes, _only("rewind")):
+        assert sample.progress[-1] < sample.progress.max()
+    for sample in _draw(episodes, _only("reverse")):
+        assert (np.diff(sample.progress) <= 0).all()
+        assert sample.success[-1] == 0
+
+
+def test_another_task_is_worth_nothing_and_keeps_the_frames(episodes, trajectories):
+    for sample in _draw(episodes, _only("other_task")):
+        own = trajectories[sample.episode]
+        assert sample.task not in (own.task, *own.instructions)
+        assert not sample.progress.any()
+        assert not sample.success.any()
+
+
+def test_failures_and_successes_come_from_their_own_episodes(episodes, trajectories):
+    assert {trajectories[s.episode].skill for s in _draw(episodes, _only("failure"))} == {"stop_halfway"}
+    assert {trajectories[s.episode].skill for s in _draw(episodes, _only("success"))} == {"expert"}
+
+
+@pytest.fixture(scope="module")
+def namesakes(trajectories):
+    """Of three tasks, two are said in the same words in different scenes."""
+    again = [
+        replace(each, id=f"{each.id}-2", task="shove the block", instructions=(), metadata={"environment": "push-2"})
+        for each in trajectories
+        if each.metadata["environment"] == "push"
+    ]
+    return [*trajectories, *again]
+
+
+def test_tasks_that_share_an_instruction_are_not_other_tasks_to_each_other(namesakes):
+    episodes = make_episodes(namesakes)
+    drawn = set()
+    for sample in _draw(episodes, _only("other_task")):
+        assert sample.task not in episodes[sample.episode].instructions
+        drawn.add((episodes[sample.episode].task, sample.task in TASKS["pull"][0:1] + TASKS["pull"][1]))
+    assert drawn == {("push", True), ("push-2", True), ("pull", False)}
+    for pair in _draw(episodes, _only_pairs("other_task")):
+        assert "pull" in {episodes[side.episode].task for side in (pair.first, pair.second)}
+
+
+def test_namesakes_alone_have_no_other_task(namesakes):
+    episodes = make_episodes([each for each in namesakes if each.metadata["environment"] != "pull"])
+    with pytest.raises(SamplingError, match="another task's instruction"):
+        Sampler(episodes, _only("other_task"))
+    with pytest.raises(SamplingError, match="successful episodes of two tasks"):
+        Sampler(episodes, _only_pairs("other_task"))
+
+
+@pytest.mark.parametrize("kind", ["rewind", "reverse", "failure", "other_task"])
+def test_pairs_prefer_the_better_one_wherever_it_stands(episodes, trajectories, kind):
+    pairs = _draw(episodes, _only_pairs(kind))
+    assert Counter(pair.first_is_better for pair in pairs)[True] == pytest.approx(100, abs=25)
+    for pair in pairs:
+        better, worse = (pair.first, pair.second) if pair.first_is_better else (pair.second, pair.first)
+        assert better.task == worse.task
+        assert better.task in (trajectories[better.episode].task, *trajectories[better.episode].instructions)
+        assert better.progress[-1] == 1.0
+        assert worse.progress[-1] < 0.75
+        assert (worse.episode == better.episode) == (kind in ("rewind", "reverse"))
+
+
+@pytest.fixture(scope="module")
+def graded(trajectories):
+    """Failures of one task with grades, and one without."""
+    grades = [0.0, 0.25, 0.5, 0.6, 0.8, None]
+    pushes = [each for each in trajectories if each.metadata["environment"] == "push"]
+    return [
+        replace(each, id=f"{each.id}-{number}", quality_label="failure", partial_success=grade)
+        for number, (each, grade) in enumerate(zip(pushes, grades, strict=True))
+    ]
+
+
+def test_graded_pairs_differ_by_the_margin(graded):
+    """Whatever was a success or not: 0.6 against 0.8 counts, 0.5 against 0.6 does not."""
+    drawn = Counter()
+    for pair in _draw(make_episodes(graded), _only_pairs("graded"), 600):
+        better, worse = (pair.first, pair.second) if pair.first_is_better else (pair.second, pair.first)
+        drawn[graded[better.episode].partial_success, graded[worse.episode].partial_success] += 1
+        assert (better.task, pair.strategy) == (worse.task, "graded")
+        assert [int(side.indices[-1]) for side in (better, worse)] == [
+            len(graded[side.episode]) - 1 for side in (better, worse)
+        ]
+    levels = [0.0, 0.25, 0.5, 0.6, 0.8]
+    assert set(drawn) == {(a, b) for a in levels for b in levels if a - b >= 0.2 - 1e-9}
+    wide = replace(_only_pairs("graded"), grade_margin=0.8)
+    assert {pair.strategy for pair in _draw(make_episodes(graded), wide)} == {"graded"}
+
+
+def test_grades_that_are_too_close_are_named_before_anything_is_drawn(graded, episodes):
+    with pytest.raises(SamplingError, match=r"whose partial success differs by 0\.2"):
+        Sampler(episodes, _only_pairs("graded"))
+    with pytest.raises(SamplingError, match=r"whose partial success differs by 0\.9"):
+        Sampler(make_episodes(graded), replace(_only_pairs("graded"), grade_margin=0.9))
+    with pytest.raises(ValueError, match="grade_margin"):
+        SamplingConfig(grade_margin=0.0)
+
+
+def test_paraphrases_are_used(episodes):
+    tasks = {sample.task for sample in _draw(episodes, _only("success"))}
+    assert tasks == {text for task, others in TASKS.values() for text in (task, *others)}
+
+
+def test_strategies_come_at_their_frequencies(episodes):
+    samples = _draw(episodes, SamplingConfig(pair_fraction=0.25), 2000)
+    assert sum(isinstance(sample, PairSample) for sample in samples) == pytest.approx(500, abs=70)
+    counts = Counter(sample.strategy for sample in samples if isinstance(sample, ClipSample))
+    assert counts["success"] / counts.total() == pytest.approx(0.3, abs=0.05)
+    assert counts["reverse"] / counts.total() == pytest.approx(0.05, abs=0.03)
+
+
+def test_strategies_without_candidates_are_named_before_anything_is_drawn(episodes):
+    experts = [episode for episode in episodes if episode.successful]
+    with pytest.raises(SamplingError, match="an episode that fails"):
+        Sampler(experts, SamplingConfig())
+    one_task = [episode for episode in episodes if episode.task == "push"]
+    with pytest.raises(SamplingError, match="another task's instruction"):
+        Sampler(one_task, SamplingConfig())
+    with pytest.raises(SamplingError, match="a successful episode"):
+        Sampler([], SamplingConfig())
+    Sampler(experts, SamplingConfig(pair_fraction=0.0, clips=ClipStrategies(failure=0.0)))

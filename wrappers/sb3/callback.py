@@ -1,0 +1,277 @@
+"""Keeping a learned reward honest while an agent of Stable-Baselines3 learns from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from robometer_rl.evaluation.honesty import Agreement, EpisodeOutcome, FarmingWatch, agreement
+from robometer_rl.wrappers.sb3.check import check_algorithm
+from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
+
+__all__ = ["OutcomeCounter", "RewardFarmingWarning", "RewardHonestyCallback", "evaluate_honesty"]
+
+logger = logging.getLogger(__name__)
+
+_TRUE_SUCCESS = ("is_success", "success", "robometer/true_success")
+
+
+class RewardFarmingWarning(UserWarning):
+    """Learned return rises while true success does not."""
+
+
+class OutcomeCounter:
+    """Makes the outcomes of episodes from the infos of steps.
+
+    An episode was a success if the task was done after any of its steps, and was predicted to be if the success rule
+    held after any. The truth is read from ``is_success``, else ``success``, of each step, and from
+    ``robometer/true_success`` at the end, which knows other keys.
+
+    Args:
+        num_envs: Number of environments.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self._predicted = np.zeros(num_envs, np.bool_)
+        self._true = np.zeros(num_envs, np.bool_)
+
+    def step(self, index: int, info: Mapping[str, Any], done: bool) -> EpisodeOutcome | None:
+        """Takes note of one step of one environment; returns the outcome if it ended the episode.
+
+        Raises:
+            ValueError: The environment pays no learned reward, or does not say whether the task is done.
+        """
+        self._predicted[index] |= bool(info.get("robometer/success_detected", False))
+        said = [info[key] for key in _TRUE_SUCCESS if key in info]
+        self._true[index] |= any(bool(value) for value in said)
+        if not done:
+            return None
+        if "robometer/episode" not in info:
+            raise ValueError(
+                "the info at the end of an episode has no 'robometer/episode': wrap the environment in "
+                "robometer_rl.wrappers.VecRobometerReward, and leave its info keys where they are"
+            )
+        if not said:
+            raise ValueError(
+                f"the info at the end of an episode does not say whether the task is done; it has {sorted(info)}. Give "
+                "the reward wrapper success_key=, the info key that says so"
+            )
+        episode = info["robometer/episode"]
+        outcome = EpisodeOutcome(
+            learned_return=episode["return"],
+            true_return=episode["task_return"],
+            predicted_success=bool(self._predicted[index]),
+            true_success=bool(self._true[index]),
+            length=episode["length"],
+        )
+        self._predicted[index] = self._true[index] = False
+        return outcome
+
+
+def evaluate_honesty(agent: BaseAlgorithm, venv: VecEnv, episodes: int, deterministic: bool = True) -> Agreement:
+    """Lets an agent act and compares what it is paid with what it achieves.
+
+    Args:
+        agent: Whose policy acts.
+        venv: Environments that pay the learned reward, apart from those that the agent learns in; they are reset first.
+        episodes: Episodes, shared evenly between the environments, so that short ones are not preferred.
+        deterministic: Whether the policy acts without its noise.
+
+    Raises:
+        ValueError: Not a positive number of episodes; otherwise see `OutcomeCounter.step`.
+    """
+    if episodes < 1:
+        raise ValueError(f"an evaluation needs at least one episode, got {episodes}")
+    counter = OutcomeCounter(venv.num_envs)
+    left = np.array([(episodes + index) // venv.num_envs for index in range(venv.num_envs)])
+    outcomes: list[EpisodeOutcome] = []
+    observations: Any = venv.reset()
+    while left.any():
+        actions, _ = agent.predict(observations, deterministic=deterministic)
+        observations, _, dones, infos = venv.step(actions)
+        for index in range(venv.num_envs):
+            outcome = counter.step(index, infos[index], bool(dones[index]))
+            if outcome is not None and left[index]:
+                left[index] -= 1
+                outcomes.append(outcome)
+    return agreement(outcomes)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step of all environments whose rewards may still have to arrive.
+
+    Attributes:
+        number: ``num_timesteps`` after it.
+        said: What the infos say of it so far.
+        dones: Whether it ended the episode of each environment.
+        pending: Where the rest of the infos will be, if it is not there yet.
+    """
+
+    number: int
+    said: list[Mapping[str, Any]]
+    dones: list[bool]
+    pending: PendingRewards | None
+
+    @classmethod
+    def of(cls, number: int, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> _Step:
+        """Keeps of the infos what is needed later."""
+        ended = [bool(done) for done in dones]
+        pending = infos[0].get(PENDING_KEY)
+        if pending is None:
+            return cls(number, list(infos), ended, None)
+        # Infos may hold observations, which need not be kept as long.
+        said: list[Mapping[str, Any]] = [{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos]
+        return cls(number, said, ended, pending)
+
+    @property
+    def is_known(self) -> bool:
+        return self.pending is None or self.pending.are_known
+
+    def infos(self) -> list[Mapping[str, Any]]:
+        """All that is said; waits for it."""
+        if self.pending is None:
+            return self.said
+        return [{**said, **later} for said, later in zip(self.said, self.pending.entries(), strict=True)]
+
+
+class RewardHonestyCallback(BaseCallback):
+    """Logs what is paid beside what is achieved, and warns of reward farming.
+
+    Under ``honesty/`` the logger gets, over the last ``window`` episodes, the fields of
+    `robometer_rl.evaluation.honesty.Agreement`: learned and true return and their correlation, predicted and true
+    success, and how often either is taken for the other. Under ``honesty_eval/`` it gets the same of evaluations.
+    `robometer_rl.evaluation.honesty.FarmingWatch` decides when to warn; ``honesty/suspicious_windows`` is its count.
+    Before the first step it calls `robometer_rl.wrappers.check_algorithm`. Steps of
+    `robometer_rl.wrappers.AsyncVecRobometerReward` are looked at once their rewards have arrived, the last of them when
+    learning ends.
+
+    Args:
+        window: Episodes that are summarised, and that are compared with earlier ones.
+        record: JSON lines to append to: one per episode and one per evaluation, NaN as null. Where training goes on
+            from a save, lines about what came after it are dropped. None writes none.
+        eval_env: Environments that pay the same reward for `evaluate_honesty`; None for no evaluations.
+        eval_every: Steps (``num_timesteps``) between evaluations.
+        eval_episodes: Episodes of an evaluation.
+
+    Warns:
+        RewardFarmingWarning: Learned return rises while true success does not. Once, until true success rises.
+
+    Example:
+        >>> from robometer_rl.wrappers.sb3.callback import RewardHonestyCallback
+        >>> agent.learn(100_000, callback=RewardHonestyCallback())  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        window: int = 50,
+        record: Path | None = None,
+        eval_env: VecEnv | None = None,
+        eval_every: int = 10_000,
+        eval_episodes: int = 20,
+    ) -> None:
+        """See the class.
+
+        Raises:
+            ValueError: A window below 2, or evaluations without a distance or episodes.
+        """
+        super().__init__()
+        if eval_every < 1 or eval_episodes < 1:
+            raise ValueError(f"eval_every and eval_episodes must be at least 1, got {eval_every} and {eval_episodes}")
+        self.watch = FarmingWatch(window)
+        self._outcomes: deque[EpisodeOutcome] = deque(maxlen=window)
+        self._record = record
+        self._eval_env = eval_env
+        self._eval_every = eval_every
+        self._eval_episodes = eval_episodes
+        self._next_evaluation = eval_every
+        self._warned = False
+        self._unseen: deque[_Step] = deque()
+
+    @property
+    def outcomes(self) -> Sequence[EpisodeOutcome]:
+        """The last episodes, oldest first."""
+        return tuple(self._outcomes)
+
+    def _on_training_start(self) -> None:
+        check_algorithm(self.model)
+        self._counter = OutcomeCounter(self.training_env.num_envs)
+        self._unseen.clear()  # what a learning that failed has left
+        if self._record is not None and self._record.exists():
+            _forget(self._record, self.num_timesteps)
+        # A run that is continued goes on where its evaluations were.
+        self._next_evaluation = (self.num_timesteps // self._eval_every + 1) * self._eval_every
+
+    def _on_step(self) -> bool:
+        self._unseen.append(_Step.of(self.num_timesteps, self.locals["infos"], self.locals["dones"]))
+        self._catch_up(wait=False)
+        if self._eval_env is not None and self.num_timesteps >= self._next_evaluation:
+            self._next_evaluation += self._eval_every
+            self._evaluate(self._eval_env)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._catch_up(wait=True)
+
+    def _catch_up(self, wait: bool) -> None:
+        """Looks at the steps so far, or at those whose rewards have arrived."""
+        while self._unseen and (wait or self._unseen[0].is_known):
+            step = self._unseen.popleft()
+            for index, (info, done) in enumerate(zip(step.infos(), step.dones, strict=True)):
+                outcome = self._counter.step(index, info, done)
+                if outcome is not None:
+                    self._note(step.number, outcome)
+
+    def _note(self, step: int, outcome: EpisodeOutcome) -> None:
+        self._outcomes.append(outcome)
+        self._write(step, {"kind": "episode", **asdict(outcome)})
+        self._log("honesty", agreement(self._outcomes))
+        comparison = self.watch.add(outcome)
+        if comparison is None:
+            return
+        self.logger.record("honesty/suspicious_windows", self.watch.suspicious)
+        self._warned = self._warned and not comparison.learning
+        if self.watch.farming and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"at step {step} the agent seems to farm the learned reward: {comparison}. Look at its "
+                "highest-paid failures; docs/reward_design.md says what to do",
+                RewardFarmingWarning,
+                stacklevel=2,
+            )
+
+    def _evaluate(self, venv: VecEnv) -> None:
+        found = evaluate_honesty(self.model, venv, self._eval_episodes)
+        self._log("honesty_eval", found)
+        self._write(self.num_timesteps, {"kind": "evaluation", **found.as_dict()})
+        logger.info("step %d: %s", self.num_timesteps, found)
+
+    def _log(self, section: str, found: Agreement) -> None:
+        for name, value in found.as_dict().items():
+            # What is undefined so far (no success yet, say) would be drawn as a gap, and printed as nan.
+            if not np.isnan(value):
+                self.logger.record(f"{section}/{name}", value)
+
+    def _write(self, step: int, entry: dict[str, Any]) -> None:
+        if self._record is None:
+            return
+        plain = {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in entry.items()}
+        with self._record.open("a") as file:
+            file.write(json.dumps({"step": step, **plain}) + "\n")
+
+
+def _forget(record: Path, after: int) -> None:
+    """Drops the lines of a record about later steps than ``after``: they are made again."""
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(line for line in lines if json.loads(line)["step"] <= after))

@@ -1,0 +1,297 @@
+"""The reward wrapper for Stable-Baselines3's vector environments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from robometer_rl.frames import FrameProtocol
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
+from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
+from robometer_rl.wrappers.moments import Indices, Views
+from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, RenderToInfo, renders_to_info
+from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
+from robometer_rl.wrappers.tasks import TaskSource
+
+__all__ = ["Received", "VecRobometerReward", "layers", "views"]
+
+Info = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Received:
+    """What n environments answered to one step, before anything is scored.
+
+    Attributes:
+        observations: Batched; where an episode ended, the first of the next.
+        task_rewards: (n,) float64.
+        dones: (n,) bool.
+        truncated: (n,) bool, where a done was a truncation.
+        infos: Copies, one per environment.
+        view: What each environment showed, where it is done the last moment of its episode.
+    """
+
+    observations: VecEnvObs
+    task_rewards: NDArray[np.float64]
+    dones: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: list[Info]
+    view: Views
+
+
+class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
+    """Pays what a reward model sees instead of, or beside, the environments' own rewards.
+
+    The same arguments and the same numbers as `robometer_rl.wrappers.RobometerReward`, with one call of the model for
+    all environments. A `VecEnv` resets a sub-environment inside the step that ends its episode, so rendered frames
+    need `robometer_rl.wrappers.RenderToInfo` in the sub-environments.
+
+    `Monitor` inside the sub-environments, or `VecMonitor` inside this wrapper, keeps the true return in
+    ``info["episode"]``, also of episodes that predicted success ends. A `Monitor` file does not list those: the
+    sub-environment does not know that they ended.
+
+    Args:
+        venv: The vector environment. ``terminate_on_success`` resets single sub-environments, which works directly
+            around a base `VecEnv`, or a `VecMonitor` around one, only.
+        model: A reward model, shared and never closed, or a string for `robometer_rl.load_reward_model`.
+        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        reward: How predictions become a reward.
+        frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's (obs, info), or
+            a tuple of these for several cameras.
+        protocol: Which frames of a history the model is shown; None for the model's default.
+        success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
+
+    Attributes:
+        reset_infos: The info of each environment's last reset, with ``robometer/reset_progress``.
+
+    Example:
+        >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> from robometer_rl.envs.metaworld import make_env
+        >>> from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
+        >>> venv = make_vec_env(lambda: make_env("drawer-open"), 4, wrapper_class=RenderToInfo)  # doctest: +SKIP
+        >>> venv = VecRobometerReward(venv, "mini", task="open the drawer")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        model: RewardModel | str,
+        task: TaskSource,
+        reward: RewardSpec | Mapping[str, Any] = DEFAULT_REWARD,
+        frames: FrameSources = "render",
+        protocol: FrameProtocol | str | None = None,
+        success_key: str | None = None,
+    ) -> None:
+        """See the class.
+
+        Raises:
+            TaskError: The task is not an instruction.
+            ValueError: Frames cannot come from there, or a `VecNormalize` inside has changed them;
+                `robometer_rl.frames.FrameError` if they are not images.
+            TypeError: A model, reward or protocol of another type, or ``terminate_on_success`` around another wrapper.
+        """
+        super().__init__(venv)
+        _require_original_images(venv, frames)
+        self._scorer = EpisodeScorer(
+            model,
+            task=task,
+            reward=reward,
+            frames=frames,
+            protocol=protocol,
+            success_key=success_key,
+            num_envs=venv.num_envs,
+            observation_space=venv.observation_space,
+            render_camera=self._render_camera,
+            read_attribute=self._read_attribute,
+        )
+        self._require_resettable()
+
+    def reset(self) -> VecEnvObs:
+        """Resets the environments and starts new histories with their first frames."""
+        observations = self.venv.reset()
+        self._start(np.arange(self.num_envs), observations, self.venv.unwrapped.reset_infos)
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the environments and pays.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Nothing was reset yet.
+        """
+        received = self._receive()
+        observations, dones, infos, view = received.observations, received.dones, received.infos, received.view
+        reset_infos = list(self.venv.unwrapped.reset_infos)
+        step = self._scorer.step(view, received.task_rewards, dones & ~received.truncated, received.truncated)
+        for index, entry in enumerate(step.entries):
+            infos[index].update(entry)
+            if step.terminated[index]:
+                infos[index]["TimeLimit.truncated"] = False
+        for index in np.flatnonzero(step.terminated & ~dones).tolist():
+            # A copy, since the first observation of the next episode takes its place in the batch.
+            infos[index]["terminal_observation"] = deepcopy(view(index).observation)
+            if self._is_monitored(index):
+                infos[index]["episode"] = self._end_monitored(index, infos[index])
+            reset_infos[index] = self._reset_environment(index, observations)
+        ended = np.flatnonzero(self._scorer.over)
+        for index, entry in zip(ended.tolist(), self._start(ended, observations, reset_infos), strict=True):
+            infos[index].update(entry)
+        for info in infos:
+            info.pop(FRAME_KEY, None)
+        return observations, step.rewards, dones | step.terminated, infos
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Calls a method of the sub-environments.
+
+        Raises:
+            TypeError: The method is ``compute_reward``, which hindsight experience replay asks for.
+        """
+        if method_name == "compute_reward":
+            self.compute_reward()
+        return self.venv.env_method(method_name, *method_args, indices=indices, **method_kwargs)
+
+    def _receive(self) -> Received:
+        """Waits for the environments.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Nothing was reset yet.
+        """
+        self._scorer.reader.require_begun()
+        observations, rewards, dones, step_infos = self.venv.step_wait()
+        infos = [dict(info) for info in step_infos]
+        truncated = dones & np.array([info.get("TimeLimit.truncated", False) for info in infos], np.bool_)
+        return Received(
+            observations,
+            np.asarray(rewards, np.float64),
+            dones,
+            truncated,
+            infos,
+            views(observations, infos, dones),
+        )
+
+    def _start(self, indices: Indices, observations: VecEnvObs, reset_infos: Sequence[Info]) -> list[Info]:
+        """Begins episodes in the chosen environments; returns what the step that reset them adds to their infos."""
+        entries = self._scorer.start(indices, views(observations, reset_infos))
+        for index, entry in zip(indices.tolist(), entries, strict=True):
+            info = {key: value for key, value in reset_infos[index].items() if key != FRAME_KEY}
+            self.reset_infos[index] = info | entry
+        return entries
+
+    def _reset_environment(self, index: int, observations: VecEnvObs) -> Info:
+        """Resets one sub-environment inside the base `VecEnv`; its first observation takes its place in the batch."""
+        ((observation, info),) = self.venv.env_method("reset", indices=[index])
+        if isinstance(observations, dict):
+            for key, batch in observations.items():
+                batch[index] = observation[key]
+        elif isinstance(observations, tuple):
+            for batch, part in zip(observations, observation, strict=True):
+                batch[index] = part
+        else:
+            observations[index] = observation
+        return info
+
+    def _is_monitored(self, index: int) -> bool:
+        return isinstance(self.venv, VecMonitor) or self.venv.env_is_wrapped(Monitor, [index])[0]
+
+    def _end_monitored(self, index: int, info: Info) -> Info:
+        """What the monitor would have recorded had it known that the episode ends here: the true return.
+
+        Without it `stable_baselines3.common.evaluation.evaluate_policy` would never see the episode end.
+        """
+        monitor = self.venv
+        if isinstance(monitor, VecMonitor):
+            start_time, keywords = monitor.t_start, monitor.info_keywords
+        else:
+            start_time, keywords = (monitor.get_attr(name, [index])[0] for name in ("t_start", "info_keywords"))
+        ended = info["robometer/episode"]
+        record = {"r": round(ended["task_return"], 6), "l": ended["length"], "t": round(time.time() - start_time, 6)}
+        record |= {key: info[key] for key in keywords}
+        if isinstance(monitor, VecMonitor):
+            monitor.episode_count += 1
+            monitor.episode_returns[index] = 0
+            monitor.episode_lengths[index] = 0
+            if monitor.results_writer is not None:
+                monitor.results_writer.write_row(record)
+        return record
+
+    def _require_resettable(self) -> None:
+        if not self.reward_spec.terminate_on_success:
+            return
+        base = self.venv.venv if isinstance(self.venv, VecMonitor) else self.venv
+        if isinstance(base, VecEnvWrapper):
+            raise TypeError(
+                "terminate_on_success resets single sub-environments, which a wrapper in between would not notice: "
+                f"put VecRobometerReward directly around the base VecEnv or a VecMonitor around it, not {self.venv}"
+            )
+        monitored = [index for index, has_monitor in enumerate(base.env_is_wrapped(Monitor)) if has_monitor]
+        if not all(base.get_attr("allow_early_resets", monitored)):
+            raise ValueError("terminate_on_success needs Monitor(env, allow_early_resets=True)")
+
+    def _render_camera(self, every: int) -> Camera:
+        wrapped = self.venv.env_is_wrapped(RenderToInfo)
+        if renders_to_info(wrapped, lambda: self.venv.get_attr(INTERVAL_ATTRIBUTE), every):
+            return info_camera(FRAME_KEY)
+        raise ValueError(
+            "frames='render' cannot work around a VecEnv: after a done, render() shows the next episode. Wrap each "
+            f"sub-environment in robometer_rl.wrappers.RenderToInfo(env, every={every})"
+        )
+
+    def _read_attribute(self, name: str, indices: Sequence[int]) -> list[Any]:
+        return self.venv.get_attr(name, list(indices))
+
+
+def layers(venv: VecEnv) -> Iterator[VecEnv]:
+    """The wrappers of a vector environment from the outside in, and at last what they wrap."""
+    yield venv
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+        yield venv
+
+
+def _require_original_images(venv: VecEnv, frames: FrameSources) -> None:
+    sources = frames if isinstance(frames, (tuple, list)) else (frames,)
+    for kind, _, key in (source.partition("/") for source in sources if isinstance(source, str)):
+        if kind == "obs" and any(isinstance(layer, VecNormalize) and _normalises(layer, key) for layer in layers(venv)):
+            raise ValueError(
+                f"frames={frames!r} are normalised by the VecNormalize inside, and the model knows images as they are: "
+                "put VecNormalize around VecRobometerReward"
+            )
+
+
+def _normalises(layer: VecNormalize, key: str) -> bool:
+    if isinstance(layer.observation_space, spaces.Dict):
+        return layer.norm_obs and key in (layer.norm_obs_keys or ())
+    return layer.norm_obs
+
+
+def views(observations: VecEnvObs, infos: Sequence[Info], dones: NDArray[np.bool_] | None = None) -> Views:
+    """What each environment shows; where it is done, the last moment of the episode."""
+
+    @cache
+    def view(index: int) -> View:
+        if dones is not None and dones[index]:
+            return View(index, infos[index]["terminal_observation"], infos[index])
+        return View(index, _row(observations, index), infos[index])
+
+    return view
+
+
+def _row(observations: VecEnvObs, index: int) -> Any:
+    if isinstance(observations, dict):
+        return {key: batch[index] for key, batch in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(batch[index] for batch in observations)
+    return observations[index]
