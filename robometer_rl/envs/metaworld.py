@@ -18,10 +18,12 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, as_frame
@@ -63,233 +65,12 @@ class Instructions:
     paraphrases: tuple[str, ...]
 
 
-TASKS: Mapping[str, Instructions] = {
-    "assembly": Instructions(
-        "put the ring on the peg",
-        ("fit the ring over the peg", "lift the wrench and place its ring on the peg", "place the nut on the peg"),
-    ),
-    "bin-picking": Instructions(
-        "move the cube to the other bin",
-        (
-            "put the cube in the empty bin",
-            "pick the cube out of one bin and place it in the other",
-            "carry the block from bin to bin",
-        ),
-    ),
-    "box-close": Instructions(
-        "put the lid on the box",
-        ("close the box with its lid", "cover the box", "place the lid on top of the box"),
-    ),
-    "button-press": Instructions(
-        "press the button on the box",
-        ("push the button on the side of the box", "press the button in", "push the red button"),
-    ),
-    "button-press-topdown": Instructions(
-        "press the button from above",
-        ("push the button down", "press down on top of the box", "push the button on top of the box"),
-    ),
-    "button-press-topdown-wall": Instructions(
-        "reach over the bricks and press the button from above",
-        (
-            "push the button down behind the wall",
-            "press down on the box that stands behind the wall",
-            "press the button on top of the box behind the wall",
-        ),
-    ),
-    "button-press-wall": Instructions(
-        "reach over the wall and press the button",
-        (
-            "push the button behind the wall",
-            "press the button of the box that stands behind the wall",
-            "go over the bricks and push the button in",
-        ),
-    ),
-    "coffee-button": Instructions(
-        "press the button on the coffee machine",
-        ("start the coffee machine", "push the coffee machine's button", "turn the coffee maker on"),
-    ),
-    "coffee-pull": Instructions(
-        "pull the mug away from the coffee machine",
-        (
-            "take the mug from under the coffee machine",
-            "drag the coffee mug to the marker",
-            "move the cup away from the coffee maker",
-        ),
-    ),
-    "coffee-push": Instructions(
-        "push the mug under the coffee machine",
-        (
-            "slide the mug to the coffee machine",
-            "put the cup below the coffee maker's spout",
-            "move the coffee mug to the machine",
-        ),
-    ),
-    "dial-turn": Instructions(
-        "turn the dial", ("rotate the dial", "turn the knob on the table", "twist the dial around")
-    ),
-    "disassemble": Instructions(
-        "take the ring off the peg",
-        ("lift the ring off the peg", "remove the nut from the peg", "pull the wrench up and off the peg"),
-    ),
-    "door-close": Instructions(
-        "close the door", ("shut the door", "push the door closed", "close the safe's door", "swing the door shut")
-    ),
-    "door-lock": Instructions("lock the door", ("turn the lock to lock the door", "bolt the door", "secure the door")),
-    "door-open": Instructions("open the door", ("pull the door open", "swing the door open", "open the safe's door")),
-    "door-unlock": Instructions(
-        "unlock the door", ("turn the lock to unlock the door", "release the door's lock", "unbolt the door")
-    ),
-    "drawer-close": Instructions(
-        "close the drawer", ("shut the drawer", "push the drawer in", "slide the drawer closed", "push the drawer shut")
-    ),
-    "drawer-open": Instructions(
-        "open the drawer", ("pull the drawer open", "pull out the drawer", "slide the drawer open")
-    ),
-    "faucet-close": Instructions(
-        "close the faucet", ("turn off the faucet", "shut the tap", "turn the faucet handle to close it")
-    ),
-    "faucet-open": Instructions(
-        "open the faucet", ("turn on the faucet", "open the tap", "turn the faucet handle to open it")
-    ),
-    "hammer": Instructions(
-        "hammer the nail in",
-        ("drive the nail in with the hammer", "hit the nail with the hammer", "pick up the hammer and pound the nail"),
-    ),
-    "hand-insert": Instructions(
-        "put the block into the hole",
-        (
-            "drop the cube into the hole in the table",
-            "insert the block in the hole",
-            "push the cube down into the opening",
-        ),
-    ),
-    "handle-press": Instructions(
-        "press the handle down",
-        ("push the handle down", "lower the handle on the box", "press down on the handle"),
-    ),
-    "handle-press-side": Instructions(
-        "press the sideways handle down",
-        (
-            "push the handle on the box's side down",
-            "lower the side handle",
-            "press down on the lever at the side of the box",
-        ),
-    ),
-    "handle-pull": Instructions(
-        "pull the handle up", ("lift the handle", "raise the handle on the box", "pull up the handle")
-    ),
-    "handle-pull-side": Instructions(
-        "pull the sideways handle up",
-        ("lift the handle on the box's side", "raise the side handle", "pull the lever at the side of the box upwards"),
-    ),
-    "lever-pull": Instructions(
-        "pull the lever up",
-        ("raise the lever", "lift the lever until it points up", "turn the lever upright"),
-    ),
-    "peg-insert-side": Instructions(
-        "insert the peg into the hole",
-        ("put the peg in the box's hole", "pick up the peg and push it into the box", "plug the peg in"),
-    ),
-    "peg-unplug-side": Instructions(
-        "unplug the peg", ("pull the peg out", "remove the peg from the hole", "take the peg out of the box")
-    ),
-    "pick-place": Instructions(
-        "pick up the puck and hold it at the goal",
-        ("lift the puck to the marker", "grasp the puck and bring it to the goal", "carry the puck to the target"),
-    ),
-    "pick-place-wall": Instructions(
-        "lift the puck over the wall to the goal",
-        (
-            "carry the puck over the wall",
-            "pick up the puck and bring it to the marker behind the wall",
-            "bring the puck past the bricks to the target",
-        ),
-    ),
-    "plate-slide": Instructions(
-        "slide the plate into the cabinet",
-        ("push the plate into the goal", "move the plate into the cabinet", "shove the plate into the net"),
-    ),
-    "plate-slide-back": Instructions(
-        "slide the plate out of the cabinet",
-        ("pull the plate back", "move the plate out of the goal", "drag the plate out of the cabinet"),
-    ),
-    "plate-slide-back-side": Instructions(
-        "slide the plate sideways out of the cabinet",
-        (
-            "pull the plate out of the cabinet to the side",
-            "move the plate sideways out of the net",
-            "drag the plate out through the cabinet's open side",
-        ),
-    ),
-    "plate-slide-side": Instructions(
-        "slide the plate sideways into the cabinet",
-        (
-            "push the plate to the side, into the net",
-            "move the plate sideways into the cabinet",
-            "shove the plate into the cabinet from the side",
-        ),
-    ),
-    "push": Instructions(
-        "push the puck to the goal", ("slide the puck to the marker", "move the puck to the target on the table")
-    ),
-    "push-wall": Instructions(
-        "push the puck around the wall to the goal",
-        (
-            "slide the puck past the wall",
-            "move the puck around the bricks to the marker",
-            "push the puck to the target behind the wall",
-        ),
-    ),
-    "reach": Instructions(
-        "reach the goal position", ("move the hand to the marker", "bring the gripper to the red dot")
-    ),
-    "reach-wall": Instructions(
-        "reach the goal behind the wall",
-        (
-            "move the hand over the wall to the marker",
-            "bring the gripper around the bricks to the red dot",
-            "reach past the wall to the target",
-        ),
-    ),
-    "soccer": Instructions(
-        "push the ball into the goal",
-        ("kick the ball into the net", "score a goal with the ball", "roll the soccer ball into the goal"),
-    ),
-    "stick-pull": Instructions(
-        "pull the thermos with the stick",
-        (
-            "use the stick to pull the bottle",
-            "hook the thermos' handle with the stick and pull it to the marker",
-            "drag the thermos with the stick",
-        ),
-    ),
-    "stick-push": Instructions(
-        "push the thermos with the stick",
-        (
-            "use the stick to push the bottle",
-            "pick up the stick and shove the thermos to the marker",
-            "slide the thermos away with the stick",
-        ),
-    ),
-    "sweep": Instructions(
-        "sweep the block off the table",
-        ("push the block off the table", "move the cube over the table's edge", "knock the block off the table"),
-    ),
-    "sweep-into": Instructions(
-        "sweep the block into the hole",
-        (
-            "push the cube into the hole in the table",
-            "sweep the cube to the opening",
-            "slide the block over the table until it falls into the hole",
-        ),
-    ),
-    "window-close": Instructions(
-        "close the window", ("shut the window", "slide the window shut", "push the window closed")
-    ),
-    "window-open": Instructions(
-        "open the window", ("slide the window open", "push the window open", "pull the window open")
-    ),
-}
+def _instructions() -> dict[str, Instructions]:
+    text = (files("robometer_rl") / "assets" / "metaworld_instructions.yaml").read_text(encoding="utf-8")
+    return {name: Instructions(task, tuple(others)) for name, (task, *others) in yaml.safe_load(text).items()}
+
+
+TASKS: Mapping[str, Instructions] = _instructions()
 """Tasks whose goal can be seen and whose scripted expert was seen to succeed, by Meta-World name without ``-v3``."""
 
 
