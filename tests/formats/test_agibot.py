@@ -13,12 +13,12 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.sources import counters
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.agibot import AgiBotConfig, read_agibot
+from tests.formats import counters
 from tests.formats.test_timed_video import write
 
 LENGTH = 20

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.data.sources import counters
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.rlds import RldsConfig, read_rlds
+from tests.formats import counters
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("tensorflow")

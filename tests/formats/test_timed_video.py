@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 from av.video.stream import VideoStream
-from tests.data.sources import counters
 
 from benchmarks.lerobot_dataset import kept_scheduling
 from robometer_rl.formats.timed_video import TimedFrames, VideoFile, VideoIndex, index_file, index_video
 from robometer_rl.frames import Clip
 from robometer_rl.video import VideoError
+from tests.formats import counters
 
 LENGTH = 60
 ENCODINGS = {

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.data.sources import counters
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
@@ -21,6 +20,7 @@ from robometer_rl.formats.lerobot.frames import episode_frames, frame_times
 from robometer_rl.formats.lerobot.layout import LeRobotLayout
 from robometer_rl.formats.lerobot.reader import LeRobotConfig, read_lerobot
 from robometer_rl.video import VideoError
+from tests.formats import counters
 from tests.library import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures"
