@@ -2,29 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import zipfile
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.frames import scored_steps
 
-__all__ = ["SCHEMA_VERSION", "NonFiniteOutputError", "Prediction", "StepPrediction"]
+__all__ = ["SCHEMA_VERSION", "NonFiniteOutputError", "Prediction", "StepPrediction", "as_probabilities"]
 
 SCHEMA_VERSION = 1
 
 Floats = NDArray[np.float32]
 
+_ROUNDING = 1e-5  # by so much float32 can leave [0, 1] where a sum over a distribution would not
+
+_NAMED = 8  # of the entries that are wrong, how many an error names
+
 
 class NonFiniteOutputError(ArithmeticError):
-    """A model produced NaN or infinity; the message names the clip and the frame."""
+    """A model produced NaN or infinity; the message names the frame, and the clip where it is known."""
+
+
+def as_probabilities(
+    values: ArrayLike, what: str, names: Sequence[str] | None = None, model: str = "the model"
+) -> Floats:
+    """What a model said, as float32 in [0, 1]: the one check of everything that any model says.
+
+    Args:
+        values: (n, ...) numbers; what rounding has left outside [0, 1] is put back.
+        what: What the numbers are, for errors.
+        names: What each of the n entries is about, for errors; ``frame i`` by default.
+        model: Who said it, for errors.
+
+    Raises:
+        NonFiniteOutputError: NaN or infinity.
+        ValueError: A number outside [0, 1], or values that are no numbers.
+    """
+    given = np.asarray(values)
+    if given.dtype.kind not in "fiub" or not given.ndim:
+        raise ValueError(
+            f"{model} gave {what} of dtype {given.dtype} and shape {given.shape}; expected an array of numbers"
+        )
+    array = np.asarray(given, np.float32)
+    _require(np.isfinite(array), f"{model} gave {what} that is not finite", names, NonFiniteOutputError)
+    inside = (array >= -_ROUNDING) & (array <= 1.0 + _ROUNDING)
+    if not inside.all():
+        found = f"{model} gave {what} from {array.min():g} to {array.max():g}, expected values in [0, 1],"
+        _require(inside, found, names, ValueError)
+    return np.clip(array, 0.0, 1.0)
+
+
+def _require(right: NDArray[np.bool_], problem: str, names: Sequence[str] | None, error: type[Exception]) -> None:
+    """Raises ``error`` with the names of the entries (first axis) that are not all ``right``."""
+    if right.all():
+        return
+    wrong = np.flatnonzero(~right.reshape(len(right), -1).all(axis=1)).tolist()
+    listed = "; ".join(f"frame {row}" if names is None else names[row] for row in wrong[:_NAMED])
+    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    raise error(f"{problem} for {listed}{more}")
+
+
+def _check_arrays(said: Prediction | StepPrediction, model: str, names: Sequence[str] | None) -> None:
+    """Puts the three arrays of a prediction in place of what was given, if they are what they should be."""
+    for name in ("progress", "success", "progress_distribution"):
+        object.__setattr__(said, name, as_probabilities(getattr(said, name), name, names, model))
+    count = said.progress.shape
+    if len(count) != 1 or said.success.shape != count:
+        raise ValueError(
+            f"{model} gave progress of shape {count} and success of shape {said.success.shape}; expected one value of "
+            "each per scored frame"
+        )
+    distribution = said.progress_distribution
+    if distribution.ndim != 2 or distribution.shape[:1] != count:
+        raise ValueError(
+            f"{model} gave a progress_distribution of shape {distribution.shape} for {count[0]} scored frames; "
+            "expected (scored frames, bins)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Values for the scored frames of one clip.
+
+    Whatever a model is and whoever asks it, what it says is checked here and nowhere else: other real numbers become
+    float32, and those that are no progress or no probability raise.
 
     Attributes:
         progress: (S,) float32 in [0, 1].
@@ -36,6 +102,10 @@ class Prediction:
         revision: Commit of the checkpoint on the Hub, if any.
         dtype: Precision that the model ran in.
         schema_version: Version of this record.
+
+    Raises:
+        NonFiniteOutputError: NaN or infinity in an array.
+        ValueError: Values outside [0, 1], or shapes that do not fit.
     """
 
     progress: Floats
@@ -49,12 +119,7 @@ class Prediction:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        scored = len(self.progress)
-        shapes = {name: getattr(self, name).shape for name in ("progress", "success", "progress_distribution")}
-        if shapes["progress"] != (scored,) or shapes["success"] != (scored,):
-            raise ValueError(f"progress and success must be one value per scored frame, got {shapes}")
-        if len(shapes["progress_distribution"]) != 2 or shapes["progress_distribution"][0] != scored:
-            raise ValueError(f"progress_distribution must be (scored frames, bins), got {shapes}")
+        _check_arrays(self, self.model_id, None)
 
     def __len__(self) -> int:
         return len(self.progress)
@@ -80,17 +145,23 @@ class Prediction:
 
     @classmethod
     def load(cls, path: str | Path) -> Prediction:
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            version = int(data["schema_version"])
-            if version != SCHEMA_VERSION:
-                raise ValueError(f"{path} has prediction schema {version}; this release reads {SCHEMA_VERSION}")
-            values: dict[str, Any] = {}
-            for field in fields(cls):
-                value = data[field.name]
-                values[field.name] = value if value.ndim else value.item()
-        values["revision"] = values["revision"] or None
-        return cls(**values)
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: The file is damaged, or of another kind or version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                values: dict[str, Any] = {name: data[name] for name in data.files}
+        except (EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a readable prediction: {error}") from error
+        if absent := sorted({field.name for field in fields(cls)} - set(values)):
+            raise ValueError(f"{path} is not a prediction: it has no {', '.join(absent)}")
+        if (version := values["schema_version"].item()) != SCHEMA_VERSION:
+            raise ValueError(f"{path} has prediction schema {version}; this release reads {SCHEMA_VERSION}")
+        plain = {field.name: values[field.name] for field in fields(cls)}
+        plain = {name: value if value.ndim else value.item() for name, value in plain.items()}
+        return cls(**{**plain, "revision": plain["revision"] or None})
 
     def _as_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -104,11 +175,20 @@ class StepPrediction:
         progress: (n,) float32 in [0, 1].
         success: (n,) float32 probability.
         progress_distribution: (n, bins) float32.
+        names: What the n values are about, for errors: ``history 3, frame 12``. Not kept.
+
+    Raises:
+        NonFiniteOutputError: See `Prediction`.
+        ValueError: Likewise.
     """
 
     progress: Floats
     success: Floats
     progress_distribution: Floats
+    names: InitVar[Sequence[str] | None] = None
+
+    def __post_init__(self, names: Sequence[str] | None) -> None:
+        _check_arrays(self, "the model", names)
 
     def __len__(self) -> int:
         return len(self.progress)

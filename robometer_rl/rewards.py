@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
@@ -137,10 +138,14 @@ class RewardSpec:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value!r}")
-        object.__setattr__(self, name, float(value))
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond all floats
+            number = math.inf
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number!r}")
+        object.__setattr__(self, name, number)
+        return number
 
     def _count(self, name: str) -> None:
         value = getattr(self, name)
@@ -151,10 +156,18 @@ class RewardSpec:
         object.__setattr__(self, name, int(value))
 
     def threshold(self, calibrated: float | None) -> float:
-        """The success threshold in force, given a checkpoint's ``success_threshold``."""
+        """The success threshold in force, given a model's ``success_threshold``.
+
+        Raises:
+            ValueError: The model's is no probability.
+        """
         if self.success_threshold is not None:
             return self.success_threshold
-        return DEFAULT_SUCCESS_THRESHOLD if calibrated is None else calibrated
+        if calibrated is None:
+            return DEFAULT_SUCCESS_THRESHOLD
+        if not 0.0 <= calibrated <= 1.0:
+            raise ValueError(f"the model's success_threshold is {calibrated!r}; expected a probability in [0, 1]")
+        return calibrated
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, values as JSON has them."""
@@ -162,11 +175,19 @@ class RewardSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RewardSpec:
-        """The inverse of `to_dict`; absent fields take their defaults, unknown ones raise `ValueError`."""
+        """The inverse of `to_dict`; absent fields take their defaults.
+
+        Raises:
+            ValueError: An unknown field, or a value that is wrong in any way, its type included: it comes from a file
+                or a command line.
+        """
         known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
+        if unknown := sorted(map(str, set(values) - set(known))):
             raise ValueError(f"unknown RewardSpec fields {unknown}; the fields are {known}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -175,9 +196,14 @@ class RewardSpec:
     @classmethod
     def from_json(cls, text: str) -> RewardSpec:
         """The inverse of `to_json`; see `from_dict`."""
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"expected a JSON object with RewardSpec fields, got {reprlib.repr(text)}: {error}"
+            ) from error
         if not isinstance(values, dict):
-            raise ValueError(f"expected a JSON object with RewardSpec fields, got {text!r}")
+            raise ValueError(f"expected a JSON object with RewardSpec fields, got {reprlib.repr(text)}")
         return cls.from_dict(values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,3 +63,32 @@ class BrightnessModel(RewardModel):
             distribution = np.stack([1 - progress, progress], axis=1)
             results.append(Prediction(progress, progress**2, distribution, "given", self.model_id))
         return results
+
+
+class BrokenModel(BrightnessModel):
+    """Says something that is no progress, no probability or no number, in the last frame of every clip.
+
+    Args:
+        field: In which field of its predictions, or ``preference``.
+        value: What it says.
+    """
+
+    source = "tests/broken"
+    model_id = "broken"
+
+    def __init__(self, field: str, value: float) -> None:
+        super().__init__()
+        self.field, self.value = field, value
+
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        return [self._broken(said) for said in super().predict(clips)]
+
+    def _broken(self, said: Prediction) -> Prediction:
+        if self.field == "preference":
+            return said
+        values = getattr(said, self.field).copy()
+        values[-1] = self.value
+        return replace(said, model_id=self.model_id, **{self.field: values})
+
+    def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
+        return np.full(len(pairs), self.value if self.field == "preference" else 0.5, np.float32)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robometer_rl.frames import scored_steps
-from robometer_rl.prediction import Prediction, StepPrediction
+from robometer_rl.prediction import NonFiniteOutputError, Prediction, StepPrediction
 
 
 def make(count: int = 4, bins: int = 3, **changes: Any) -> Prediction:
@@ -78,3 +78,81 @@ def test_values_of_another_episode_cannot_be_held() -> None:
 def test_lengths() -> None:
     assert len(make(5)) == 5
     assert len(StepPrediction(np.zeros(2, np.float32), np.zeros(2, np.float32), np.zeros((2, 3), np.float32))) == 2
+
+
+NO_NUMBERS = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("field", ["progress", "success", "progress_distribution"])
+def test_what_is_no_number_raises_and_names_the_frames(field: str, value: float) -> None:
+    values = getattr(make(12), field).copy()
+    values[3] = values[7] = value
+    with pytest.raises(NonFiniteOutputError, match=f"some/model gave {field} that is not finite for frame 3; frame 7$"):
+        make(12, **{field: values})
+    said = {name: getattr(make(12), name) for name in ("progress", "success", "progress_distribution")} | {
+        field: values
+    }
+    with pytest.raises(
+        NonFiniteOutputError, match=f"the model gave {field} that is not finite for history 3; history 7"
+    ):
+        StepPrediction(**said, names=[f"history {number}" for number in range(12)])
+
+
+def test_an_error_does_not_name_hundreds_of_frames() -> None:
+    with pytest.raises(NonFiniteOutputError, match="frame 7 and 92 more"):
+        make(100, progress=np.full(100, np.nan))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 1e30, -5])
+@pytest.mark.parametrize("field", ["progress", "success", "progress_distribution"])
+def test_what_is_no_progress_and_no_probability_is_refused(field: str, value: float) -> None:
+    values = getattr(make(), field).copy()
+    values[2] = value
+    with pytest.raises(ValueError, match=rf"some/model gave {field} from .* expected values in \[0, 1\], for frame 2"):
+        make(**{field: values})
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.bool_])
+def test_other_numbers_become_float32(dtype: type[np.generic]) -> None:
+    found = make(2, progress=np.array([0, 1], dtype), success=[0, 1])
+    for array in (found.progress, found.success):
+        assert array.dtype == np.float32
+        assert array.tolist() == [0.0, 1.0]
+
+
+def test_what_rounding_leaves_outside_is_put_back() -> None:
+    assert make(2, progress=np.array([-1e-7, 1 + 1e-7])).progress.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [1j, 0], [None, None], 0.5, np.array([{}, {}])])
+def test_what_is_no_array_of_numbers_is_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"some/model gave progress of dtype .* expected an array of numbers"):
+        make(2, progress=values)
+
+
+def test_one_value_per_history() -> None:
+    said = make(3)
+    with pytest.raises(ValueError, match="one value of each per scored frame"):
+        StepPrediction(said.progress[:2], said.success, said.progress_distribution[:2])
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "episode.npz"
+    make().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"episode\.npz is not a readable prediction"):
+        Prediction.load(path)
+    np.savez(path, progress=np.zeros(3))
+    with pytest.raises(ValueError, match=r"episode\.npz is not a prediction: it has no dtype, every, "):
+        Prediction.load(path)
+
+
+def test_a_stored_prediction_is_checked_too(tmp_path: Path) -> None:
+    path = tmp_path / "episode.npz"
+    make().save(path)
+    with np.load(path) as arrays:
+        values = dict(arrays)
+    np.savez(path, **{**values, "success": np.full(4, np.nan, np.float32)})
+    with pytest.raises(NonFiniteOutputError, match="success"):
+        Prediction.load(path)

@@ -236,6 +236,37 @@ class TestSpec:
             RewardSpec.from_json("[1]")
 
     @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('{"scale": NaN}', "scale must be finite, got nan"),
+            ('{"task_weight": -Infinity}', "task_weight must be finite"),
+            ('{"success_bonus": 1e999}', "success_bonus must be finite"),
+            (f'{{"scale": 1{"0" * 400}}}', "scale must be finite, got inf"),
+            ('{"success_threshold": NaN}', "success_threshold must be finite"),
+            ('{"success_threshold": 1.5}', r"a probability in \[0, 1\], got 1.5"),
+            ('{"patience": -1}', "patience must be at least 1, got -1"),
+            ('{"patience": 2.0}', "patience must be an integer, got 2.0"),
+            ('{"every": "2"}', "every must be an integer, got '2'"),
+            ('{"gamma": 0, "mode": "potential"}', r"gamma must be in \(0, 1\]"),
+            ('{"scale": null}', "scale must be a number, got None"),
+            ('{"terminate_on_success": 1}', "terminate_on_success must be True or False"),
+            ('{"mode": ["delta"]}', "mode must be one of"),
+            ('{"mode": "delta"', "expected a JSON object with RewardSpec fields"),
+            ("[" * 100_000, "expected a JSON object with RewardSpec fields"),
+        ],
+    )
+    def test_every_wrong_value_in_a_file_is_a_value_error(self, text: str, said: str) -> None:
+        with pytest.raises(ValueError, match=said) as raised:
+            RewardSpec.from_json(text)
+        assert len(str(raised.value)) < 500
+
+    @pytest.mark.parametrize("threshold", [float("nan"), -0.1, 1.1])
+    def test_a_model_whose_threshold_is_no_probability_is_refused(self, threshold: float) -> None:
+        with pytest.raises(ValueError, match="the model's success_threshold is"):
+            DEFAULT_REWARD.threshold(threshold)
+        assert RewardSpec(success_threshold=0.3).threshold(threshold) == 0.3
+
+    @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
             ({"mode": "relative"}, ValueError, "mode must be one of 'level', 'delta', 'potential', 'success'"),

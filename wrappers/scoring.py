@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.models.reward_model import RewardModel, RewardStream
-from robometer_rl.prediction import NonFiniteOutputError
 from robometer_rl.rewards import RewardSpec, RewardState, StepRewards
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, parse_cameras
 from robometer_rl.wrappers.moments import Indices, Moment, MomentReader, Views
@@ -249,11 +248,6 @@ class EpisodeScorer:
         assert self._stream is not None, "an episode begins before it is scored"
         frames = [frame for index in indices.tolist() for frame in moment.frames[index]]
         prediction = self._stream.append(frames, self._histories(indices))
-        if not (np.isfinite(prediction.progress).all() and np.isfinite(prediction.success).all()):
-            raise NonFiniteOutputError(
-                f"{self.model.model_id} predicted progress {prediction.progress} and success {prediction.success} "
-                f"for the environments {indices.tolist()}"
-            )
         shape = (len(indices), self._num_cameras)
         self._progress[indices] = prediction.progress.reshape(shape)
         self._success[indices] = prediction.success.reshape(shape)

@@ -20,9 +20,10 @@ from robometer_rl.data.labels import EXPERT, group_key, label_trajectories
 from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.conditions import Condition, frames_under, task_under
-from robometer_rl.frames import Clip, FrameProtocol
+from robometer_rl.frames import Clip, FrameProtocol, same_length
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
-from robometer_rl.rewards import DEFAULT_SUCCESS_THRESHOLD
+from robometer_rl.prediction import as_probabilities
+from robometer_rl.rewards import DEFAULT_REWARD
 
 __all__ = ["ScoredEpisode", "ScoredPair", "Scores", "Scoring", "score_episodes"]
 
@@ -154,7 +155,7 @@ def score_episodes(
         ScoredEpisode(episode, progress, success, *beside.get(index, ()), truth=truth)
         for index, (episode, (progress, success), truth) in enumerate(zip(episodes, dense, truths, strict=True))
     ]
-    threshold = DEFAULT_SUCCESS_THRESHOLD if model.success_threshold is None else model.success_threshold
+    threshold = DEFAULT_REWARD.threshold(model.success_threshold)
     return Scores(scored, questions.pairs(rng), threshold, scoring.every)
 
 
@@ -207,13 +208,19 @@ class _Questions:
         scored: list[ScoredPair] = []
         for batch in self._batches(chosen, "pairs"):
             clips = [self._pair(better, worse) for better, worse in batch]
-            first = self.model.compare(clips)
-            second = self.model.compare([(worse, better) for better, worse in clips])
+            first = self._preferences(clips)
+            second = self._preferences([(worse, better) for better, worse in clips])
             scored += [
                 ScoredPair(better, worse, float(a), float(b))
                 for (better, worse), a, b in zip(batch, first, second, strict=True)
             ]
         return scored
+
+    def _preferences(self, pairs: list[tuple[Clip, Clip]]) -> Floats:
+        names = [f"pair {number} of {len(pairs)}" for number in range(len(pairs))]
+        said = as_probabilities(self.model.compare(pairs), "a preference", names, self.model.model_id)
+        same_length("preferences of the model", len(said), len(pairs))
+        return said
 
     def _clip(self, episode: Trajectory) -> Clip:
         seed = self.scoring.seed

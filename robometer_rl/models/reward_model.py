@@ -140,17 +140,7 @@ class RewardModel(ABC):
             for batch in _batches(questions, 16):
                 for (number, _), prediction in zip(batch, self.predict([clip for _, clip in batch]), strict=True):
                     results[number].append(prediction)
-        return [
-            replace(
-                answers[0],
-                progress=np.array([answer.progress[-1] for answer in answers], np.float32),
-                success=np.array([answer.success[-1] for answer in answers], np.float32),
-                progress_distribution=np.stack([answer.progress_distribution[-1] for answer in answers]),
-                protocol=str(protocol),
-                every=every,
-            )
-            for answers in results
-        ]
+        return [replace(answers[0], **_newest(answers), protocol=str(protocol), every=every) for answers in results]
 
     def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
         """Probability that the first clip of each pair makes more progress than the second.
@@ -213,13 +203,12 @@ class HistoryStream(RewardStream):
         clips = [self._shown(index, image) for index, image in zip(chosen, images, strict=True)]
         with self.model.lock:
             answers = self.model.predict(clips)
+        same_length("predictions of the model", len(answers), len(clips))
+        names = [f"history {index}, frame {self._histories[index].length}" for index in chosen]
+        said = StepPrediction(**_newest(answers), names=names)
         for index, image in zip(chosen, images, strict=True):
             self._keep(self._histories[index], image)
-        return StepPrediction(
-            progress=np.array([answer.progress[-1] for answer in answers], np.float32),
-            success=np.array([answer.success[-1] for answer in answers], np.float32),
-            progress_distribution=np.array([answer.progress_distribution[-1] for answer in answers], np.float32),
-        )
+        return said
 
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
         """See `RewardStream.reset`."""
@@ -240,6 +229,18 @@ class HistoryStream(RewardStream):
         retained = set(self.protocol.retained(history.length).tolist())
         history.frames = {t: image for t, image in history.frames.items() if t in retained}
         history.length += 1
+
+
+def _newest(answers: Sequence[Prediction]) -> dict[str, NDArray[np.float32]]:
+    """What answers say of the last frame that each is about, by the name of the field."""
+    if not all(len(answer) for answer in answers):
+        raise ValueError("the model gave no value for a clip; expected one for each of its frames")
+    distributions = [answer.progress_distribution[-1] for answer in answers]
+    return {
+        "progress": np.array([answer.progress[-1] for answer in answers], np.float32),
+        "success": np.array([answer.success[-1] for answer in answers], np.float32),
+        "progress_distribution": np.stack(distributions) if distributions else np.zeros((0, 0), np.float32),
+    }
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -24,9 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset
 from robometer_rl.formats.destinations import fingerprint
-from robometer_rl.frames import FrameProtocol
+from robometer_rl.frames import Clip, FrameProtocol, same_length
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.prediction import Prediction
+from robometer_rl.prediction import NonFiniteOutputError, Prediction
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens
@@ -79,13 +79,22 @@ class Labeller:
         """What becomes of the episodes of a pack; all of their clips go to the model in one call."""
         decoded = [entry for entry in pack if isinstance(entry, Decoded)]
         clips = [entry.clips for entry in decoded]
-        # The frames between scored ones are gone already, so all that are left are scored.
-        answers = iter(self.model.predict_steps([clip for group in clips for clip in group], self.protocol))
+        answers = iter(self._ask(decoded, [clip for group in clips for clip in group]))
         predictions = [[next(answers) for _ in group] for group in clips]
         labelled = {
             entry.episode.key: self._label(entry, group) for entry, group in zip(decoded, predictions, strict=True)
         }
         return [entry if isinstance(entry, Unreadable) else labelled[entry.episode.key] for entry in pack]
+
+    def _ask(self, decoded: list[Decoded], clips: list[Clip]) -> list[Prediction]:
+        try:
+            # The frames between scored ones are gone already, so all that are left are scored.
+            answers = self.model.predict_steps(clips, self.protocol)
+        except NonFiniteOutputError as error:
+            keys = ", ".join(entry.episode.key for entry in decoded)
+            raise NonFiniteOutputError(f"{error}; it was asked about the episodes {keys}") from error
+        same_length("predictions of the model", len(answers), len(clips))
+        return answers
 
     def _label(self, decoded: Decoded, predictions: list[Prediction]) -> Entry:
         progress = _average([prediction.progress for prediction in predictions])

@@ -57,7 +57,8 @@ class Journal:
 
         Args:
             path: The file.
-            run: What the run is about, JSON values; a journal that was begun with anything else is refused.
+            run: What the run is about, JSON values; a journal that was begun with anything else is refused, unless
+                nothing has been labelled yet.
 
         Raises:
             JournalError: See there.
@@ -107,8 +108,10 @@ class Journal:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         records = self._checked(lines)
-        if not records:
+        if not records or (records[0] != header and _is_ours(records[0]) and not _labelled(records[1:])):
+            # A run that failed before it had labelled anything must not refuse the one that sets it right.
             self._file.truncate(0)
+            self._hash = ""
             self._write(header)
             _sync_directory(self.path.parent)
             return
@@ -137,7 +140,7 @@ class Journal:
         return records
 
     def _require_same_run(self, found: Any, header: Mapping[str, Any]) -> None:
-        if not isinstance(found, dict) or found.get("format") != _FORMAT or found.get("version") != _VERSION:
+        if not _is_ours(found):
             raise JournalError(f"{self.path} is not a journal that this release reads")
         old, new = found["run"], header["run"]
         if old != new:
@@ -166,6 +169,14 @@ class Journal:
                 "room and run the same command again to go on",
             ) from error
         self._hash = digest
+
+
+def _is_ours(header: Any) -> bool:
+    return isinstance(header, dict) and header.get("format") == _FORMAT and header.get("version") == _VERSION
+
+
+def _labelled(packs: Sequence[Any]) -> bool:
+    return any("skipped" not in entry for pack in packs for entry in pack)
 
 
 def _chained(before: str, content: bytes) -> str:

@@ -21,8 +21,9 @@ from robometer_rl.evaluation.calibration import calibrate_success, choose_rule, 
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import write_success_threshold
 from robometer_rl.models.robometer.config import CheckpointError
+from robometer_rl.prediction import NonFiniteOutputError
 from robometer_rl.rewards import RewardSpec, success_holds
-from tests.fixed_models import BrightnessModel
+from tests.fixed_models import BrightnessModel, BrokenModel
 
 MINI = Path(str(files("robometer_rl") / "assets" / "robometer-mini"))
 FOLDER = Path(__file__).parents[1] / "fixtures" / "metaworld"
@@ -150,3 +151,9 @@ def test_what_cannot_be_written_is_said_before_anything_is_scored(
     assert "no episodes of the split validation" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"no config\.yaml of its own"):
         write_success_threshold(tmp_path, 0.5)
+
+
+def test_a_model_that_answers_nan_is_not_calibrated() -> None:
+    episodes = [episode("a", [0, 0, 255, 255], [0, 0, 1, 1]), episode("b", [0, 0, 0, 0], [0, 0, 0, 0])]
+    with pytest.raises(NonFiniteOutputError, match="broken gave success"):
+        calibrate_success(BrokenModel("success", np.nan), episodes)

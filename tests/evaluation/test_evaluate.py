@@ -11,8 +11,9 @@ from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.scoring import Scoring, score_episodes
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.prediction import Prediction
+from robometer_rl.prediction import NonFiniteOutputError, Prediction
 from tests.data.episodes import SIZE, make_episodes_of_two_tasks
+from tests.fixed_models import BrokenModel
 
 
 class Oracle(RewardModel):
@@ -46,7 +47,7 @@ class Clock(RewardModel):
     default_protocol = NestedFrames(64)
 
     def predict(self, clips):
-        times = [np.linspace(0, (len(clip) - 1) / 40, len(clip)).astype(np.float32) for clip in clips]
+        times = [np.minimum(np.arange(len(clip)) / 40, 1.0).astype(np.float32) for clip in clips]
         return [Prediction(time, time, np.zeros((len(time), 0), np.float32), "given", "clock") for time in times]
 
     def compare(self, pairs, both_orders=False):
@@ -227,3 +228,12 @@ def test_an_output_that_is_no_json_file_is_refused_before_anything_is_scored(tmp
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(ValueError, match=r"output must be a file NAME\.json"):
         EvaluateConfig("oracle", tmp_path, output=tmp_path / name)
+
+
+@pytest.mark.parametrize(("field", "said"), [("progress", "progress"), ("preference", "a preference")])
+def test_a_model_that_answers_nan_is_not_measured(episodes, field, said):
+    with pytest.raises(NonFiniteOutputError, match=f"broken gave {said} that is not finite"):
+        evaluate_model(BrokenModel(field, np.nan), episodes)
+    if field == "preference":
+        with pytest.raises(ValueError, match=r"expected values in \[0, 1\], for pair 0 of"):
+            evaluate_model(BrokenModel(field, 1.5), episodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from robometer_rl.frames import (
     scored_steps,
 )
 from robometer_rl.models.reward_model import HistoryStream, UnsupportedByModelError
-from tests.fixed_models import PixelModel
+from robometer_rl.prediction import NonFiniteOutputError, Prediction
+from tests.fixed_models import BrokenModel, PixelModel
 
 PROTOCOLS = st.one_of(st.integers(1, 6).map(UniformFrames), st.integers(2, 6).map(NestedFrames))
 
@@ -190,3 +192,32 @@ def test_a_model_without_preferences_says_so() -> None:
 def test_pickling_names_what_to_use_instead() -> None:
     with pytest.raises(TypeError, match=r"RobometerReward.*RenderToInfo"):
         pickle.dumps(PixelModel())
+
+
+@pytest.mark.parametrize("field", ["progress", "success", "progress_distribution"])
+def test_no_door_lets_nan_through(field: str) -> None:
+    model, clip = BrokenModel(field, np.nan), Clip(episode(0, 4), "open the drawer")
+    for ask in (model.predict, model.predict_steps):
+        with pytest.raises(NonFiniteOutputError, match=f"broken gave {field} that is not finite"):
+            ask([clip])
+    stream = model.stream(["open the drawer"])
+    with pytest.raises(NonFiniteOutputError, match=field):
+        stream.append(episode(0, 1))
+
+
+def test_a_model_that_answers_too_little_is_found_out() -> None:
+    class Sparing(PixelModel):
+        def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+            return super().predict(clips)[1:]
+
+    class Silent(PixelModel):
+        def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+            nothing = np.zeros(0, np.float32)
+            return [Prediction(nothing, nothing, np.zeros((0, 2), np.float32), "given", "silent") for _ in clips]
+
+    clip = Clip(episode(0, 4), "open the drawer")
+    with pytest.raises(ValueError, match="got 0 predictions of the model, expected 1"):
+        Sparing().stream(["open the drawer"]).append(episode(0, 1))
+    for ask in (lambda: Silent().predict_steps([clip]), lambda: Silent().stream(["open"]).append(episode(0, 1))):
+        with pytest.raises(ValueError, match="the model gave no value for a clip"):
+            ask()

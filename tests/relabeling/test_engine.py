@@ -11,7 +11,7 @@ from robometer_rl.prediction import NonFiniteOutputError
 from robometer_rl.relabeling.engine import Labeller, NothingLabelledError, label_dataset, run_facts
 from robometer_rl.relabeling.journal import Journal, JournalError
 from robometer_rl.rewards import RewardSpec
-from tests.fixed_models import PixelModel
+from tests.fixed_models import BrokenModel, PixelModel
 from tests.relabeling.episodes import MemoryDataset, live_rewards, record
 
 EPISODES = {str(number): record(length, number) for number, length in enumerate((3, 1, 8, 2, 5, 5, 1))}
@@ -60,6 +60,27 @@ def test_a_run_goes_on_after_the_last_whole_pack_and_asks_about_no_episode_twice
             assert getattr(labels.episodes[key], name).tobytes() == getattr(expected, name).tobytes()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("field", ["progress", "success"])
+def test_what_is_no_number_is_written_nowhere_and_names_the_episodes(field, value, tmp_path):
+    data, labeller = MemoryDataset(EPISODES), Labeller(BrokenModel(field, value), pack_tokens=30)
+    with (
+        Journal(tmp_path / "journal", run_facts(data, labeller)) as journal,
+        pytest.raises(NonFiniteOutputError, match=rf"{field} that is not finite.*the episodes 0, 1"),
+    ):
+        label_dataset(data, labeller, journal)
+    assert journal.entries == []
+
+
+def test_a_model_that_answers_too_little_is_found_out():
+    class Sparing(PixelModel):
+        def predict_steps(self, clips, protocol=None, every=1):
+            return super().predict_steps(clips, protocol, every)[1:]
+
+    with pytest.raises(ValueError, match="predictions of the model, expected"):
+        label_dataset(MemoryDataset(EPISODES), Labeller(Sparing()))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -73,7 +94,8 @@ def test_a_run_goes_on_after_the_last_whole_pack_and_asks_about_no_episode_twice
 def test_a_journal_of_other_settings_is_refused(tmp_path, change):
     data = MemoryDataset(EPISODES)
     settings = {"model": PixelModel(), "pack_tokens": 30}
-    Journal(tmp_path / "journal", run_facts(data, Labeller(**settings))).close()
+    with Journal(tmp_path / "journal", run_facts(data, Labeller(**settings))) as journal:
+        label_dataset(data, Labeller(**settings), journal)
     Journal(tmp_path / "journal", run_facts(data, Labeller(**settings))).close()
     with pytest.raises(JournalError, match="cannot be mixed"):
         Journal(tmp_path / "journal", run_facts(data, Labeller(**(settings | change))))

@@ -100,6 +100,17 @@ def test_a_run_with_other_settings_is_refused_by_name(tmp_path):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("packs", [[], [[Unreadable("a", "there is no camera 'wrist'")]]])
+def test_a_run_that_labelled_nothing_gives_way_to_one_with_other_settings(tmp_path, packs):
+    path = tmp_path / "journal"
+    write(path, packs)
+    with Journal(path, {**RUN, "model": "b"}) as journal:
+        assert journal.entries == []
+        journal.append(PACKS[0])
+    with Journal(path, {**RUN, "model": "b"}) as journal:
+        assert all(map(same, journal.entries, PACKS[0]))
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "journal"
     path.write_text("somebody's notes\nand more\n")

@@ -135,7 +135,7 @@ class TestRewards:
                 nan = np.full(1, np.nan, np.float32)
                 return [Prediction(nan, nan, nan[:, None], "given", "broken") for _ in clips]
 
-        with pytest.raises(NonFiniteOutputError, match="brightness predicted progress"):
+        with pytest.raises(NonFiniteOutputError, match="progress that is not finite for frame 0"):
             make(model=Broken()).reset()
 
 

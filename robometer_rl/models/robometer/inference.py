@@ -14,10 +14,10 @@ from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.packed import NestedPass
-from robometer_rl.models.robometer.readout import frame_values, require_finite
+from robometer_rl.models.robometer.readout import frame_values, probabilities
 from robometer_rl.models.robometer.repeated import RepeatedPass
 from robometer_rl.models.robometer.streaming import RobometerStream
-from robometer_rl.prediction import Prediction
+from robometer_rl.prediction import Prediction, as_probabilities
 
 __all__ = ["Robometer"]
 
@@ -109,10 +109,9 @@ class Robometer(RewardModel):
             with self.lock:
                 output = self.network(self.processor.preference_inputs(chunk).to(self.network.device))
             assert output.preference is not None  # every pair prompt asks for it
-            logits = output.preference.float().cpu()
             names = [f"pair {number}" for number in range(len(results), len(results) + len(chunk))]
-            require_finite("a preference", logits.numpy(), names)
-            results = np.concatenate([results, logits.sigmoid().numpy()])
+            first = as_probabilities(probabilities(output.preference).numpy(), "a preference", names)
+            results = np.concatenate([results, first])
         return results
 
     def _tokens(self, clip: Clip) -> int:

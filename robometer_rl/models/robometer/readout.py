@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from robometer_rl.models.robometer.heads import decode_progress
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.prediction import NonFiniteOutputError, StepPrediction
+from robometer_rl.prediction import StepPrediction
 
-__all__ = ["frame_values", "require_finite"]
+__all__ = ["frame_values", "probabilities"]
 
 
 def frame_values(
@@ -29,20 +27,20 @@ def frame_values(
     Raises:
         NonFiniteOutputError: NaN or infinity in an output.
     """
-    progress, success = progress.float().cpu(), success.float().cpu()
-    # As the heads gave them: a sigmoid would make a number of infinity.
-    require_finite("progress", progress.numpy(), names)
-    require_finite("success", success.numpy(), names)
+    progress = _overflow_as_nan(progress)
     if network.config.discrete:
         value, distribution = decode_progress(progress)
     else:
         value, distribution = progress.clamp(0.0, 1.0), progress.new_zeros((len(progress), 0))
-    return StepPrediction(value.numpy(), success.sigmoid().numpy(), distribution.numpy())
+    return StepPrediction(value.numpy(), probabilities(success).numpy(), distribution.numpy(), names)
 
 
-def require_finite(what: str, values: NDArray[np.float32], names: Sequence[str]) -> None:
-    """Raises `NonFiniteOutputError` if an entry of ``values`` (first axis) is NaN or infinite, naming which."""
-    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    if not finite.all():
-        bad = "; ".join(names[int(index)] for index in np.flatnonzero(~finite)[:8])
-        raise NonFiniteOutputError(f"the model gave {what} that is not finite for {bad}")
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Of logits of a yes-no question, float32 on the host; NaN where the network has overflowed."""
+    return _overflow_as_nan(logits).sigmoid()
+
+
+def _overflow_as_nan(outputs: torch.Tensor) -> torch.Tensor:
+    """A sigmoid would make 1 of infinity, which is an overflow and no certainty."""
+    outputs = outputs.float().cpu()
+    return outputs.where(outputs.isfinite(), torch.nan)
