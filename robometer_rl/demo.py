@@ -19,9 +19,10 @@ from rich.table import Table
 
 from robometer_rl.collecting.metaworld_policies import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
 from robometer_rl.envs.metaworld import CONTROL_HZ, TASKS, make_env
+from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import versions
-from robometer_rl.report.canvas import DARK, LIGHT, Theme
+from robometer_rl.report.canvas import DARK, LIGHT, Theme, save_picture
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figure import Curve, Panel, draw_figure
 from robometer_rl.report.overlay import overlay_frames
@@ -204,8 +205,8 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
 
 def _write(config: DemoConfig, model: RewardModel, spec: RewardSpec, episodes: list[DemoEpisode]) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    _figure(config, model, episodes, LIGHT).save(config.out / "curves.png")
-    _figure(config, model, episodes, DARK).save(config.out / "curves-dark.png")
+    save_picture(_figure(config, model, episodes, LIGHT), config.out / "curves.png")
+    save_picture(_figure(config, model, episodes, DARK), config.out / "curves-dark.png")
     for episode in episodes:
         overlay = overlay_frames(episode.frames, episode.scores)
         write_video(config.out / f"{episode.name}.mp4", overlay, _PLAYBACK_FPS)
@@ -218,7 +219,7 @@ def _write(config: DemoConfig, model: RewardModel, spec: RewardSpec, episodes: l
         facts=_facts(config, model, spec),
         command=_command(config),
     )
-    (config.out / "index.html").write_text(page, encoding="utf-8")
+    write_text(config.out / "index.html", page)
 
 
 def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode], theme: Theme) -> Image.Image:

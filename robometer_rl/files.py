@@ -20,12 +20,14 @@ from typing import Final
 
 __all__ = [
     "OutsideError",
+    "append_line",
     "check_destination",
     "check_outside",
     "inside",
     "new_directory",
     "new_file",
     "new_files",
+    "whole_lines",
     "write_bytes",
     "write_text",
 ]
@@ -128,6 +130,27 @@ def write_bytes(destination: str | Path, content: bytes) -> None:
     """Writes a file, see `new_file`."""
     with new_file(destination) as path:
         path.write_bytes(content)
+
+
+def append_line(destination: str | Path, line: str) -> None:
+    """Adds a line to a file that other lines may follow, or nothing where there is no room for all of it.
+
+    A process that is killed can leave a part of the last line, which `whole_lines` leaves out.
+    """
+    content = f"{line}\n".encode()
+    with Path(destination).open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            file.truncate(end)
+            raise OSError(error.errno, error.strerror, str(destination)) from error
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file without their ends, but for a last one whose writer was killed before its end."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def check_destination(destination: Path, *, replace: bool = False) -> None:

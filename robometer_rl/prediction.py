@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robometer_rl.files import new_file
 from robometer_rl.frames import scored_steps
 
 __all__ = ["SCHEMA_VERSION", "NonFiniteOutputError", "Prediction", "StepPrediction", "as_probabilities"]
@@ -137,10 +138,10 @@ class Prediction:
         return Prediction(**{**self._as_dict(), **values, "every": 1})
 
     def save(self, path: str | Path) -> None:
-        """Writes the arrays and their origin as ``.npz``."""
+        """Writes the arrays and their origin as ``.npz``; the file appears when it is whole."""
         values = {name: "" if value is None else value for name, value in self._as_dict().items()}
         # An open file keeps numpy from adding a suffix that `load` would not look for.
-        with Path(path).open("wb") as file:
+        with new_file(path) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **values)
 
     @classmethod

@@ -15,7 +15,7 @@ from rich.table import Table
 from robometer_rl.frames import Clip, FrameProtocol, check_task, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
-from robometer_rl.report.canvas import LIGHT
+from robometer_rl.report.canvas import LIGHT, save_picture
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figure import Curve, Panel, draw_figure
 from robometer_rl.report.overlay import overlay_frames
@@ -125,7 +125,7 @@ def _write(out: Path, recording: Recording, prediction: Prediction, scores: Epis
     out.mkdir(parents=True, exist_ok=True)
     prediction.save(out / "prediction.npz")
     scores.write_csv(out / "prediction.csv", recording.fps)
-    _figure(prediction, scores).save(out / "curves.png")
+    save_picture(_figure(prediction, scores), out / "curves.png")
     overlay = overlay_frames(recording.frames, scores.hold(recording.numbers))
     write_video(out / "overlay.mp4", overlay, recording.playback_fps or _DEFAULT_FPS)
 

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from robometer_rl.files import (
     OutsideError,
+    append_line,
     check_destination,
     check_outside,
     inside,
     new_directory,
     new_file,
     new_files,
+    whole_lines,
     write_bytes,
     write_text,
 )
@@ -238,6 +240,17 @@ def test_an_error_among_files_that_belong_together_names_the_file(tmp_path, smal
     with pytest.raises(OSError, match="model"), new_files(tmp_path / "model", last="config") as directory:
         (directory / "weights").write_bytes(bytes(2000))
     assert names(tmp_path / "model") == []
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path, small_files):
+    path = tmp_path / "record.jsonl"
+    append_line(path, "first")
+    with pytest.raises(OSError, match=r"record\.jsonl"):
+        append_line(path, "x" * 2000)
+    append_line(path, "second")
+    assert path.read_text() == "first\nsecond\n"
+    path.write_text("first\nsecond\nhal")
+    assert whole_lines(path) == ["first", "second"]
 
 
 def test_a_destination_is_checked_without_leaving_a_trace(tmp_path):

@@ -18,7 +18,7 @@ from robometer_rl.data.store import ChecksumError, StoreError, TrajectoryStore
 from robometer_rl.data.subsampling import kept_frames
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.verified import verify_store
-from robometer_rl.report.canvas import LIGHT, Box, Canvas, shortened
+from robometer_rl.report.canvas import LIGHT, Box, Canvas, save_picture, shortened
 
 __all__ = ["InspectConfig", "StoreSummary", "VerifyConfig", "contact_sheet", "inspect_store", "summarise", "verify"]
 
@@ -99,7 +99,7 @@ def inspect_store(config: InspectConfig) -> StoreSummary:
         console.print(table)
     output = config.output or config.path.resolve().with_name(f"{config.path.resolve().name}-contact-sheet.png")
     output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(_chosen(store, config.rows)).save(output)
+    save_picture(contact_sheet(_chosen(store, config.rows)), output)
     console.print(f"contact sheet: {output}", soft_wrap=True)
     return summary
 

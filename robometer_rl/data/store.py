@@ -38,7 +38,7 @@ from robometer_rl.data.frame_files import (
 )
 from robometer_rl.data.rows import ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.files import new_file
+from robometer_rl.files import new_file, write_bytes, write_text
 
 __all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
 
@@ -183,8 +183,7 @@ class TrajectoryStore:
                 with new_file(self.path / FRAMES / f"{trajectory.id}.zip") as temporary:
                     row = Row.of(trajectory, write_frames(temporary, trajectory.id, trajectory.frames))
                     self._take_place(place, trajectory.id)
-            with new_file(self._row_path(trajectory.id)) as temporary:
-                temporary.write_bytes(row.to_json())
+            write_bytes(self._row_path(trajectory.id), row.to_json())
         insort(self._ids, trajectory.id)
         self._known.add(trajectory.id)
 
@@ -247,8 +246,7 @@ class TrajectoryStore:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
 
     def _write_header(self) -> None:
-        with new_file(self._header) as temporary:
-            temporary.write_text(json.dumps({"format": _FORMAT, "version": _VERSION}))
+        write_text(self._header, json.dumps({"format": _FORMAT, "version": _VERSION}))
 
     def _check_version(self) -> None:
         try:

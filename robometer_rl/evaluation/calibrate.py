@@ -14,8 +14,10 @@ from rich.table import Table
 
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
+from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol
 from robometer_rl.provenance import provenance
+from robometer_rl.report.canvas import save_picture
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
 if TYPE_CHECKING:
@@ -106,11 +108,11 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
     best = next(rule for rule in rules if rule.patience in config.patience)
     Console().print(_table(rules, best, model.model_id))
     config.output.mkdir(parents=True, exist_ok=True)
-    draw_calibration(rules, model.model_id).save(config.output / "roc.png")
+    save_picture(draw_calibration(rules, model.model_id), config.output / "roc.png")
     _write_numbers(config, rules, best, len(episodes))
     _require_usable(best, config.max_false_alarms)
     chosen = replace(spec, success_threshold=_rounded(best.threshold), patience=best.patience)
-    (config.output / "reward.json").write_text(chosen.to_json() + "\n")
+    write_text(config.output / "reward.json", chosen.to_json() + "\n")
     logger.info("wrote %s", config.output / "reward.json")
     if config.write_checkpoint:
         _write_checkpoint(config, rules)
@@ -179,7 +181,7 @@ def _write_numbers(
         "chosen": best.as_dict(),
         "rules": [rule.as_dict() for rule in rules],
     }
-    (config.output / "calibration.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    write_text(config.output / "calibration.json", json.dumps(numbers, indent=2) + "\n")
 
 
 def _rounded(threshold: float) -> float:

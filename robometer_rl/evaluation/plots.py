@@ -14,7 +14,7 @@ from robometer_rl.evaluation.calibration import SuccessCalibration
 from robometer_rl.evaluation.metrics import auroc, roc_curve
 from robometer_rl.evaluation.ranking import QUALITY_RANKS
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
-from robometer_rl.report.canvas import LIGHT, Box, Canvas, Theme, shortened, text_width
+from robometer_rl.report.canvas import LIGHT, Box, Canvas, Theme, save_picture, shortened, text_width
 
 __all__ = ["draw_calibration", "draw_curves", "draw_ranking", "draw_roc", "write_plots"]
 
@@ -46,7 +46,7 @@ def write_plots(folder: Path, scores: Mapping[str, Scores], model: str, theme: T
         pictures["success.png"] = roc
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        picture.save(folder / name)
+        save_picture(picture, folder / name)
     return [folder / name for name in pictures]
 
 

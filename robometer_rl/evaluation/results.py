@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from robometer_rl.evaluation.metrics import Estimate
+from robometer_rl.files import write_text
 
 __all__ = ["SCHEMA_VERSION", "Evaluation", "Measured"]
 
@@ -56,7 +57,7 @@ class Evaluation:
     def write(self, path: Path) -> None:
         """Writes the JSON file; its directory is made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n")
+        write_text(path, json.dumps(self.as_dict(), indent=2) + "\n")
 
     def tables(self) -> list[Table]:
         """One table of all episodes and one per group, with a column per condition."""

@@ -23,6 +23,7 @@ from robometer_rl.data.rows import SCALARS
 from robometer_rl.data.store import TrajectoryStore, alone, seal_if_installed
 from robometer_rl.data.subsampling import kept_frames, thin
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.files import write_text
 
 __all__ = [
     "ImportOptions",
@@ -197,7 +198,7 @@ class _Importer:
 
 def _write_list(path: Path, unreadable: list[Unreadable]) -> None:
     if unreadable:
-        path.write_text("".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in unreadable))
+        write_text(path, "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in unreadable))
     else:
         path.unlink(missing_ok=True)  # of an import before this one
 

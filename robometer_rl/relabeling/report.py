@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robometer_rl.files import new_file
+from robometer_rl.files import write_text
 from robometer_rl.formats.dataset import Episode, EpisodeLabels, Labels, RelabelDataset
 from robometer_rl.frames import as_frames
 from robometer_rl.report.canvas import LIGHT
@@ -76,8 +76,7 @@ def write_report(path: Path, dataset: RelabelDataset, labels: Labels) -> None:
         + definitions({name: str(value) for name, value in labels.provenance.to_dict().items()})
         + "</dl></div>",
     ]
-    with new_file(path) as partial:
-        partial.write_text(document(title, sections), "utf-8")
+    write_text(path, document(title, sections))
 
 
 def disputed(dataset: RelabelDataset, labels: Labels) -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["DARK", "LIGHT", "Box", "Canvas", "Theme", "shortened", "text_width"]
+from robometer_rl.files import write_bytes
+
+__all__ = ["DARK", "LIGHT", "Box", "Canvas", "Theme", "save_picture", "shortened", "text_width"]
 
 Point = tuple[float, float]
 
@@ -156,6 +160,23 @@ class Canvas:
     def finish(self) -> Image.Image:
         """The picture in its final resolution."""
         return self._image.resize((self.width * self.density, self.height * self.density), Image.Resampling.BOX)
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> None:
+    """Writes a picture in the format that the ending of ``path`` stands for; the file appears when it is whole.
+
+    Raises:
+        ValueError: No format of pictures has this ending.
+        OSError: It cannot be written there.
+    """
+    suffix = Path(path).suffix.lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind not in Image.SAVE:
+        raise ValueError(f"got the picture file {path}; expected a name ending in .png, .jpg, .webp or .gif")
+    # In memory first: what Pillow says when a disk is full names neither the reason nor the file.
+    content = io.BytesIO()
+    picture.save(content, kind)
+    write_bytes(path, content.getvalue())
 
 
 @cache

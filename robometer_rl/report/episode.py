@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.files import new_file
+
 __all__ = ["EpisodeScores"]
 
 
@@ -54,7 +56,7 @@ class EpisodeScores:
 
     def write_csv(self, path: str | Path, fps: float | None = None) -> None:
         """Writes one row per frame: ``frame,seconds,progress,success,achieved``; seconds are empty without ``fps``."""
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
+        with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["frame", "seconds", "progress", "success", "achieved"])
             rows = zip(self.numbers, self.progress, self.success, self.achieved, strict=True)

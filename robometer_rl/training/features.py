@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from robometer_rl.data.augment import augment_frames
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.files import new_file
 from robometer_rl.frames import Clip
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.processing import RobometerProcessor
@@ -73,16 +75,16 @@ class FeatureCache:
                 raise ValueError(f"{path} holds features of shape {features.shape}, expected {shape}; remove it")
             return cls(trajectories, processor, features)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-        starts = cls(trajectories, processor, features)._starts
-        for number, trajectory in enumerate(trajectories):
-            pictures = trajectory.clip().read()
-            for view in range(views):
-                seen = augment_frames(pictures, (seed, view, number)) if view else pictures
-                features[view, :, starts[number] : starts[number + 1]] = _encode(network, processor, seen)
-        features.flush()
-        unfinished.rename(path)
+        with new_file(path) as unfinished:
+            features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
+            _reserve(unfinished)
+            starts = cls(trajectories, processor, features)._starts
+            for number, trajectory in enumerate(trajectories):
+                pictures = trajectory.clip().read()
+                for view in range(views):
+                    seen = augment_frames(pictures, (seed, view, number)) if view else pictures
+                    features[view, :, starts[number] : starts[number + 1]] = _encode(network, processor, seen)
+            features.flush()
         frames = sum(len(trajectory) for trajectory in trajectories)
         logger.info("cached %d views of %d frames (%.0f MB)", views, frames, features.nbytes / 1e6)
         return cls(trajectories, processor, np.load(path, mmap_mode="r"))
@@ -98,6 +100,16 @@ class FeatureCache:
         view = self._features[sample.view % len(self._features)]
         firsts = self._starts[sample.episode] + sample.indices * tokens
         return [torch.from_numpy(view[:, first : first + tokens].astype(np.float32)) for first in firsts]
+
+
+def _reserve(path: Path) -> None:
+    """Takes the disk that a file says it has: writing to a mapped file on a full disk ends the process, not the call.
+
+    Raises:
+        OSError: There is not enough.
+    """
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _tokens(trajectories: Sequence[Trajectory], processor: RobometerProcessor) -> NDArray[np.int64]:

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer
 
+from robometer_rl.files import new_files
 from robometer_rl.models.robometer.checkpoint import BACKBONE_FILE, SETTINGS_FILE
 from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig
 from robometer_rl.models.robometer.heads import make_head
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
-from robometer_rl.models.robometer.weights import WEIGHTS_FILE, normalise_keys, read_weights
+from robometer_rl.models.robometer.weights import WEIGHTS_FILE, normalise_keys, read_weights, write_file
 
 __all__ = ["is_language_model", "write_start"]
 
@@ -64,12 +64,12 @@ def write_start(source: Path, name: str, target: Path, max_frames: int, seed: in
     settings = json.loads((source / BACKBONE_FILE).read_text())
     settings["text_config"]["vocab_size"] = len(tokenizer)
 
-    target.mkdir(parents=True, exist_ok=True)
-    (target / BACKBONE_FILE).write_text(json.dumps(settings, indent=2))
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, target / WEIGHTS_FILE, {"format": "pt"})
-    RobometerProcessor(tokenizer, preprocessor.read_text(), config).save(target)
-    # Last: a directory with settings in it is complete.
-    (target / SETTINGS_FILE).write_text(config.to_yaml())
+    # The settings come last: with them a checkpoint is complete.
+    with new_files(target, last=SETTINGS_FILE) as files:
+        (files / BACKBONE_FILE).write_text(json.dumps(settings, indent=2))
+        write_file(files / WEIGHTS_FILE, state)
+        RobometerProcessor(tokenizer, preprocessor.read_text(), config).save(files)
+        (files / SETTINGS_FILE).write_text(config.to_yaml())
 
 
 def _resized(table: Tensor, rows: int) -> Tensor:

@@ -32,7 +32,7 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
-from robometer_rl.files import new_file
+from robometer_rl.files import write_text
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -49,7 +49,7 @@ from robometer_rl.training.processes import is_main_process, main_process_first,
 from robometer_rl.training.record import write_record
 from robometer_rl.training.sampling import Sampler, make_episodes
 from robometer_rl.training.scratch import make_checkpoint
-from robometer_rl.training.trainer import StageData, has_save, run_stage, training_arguments
+from robometer_rl.training.trainer import StageData, last_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation
 from robometer_rl.training.vocabulary import instructions
 
@@ -221,8 +221,7 @@ class _Run:
             )
         with main_process_first():
             config.output.mkdir(parents=True, exist_ok=True)
-            with new_file(file) as temporary:
-                temporary.write_text(settings)
+            write_text(file, settings)
         run = cls(config.output)
         if run._report_file.exists():
             run.report = json.loads(run._report_file.read_text())
@@ -238,27 +237,32 @@ class _Run:
         """Adds to the report."""
         self.report |= entries
         if is_main_process():
-            with new_file(self._report_file) as temporary:
-                temporary.write_text(json.dumps(self.report, indent=2))
+            write_text(self._report_file, json.dumps(self.report, indent=2))
 
     def stage(self, name: str, checkpoint: Checkpoint, work: Callable[[Checkpoint, Path], None]) -> Checkpoint:
         """Runs a stage unless it is finished; returns its result."""
         directory = self.directory / name
+        saves = directory / "saves"
         if (directory / SETTINGS_FILE).exists():  # what a checkpoint is finished with
             logger.info("stage %s is finished", name)
+            _remove(saves)
             return load_checkpoint(directory)
-        saves = directory / "saves"
         wall, cpu = time.perf_counter(), time.process_time()
         work(checkpoint, saves)
         spent = {"wall": round(time.perf_counter() - wall), "cpu": round(time.process_time() - cpu)}
         _save(directory, checkpoint)
-        if is_main_process():
-            for reports in saves.glob("runs"):
-                reports.rename(directory / reports.name)
-            shutil.rmtree(saves, ignore_errors=True)
+        _remove(saves)
         self.note(seconds=self.report.get("seconds", {}) | {name: spent})
         logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
+
+
+def _remove(saves: Path) -> None:
+    """Removes what a stage saved on its way, which it does not need any more, but for the reports of its losses."""
+    if is_main_process():
+        for reports in saves.glob("runs"):
+            shutil.copytree(reports, saves.parent / reports.name, dirs_exist_ok=True)
+        shutil.rmtree(saves, ignore_errors=True)
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -329,7 +333,7 @@ def _pretrain(config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequenc
         weight_decay=stage.weight_decay,
         warmup=stage.warmup,
     )
-    pretrain_vision(checkpoint, trajectories, arguments, resume=has_save(saves))
+    pretrain_vision(checkpoint, trajectories, arguments, save=last_save(saves))
 
 
 def _frozen(config: TrainConfig, checkpoint: Checkpoint, data: _Data, saves: Path) -> None:

@@ -7,6 +7,7 @@ where hand, gripper, objects and goal are is what progress will be a function of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from robometer_rl.data.augment import augment_frames
@@ -22,7 +23,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames
 from robometer_rl.models.robometer.vision import encode_frames
-from robometer_rl.training.trainer import LogLines
+from robometer_rl.training.trainer import LogLines, SavingTrainer
 
 __all__ = ["FrameStates", "StateReader", "pretrain_vision"]
 
@@ -123,7 +124,7 @@ class _FrameCollator:
 
 
 def pretrain_vision(
-    checkpoint: Checkpoint, trajectories: Sequence[Trajectory], arguments: TrainingArguments, resume: bool
+    checkpoint: Checkpoint, trajectories: Sequence[Trajectory], arguments: TrainingArguments, save: Path | None
 ) -> None:
     """Trains the vision tower of ``checkpoint`` in place.
 
@@ -131,7 +132,7 @@ def pretrain_vision(
         checkpoint: A new network.
         trajectories: With states and frames of one size.
         arguments: See `robometer_rl.training.trainer.training_arguments`.
-        resume: Go on from the last save.
+        save: What to go on from, see `robometer_rl.training.trainer.last_save`; None to begin.
     """
     patcher = checkpoint.processor.patcher
     frames = arguments.max_steps * arguments.per_device_train_batch_size * arguments.world_size
@@ -142,7 +143,7 @@ def pretrain_vision(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
         reader = StateReader(tower, tokens, dataset.width)
-    trainer = Trainer(model=reader, args=arguments, train_dataset=dataset, data_collator=_FrameCollator(patcher))
+    trainer = SavingTrainer(model=reader, args=arguments, train_dataset=dataset, data_collator=_FrameCollator(patcher))
     LogLines.attach(trainer)
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=None if save is None else str(save))
     tower.eval()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from robometer_rl.data.labels import group_key
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.files import write_text
 from robometer_rl.training.config import TrainConfig
 
 __all__ = ["RECORD_FILE", "read_record", "write_record"]
@@ -40,7 +41,7 @@ def write_record(
         "provenance": provenance,
         "options": options,
     }
-    (directory / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n")
+    write_text(directory / RECORD_FILE, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:

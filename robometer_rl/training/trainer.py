@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_of, read_adapter, restore_adapter
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.weights import WEIGHTS_FILE
+from robometer_rl.models.robometer.weights import WEIGHTS_FILE, write_file
 from robometer_rl.training.adaptation import choose_trainable, training_precision
 from robometer_rl.training.bucketing import Buckets, TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
@@ -32,8 +37,9 @@ __all__ = [
     "LogLines",
     "RobometerTrainer",
     "SampleDataset",
+    "SavingTrainer",
     "StageData",
-    "has_save",
+    "last_save",
     "run_stage",
     "training_arguments",
 ]
@@ -41,6 +47,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _GROUNDING_FILE = "grounding.safetensors"
+_SAVE = f"{PREFIX_CHECKPOINT_DIR}-"
 
 
 class LogLines(TrainerCallback):
@@ -90,7 +97,21 @@ class SampleDataset(Dataset[Sample]):
         return self._sampler.sample(self._stage, index if self._order is None else self._order(index))
 
 
-class RobometerTrainer(Trainer):
+class SavingTrainer(Trainer):
+    """A Trainer that leaves no half of a save where the disk is full, and says so."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        save = Path(str(self.args.output_dir)) / f"{_SAVE}{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        # PyTorch's and safetensors' words for a file that cannot be written.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if self.args.should_save:
+                shutil.rmtree(save, ignore_errors=True)
+            raise OSError(f"{save} could not be saved ({error}); make room and run the same command again") from error
+
+
+class RobometerTrainer(SavingTrainer):
     """Trains an `Objective`; every save is a complete checkpoint that `load_reward_model` loads.
 
     Args:
@@ -188,7 +209,7 @@ class RobometerTrainer(Trainer):
         save_checkpoint(directory, self.checkpoint, network)
         if self.objective.grounding is not None:
             grounding = self.objective.grounding.state_dict() if state_dict is None else _part(state_dict, "grounding")
-            save_file(grounding, directory / _GROUNDING_FILE)
+            write_file(directory / _GROUNDING_FILE, grounding)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -267,7 +288,8 @@ def run_stage(
         if validation is not None:
             with trainer.autocast():
                 logger.info("before training: %s", validation.check(checkpoint))
-        trainer.train(resume_from_checkpoint=has_save(Path(str(arguments.output_dir))))
+        save = last_save(Path(str(arguments.output_dir)))
+        trainer.train(resume_from_checkpoint=None if save is None else str(save))
     if trainer.is_fsdp_enabled:
         _gather(trainer, checkpoint, stored)
     checkpoint.network.requires_grad_(True)
@@ -301,9 +323,23 @@ def _gradient_checkpointing(network: RobometerNetwork, enabled: bool) -> Iterato
             network.model.activation_checkpointing_disable()
 
 
-def has_save(directory: Path) -> bool:
-    """Whether a stage was interrupted after a save."""
-    return any(directory.glob("checkpoint-*/trainer_state.json"))
+def last_save(directory: Path) -> Path | None:
+    """The last complete save of a stage that was interrupted, None if there is none.
+
+    The Trainer writes its state last and removes the save before only then, so that what is without a readable state
+    is what a killed process was writing.
+    """
+    numbers = (path.name.removeprefix(_SAVE) for path in directory.glob(f"{_SAVE}*"))
+    steps = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+    return next((path for path in (directory / f"{_SAVE}{step}" for step in steps) if _is_complete(path)), None)
+
+
+def _is_complete(save: Path) -> bool:
+    try:
+        json.loads((save / TRAINER_STATE_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def training_arguments(

@@ -28,6 +28,7 @@ from robometer_rl.evaluation.metrics import (
     voc_spearman,
 )
 from robometer_rl.evaluation.ranking import QUALITY_RANKS
+from robometer_rl.files import new_directory
 from robometer_rl.frames import Clip
 from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -225,14 +226,11 @@ class BestCheckpoints:
         others = [(other, path) for other, path in self.ranking() if path != target]
         if sum(other >= score for other, _ in others) >= self._keep:
             return None
-        unfinished = self._directory / f".{name}"
-        for path in (unfinished, target):
-            shutil.rmtree(path, ignore_errors=True)
-        save_checkpoint(unfinished, checkpoint)
-        (unfinished / _RECORD).write_text(
-            json.dumps({"step": step, "score": score, "metrics": dict(metrics)}, indent=2)
-        )
-        unfinished.rename(target)
+        with new_directory(target) as unfinished:
+            save_checkpoint(unfinished, checkpoint)
+            record = {"step": step, "score": score, "metrics": dict(metrics)}
+            (unfinished / _RECORD).write_text(json.dumps(record, indent=2))
+            shutil.rmtree(target, ignore_errors=True)
         for _, path in self.ranking()[self._keep :]:
             shutil.rmtree(path)
         logger.info("kept %s with a score of %.4f", target, score)

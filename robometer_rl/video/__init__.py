@@ -7,8 +7,8 @@ from robometer_rl.video.recording import (
     VideoError,
     decode_video,
     read_recording,
-    write_video,
 )
+from robometer_rl.video.writing import write_video
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -1,4 +1,4 @@
-"""Reading the frames of a recording, and writing frames as a video that browsers play."""
+"""Reading the frames of a recording."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ __all__ = [
     "VideoError",
     "decode_video",
     "read_recording",
-    "write_video",
 ]
 
 VIDEO_SUFFIXES: Final = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -282,51 +281,3 @@ class _FrameStore:
             return np.frombuffer(self._memory.getbuffer(), np.uint8).reshape(shape)
         self._file.flush()
         return np.memmap(self._file, np.uint8, "r", shape=shape)
-
-
-def write_video(path: str | Path, frames: Iterable[Any], fps: float) -> None:
-    """Encodes frames as H.264 in an ``.mp4`` that every browser plays.
-
-    Args:
-        path: File to write.
-        frames: RGB images (H, W, 3) of one size, see `robometer_rl.frames.as_frame`; an odd width or height is
-            extended by repeating the last column or row, since the pixel format has half as many colours as pixels.
-        fps: Frames per second.
-
-    Raises:
-        VideoError: No frames, or another suffix than ``.mp4``.
-        FrameError: An image that is not RGB, or of another size than the first.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise VideoError(f"got the video file {path}; expected a name ending in .mp4")
-    images = _even_images(frames)
-    first = next(images, None)
-    if first is None:
-        raise VideoError(f"got no frames to write to {path}")
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (first.shape[1], first.shape[0]),
-        # The types are inferred from defaults; both values are documented.
-        fps=fps,  # pyright: ignore[reportArgumentType]
-        codec="libx264",
-        quality=None,  # pyright: ignore[reportArgumentType]
-        macro_block_size=1,
-        output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
-    )
-    with closing(writer):
-        next(writer)
-        writer.send(first)
-        for image in images:
-            writer.send(image)
-
-
-def _even_images(frames: Iterable[Any]) -> Iterator[Frame]:
-    size: tuple[int, ...] | None = None
-    for number, frame in enumerate(frames):
-        image = as_frames(np.asarray(frame)[None])[0]
-        size = size or image.shape
-        if image.shape != size:
-            raise FrameError(f"frame {number} has shape {image.shape}, the first one {size}; a video has one size")
-        odd_height, odd_width = image.shape[0] % 2, image.shape[1] % 2
-        yield np.ascontiguousarray(np.pad(image, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge"))

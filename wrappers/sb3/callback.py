@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from robometer_rl.evaluation.honesty import Agreement, EpisodeOutcome, FarmingWatch, agreement
+from robometer_rl.files import append_line, whole_lines, write_text
 from robometer_rl.wrappers.sb3.check import check_algorithm
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
 
@@ -267,11 +268,10 @@ class RewardHonestyCallback(BaseCallback):
         if self._record is None:
             return
         plain = {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in entry.items()}
-        with self._record.open("a") as file:
-            file.write(json.dumps({"step": step, **plain}) + "\n")
+        append_line(self._record, json.dumps({"step": step, **plain}))
 
 
 def _forget(record: Path, after: int) -> None:
     """Drops the lines of a record about later steps than ``after``: they are made again."""
-    lines = record.read_text().splitlines(keepends=True)
-    record.write_text("".join(line for line in lines if json.loads(line)["step"] <= after))
+    lines = whole_lines(record)
+    write_text(record, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= after))

@@ -31,11 +31,10 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.weights import State, check_coverage, read_file
+from robometer_rl.models.robometer.weights import State, check_coverage, read_file, write_file
 
 __all__ = [
     "ADAPTER_CONFIG_FILE",
@@ -214,9 +213,9 @@ def read_adapter(directory: Path) -> tuple[Adapter, State]:
 def write_adapter(directory: Path, adapter: Adapter, heads: State, base: State) -> None:
     """Writes what `read_adapter` reads; ``base`` are the weights that the adapter was trained on."""
     (directory / ADAPTER_CONFIG_FILE).write_text(json.dumps(_plain(adapter.lora), indent=2, sort_keys=True))
-    state = {f"{_PEFT_PREFIX}{adapter.part}.{key}": _on_host(tensor) for key, tensor in adapter.state.items()}
-    save_file(state, directory / ADAPTER_FILE, metadata={"format": "pt", _FINGERPRINT: fingerprint(base)})
-    save_file({key: _on_host(tensor) for key, tensor in heads.items()}, directory / HEADS_FILE)
+    state = {f"{_PEFT_PREFIX}{adapter.part}.{key}": tensor for key, tensor in adapter.state.items()}
+    write_file(directory / ADAPTER_FILE, state, **{_FINGERPRINT: fingerprint(base)})
+    write_file(directory / HEADS_FILE, heads)
 
 
 def check_base(adapter: Adapter, base: State, where: object) -> None:
@@ -246,7 +245,3 @@ def _plain(lora: LoraConfig) -> dict[str, Any]:
     """A LoRA's settings as JSON and YAML have them; PEFT keeps some lists in sets, which have no order."""
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in lora.to_dict().items()}
     return {key: value.value if isinstance(value, Enum) else value for key, value in plain.items()}
-
-
-def _on_host(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous()

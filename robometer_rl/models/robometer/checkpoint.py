@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import AddedToken, AutoTokenizer, Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextRotaryEmbedding,
     Qwen3VLVisionRotaryEmbedding,
 )
 
+from robometer_rl.files import new_files, write_text
 from robometer_rl.models.locations import TOKENIZER_FILES, UnknownModelError, locate
 from robometer_rl.models.robometer.adapters import (
     ADAPTER_CONFIG_FILE,
@@ -47,7 +47,14 @@ from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
 from robometer_rl.models.robometer.quantization import WeightFormat, quantize
-from robometer_rl.models.robometer.weights import WEIGHTS_FILE, State, check_coverage, normalise_keys, read_weights
+from robometer_rl.models.robometer.weights import (
+    WEIGHTS_FILE,
+    State,
+    check_coverage,
+    normalise_keys,
+    read_weights,
+    write_file,
+)
 
 __all__ = ["Checkpoint", "build_network", "load_checkpoint", "save_checkpoint"]
 
@@ -163,19 +170,18 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | N
     other = directory / (WEIGHTS_FILE if apart else ADAPTER_CONFIG_FILE)
     if other.exists():
         raise CheckpointError(f"{directory} holds a checkpoint of another kind ({other.name}); save to an empty one")
-    directory.mkdir(parents=True, exist_ok=True)
     config = checkpoint.config
-    if adapter is not None and apart:
-        _save_adapter(directory, checkpoint.network, adapter)
-    else:
-        (directory / BACKBONE_FILE).write_text(checkpoint.backbone_json)
-        if adapter is not None:
-            config = config.updated(settings={**config.settings, "peft": peft_section(adapter)})
-        weights = checkpoint.network.state_dict() if gathered is None else gathered
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-        save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
-    checkpoint.processor.save(directory)
-    (directory / SETTINGS_FILE).write_text(config.to_yaml())
+    # The settings come last: with them a checkpoint is complete.
+    with new_files(directory, last=SETTINGS_FILE) as files:
+        if adapter is not None and apart:
+            _save_adapter(files, checkpoint.network, adapter)
+        else:
+            (files / BACKBONE_FILE).write_text(checkpoint.backbone_json)
+            if adapter is not None:
+                config = config.updated(settings={**config.settings, "peft": peft_section(adapter)})
+            write_file(files / WEIGHTS_FILE, checkpoint.network.state_dict() if gathered is None else gathered)
+        checkpoint.processor.save(files)
+        (files / SETTINGS_FILE).write_text(config.to_yaml())
 
 
 def write_success_threshold(directory: Path, threshold: float) -> None:
@@ -188,7 +194,7 @@ def write_success_threshold(directory: Path, threshold: float) -> None:
     if not file.is_file():
         raise CheckpointError(f"{directory} has no {SETTINGS_FILE} of its own that a threshold could be written into")
     config = RobometerConfig.from_yaml(file.read_text()).updated(success_threshold=threshold)
-    file.write_text(config.to_yaml())
+    write_text(file, config.to_yaml())
 
 
 def build_network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,8 +115,13 @@ class RobometerProcessor:
         return cls(tokenizer, (directory / PREPROCESSOR_FILE).read_text(), config)
 
     def save(self, directory: Path) -> None:
-        """Writes what `load` reads."""
-        self.tokenizer.save_pretrained(directory)
+        """Writes what `load` reads; `OSError` if that cannot be written."""
+        try:
+            self.tokenizer.save_pretrained(directory)
+        except OSError:
+            raise
+        except Exception as error:  # the tokenizer's own writer has no other class for a full disk
+            raise OSError(errno.EIO, str(error), str(directory)) from error
         (directory / PREPROCESSOR_FILE).write_text(self._preprocessor_json)
 
     def progress_inputs(self, clips: Sequence[Clip]) -> RobometerInputs:

@@ -10,6 +10,7 @@ Known layouts (spec sections 0 and 4.4), all safetensors, one file or shards wit
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from robometer_rl.files import OutsideError, inside
 from robometer_rl.models.robometer.config import CheckpointError
 
-__all__ = ["State", "check_coverage", "normalise_keys", "read_file", "read_weights"]
+__all__ = ["State", "check_coverage", "normalise_keys", "read_file", "read_weights", "write_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +55,24 @@ def read_weights(directory: Path) -> State:
         raise CheckpointError(f"{index} is not a weight index: {error!r}") from error
     state: State = {}
     for name in sorted(set(places.values())):
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{index} names the shard {name}, which is missing")
-        shard = read_file(directory / name)
+        path = _shard(index, name)
+        shard = read_file(path)
         if twice := sorted(set(state) & set(shard)):
-            raise CheckpointError(f"{directory / name} holds tensors that another shard holds too: {_listed(twice)}")
+            raise CheckpointError(f"{path} holds tensors that another shard holds too: {_listed(twice)}")
         state |= shard
     if absent := sorted(set(places) - set(state)):
         raise CheckpointError(f"{index} promises tensors that no shard has: {_listed(absent)}")
     return state
+
+
+def _shard(index: Path, name: str) -> Path:
+    try:
+        path = inside(index.parent, name)
+    except OutsideError as error:
+        raise CheckpointError(f"{index} names a shard outside of its directory: {error}") from error
+    if not path.is_file():
+        raise CheckpointError(f"{index} names the shard {name}, which is missing")
+    return path
 
 
 def read_file(path: Path) -> State:
@@ -76,6 +88,24 @@ def read_file(path: Path) -> State:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     return state | {name: state[kept] for name, kept in metadata.items() if kept in state and name not in state}
+
+
+def write_file(path: Path, state: Mapping[str, torch.Tensor], **notes: str) -> None:
+    """Writes one safetensors file.
+
+    Args:
+        path: The file.
+        state: Tensors by name.
+        notes: Metadata of the file besides the ``format`` that others expect there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    on_host = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    try:
+        save_file(on_host, path, metadata={"format": "pt", **notes})
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def normalise_keys(state: Mapping[str, torch.Tensor]) -> State:
