@@ -128,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = program.debug or os.environ.get("ROBOMETER_DEBUG", "0") not in ("", "0")
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
+    if not isinstance(program.command, Train):
+        # Read when torch is imported. Where other processes want the cores, too, threads that wait by spinning keep those
+        # that they wait for from running; training mostly has its machine to itself, and many short waits.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options = _read_options(home, words[split:], f"robometer-rl {words[split - 1]}")
         resolve_name(home.function)(options)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,21 @@ def test_help_lists_the_commands_and_what_they_do(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     for line in ("demo", "score", "collect", "Score a video", "--debug"):
         assert line in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "used"),
+    [("score", None, "PASSIVE"), ("relabel", None, "PASSIVE"), ("score", "ACTIVE", "ACTIVE"), ("train", None, None)],
+)
+def test_threads_that_wait_sleep(
+    command: str, given: str | None, used: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert os.environ.get("OMP_WAIT_POLICY") == used
 
 
 @pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate", "publish"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from robometer_rl.models.robometer.packed import NestedPass
 from robometer_rl.models.robometer.readout import frame_values, probabilities
 from robometer_rl.models.robometer.repeated import RepeatedPass
 from robometer_rl.models.robometer.streaming import RobometerStream
+from robometer_rl.models.robometer.threads import at_most, threads_for
 from robometer_rl.prediction import Prediction, as_probabilities
 
 __all__ = ["Robometer"]
@@ -39,9 +41,14 @@ class Robometer(RewardModel):
 
     Attributes:
         token_budget: Tokens per pass of the decoder; bounds memory.
+        threads: Threads that a call computes on when the network is on the processor, but no more than torch has (which
+            `torch.set_num_threads` and ``OMP_NUM_THREADS`` set). None lets the size of the call decide: one for little
+            work, such as the newest frames of robometer-mini in up to 38 environments, and all for more; see the
+            module ``threads``.
     """
 
     token_budget: int = 8192
+    threads: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, source: str, model_id: str, revision: str | None = None) -> None:
         super().__init__()
@@ -54,13 +61,14 @@ class Robometer(RewardModel):
         self.dtype = checkpoint.precision
         self.default_protocol = checkpoint.config.protocol
         self.success_threshold = checkpoint.config.success_threshold
+        self._parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     @torch.inference_mode()
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`; in video mode there is one value per frame pair."""
         results: list[Prediction] = []
         for chunk in self._chunks(list(clips), self._tokens):
-            with self.lock:
+            with self.computing(sum(map(self._tokens, chunk))):
                 output = self.network(self.processor.progress_inputs(chunk).to(self.network.device))
             counts = [sum(sides) for sides in output.sides]
             names = [f"clip {n}, frame {i}" for n, count in enumerate(counts, len(results)) for i in range(count)]
@@ -81,7 +89,8 @@ class Robometer(RewardModel):
         else:
             scoring = RepeatedPass(self.network, self.processor, protocol, self.token_budget)
         results = []
-        with self.lock:
+        tokens = sum(len(scored_steps(len(clip), every)) * self._frame_tokens(clip) for clip in clips)
+        with self.computing(tokens):
             for number, (clip, vectors) in enumerate(zip(clips, scoring.vectors(clips, every), strict=True)):
                 names = [f"clip {number}, frame {step}" for step in scored_steps(len(clip), every).tolist()]
                 values = self._prediction(*self.network.read(vectors), names)
@@ -101,12 +110,19 @@ class Robometer(RewardModel):
         protocol = protocol or self.default_protocol
         if not self.network.reads_tokens:
             return super().stream(tasks, protocol)
-        return RobometerStream(self.network, self.processor, self.lock, tasks, protocol)
+        return RobometerStream(self.network, self.processor, self.computing, tasks, protocol)
+
+    @contextmanager
+    def computing(self, tokens: int) -> Iterator[None]:
+        """Holds `lock` while the network computes, on as many threads as `threads` says, or as so many tokens need."""
+        count = self.threads if self.threads is not None else threads_for(self._parameters, tokens)
+        with self.lock, at_most(count if self.network.device.type == "cpu" else None):
+            yield
 
     def _first_is_better(self, pairs: Sequence[tuple[Clip, Clip]]) -> NDArray[np.float32]:
         results = np.zeros(0, np.float32)
         for chunk in self._chunks(list(pairs), lambda pair: sum(map(self._tokens, pair))):
-            with self.lock:
+            with self.computing(sum(self._tokens(clip) for pair in chunk for clip in pair)):
                 output = self.network(self.processor.preference_inputs(chunk).to(self.network.device))
             assert output.preference is not None  # every pair prompt asks for it
             names = [f"pair {number}" for number in range(len(results), len(results) + len(chunk))]
@@ -116,8 +132,12 @@ class Robometer(RewardModel):
 
     def _tokens(self, clip: Clip) -> int:
         """About as many tokens as a clip's prompt has."""
+        return _PROMPT_TOKENS + len(clip) * self._frame_tokens(clip)
+
+    def _frame_tokens(self, clip: Clip) -> int:
+        """About as many tokens as one frame of a clip adds."""
         patcher = self.processor.patcher
-        return _PROMPT_TOKENS + len(clip) * (patcher.tokens(patcher.grid(*clip.size)) + _CAPTION_TOKENS)
+        return patcher.tokens(patcher.grid(*clip.size)) + _CAPTION_TOKENS
 
     def _chunks(self, items: list[T], tokens: Callable[[T], int]) -> Iterator[list[T]]:
         """Items that go through the network together: padded to the longest, they fit the token budget."""

@@ -22,9 +22,8 @@ all others wait for its padding.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,7 +163,7 @@ class RobometerStream(RewardStream):
     Args:
         network: One progress token per frame.
         processor: Its processor.
-        lock: Held while the network is in use.
+        computing: Makes the context in which the network is used for so many tokens, see `Robometer.computing`.
         tasks: One per history.
         protocol: Which frames are shown.
     """
@@ -173,7 +172,7 @@ class RobometerStream(RewardStream):
         self,
         network: RobometerNetwork,
         processor: RobometerProcessor,
-        lock: threading.RLock,
+        computing: Callable[[int], AbstractContextManager[None]],
         tasks: Sequence[str],
         protocol: FrameProtocol,
     ) -> None:
@@ -183,7 +182,7 @@ class RobometerStream(RewardStream):
         self.protocol = protocol
         self._network = network
         self._processor = processor
-        self._lock = lock
+        self._computing = computing
         self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
         self._cache = _Cache(len(self.tasks))
@@ -197,7 +196,9 @@ class RobometerStream(RewardStream):
         if not chosen:
             bins = self._network.config.progress_bins if self._network.config.discrete else 0
             return StepPrediction(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, bins), np.float32))
-        with self._lock, ExitStack() as undo:
+        patcher = self._processor.patcher
+        newest = sum(patcher.tokens(patcher.grid(*image.shape[:2])) for image in images)
+        with self._computing(newest), ExitStack() as undo:
             undo.callback(self._undo, chosen)
             for row, image in zip(chosen, images, strict=True):
                 self._open(row, image)
@@ -214,7 +215,7 @@ class RobometerStream(RewardStream):
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
         """See `RewardStream.reset`."""
         chosen = self._chosen(indices)
-        with self._lock:
+        with self._computing(0):
             self._change_tasks(chosen, tasks)
             for row in chosen:
                 for frame in self._histories[row].frames:
