@@ -197,7 +197,7 @@ class UniformFrames(FrameProtocol):
     """The published rule: the whole history, thinned evenly, padded on the right by repeating the last frame.
 
     Steps below ``max_frames`` show every frame; later ones show ``rint(linspace(0, t, max_frames))``, both ends
-    included (spec section 2.1). Predictions are read at the last slot, padding included, as the reference does.
+    included (docs/reference.md §3.1). Predictions are read at the last slot, padding included, as the reference does.
 
     Example:
         >>> UniformFrames(8).slots(31).tolist()

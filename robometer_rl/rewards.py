@@ -57,7 +57,8 @@ class RewardSpec:
 
     * ``"level"``: p_{t+1}. Farmable: an agent is paid for standing still near the goal.
     * ``"delta"``: p_{t+1} - p_t, which sums to p_T - p_0 over an episode.
-    * ``"potential"``: gamma Phi' - Phi with Phi = p, which leaves optimal policies as the task reward has them.
+    * ``"potential"``: gamma Phi' - Phi with Phi = p, potential-based shaping (Ng, Harada and Russell, 1999), which
+      leaves optimal policies as the task reward has them (docs/reference.md §9.2).
     * ``"success"``: 1 while the success rule holds, else 0.
 
     The success rule holds once the success probability was at least the threshold on ``patience`` consecutive scored

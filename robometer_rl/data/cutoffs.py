@@ -23,7 +23,7 @@ class CutoffError(ValueError):
 
 @cache
 def published_cutoffs() -> Mapping[str, float]:
-    """The table that the published model was trained with (section 9 of the reference's description)."""
+    """The table that the published model was trained with (docs/reference.md §4.2)."""
     return _parse((files("robometer_rl") / "assets" / "success_cutoffs.csv").read_text(), "success_cutoffs.csv")
 
 

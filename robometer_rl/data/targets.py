@@ -3,8 +3,8 @@
 Recordings without a simulator have only time and a quality label; the three target modes of the published datasets turn
 these into a ramp. What a simulator knows beyond that is in `robometer_rl.data.labels`.
 
-Section numbers refer to the description of the reference implementation. ``legacy=True`` reproduces its numbers,
-defects included; without it the corrections named in each docstring apply.
+``legacy=True`` reproduces the reference's numbers, defects included; without it the corrections named in each docstring
+apply.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def progress_targets(
     partial_success: float | None = None,
     legacy: bool = False,
 ) -> Floats:
-    """Progress of the chosen frames of a successful recording, from time alone (section 2.2).
+    """Progress of the chosen frames of a successful recording, from time alone (docs/reference.md §5.2).
 
     Args:
         indices: (T,) positions in the recording, in the order in which they are shown; not necessarily increasing.
@@ -104,7 +104,7 @@ def _differences(progress: Floats, mode: ProgressMode) -> Floats:
 
 
 def two_hot(values: ArrayLike, bins: int) -> NDArray[np.float32]:
-    """Splits each value between the two nearest of ``bins`` equally spaced support points (section 2.3).
+    """Splits each value between the two nearest of ``bins`` equally spaced support points (docs/reference.md §5.3).
 
     The expectation of the result over ``linspace(0, 1, bins)`` is the value.
 
@@ -142,7 +142,7 @@ def success_cutoff(
 
 
 def success_labels(progress: ArrayLike, quality_label: str | None, cutoff: float = 1.0) -> NDArray[np.float32]:
-    """Success of frames that have only progress and a quality label (section 2.5).
+    """Success of frames that have only progress and a quality label (docs/reference.md §5.5).
 
     Args:
         progress: (T,) targets before binning.
@@ -161,7 +161,7 @@ def success_labels(progress: ArrayLike, quality_label: str | None, cutoff: float
 def success_mask(
     progress: ArrayLike, labels: ArrayLike, quality_label: str | None, min_success: float = 0.5
 ) -> NDArray[np.bool_]:
-    """Frames that the success loss uses when success is only known through progress (section 2.7).
+    """Frames that the success loss uses when success is only known through progress (docs/reference.md §5.7).
 
     Between ``min_success`` and the cutoff a demonstration may or may not look done, so these frames are left out.
 
@@ -202,7 +202,7 @@ def supervises_progress(
     partial_success: float | None = None,
     preference_only: frozenset[str] = frozenset(),
 ) -> bool:
-    """Whether the progress targets of a recording without a simulator may be trusted (section 2.7).
+    """Whether the progress targets of a recording without a simulator may be trusted (docs/reference.md §5.7).
 
     A failure without a graded outcome says nothing about how far it got.
 

@@ -22,7 +22,7 @@ class TrajectoryError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Frames of one run with its instruction, its outcome and where it came from (spec section 1.1).
+    """Frames of one run with its instruction, its outcome and where it came from (docs/reference.md §4.1).
 
     Arrays named "per frame" have one entry for each of the T recorded frames; None means that the source does not
     know. They are never estimated here.

@@ -1,8 +1,8 @@
 """What makes a reward model good, as pure functions over arrays.
 
-"VOC" means two things in the literature, so no function here is called that alone: `voc_pearson` correlates predicted
-with true progress, `voc_spearman` correlates it with time. Undefined correlations (a constant, a single value) are NaN,
-and aggregation says how many values it left out, rather than counting them as 0.
+"VOC" means two things in the literature (docs/reference.md §8.1), so no function here is called that alone:
+`voc_pearson` correlates predicted with true progress, `voc_spearman` correlates it with time. Undefined correlations (a
+constant, a single value) are NaN, and aggregation says how many values it left out, rather than counting them as 0.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def bootstrap(
 ) -> Estimate:
     """Percentile bootstrap over rows, which are the units that vary independently: episodes, or pairs.
 
+    What rliable (arXiv 2108.13264) does with runs of agents, for the episodes of one model (docs/reference.md §8.6).
+
     Args:
         values: (n,) one value per unit, or (n, ...) whatever ``statistic`` takes. Rows with NaN are left out.
         statistic: Maps rows to one number; their mean by default. A resample on which it is NaN (one class only, say)
@@ -120,7 +122,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
 def kendall_tau_a(x: ArrayLike, y: ArrayLike) -> float:
     """(concordant - discordant) / all pairs; ties count in the denominator only. NaN if n < 2.
 
-    The reference calls this "tau-b".
+    The reference calls this "tau-b" (docs/reference.md §8.2).
     """
     concordance, _, _, pairs = _concordance(x, y)
     return concordance / pairs if pairs else float("nan")
@@ -134,7 +136,7 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def voc_pearson(progress: ArrayLike, true_progress: ArrayLike) -> float:
-    """Value-order correlation of one episode as the Robometer paper has it: Pearson r against true progress.
+    """Value-order correlation of one episode as Robometer (arXiv 2603.02115) has it: Pearson r against true progress.
 
     Args:
         progress: (T,) predicted.
@@ -144,7 +146,11 @@ def voc_pearson(progress: ArrayLike, true_progress: ArrayLike) -> float:
 
 
 def voc_spearman(progress: ArrayLike) -> float:
-    """Value-order correlation of one episode as GVL has it: rank correlation of (T,) predictions with time."""
+    """Value-order correlation of one episode as GVL (arXiv 2411.04549) has it: Spearman's with time.
+
+    Args:
+        progress: (T,) predicted.
+    """
     values = np.asarray(progress, dtype=np.float64)
     return spearman(values, np.arange(len(values)))
 
@@ -168,7 +174,7 @@ def ranking_accuracy(scores: ArrayLike, ranks: ArrayLike) -> float:
 
 
 def mean_tau_a(scores_by_rank: Mapping[int, ArrayLike]) -> float:
-    """Mean tau_a over all ways to pick one trajectory per rank, within one task (section 5.2).
+    """Mean tau_a over all ways to pick one trajectory per rank, within one task (docs/reference.md §8.2).
 
     Args:
         scores_by_rank: Scores of the trajectories of each rank, such as failure 1, suboptimal 2, successful 3.

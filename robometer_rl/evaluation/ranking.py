@@ -1,4 +1,4 @@
-"""Policy ranking: do trajectories of a task come out in the order of their quality (section 5.2).
+"""Policy ranking: do trajectories of a task come out in the order of their quality (docs/reference.md §8.2).
 
 `policy_ranking`, `partial_success_ranking` and `quality_preference` give the reference's numbers under its names. Some
 mislead: its ``kendall`` is tau_a, and its ``ranking_acc`` decides ties by the order of the rows.
@@ -123,7 +123,7 @@ def partial_success_ranking(
 
 
 def quality_preference(predictions: Sequence[int | None], labels: Sequence[int]) -> dict[str, float]:
-    """Accuracy of preferences between trajectories of different quality (section 5.4).
+    """Accuracy of preferences between trajectories of different quality (docs/reference.md §8.4).
 
     The reference asks with the better trajectory first throughout, which cannot tell a model that always answers "A"
     from a good one; `robometer_rl.evaluation.metrics.preference_accuracy` is for both orders.

@@ -74,11 +74,15 @@ def is_hub_id(name: str) -> bool:
 
 
 def _download(repository: str, revision: str | None, patterns: Sequence[str]) -> Location:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+        # Said outright: releases below 2 ask the network about a revision that is a commit, even when they are offline.
+        offline = is_offline_mode()
+        path = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(patterns), local_files_only=offline)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         wanted = f"{repository}@{revision}" if revision else repository
         raise UnknownModelError(

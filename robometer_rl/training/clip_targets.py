@@ -1,7 +1,7 @@
 """Targets as the reference makes them: of a clip's frames, from time, the quality label and a graded outcome alone.
 
-The published model was trained on these (section 2 of the reference's description), on recordings of which nothing else
-is known. What was judged or measured frame by frame is not looked at; `robometer_rl.data.labels` is about that.
+The published model was trained on these (docs/reference.md §5), on recordings of which nothing else is known. What was
+judged or measured frame by frame is not looked at; `robometer_rl.data.labels` is about that.
 """
 
 from __future__ import annotations

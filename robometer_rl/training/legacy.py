@@ -1,4 +1,4 @@
-"""The reference's loss of a batch, for runs that must reproduce its numbers (section 4.1 of its description).
+"""The reference's loss of a batch, for runs that must reproduce its numbers (docs/reference.md §7.2).
 
 Clips and pairs are averaged separately and added up. Of a pair only the first trajectory is supervised. Progress is
 divided by the number of frames of a clip once more than its mean, and success is not balanced.

@@ -1,4 +1,4 @@
-"""The three losses of a Robometer, as pure functions (section 4.1 of the reference's description).
+"""The three losses of a Robometer, as pure functions (docs/reference.md §7.1, arXiv 2603.02115).
 
 Every loss is a sum over frames or pairs divided by a count. Pass the count of the whole batch as ``normalizer`` when
 it arrives in pieces (gradient accumulation, several processes): the pieces then add up to exactly the whole batch's

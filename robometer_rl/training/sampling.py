@@ -231,7 +231,7 @@ Sample = ClipSample | PairSample
 
 
 def clip_path(num_frames: int, start: int, end: int | None, turn: int | None = None) -> NDArray[np.int64]:
-    """Frames of a segment in the order in which they are played (section 2.1).
+    """Frames of a segment in the order in which they are played (docs/reference.md §5.1).
 
     Args:
         num_frames: Length of the recording; indices are clipped to it.

@@ -10,9 +10,9 @@ A sidecar is a directory beside the dataset::
 A labelled copy is a LeRobot dataset v3.0 with the features of `robometer_rl.formats.lerobot.columns`, and with the
 last two files of a sidecar; see `robometer_rl.formats.lerobot.copies`.
 
-RA-BC weights every frame that a policy is trained on by the progress made over the chunk of actions after it. LeRobot
-reads the progress from a Parquet file with the columns ``index``, ``episode_index``, ``frame_index`` and
-``progress_sparse``, in which NaN means that nothing is known: ``lerobot/utils/rabc.py`` of lerobot 0.4.4, and
+RA-BC (arXiv 2509.25358) weights every frame that a policy is trained on by the progress made over the chunk of actions
+after it. LeRobot reads the progress from a Parquet file with the columns ``index``, ``episode_index``, ``frame_index``
+and ``progress_sparse``, in which NaN means that nothing is known: ``lerobot/utils/rabc.py`` of lerobot 0.4.4, and
 ``lerobot/rewards/robometer/compute_rabc_weights.py`` of later releases, which gave the file its name.
 """
 

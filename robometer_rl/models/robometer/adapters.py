@@ -1,4 +1,4 @@
-"""LoRA adapters: what a fine-tune changes, kept apart from the weights that it started from.
+"""LoRA adapters (arXiv 2106.09685): what a fine-tune changes, kept apart from the weights that it started from.
 
 An adapted network is taken apart into three: the backbone as it was, a few small matrices, and the heads. On disk::
 
@@ -6,8 +6,8 @@ An adapted network is taken apart into three: the backbone as it was, a few smal
     adapter_config.json         the LoRA, and where the base is that it was trained on
     custom_heads.safetensors    the heads, in full
 
-The reference's LoRA runs instead leave one file with everything in it, wrapped keys included (spec section 4.4); so do
-ours when no base is stated. Either way the rows of new tokens may be trained too (``trainable_token_indices``).
+The reference's LoRA runs instead leave one file with everything in it, wrapped keys included (docs/reference.md §2.8);
+so do ours when no base is stated. Either way the rows of new tokens may be trained too (``trainable_token_indices``).
 """
 
 from __future__ import annotations

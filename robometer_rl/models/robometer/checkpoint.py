@@ -23,10 +23,7 @@ from typing import Any
 
 import torch
 from transformers import AddedToken, AutoTokenizer, Qwen3VLConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import (
-    Qwen3VLTextRotaryEmbedding,
-    Qwen3VLVisionRotaryEmbedding,
-)
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 from robometer_rl.files import new_files, write_text
 from robometer_rl.models.locations import TOKENIZER_FILES, UnknownModelError, locate
@@ -47,6 +44,7 @@ from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
 from robometer_rl.models.robometer.quantization import WeightFormat, quantize
+from robometer_rl.models.robometer.vision import rotary_frequencies
 from robometer_rl.models.robometer.weights import (
     WEIGHTS_FILE,
     State,
@@ -356,4 +354,7 @@ def _restore_buffers(network: RobometerNetwork, device: torch.device) -> None:
     """Computes the rotary frequencies, which no file holds, after building on the meta device; always in float32."""
     decoder, tower = network.model.language_model, network.model.visual
     decoder.rotary_emb = Qwen3VLTextRotaryEmbedding(decoder.config).to(device)
-    tower.rotary_pos_emb = Qwen3VLVisionRotaryEmbedding(tower.config).to(device)
+    # What makes the tower's depends on the release of transformers; the frequencies in its buffers do not.
+    frequencies = rotary_frequencies(tower.config).to(device)
+    for name in dict(tower.rotary_pos_emb.named_buffers()):
+        setattr(tower.rotary_pos_emb, name, frequencies.clone())

@@ -34,7 +34,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class RobometerConfig:
-    """Settings that change what a Robometer computes (spec section 0).
+    """Settings that change what a Robometer computes (docs/reference.md §2.7).
 
     Attributes:
         max_frames: Most frames shown at once in training.

@@ -11,7 +11,7 @@ __all__ = ["decode_progress", "make_head", "pool_frames"]
 
 
 def make_head(hidden_size: int, outputs: int, sigmoid: bool = False) -> nn.Sequential:
-    """A published head; the indices of its layers are part of the checkpoint's key names (spec section 0)."""
+    """A published head; the indices of its layers are part of the checkpoint's key names (docs/reference.md §2.6)."""
     half = hidden_size // 2
     layers = [nn.Linear(hidden_size, half), nn.LayerNorm(half), nn.GELU(), nn.Dropout(0.1), nn.Linear(half, outputs)]
     return nn.Sequential(*layers, *([nn.Sigmoid()] if sigmoid else []))

@@ -1,4 +1,7 @@
-"""The Robometer network: Qwen3-VL without its language-model head, and three heads (spec section 0)."""
+"""The Robometer network: Qwen3-VL (arXiv 2511.21631) without a language-model head, and three heads.
+
+Its shape and the names of its weights are published: docs/reference.md §2.5, §2.6.
+"""
 
 from __future__ import annotations
 

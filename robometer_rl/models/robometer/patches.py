@@ -17,7 +17,7 @@ from PIL import Image
 from robometer_rl.frames import FrameError
 from robometer_rl.models.robometer.config import CheckpointError
 
-__all__ = ["FramePatcher", "Grid", "PatchedFrames"]
+__all__ = ["FramePatcher", "Grid", "PatchedFrames", "resize_frame"]
 
 Grid = tuple[int, int]
 """Rows and columns of patches in a frame, before merging."""
@@ -46,7 +46,7 @@ class PatchedFrames:
 
 @dataclass(frozen=True)
 class FramePatcher:
-    """Resizes, normalises and cuts frames as the published preprocessing does (spec section 0).
+    """Resizes, normalises and cuts frames as the published preprocessing does (docs/reference.md §2.3).
 
     Attributes:
         patch_size: Side of a patch in pixels.
@@ -125,12 +125,8 @@ class FramePatcher:
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bicubic resize with Pillow, which the published checkpoints saw; nothing if the size fits already."""
-        rows, columns = self.resized(*frames.shape[1:3])
-        if frames.shape[1:3] == (rows, columns):
-            return frames
-        return np.stack(
-            [np.asarray(Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC)) for frame in frames]
-        )
+        size = self.resized(*frames.shape[1:3])
+        return frames if frames.shape[1:3] == size else np.stack([resize_frame(frame, *size) for frame in frames])
 
     def _resize_video(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bicubic resize with torch, whose rounding differs from Pillow's: the reference resizes videos so."""
@@ -151,6 +147,20 @@ class FramePatcher:
         rows, columns = grid
         cut = frames.view(len(frames), rows // merge, merge, patch, columns // merge, merge, patch, 3)
         return cut.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(frames), rows * columns, 3 * patch * patch)
+
+
+def resize_frame(frame: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    """One uint8 RGB frame (H, W, 3) in another size, by Pillow's bicubic filter.
+
+    Pillow resizes along one axis and then along the other, rounding in between. Which comes first depends on its
+    release; asked for one axis at a time it has no choice. The order is that of Pillow 13, by which the numbers of the
+    reference were recorded.
+    """
+    image = Image.fromarray(frame)
+    rows_first = image.height - rows > max(0, 2 * (image.width - columns))
+    between = (image.width, rows) if rows_first else (columns, image.height)
+    bicubic = Image.Resampling.BICUBIC
+    return np.asarray(image.resize(between, bicubic).resize((columns, rows), bicubic))
 
 
 def group_by_grid(patched: Iterable[PatchedFrames]) -> dict[Grid, list[PatchedFrames]]:

@@ -1,4 +1,4 @@
-"""The texts that Robometer checkpoints were trained with: interface constants, byte for byte (spec section 0)."""
+"""The texts that Robometer checkpoints were trained with: constants, byte for byte (docs/reference.md §2.2)."""
 
 from __future__ import annotations
 

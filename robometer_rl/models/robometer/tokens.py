@@ -9,10 +9,10 @@ vocabulary may merge across any seam inside it::
     ...
     tail     <|im_end|> "\n"
 
-Rope positions are three rows: time, height, width (spec section 0). Text advances all three by one. The tokens of a
-frame that starts at p share the time p and spread over heights p + row and widths p + column; whatever follows starts
-at p + max(rows, columns). A segment stores positions relative to its start, so that the segment of a frame depends on
-the number of the picture and the frame's size alone, and is made once.
+Rope positions are three rows: time, height, width (docs/reference.md §2.4). Text advances all three by one. The tokens
+of a frame that starts at p share the time p and spread over heights p + row and widths p + column; whatever follows
+starts at p + max(rows, columns). A segment stores positions relative to its start, so that the segment of a frame
+depends on the number of the picture and the frame's size alone, and is made once.
 """
 
 from __future__ import annotations

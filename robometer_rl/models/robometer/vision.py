@@ -2,7 +2,7 @@
 
 transformers' Qwen3-VL tower packs all images into one sequence and, without a variable-length attention kernel, loops
 over them in every layer. Frames of an episode have one size, so here they are a batch dimension instead. Numbers are
-those of the tower's own forward (spec section 0); its modules and weights are used as they are.
+those of the tower's own forward (docs/reference.md §2.5); its modules and weights are used as they are.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
     apply_rotary_pos_emb_vision,
 )
-from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from robometer_rl.models.robometer.patches import Grid, PatchedFrames
 
-__all__ = ["embed_patches", "encode_frames"]
+__all__ = ["embed_patches", "encode_frames", "rotary_frequencies"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
@@ -57,6 +57,14 @@ def embed_patches(tower: Qwen3VLVisionModel, pixels: torch.Tensor) -> torch.Tens
     return F.linear(pixels.to(weight.dtype), flat, convolution.bias)
 
 
+def rotary_frequencies(config: Qwen3VLVisionConfig) -> torch.Tensor:
+    """(head_dim / 4,) float32: the angles by which one step along a row or a column turns the tower's heads."""
+    # Releases of transformers that have no such setting have this base.
+    base = (config.to_dict().get("rope_parameters") or {}).get("rope_theta", 10_000.0)
+    dims = config.hidden_size // config.num_heads // 2
+    return 1.0 / (base ** (torch.arange(0, dims, 2, dtype=torch.float32) / dims))
+
+
 def _encode(tower: Qwen3VLVisionModel, pixels: torch.Tensor, positions: tuple[torch.Tensor, Rotation]) -> torch.Tensor:
     learned, rotation = positions
     hidden = embed_patches(tower, pixels) + learned
@@ -88,31 +96,29 @@ def _block(block: Any, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor
 
 def _positions(tower: Qwen3VLVisionModel, grid: Grid) -> tuple[torch.Tensor, Rotation]:
     """Learned position embeddings (P, hidden) resampled to the grid, and rotary angles (P, head_dim)."""
-    indices, weights, places = _grid_positions(
-        grid,
-        tower.num_grid_per_side,
-        tower.interpolation_mode,
-        tower.interpolation_align_corners,
-        tower.spatial_merge_size,
-        tower.device,
-    )
+    places, indices, weights = _grid_positions(grid, tower.num_grid_per_side, tower.spatial_merge_size, tower.device)
     learned = (tower.pos_embed(indices) * weights[:, :, None]).sum(1).to(tower.dtype)
-    return learned, tower.rotary_pos_emb(learned, places)
+    # Row and column turn a quarter of a head's dimensions each, and the other half by the same angles.
+    angles = (places[:, :, None] * tower.rotary_pos_emb.inv_freq.float()).flatten(1).repeat(1, 2)
+    return learned, (angles.cos(), angles.sin())
 
 
 @lru_cache(maxsize=32)
 def _grid_positions(
-    grid: Grid, table_side: int, mode: str, align_corners: bool, merge: int, device: torch.device
+    grid: Grid, table_side: int, merge: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What depends on the grid alone: table rows and weights of the resampling, and (P, 2) places."""
+    """What depends on the grid alone: (P, 2) places, and (P, 4) rows and weights of the resampling of the table."""
     # Whoever asks first, training may ask next, and tensors made in inference mode cannot be used there.
     with torch.inference_mode(False):
-        grid_thw = torch.tensor([[1, *grid]], device=device)
-        indices, weights = get_vision_interpolation_indices_and_weights(
-            grid_thw,
-            num_grid_per_side=table_side,
-            mode=mode,
-            align_corners=align_corners,
-            spatial_merge_size=merge,
-        )
-        return indices, weights, get_vision_position_ids(grid_thw, merge)
+        blocks = torch.meshgrid(*(torch.arange(side, device=device) for side in grid), indexing="ij")
+        # Patches that are merged into one token follow each other.
+        shape = (grid[0] // merge, merge, grid[1] // merge, merge)
+        places = torch.stack([axis.view(shape).transpose(1, 2).flatten() for axis in blocks], dim=1)
+        # Bilinear, the corners of the table on the corners of the grid: two neighbours per axis, four per patch.
+        last = torch.tensor([max(side - 1, 1) for side in grid], device=device)
+        at = places * (table_side - 1) / last
+        lower = at.long()
+        row, column = torch.stack([lower, (lower + 1).clamp(max=table_side - 1)], dim=2).unbind(1)
+        row_weight, column_weight = torch.stack([1 - (at - lower), at - lower], dim=2).unbind(1)
+        indices = (row[:, :, None] * table_side + column[:, None, :]).flatten(1)
+        return places, indices, (row_weight[:, :, None] * column_weight[:, None, :]).flatten(1)

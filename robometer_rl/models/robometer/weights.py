@@ -1,6 +1,6 @@
 """Weight files of the layouts in circulation, as one mapping from our key names to tensors.
 
-Known layouts (spec sections 0 and 4.4), all safetensors, one file or shards with an index:
+Known layouts (docs/reference.md §2.8), all safetensors, one file or shards with an index:
 
 - published: ``model.visual.*``, ``model.language_model.*``, the three heads, ``frame_pool_attn.weight``;
 - the same with a second ``model.`` in front of the backbone (files saved through Unsloth, or converted by LeRobot);

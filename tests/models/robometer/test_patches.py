@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from robometer_rl.frames import FrameError
 from robometer_rl.models.robometer.config import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, CheckpointError
-from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames, group_by_grid
+from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames, group_by_grid, resize_frame
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from tests.golden import CHECKPOINT, arrays, clips, frames, pairs, report, tiny
 
@@ -47,8 +48,7 @@ def test_sizes_are_those_of_transformers(height: int, width: int, pixels: tuple[
 @pytest.mark.parametrize("size", [(128, 128), (100, 150), (48, 40), (300, 64), (97, 31)])
 def test_patches_are_those_of_transformers(size: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-    rows, columns = patcher().resized(*size)
-    resized = [Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC) for image in images]
+    resized = [Image.fromarray(image) for image in patcher().resize(images)]
     settings: dict[str, Any] = {key: value for key, value in json.loads(PREPROCESSOR).items() if "processor" not in key}
     settings["do_resize"] = False
     processor = Qwen2VLImageProcessorPil(**settings)
@@ -56,6 +56,27 @@ def test_patches_are_those_of_transformers(size: tuple[int, int]) -> None:
     patched = patcher()(images)
     torch.testing.assert_close(both_halves(patched), expected["pixel_values"], rtol=0, atol=1e-6)
     assert [[1, *patched.grid]] * 2 == expected["image_grid_thw"].tolist()
+
+
+# Made with Pillow 13. The sides of a frame are resized one after the other, in another order by Pillow 12.
+RESIZED = {
+    ((100, 150), (96, 160)): "1439adaffcae5344",
+    ((48, 40), (96, 64)): "484917246077a991",
+    ((480, 640), (224, 288)): "8f98e6f1b9dbf021",
+    ((300, 120), (64, 128)): "74644f91d8c44d0f",
+    ((157, 300), (96, 224)): "97ca33dddcb446c7",
+}
+
+
+@pytest.mark.parametrize("sizes", RESIZED, ids=str)
+def test_resized_frames_are_the_same_with_every_release_of_pillow(sizes: tuple[tuple[int, int], ...]) -> None:
+    before, after = sizes
+    frame = np.random.default_rng(0).integers(0, 256, (*before, 3), dtype=np.uint8)
+    resized = resize_frame(frame, *after)
+    assert resized.shape == (*after, 3)
+    assert hashlib.sha256(resized.tobytes()).hexdigest()[:16] == RESIZED[sizes]
+    whole = np.asarray(Image.fromarray(frame).resize(after[::-1], Image.Resampling.BICUBIC))
+    assert np.abs(resized.astype(int) - whole).mean() < 1
 
 
 def patched_clips(name: str, *chosen: str) -> list[PatchedFrames]:

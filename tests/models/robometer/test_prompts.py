@@ -14,7 +14,7 @@ def fingerprint(text: str) -> tuple[int, str]:
 
 
 def test_prompts_are_the_published_ones_byte_for_byte() -> None:
-    """Lengths and hashes of the reference's texts (section 0 of its description)."""
+    """Lengths and hashes of the reference's texts (docs/reference.md §2.2)."""
     pair = prompts.preference_prompt("{TASK}", with_progress=False)
     suffix = prompts.preference_prompt("{TASK}", with_progress=True).removeprefix(pair)
     assert fingerprint(prompts.progress_prompt("{TASK}")) == (318, "9b0009bac496dc9b")
