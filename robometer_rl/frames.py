@@ -11,12 +11,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.documents import brief
+
 __all__ = [
+    "MAX_FRAMES",
+    "MAX_TASK_LENGTH",
     "Clip",
     "FrameError",
     "FrameProtocol",
@@ -32,12 +36,19 @@ __all__ = [
 ]
 
 
+MAX_FRAMES: Final = 1024
+"""The most frames that a protocol may show at once. Published models were trained with 8 to 16."""
+
+MAX_TASK_LENGTH: Final = 2000
+"""The most characters of an instruction: a page, where instructions are a sentence."""
+
+
 class FrameError(ValueError):
     """Frames that are not RGB images of one size; the message says what was given and what was expected."""
 
 
 class TaskError(ValueError):
-    """A task that is not a non-empty string."""
+    """A task that is not a non-empty string of at most `MAX_TASK_LENGTH` characters."""
 
 
 @runtime_checkable
@@ -118,9 +129,13 @@ def as_frame(frame: Any) -> NDArray[np.uint8]:
 
 
 def check_task(task: Any) -> str:
-    """Returns ``task``; raises `TaskError` unless it is a string with something in it."""
+    """Returns ``task``; raises `TaskError` unless it is a string with something in it, and not a whole book."""
     if not isinstance(task, str) or not task.strip():
-        raise TaskError(f"got the task {task!r}; expected a non-empty instruction such as 'open the drawer'")
+        raise TaskError(f"got the task {brief(task)}; expected a non-empty instruction such as 'open the drawer'")
+    if len(task) > MAX_TASK_LENGTH:
+        raise TaskError(
+            f"got a task of {len(task)} characters, {brief(task)}; expected an instruction of at most {MAX_TASK_LENGTH}"
+        )
     return task
 
 
@@ -171,7 +186,7 @@ class FrameProtocol(ABC):
 
     Attributes:
         name: The short name that outputs record together with ``max_frames``, as in ``nested(8)``.
-        max_frames: The most frames a model is shown at once.
+        max_frames: The most frames a model is shown at once, `MAX_FRAMES` at most.
     """
 
     name: str
@@ -210,7 +225,7 @@ class UniformFrames(FrameProtocol):
     name = "uniform"
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 1)
+        _require_count(self, 1)
 
     def slots(self, t: int) -> NDArray[np.int64]:
         """See `FrameProtocol.slots`; always ``max_frames`` of them."""
@@ -243,7 +258,7 @@ class NestedFrames(FrameProtocol):
     name = "nested"
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 2)
+        _require_count(self, 2)
 
     def stride(self, t: int) -> int:
         """Distance between the keyframes shown for step ``t``."""
@@ -275,10 +290,12 @@ class NestedFrames(FrameProtocol):
         return np.arange(0, t + 1, self.stride(t))
 
 
-def _require_at_least(protocol: FrameProtocol, minimum: int) -> None:
+def _require_count(protocol: FrameProtocol, minimum: int) -> None:
     value = protocol.max_frames
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{protocol.name} frames need an integer max_frames >= {minimum}, got {value!r}")
+        raise ValueError(f"{protocol.name} frames need an integer max_frames >= {minimum}, got {brief(value)}")
+    if value > MAX_FRAMES:
+        raise ValueError(f"{protocol.name} frames show at most {MAX_FRAMES} at once, got max_frames={brief(value)}")
 
 
 def _require_step(t: int) -> None:
@@ -294,9 +311,11 @@ _PROTOCOLS: dict[str, type[UniformFrames] | type[NestedFrames]] = {
 
 def parse_protocol(text: str) -> FrameProtocol:
     """The inverse of ``str(protocol)``: ``"nested(8)"``, or a bare name for its default ``max_frames``."""
-    match = re.fullmatch(r"(\w+)(?:\((\d+)\))?", text.strip())
+    match = re.fullmatch(r"(\w+)(?:\(([0-9]{1,18})\))?", text.strip())
     if match is None or match[1] not in _PROTOCOLS:
-        raise ValueError(f"unknown frame protocol {text!r}; expected one of {sorted(_PROTOCOLS)}, as in 'nested(8)'")
+        raise ValueError(
+            f"unknown frame protocol {brief(text)}; expected one of {sorted(_PROTOCOLS)}, as in 'nested(8)'"
+        )
     return _PROTOCOLS[match[1]](int(match[2])) if match[2] else _PROTOCOLS[match[1]]()
 
 
@@ -313,7 +332,7 @@ def scored_steps(num_frames: int, every: int = 1) -> NDArray[np.int64]:
         raise ValueError(f"every must be a positive integer, got {every!r}")
     if num_frames < 1:
         raise ValueError(f"an episode has at least one frame, got {num_frames}")
-    steps = np.arange(0, num_frames, every)
+    steps = np.arange(0, num_frames, min(every, num_frames))
     return steps if steps[-1] == num_frames - 1 else np.append(steps, num_frames - 1)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
@@ -22,6 +21,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import scored_steps
 
 __all__ = [
@@ -41,6 +41,8 @@ __all__ = [
 Mode = Literal["level", "delta", "potential", "success"]
 TerminalPotential = Literal["zero", "keep"]
 Unscored = Literal["hold", "zero"]
+
+_LARGEST_COUNT: Final = 2**31 - 1  # arrays count steps in 64 bits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -152,9 +154,12 @@ class RewardSpec:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} must be an integer, got {value!r}")
-        if value < 1:
+        count = int(value)
+        if count < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}")
-        object.__setattr__(self, name, int(value))
+        if count > _LARGEST_COUNT:
+            raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {brief(count)}")
+        object.__setattr__(self, name, count)
 
     def threshold(self, calibrated: float | None) -> float:
         """The success threshold in force, given a model's ``success_threshold``.
@@ -198,13 +203,11 @@ class RewardSpec:
     def from_json(cls, text: str) -> RewardSpec:
         """The inverse of `to_json`; see `from_dict`."""
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"expected a JSON object with RewardSpec fields, got {reprlib.repr(text)}: {error}"
-            ) from error
+            values = parse_json(text)
+        except DocumentError as error:
+            raise ValueError(f"expected a JSON object with RewardSpec fields, got {brief(text)}: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"expected a JSON object with RewardSpec fields, got {reprlib.repr(text)}")
+            raise ValueError(f"expected a JSON object with RewardSpec fields, got {brief(text)}")
         return cls.from_dict(values)
 
 

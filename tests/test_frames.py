@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robometer_rl.frames import (
+    MAX_FRAMES,
+    MAX_TASK_LENGTH,
     Clip,
     FrameError,
     FrameProtocol,
@@ -18,6 +20,7 @@ from robometer_rl.frames import (
     UniformFrames,
     as_frame,
     as_frames,
+    check_task,
     parse_protocol,
     scored_steps,
 )
@@ -84,6 +87,13 @@ def test_one_frame_follows_the_same_rules() -> None:
 def test_a_task_is_a_string_with_something_in_it(task: Any) -> None:
     with pytest.raises(TaskError, match="non-empty instruction"):
         Clip(RGB, task)
+
+
+def test_a_task_is_no_book() -> None:
+    assert check_task("x" * MAX_TASK_LENGTH)
+    with pytest.raises(TaskError, match=r"got a task of 5000 characters.*at most 2000") as raised:
+        Clip(RGB, "x" * 5000)
+    assert len(str(raised.value)) < 300
 
 
 @pytest.mark.parametrize("frames", [None, 3, "frames", GREY, RGB[0], np.zeros((0, 6, 8, 3), np.uint8)])
@@ -197,6 +207,15 @@ def test_an_unknown_protocol_is_refused(text: str) -> None:
         parse_protocol(text)
 
 
+@pytest.mark.parametrize("kind", [UniformFrames, NestedFrames])
+def test_a_protocol_shows_no_more_than_a_model_could_read(kind: type[UniformFrames] | type[NestedFrames]) -> None:
+    assert parse_protocol(f"{kind.name}({MAX_FRAMES})") == kind(MAX_FRAMES)
+    for number in ("1025", "99999999999", "9" * 5000):
+        with pytest.raises(ValueError, match=r"show at most 1024 at once|unknown frame protocol") as raised:
+            parse_protocol(f"{kind.name}({number})")
+        assert len(str(raised.value)) < 300
+
+
 @pytest.mark.parametrize("max_frames", [0, 1.5, True, "8", None])
 @pytest.mark.parametrize("kind", [UniformFrames, NestedFrames])
 def test_max_frames_is_a_count(kind: type[UniformFrames] | type[NestedFrames], max_frames: Any) -> None:
@@ -214,6 +233,10 @@ def test_steps_count_from_zero() -> None:
 def test_every_kth_frame_and_the_last_are_scored(num_frames: int, every: int) -> None:
     scored = scored_steps(num_frames, every).tolist()
     assert scored == sorted({*range(0, num_frames, every), num_frames - 1})
+
+
+def test_an_interval_longer_than_all_episodes_leaves_both_ends() -> None:
+    assert scored_steps(5, 10**30).tolist() == [0, 4]
 
 
 @pytest.mark.parametrize(("num_frames", "every"), [(0, 1), (5, 0), (5, -2), (5, 1.0), (5, True)])

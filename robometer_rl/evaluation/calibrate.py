@@ -15,7 +15,7 @@ from rich.table import Table
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.files import write_text
-from robometer_rl.frames import parse_protocol
+from robometer_rl.frames import parse_protocol, scored_steps
 from robometer_rl.provenance import provenance
 from robometer_rl.report.canvas import save_picture
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
@@ -73,6 +73,13 @@ class CalibrateConfig:
             raise ValueError(f"patience must be one or more numbers of at least 1, got {self.patience}")
         if not 0.0 <= self.max_false_alarms < 1.0:
             raise ValueError(f"max_false_alarms is a part in [0, 1), got {self.max_false_alarms}")
+        if self.protocol is not None:
+            parse_protocol(self.protocol)
+        scored_steps(1, self.every)
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"output must be a folder, got the file {self.output}")
 
 
 def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:

@@ -21,7 +21,7 @@ from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.results import Evaluation, Measured
 from robometer_rl.evaluation.scoring import Scores, Scoring, score_episodes
-from robometer_rl.frames import FrameProtocol, parse_protocol
+from robometer_rl.frames import FrameProtocol, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
 
@@ -72,8 +72,16 @@ class EvaluateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.output.suffix != ".json" or self.output.is_dir():  # before hours of scoring
+        # All before hours of scoring.
+        if self.output.suffix != ".json" or self.output.is_dir():
             raise ValueError(f"output must be a file NAME.json, got {self.output}")
+        if self.protocol is not None:
+            parse_protocol(self.protocol)
+        scored_steps(1, self.every)
+        for name, least in (("pairs", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        TargetConfig(reaching=self.reaching)
 
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
@@ -118,7 +126,7 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
     Raises:
         ValueError: A condition that does not apply, see `score_episodes`.
     """
-    protocol = parse_protocol(config.protocol) if config.protocol else model.default_protocol
+    protocol = model.default_protocol if config.protocol is None else parse_protocol(config.protocol)
     scoring = Scoring(protocol, config.every, config.pairs, config.seed, config.reaching, show_progress=True)
     scores = _score(model, episodes, scoring, config.conditions)
     evaluation = _evaluation(model, scoring, scores, config.by)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.orientation import Orientation
-from robometer_rl.frames import Clip, FrameSequence
+from robometer_rl.frames import Clip, FrameSequence, TaskError, check_task
 from robometer_rl.rewards import RewardSpec
 
 __all__ = [
@@ -94,8 +94,13 @@ class Episode:
     success: bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.tasks or any(not isinstance(task, str) or not task.strip() for task in self.tasks):
-            raise EpisodeError(f"its instructions are {list(self.tasks)!r}; expected at least one, none of them empty")
+        if not self.tasks:
+            raise EpisodeError("it has no instruction; expected at least one")
+        try:
+            for task in self.tasks:
+                check_task(task)
+        except TaskError as error:
+            raise EpisodeError(f"its instructions cannot be used: {error}") from error
         if not self.cameras:
             raise EpisodeError("it has no pictures; expected those of at least one camera")
         for frames in self.cameras.values():

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset
 from robometer_rl.formats.destinations import fingerprint
-from robometer_rl.frames import Clip, FrameProtocol, same_length
+from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
 from robometer_rl.relabeling.journal import Entry, Journal
@@ -76,7 +76,21 @@ class Labeller:
         return self.spec.threshold(self.model.success_threshold)
 
     def label(self, pack: Pack) -> list[Entry]:
-        """What becomes of the episodes of a pack; all of their clips go to the model in one call."""
+        """What becomes of the episodes of a pack; all of their clips go to the model in one call.
+
+        A model may refuse frames or an instruction that are sound in themselves. Then each episode of the pack is asked
+        about alone, and those that are refused are not labelled.
+        """
+        try:
+            return self._label_together(pack)
+        except (FrameError, TaskError) as error:
+            if len(pack) > 1:
+                return [entry for alone in pack for entry in self.label([alone])]
+            (entry,) = pack
+            assert isinstance(entry, Decoded), "nothing else is shown to the model"
+            return [Unreadable(entry.episode.key, f"the model refuses it: {error}")]
+
+    def _label_together(self, pack: Pack) -> list[Entry]:
         decoded = [entry for entry in pack if isinstance(entry, Decoded)]
         clips = [entry.clips for entry in decoded]
         answers = iter(self._ask(decoded, [clip for group in clips for clip in group]))

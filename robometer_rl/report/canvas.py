@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -190,11 +191,14 @@ def text_width(text: str, size: float) -> float:
 
 
 def shortened(text: str, width: float, size: float) -> str:
-    """``text``, or as much of its start as fits ``width`` with an ellipsis."""
+    """``text`` on one line, or as much of its start as fits ``width`` with an ellipsis."""
+    text = " ".join(text.split())
     if text_width(text, size) <= width:
         return text
-    for length in range(len(text) - 1, 0, -1):
-        candidate = f"{text[:length].rstrip()}…"
-        if text_width(candidate, size) <= width:
-            return candidate
-    return "…"
+
+    def start(length: int) -> str:
+        return f"{text[:length].rstrip()}…"
+
+    # A longer start is wider, so the longest that fits is found by halving.
+    too_long = bisect_left(range(len(text)), True, key=lambda length: text_width(start(length), size) > width)
+    return start(max(too_long - 1, 0))

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
-import yaml
 
+from robometer_rl.documents import DocumentError, brief, parse_yaml, read_text
 from robometer_rl.training.config import TrainConfig
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "parse_training", "recipe_names"]
@@ -65,11 +65,10 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         RecipeError: No such recipe, an unknown key, or a value that does not fit.
     """
-    text = _text(name)
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {name} is not valid YAML: {error}") from error
+        settings = parse_yaml(_text(name))
+    except DocumentError as error:
+        raise RecipeError(f"recipe {name} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"recipe {name} holds {type(settings).__name__}; expected a mapping of options")
     summary = settings.pop(_SUMMARY, "")
@@ -118,7 +117,7 @@ def _text(name: str) -> str:
         return (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     raise RecipeError(
         f"there is no recipe {name!r}{_hint(name, recipe_names())}; expected one of {', '.join(recipe_names())}, or "
         "the path of a YAML file"
@@ -183,7 +182,7 @@ def _value(kind: Any, value: Any, recipe: str, key: str, usual: Any = None) -> A
     if kind in (int, str, bool) and type(value) is kind:
         return value
     expected = f"one of {choices}" if origin is Literal else str(kind) if origin else kind.__name__
-    raise RecipeError(f"recipe {recipe} sets {key} to {value!r}; expected {expected}")
+    raise RecipeError(f"recipe {recipe} sets {key} to {brief(value)}; expected {expected}")
 
 
 def _options(kind: type, prefix: str = "") -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.evaluation.calibrate import CalibrateConfig
 from robometer_rl.evaluation.calibration import calibrate_success, choose_rule, gather_evidence, highest_firing
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import write_success_threshold
@@ -151,6 +153,21 @@ def test_what_cannot_be_written_is_said_before_anything_is_scored(
     assert "no episodes of the split validation" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"no config\.yaml of its own"):
         write_success_threshold(tmp_path, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"protocol": "nested(99999999999)"}, "show at most 1024"),
+        ({"every": 0}, "every must be a positive integer"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"max_false_alarms": float("nan")}, "max_false_alarms"),
+        ({"output": Path(__file__)}, "output must be a folder"),
+    ],
+)
+def test_options_are_checked_before_hours_of_scoring(tmp_path: Path, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CalibrateConfig("mini", tmp_path, **option)
 
 
 def test_a_model_that_answers_nan_is_not_calibrated() -> None:

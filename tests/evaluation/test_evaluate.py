@@ -230,6 +230,22 @@ def test_an_output_that_is_no_json_file_is_refused_before_anything_is_scored(tmp
         EvaluateConfig("oracle", tmp_path, output=tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"protocol": "nested(99999999999)"}, "show at most 1024"),
+        ({"protocol": ""}, "unknown frame protocol"),
+        ({"every": 0}, "every must be a positive integer"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"pairs": -1}, "pairs must be at least 0"),
+        ({"reaching": float("nan")}, "reaching"),
+    ],
+)
+def test_options_are_checked_before_hours_of_scoring(tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluateConfig("oracle", tmp_path, **option)
+
+
 @pytest.mark.parametrize(("field", "said"), [("progress", "progress"), ("preference", "a preference")])
 def test_a_model_that_answers_nan_is_not_measured(episodes, field, said):
     with pytest.raises(NonFiniteOutputError, match=f"broken gave {said} that is not finite"):

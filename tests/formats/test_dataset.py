@@ -19,7 +19,8 @@ FRAMES = np.zeros((4, 6, 5, 3), np.uint8)
     ("change", "message"),
     [
         ({"tasks": ()}, "at least one"),
-        ({"tasks": ("open", " ")}, "none of them empty"),
+        ({"tasks": ("open", " ")}, "non-empty instruction"),
+        ({"tasks": ("open", "x" * 5000)}, "a task of 5000 characters"),
         ({"cameras": {}}, "no pictures"),
         ({"cameras": {"a": FRAMES, "b": FRAMES[1:]}}, "different numbers"),
         ({"num_steps": 2}, "4 pictures and 2 steps"),

@@ -125,7 +125,7 @@ def test_bad_episodes_are_listed_and_copied_as_they_are(tmp_path):
     expected = {
         "torn": "not a readable",
         "blind": "no pictures of front",
-        "mute": "none of them empty",
+        "mute": "non-empty instruction",
         "single": "single picture",
         "numbers": "int32",
         "pickled": "cannot be read",

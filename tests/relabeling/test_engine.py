@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from robometer_rl.frames import NestedFrames
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.frames import NestedFrames, TaskError
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.prediction import NonFiniteOutputError
 from robometer_rl.relabeling.engine import Labeller, NothingLabelledError, label_dataset, run_facts
@@ -70,6 +71,20 @@ def test_what_is_no_number_is_written_nowhere_and_names_the_episodes(field, valu
     ):
         label_dataset(data, labeller, journal)
     assert journal.entries == []
+
+
+def test_an_episode_that_the_model_refuses_is_listed_and_the_others_labelled():
+    class Choosy(PixelModel):
+        def predict_steps(self, clips, protocol=None, every=1):
+            if any(len(clip) == 9 for clip in clips):
+                raise TaskError("it contains <|prog_token|>")
+            return super().predict_steps(clips, protocol, every)
+
+    data, whole = MemoryDataset(EPISODES), label_dataset(MemoryDataset(EPISODES), Labeller(PixelModel()))
+    labels = label_dataset(data, Labeller(Choosy(), pack_tokens=10**6))
+    assert list(labels.episodes) == ["0", "1", "3", "4", "5", "6"]
+    assert labels.skipped[-1] == Unreadable("2", "the model refuses it: it contains <|prog_token|>")
+    assert all((labels.episodes[key].rewards == whole.episodes[key].rewards).all() for key in labels.episodes)
 
 
 def test_a_model_that_answers_too_little_is_found_out():

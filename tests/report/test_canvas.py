@@ -67,3 +67,9 @@ def test_long_text_is_shortened_to_fit() -> None:
     assert text.startswith(cut[:-1])
     assert 60 < text_width(cut, 12) <= 80
     assert shortened(text, 1, 12) == "…"
+
+
+def test_a_text_of_any_length_is_shortened_at_once_and_to_one_line() -> None:
+    measured = shortened("open\nthe\tdrawer " * 50_000, 120, 12)
+    assert measured.startswith("open the drawer o")
+    assert 100 < text_width(measured, 12) <= 120

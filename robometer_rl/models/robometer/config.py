@@ -8,16 +8,19 @@ Settings that the published files do not have (default protocol, image size, cal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
 import yaml
 
-from robometer_rl.frames import FrameProtocol, UniformFrames, parse_protocol
+from robometer_rl.documents import BoundedLoader, DocumentError, brief, parse_yaml
+from robometer_rl.frames import MAX_FRAMES, FrameProtocol, UniformFrames, parse_protocol
 
-__all__ = ["CheckpointError", "FramePooling", "ProgressType", "RobometerConfig"]
+__all__ = ["CheckpointError", "FramePooling", "ProgressType", "RobometerConfig", "blamed_on"]
 
 ProgressType = Literal["discrete", "l1", "l2"]
 FramePooling = Literal["mean", "boundary", "attention"]
@@ -27,9 +30,28 @@ _OWN_SECTION = "robometer_rl"
 PUBLISHED_MIN_PIXELS = 4 * 32 * 32
 PUBLISHED_MAX_PIXELS = 16384 * 32 * 32
 
+_MOST_BINS = 10_000
+_LONGEST_PROBLEM = 2000  # characters
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is incomplete, contradictory or of another kind; the message names the file or key."""
+
+
+@contextmanager
+def blamed_on(place: object) -> Iterator[None]:
+    """Makes a `CheckpointError` that names a place, usually a file, of whatever goes wrong in the block.
+
+    Other libraries read these files, and each has errors of its own for what is wrong in them, bare `Exception` among
+    them. None of them names the file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, CheckpointError) and str(place) in str(error):
+            raise
+        kind = "" if isinstance(error, (CheckpointError, DocumentError)) else f"{type(error).__name__}: "
+        raise CheckpointError(f"{place}: {kind}{str(error)[:_LONGEST_PROBLEM]}") from error
 
 
 @dataclass(frozen=True)
@@ -73,19 +95,27 @@ class RobometerConfig:
     def __post_init__(self) -> None:
         _choice("progress_loss_type", self.progress_type, get_args(ProgressType))
         _choice("frame_pooling", self.frame_pooling, get_args(FramePooling))
-        if self.max_frames < 1 or self.progress_bins < 2:
+        if not 1 <= self.max_frames <= MAX_FRAMES:
+            raise CheckpointError(f"settings need max_frames >= 1 and <= {MAX_FRAMES}, got {brief(self.max_frames)}")
+        if not 2 <= self.progress_bins <= _MOST_BINS:
             raise CheckpointError(
-                f"settings need max_frames >= 1 and progress_discrete_bins >= 2, "
-                f"got {self.max_frames} and {self.progress_bins}"
+                f"settings need progress_discrete_bins >= 2 and <= {_MOST_BINS}, got {brief(self.progress_bins)}"
             )
-        if self.frame_pooling_temperature <= 0:
+        if not 0 < self.frame_pooling_temperature < math.inf:
             raise CheckpointError(
-                f"settings need frame_pooling_attn_temperature > 0, got {self.frame_pooling_temperature}"
+                f"settings need a finite frame_pooling_attn_temperature > 0, got {self.frame_pooling_temperature}"
             )
         if self.per_frame_token and not self.multi_image:
             raise CheckpointError("settings ask for use_per_frame_progress_token, which needs use_multi_image")
-        if not 0 < self.min_pixels <= self.max_pixels:
-            raise CheckpointError(f"settings need min_pixels <= max_pixels, got {self.min_pixels}, {self.max_pixels}")
+        if not 0 < self.min_pixels <= self.max_pixels <= PUBLISHED_MAX_PIXELS:
+            raise CheckpointError(
+                f"settings need 0 < min_pixels <= max_pixels <= {PUBLISHED_MAX_PIXELS}, "
+                f"got {brief(self.min_pixels)}, {brief(self.max_pixels)}"
+            )
+        if self.success_threshold is not None and not 0.0 <= self.success_threshold <= 1.0:
+            raise CheckpointError(
+                f"setting success_threshold is {self.success_threshold!r}; expected a probability in [0, 1]"
+            )
 
     @property
     def discrete(self) -> bool:
@@ -104,11 +134,15 @@ class RobometerConfig:
 
     @classmethod
     def from_yaml(cls, text: str) -> RobometerConfig:
-        """Reads a ``config.yaml``; unknown keys are kept, not judged."""
+        """Reads a ``config.yaml``; unknown keys are kept, not judged.
+
+        Raises:
+            CheckpointError: Not settings, a value that is out of its range, or a file that is larger than settings are.
+        """
         try:
-            settings = yaml.load(text, Loader=_SettingsLoader)
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"config.yaml is not valid YAML: {error}") from error
+            settings = parse_yaml(text, _SettingsLoader)
+        except DocumentError as error:
+            raise CheckpointError(f"config.yaml: {error}") from error
         if not isinstance(settings, dict):
             raise CheckpointError(f"config.yaml holds {type(settings).__name__}; expected a mapping of sections")
         model, data, training, own = (_section(settings, name) for name in ("model", "data", "training", _OWN_SECTION))
@@ -177,7 +211,7 @@ class RobometerConfig:
         return replace(self, **changes)
 
 
-class _SettingsLoader(yaml.SafeLoader):
+class _SettingsLoader(BoundedLoader):
     """Safe loader that reads the one Python object tag of published files (ReWINDTransformerConfig) as a mapping."""
 
 
@@ -191,7 +225,7 @@ _SettingsLoader.add_multi_constructor("tag:yaml.org,2002:python/object", _tagged
 def _section(settings: dict[str, Any], name: str, create: bool = False) -> dict[str, Any]:
     section = settings.setdefault(name, {}) if create else settings.get(name) or {}
     if not isinstance(section, dict):
-        raise CheckpointError(f"config.yaml: section {name!r} holds {section!r}; expected a mapping")
+        raise CheckpointError(f"config.yaml: section {name!r} holds {brief(section)}; expected a mapping")
     return section
 
 
@@ -213,12 +247,14 @@ def _read(section: Mapping[str, Any], key: str, kind: type, default: Any) -> Any
     value = section.get(key)
     if value is None:
         return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     # A bool is an int to Python, not to whoever wrote the file.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise CheckpointError(f"setting {key} is {value!r}; expected {kind.__name__}")
-    return value
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise CheckpointError(f"setting {key} is {brief(value)}; expected {kind.__name__}")
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise CheckpointError(f"setting {key} is {brief(value)}; expected {kind.__name__}") from error
 
 
 def _protocol(own: Mapping[str, Any]) -> FrameProtocol | None:
@@ -231,4 +267,4 @@ def _protocol(own: Mapping[str, Any]) -> FrameProtocol | None:
 
 def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise CheckpointError(f"setting {key} is {value!r}; expected one of {sorted(allowed)}")
+        raise CheckpointError(f"setting {key} is {brief(value)}; expected one of {sorted(allowed)}")

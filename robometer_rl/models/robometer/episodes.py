@@ -74,6 +74,10 @@ class EpisodePass(ABC):
     def _score(self, pack: list[Episode]) -> None:
         """Fills in ``vectors`` of every episode of a pack."""
 
+    def _most_shown(self, steps: int) -> int:
+        """The most frames that are shown at once of an episode of so many steps."""
+        return self._max_frames
+
     def _packs(self, clips: Sequence[Clip], every: int) -> Iterator[list[Episode]]:
         """Episodes that go together: one row of each fits the token budget."""
         pack: list[Episode] = []
@@ -89,8 +93,9 @@ class EpisodePass(ABC):
 
     def _episode(self, clip: Clip, every: int) -> Episode:
         grid = self._processor.patcher.grid(*clip.size)
-        layout = self._processor.frame_blocks(clip.task, grid, self._max_frames)
         steps = scored_steps(len(clip), every)
+        layout = self._processor.frame_blocks(clip.task, grid, self._most_shown(len(steps)))
+        self._network.require_room(layout)
         hidden = self._network.model.language_model.config.hidden_size
         vectors = torch.empty((len(steps), hidden), device=self._network.device, dtype=self._network.dtype)
         return Episode(0, clip, steps, layout, vectors)

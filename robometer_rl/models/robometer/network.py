@@ -16,6 +16,7 @@ from robometer_rl.models.robometer.decoder import KeyValues, Prefix, decode
 from robometer_rl.models.robometer.heads import make_head, pool_frames
 from robometer_rl.models.robometer.patches import PatchedFrames, group_by_grid
 from robometer_rl.models.robometer.processing import RobometerInputs
+from robometer_rl.models.robometer.tokens import FrameBlocks
 from robometer_rl.models.robometer.vision import encode_frames
 
 __all__ = ["RobometerNetwork", "RobometerOutput", "SpecialIds"]
@@ -85,6 +86,19 @@ class RobometerNetwork(nn.Module):
     def reads_tokens(self) -> bool:
         """Whether the heads read a progress token after each frame, rather than pool its patches."""
         return self.config.per_frame_token and self.config.multi_image
+
+    def require_room(self, prompt: FrameBlocks) -> None:
+        """Raises `ValueError` if a prompt is longer than the decoder was made for.
+
+        Asked before anything is computed or kept of its frames: how many there are comes from a protocol, which is a
+        word of the user's.
+        """
+        most = self.model.language_model.config.max_position_embeddings
+        if prompt.starts[-1] > most:
+            raise ValueError(
+                f"a prompt of {len(prompt.blocks)} such frames and this task takes {prompt.starts[-1]} positions, and "
+                f"this model was made for {most}; choose a protocol with fewer frames, or a shorter task"
+            )
 
     def encode(self, frames: list[PatchedFrames]) -> list[torch.Tensor]:
         """Vision features of every frame: (1 + D, tokens, hidden) each, in order; see `vision.encode_frames`.

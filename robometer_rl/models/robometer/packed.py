@@ -91,6 +91,9 @@ class NestedPass(EpisodePass):
         super().__init__(network, processor, protocol.max_frames, token_budget)
         self._protocol = protocol
 
+    def _most_shown(self, steps: int) -> int:
+        return min(self._max_frames, steps)  # there is no padding
+
     def _score(self, pack: list[Episode]) -> None:
         root = self._root(pack)
         features: Features = {}

@@ -232,8 +232,9 @@ class RobometerStream(RewardStream):
         size = (image.shape[0], image.shape[1])
         if history.layout is None:
             grid = self._processor.patcher.grid(*size)
-            history.size = size
-            history.layout = self._processor.frame_blocks(self.tasks[row], grid, self.protocol.max_frames)
+            layout = self._processor.frame_blocks(self.tasks[row], grid, self.protocol.max_frames)
+            self._network.require_room(layout)
+            history.size, history.layout = size, layout
         elif history.size != size:
             raise FrameError(f"history {row} got a frame of {size} pixels after frames of {history.size}")
         history.frames[history.length] = image

@@ -313,6 +313,18 @@ def test_low_precision_streams_stay_close(model: Robometer, dtype: str, protocol
     np.testing.assert_allclose(progress, model.predict_steps([clip], protocol)[0].progress, atol=0.02)
 
 
+def test_a_protocol_longer_than_the_model_reads_is_refused_before_memory_is_taken(model: Robometer) -> None:
+    clip = episode(0, 6)
+    for protocol in (UniformFrames(1024), NestedFrames(1024)):
+        stream = model.stream([clip.task], protocol)
+        with pytest.raises(ValueError, match=r"a prompt of 1024 such frames .* this model was made for 4096"):
+            stream.append(clip.read([0]))
+    with pytest.raises(ValueError, match="this model was made for 4096"):
+        model.predict_steps([clip], UniformFrames(1024))
+    # Without padding no more is shown than there is.
+    assert_equal(model.predict_steps([clip], NestedFrames(1024)), model.predict_steps([clip], NestedFrames(8)))
+
+
 def test_wrong_calls_say_what_was_expected(model: Robometer) -> None:
     stream = model.stream(["push", "pull"])
     with pytest.raises(TypeError, match="one task per history"):
