@@ -8,6 +8,7 @@ produced a number is part of the number: every output records it.
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ __all__ = [
     "NestedFrames",
     "TaskError",
     "UniformFrames",
+    "as_array",
     "as_frame",
     "as_frames",
     "check_task",
+    "is_grey_stack",
     "parse_protocol",
     "scored_steps",
 ]
@@ -65,36 +68,73 @@ class FrameSequence(Protocol):
     def __getitem__(self, index: slice, /) -> Any: ...
 
 
-_EXPECTED = "expected RGB frames: uint8 (T, H, W, 3), float in [0, 1], or channels first (T, 3, H, W)"
+_EXPECTED = (
+    "expected RGB frames: uint8 (or other integers from 0 to 255) (T, H, W, 3), float in [0, 1], or channels first "
+    "(T, 3, H, W)"
+)
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """Returns ``value`` as a NumPy array: also a torch tensor, of any device and dtype, with or without a gradient.
+
+    Floating types that NumPy does not know, such as bfloat16, become float32. Nothing is copied that need not be.
+    """
+    # Whoever has a tensor has imported torch; whoever has none need not.
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
+        tensor = tensor.float()
+    return tensor.numpy()
 
 
 def _layout(shape: tuple[int, ...]) -> bool:
     """Whether frames of ``shape`` have their channels first; raises `FrameError` if they are not RGB frames."""
     if len(shape) != 4:
-        raise FrameError(f"got {len(shape)} dimensions, shape {shape}; {_EXPECTED}")
+        raise FrameError(f"got {len(shape)} dimensions, shape {shape}{_advice(shape[1:])}; {_EXPECTED}")
     if 0 in shape:
         raise FrameError(f"got no pixels, shape {shape}; {_EXPECTED}")
     if shape[3] == 3:
         return False
     if shape[1] == 3:
         return True
-    grey = " (grey frames: repeat the channel three times first)" if 1 in (shape[1], shape[3]) else ""
-    raise FrameError(f"got shape {shape}, which has no axis of 3 colour channels{grey}; {_EXPECTED}")
+    raise FrameError(f"got shape {shape}, which has no axis of 3 colour channels{_advice(shape[1:])}; {_EXPECTED}")
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about an image of this shape, which is no RGB image."""
+    if len(shape) == 2:
+        return " (grey frames: repeat the channel three times first, np.stack([frame] * 3, axis=-1))"
+    if len(shape) == 3 and 1 in (shape[0], shape[2]):
+        return " (grey frames: repeat the channel three times first, np.repeat(frame, 3, axis))"
+    if len(shape) == 3 and 4 in (shape[0], shape[2]):
+        return (
+            " (RGBA: drop the last channel, frame[..., :3]; or four grey frames on top of each other: give colour "
+            "frames that are not stacked)"
+        )
+    if len(shape) == 4 and shape[-1] == 3:
+        return " (several RGB images on top of each other: give the newest one, frame[-1])"
+    if len(shape) == 3:
+        return " (frames on top of each other: give the newest one, in colour)"
+    return ""
 
 
 def as_frames(frames: Any) -> NDArray[np.uint8]:
     """Returns ``frames`` as uint8 RGB of shape (T, H, W, 3), converting on stated rules only.
 
     Args:
-        frames: An array, or a list of images of one size. uint8 is taken as it is; floating point must be finite and
-            within [0, 1] and is multiplied by 255 and rounded; an axis of length 3 in second place is moved to the
-            end unless the last axis has length 3 already.
+        frames: An array or a tensor, see `as_array`, or a list of images of one size. uint8 is taken as it is, and so
+            are other integers from 0 to 255; floating point must be finite and within [0, 1] and is multiplied by 255
+            and rounded; an axis of length 3 in second place is moved to the end unless the last axis has length 3
+            already.
 
     Raises:
-        FrameError: Empty, NaN or outside [0, 1], another dtype, wrong rank, mixed sizes, or not three channels.
+        FrameError: Empty, NaN or outside these ranges, another dtype, wrong rank, mixed sizes, or not three channels
+            (grey, RGBA, stacked); the message says what to do.
     """
     if isinstance(frames, (list, tuple)):
-        images = [np.asarray(image) for image in frames]
+        images = [as_array(image) for image in frames]
         if not images:
             raise FrameError(f"got an empty list of frames; {_EXPECTED}")
         shapes = sorted({image.shape for image in images})
@@ -102,11 +142,18 @@ def as_frames(frames: Any) -> NDArray[np.uint8]:
             raise FrameError(f"got frames of different shapes, {shapes}; all frames of a clip have one size")
         array = np.stack(images)
     else:
-        array = np.asarray(frames)
+        array = as_array(frames)
     channels_first = _layout(array.shape)
     if array.dtype != np.uint8:
-        array = _float_to_uint8(array)
+        array = _integer_to_uint8(array) if np.issubdtype(array.dtype, np.integer) else _float_to_uint8(array)
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1) if channels_first else array)
+
+
+def _integer_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 255:
+        raise FrameError(f"got {array.dtype} pixels from {low} to {high} (depth is no colour); {_EXPECTED}")
+    return array.astype(np.uint8)
 
 
 def _float_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -116,16 +163,35 @@ def _float_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise FrameError(f"got NaN or infinite pixels; {_EXPECTED}")
     low, high = float(array.min()), float(array.max())
     if low < 0.0 or high > 1.0:
-        raise FrameError(f"got floating point pixels from {low:g} to {high:g}; {_EXPECTED}")
-    return np.rint(array * 255.0).astype(np.uint8)
+        advice = " (convert with frame.astype(np.uint8), or divide by 255)" if low >= 0.0 and high <= 255.0 else ""
+        raise FrameError(f"got floating point pixels from {low:g} to {high:g}{advice}; {_EXPECTED}")
+    # In float32 at least: half precision cannot hold all of 0..255 times what it lacks.
+    return np.rint(array.astype(np.promote_types(array.dtype, np.float32)) * 255.0).astype(np.uint8)
 
 
 def as_frame(frame: Any) -> NDArray[np.uint8]:
     """Returns one image as uint8 RGB of shape (H, W, 3); the rules and errors of `as_frames`."""
-    array = np.asarray(frame)
+    array = as_array(frame)
+    if array.dtype == object:
+        raise FrameError(f"got one frame of shape {array.shape}, {frame!r}; expected (H, W, 3) or (3, H, W)")
     if array.ndim != 3:
-        raise FrameError(f"got one frame of shape {array.shape}; expected (H, W, 3) or (3, H, W)")
+        raise FrameError(f"got one frame of shape {array.shape}{_advice(array.shape)}; expected (H, W, 3) or (3, H, W)")
     return as_frames(array[None])[0]
+
+
+def is_grey_stack(frame: NDArray[np.uint8], before: NDArray[np.uint8]) -> bool:
+    """Whether ``frame`` is not in colour but three grey frames on top of each other, the newest one last.
+
+    Then two of its channels are those of the image ``before`` it, moved up by one: no camera does that.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        before: The image that came before it; of another size, it says nothing.
+    """
+    if frame.shape != before.shape or not np.array_equal(frame[..., :2], before[..., 1:]):
+        return False
+    # Grey pictures in three channels look so too, as long as nothing moves.
+    return not (np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2]))
 
 
 def check_task(task: Any) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "DEFAULT_REWARD",
     "DEFAULT_SUCCESS_THRESHOLD",
     "EpisodeRewards",
+    "NonFiniteRewardError",
     "RewardSpec",
     "RewardState",
     "StepRewards",
@@ -51,6 +52,10 @@ DEFAULT_SUCCESS_THRESHOLD: Final = 0.65
 """Used where neither the spec nor the checkpoint states one; the published model was well calibrated at 0.65-0.69."""
 
 
+class NonFiniteRewardError(ValueError):
+    """An environment's own reward is NaN or infinite, and a part of it was to be paid."""
+
+
 @dataclass(frozen=True)
 class RewardSpec:
     """What a step pays: ``task_weight * task + scale * learned + success_bonus * fires``.
@@ -68,7 +73,7 @@ class RewardSpec:
 
     Attributes:
         mode: The learned part.
-        task_weight: Weight of the environment's own reward.
+        task_weight: Weight of the environment's own reward, which must be finite unless this is 0.
         scale: Weight of the learned part.
         gamma: Discount in (0, 1] of ``"potential"``, which requires it; the other modes ignore it.
         terminal_potential: Phi' of ``"potential"`` on a terminated step: ``"zero"``, or ``"keep"`` for p_T. A truncated
@@ -260,6 +265,7 @@ def step_reward(
     scored: Bools,
     terminated: Bools,
     task_rewards: Floats,
+    unit: str = "step",
 ) -> Floats:
     """What steps pay, elementwise: over the environments of a batch or over the steps of an episode.
 
@@ -271,10 +277,14 @@ def step_reward(
         fires: Whether that is for the first time in the episode.
         scored: Whether the frame after it was scored.
         terminated: Whether it terminated the episode, on predicted success included.
-        task_rewards: The environment's own reward.
+        task_rewards: The environment's own reward; whatever it is where it has no weight.
+        unit: What the elements are, for messages.
 
     Returns:
         Rewards of the same shape.
+
+    Raises:
+        NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
     """
     if spec.mode == "level":
         learned = after
@@ -288,7 +298,20 @@ def step_reward(
         learned = spec.gamma * potential - before
     if spec.unscored == "zero" and spec.mode in ("level", "success"):
         learned = np.where(scored, learned, 0.0)
-    return spec.task_weight * task_rewards + spec.scale * learned + spec.success_bonus * fires
+    return _task_part(spec, task_rewards, unit) + spec.scale * learned + spec.success_bonus * fires
+
+
+def _task_part(spec: RewardSpec, task_rewards: Floats, unit: str) -> Floats:
+    if spec.task_weight == 0.0:
+        # 0 times NaN is NaN, and environments without a reward of their own report it.
+        return np.zeros_like(task_rewards)
+    if not np.isfinite(task_rewards).all():
+        (wrong,) = np.nonzero(~np.isfinite(task_rewards))
+        raise NonFiniteRewardError(
+            f"the environment's own reward is {task_rewards[wrong[0]]} ({unit} {', '.join(map(str, wrong))}), and "
+            f"task_weight={spec.task_weight:g} asks to pay a part of it: mend the environment, or give task_weight=0"
+        )
+    return spec.task_weight * task_rewards
 
 
 @dataclass(frozen=True)
@@ -344,6 +367,9 @@ class RewardState:
 
         Every argument is (num_envs,), predictions held between scored frames. ``completes`` says where success is that
         of the whole task, so that ``terminate_on_success`` may end the episode.
+
+        Raises:
+            NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
         """
         self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
         holds = self._streak >= self.spec.patience
@@ -359,6 +385,7 @@ class RewardState:
             scored=scored,
             terminated=ended,
             task_rewards=task_rewards,
+            unit="environment",
         )
         self._progress = progress.copy()
         return StepRewards(rewards, holds, fires, ended)
@@ -404,6 +431,7 @@ def episode_rewards(
 
     Raises:
         ValueError: The number of predictions does not belong to T steps scored every ``spec.every``.
+        NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
     """
     task = np.asarray(task_rewards, np.float64)
     num_steps = len(task)

@@ -39,7 +39,7 @@ GREY = RGB[..., :1]
         (list(RGB), RGB),
         (RGB.astype(np.float32) / 255, RGB),
         (RGB.astype(np.float64).transpose(0, 3, 1, 2) / 255, RGB),
-        (RGB.tolist(), None),  # int64
+        (RGB.tolist(), RGB),  # int64
         (np.zeros((0, 6, 8, 3), np.uint8), None),
         (np.zeros((4, 0, 8, 3), np.uint8), None),
         ([], None),
@@ -48,7 +48,10 @@ GREY = RGB[..., :1]
         (RGB[0], None),
         (RGB[None], None),
         (np.concatenate([RGB, GREY], axis=3), None),
-        (RGB.astype(np.int32), None),
+        (RGB.astype(np.int32), RGB),
+        (RGB.astype(np.uint16) * 257, None),
+        (RGB.astype(np.int16) - 1, None),
+        (RGB > 127, None),
         (RGB.astype(np.float32), None),
         (-RGB.astype(np.float32) / 255, None),
         (np.full((1, 6, 8, 3), np.nan), None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -9,10 +11,13 @@ from gymnasium.core import ActType, ObsType
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space, iterate
 
+from robometer_rl.true_success import find_success, read_success
+from robometer_rl.wrappers.guard import EpisodeGuard
 from robometer_rl.wrappers.rendering import INTERVAL_ATTRIBUTE
 
 __all__ = ["ActionChunk"]
 
+_DETECTED_KEY = "robometer/success_detected"
 _REWARD_ATTRIBUTE = "reward_spec"
 """The attribute by which a reward wrapper inside is found."""
 
@@ -20,9 +25,10 @@ _REWARD_ATTRIBUTE = "reward_spec"
 class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructorArgs):
     """Executes a chunk of actions in one step and pays ``sum(gamma ** i * reward_i)`` over it.
 
-    A chunk breaks off where the episode ends. Observation and info are those after its last step;
-    ``info["robometer/chunk_length"]`` is the number of actions that were executed. An agent that learns on chunks
-    discounts one of them with ``gamma ** size``.
+    A chunk breaks off where the episode ends. Observation and info are those after its last step, except for what is
+    true of a chunk if it is true after any of its steps: ``robometer/success_detected``, and true success, so that the
+    outcome of an episode is the same with chunks and without. ``info["robometer/chunk_length"]`` is the number of
+    actions that were executed. An agent that learns on chunks discounts one of them with ``gamma ** size``.
 
     Put it *around* `robometer_rl.wrappers.RobometerReward`: every step is then scored (or every k-th, with
     ``RewardSpec(every=k)``, counted in steps), the success rule may end a chunk, and the rewards of its steps are
@@ -34,6 +40,7 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
         env: The environment.
         size: Actions in a chunk.
         gamma: Discount per step in (0, 1].
+        success_key: Info key of true success, see `robometer_rl.true_success`.
 
     Example:
         >>> from robometer_rl.envs.metaworld import make_env
@@ -44,7 +51,9 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
         (5, 4)
     """
 
-    def __init__(self, env: gym.Env[ObsType, ActType], size: int, gamma: float = 1.0) -> None:
+    def __init__(
+        self, env: gym.Env[ObsType, ActType], size: int, gamma: float = 1.0, success_key: str | None = None
+    ) -> None:
         """See the class.
 
         Raises:
@@ -55,10 +64,12 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
             raise ValueError(f"size must be a positive integer, got {size!r}")
         if not 0.0 < gamma <= 1.0:
             raise ValueError(f"gamma must be in (0, 1], got {gamma!r}")
-        RecordConstructorArgs.__init__(self, size=size, gamma=gamma)
+        RecordConstructorArgs.__init__(self, size=size, gamma=gamma, success_key=success_key)
         gym.Wrapper.__init__(self, env)
         self._size = size
         self._gamma = gamma
+        self._success_key = success_key
+        self._guard = EpisodeGuard()
         self._require_order()
         self.action_space: gym.Space[Any] = batch_space(env.action_space, size)
 
@@ -66,6 +77,13 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
     def scored_steps_per_chunk(self) -> int:
         """Steps of a chunk that a reward wrapper pays: all, if it is inside; a chunk is one step to one outside."""
         return self._size if self.env.has_wrapper_attr(_REWARD_ATTRIBUTE) else 1
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[ObsType, dict[str, Any]]:
+        """Resets the environment."""
+        with self._guard.resetting():
+            return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[ObsType, float, bool, bool, dict[str, Any]]:
         """Executes a chunk, or the part of it until the episode ends.
@@ -75,17 +93,35 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
 
         Raises:
             ValueError: Another number of actions.
+            gymnasium.error.ResetNeeded: Nothing was reset yet, or the last chunk or reset failed on its way.
         """
         actions = list(iterate(self.action_space, action))
         if len(actions) != self._size:
             raise ValueError(f"got {len(actions)} actions; expected a chunk of {self._size}")
+        with self._guard.stepping():
+            return self._execute(actions)
+
+    def _execute(self, actions: Sequence[ActType]) -> tuple[ObsType, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(actions[0])
-        rewards = [float(reward)]
+        rewards, true_of_any = [float(reward)], self._true_of_any(info)
         while not (terminated or truncated) and len(rewards) < self._size:
             observation, reward, terminated, truncated, info = self.env.step(actions[len(rewards)])
             rewards.append(float(reward))
+            true_of_any |= self._true_of_any(info)
         chunk_reward = sum(self._gamma**number * reward for number, reward in enumerate(rewards))
-        return observation, chunk_reward, terminated, truncated, {**info, "robometer/chunk_length": len(rewards)}
+        info = {**info, **true_of_any, "robometer/chunk_length": len(rewards)}
+        return observation, chunk_reward, terminated, truncated, info
+
+    def _true_of_any(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What this step makes true of its chunk; copies, since the environment may use its objects again."""
+        entries: dict[str, Any] = {}
+        if info.get(_DETECTED_KEY, False):
+            entries[_DETECTED_KEY] = True
+        key = find_success(info, self._success_key)
+        if key is not None and read_success(info, self._success_key):
+            # As the environment puts it: batches of infos need one type.
+            entries[key] = deepcopy(info[key])
+        return entries
 
     def _require_order(self) -> None:
         if self.env.has_wrapper_attr(_REWARD_ATTRIBUTE):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, as_frame
 from robometer_rl.wrappers.rendering import FRAME_KEY
 
-__all__ = ["Camera", "FrameSource", "FrameSources", "View", "info_camera", "parse_cameras"]
+__all__ = ["Camera", "FrameSource", "FrameSources", "View", "info_camera", "parse_cameras", "scalar_stacks"]
 
 FrameSource = str | Callable[[Any, Mapping[str, Any]], Any]
 """``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, or a callable of one environment's observation and info."""
@@ -64,13 +66,17 @@ class Camera:
 
 
 def parse_cameras(
-    frames: Any, observation_space: spaces.Space[Any], render: Callable[[], Camera]
+    frames: Any,
+    observation_space: spaces.Space[Any],
+    stacked_spaces: Sequence[spaces.Space[Any]],
+    render: Callable[[], Camera],
 ) -> tuple[Camera, ...]:
     """The cameras that ``frames`` names, checked as far as the spaces tell.
 
     Args:
         frames: A `FrameSource`, or several in a tuple (or a list, which a tuple becomes in JSON).
         observation_space: Of one environment.
+        stacked_spaces: Observation spaces of stacked frames among the layers below.
         render: Makes the camera for ``"render"``, or raises because this kind of environment has none.
 
     Raises:
@@ -80,36 +86,59 @@ def parse_cameras(
     sources = frames if isinstance(frames, (tuple, list)) else (frames,)
     if not sources:
         raise ValueError(f"frames=() names no camera; expected {_CHOICES}")
-    return tuple(_parse_camera(source, observation_space, render) for source in sources)
+    return tuple(_parse_camera(source, observation_space, stacked_spaces, render) for source in sources)
 
 
-def _parse_camera(source: Any, observation_space: spaces.Space[Any], render: Callable[[], Camera]) -> Camera:
+def scalar_stacks(env: gym.Env[Any, Any]) -> list[spaces.Space[Any]]:
+    """Observation spaces of the frame-stacking wrappers among the layers of an environment."""
+    found: list[spaces.Space[Any]] = []
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, FrameStackObservation):
+            found.append(env.observation_space)
+        env = env.env
+    return found
+
+
+def _parse_camera(
+    source: Any,
+    observation_space: spaces.Space[Any],
+    stacked_spaces: Sequence[spaces.Space[Any]],
+    render: Callable[[], Camera],
+) -> Camera:
     if callable(source):
         return Camera(str(source), lambda view: source(view.observation, view.info))
     if source == "render":
         return render()
     if source == "obs":
-        _require_image_space("obs", observation_space)
+        _require_image_space("obs", observation_space, stacked_spaces)
         return Camera("obs", lambda view: view.observation)
     kind, _, key = source.partition("/") if isinstance(source, str) else ("", "", "")
     if kind == "obs" and key:
-        return _observation_camera(key, observation_space)
+        return _observation_camera(key, observation_space, stacked_spaces)
     if kind == "info" and key:
         return info_camera(key)
     raise ValueError(f"unknown frames {source!r}; expected {_CHOICES}")
 
 
-def _observation_camera(key: str, space: spaces.Space[Any]) -> Camera:
+def _observation_camera(key: str, space: spaces.Space[Any], stacked_spaces: Sequence[spaces.Space[Any]]) -> Camera:
     if not isinstance(space, spaces.Dict) or key not in space.spaces:
         has = f"has the keys {sorted(space.spaces)}" if isinstance(space, spaces.Dict) else f"is {space}"
         raise ValueError(f"frames='obs/{key}' needs an observation with the key {key!r}; the observation space {has}")
-    _require_image_space(f"obs/{key}", space.spaces[key])
+    stacks = [stack.spaces[key] for stack in stacked_spaces if isinstance(stack, spaces.Dict) and key in stack.spaces]
+    _require_image_space(f"obs/{key}", space.spaces[key], stacks)
     return Camera(f"obs/{key}", lambda view: view.observation[key])
 
 
-def _require_image_space(name: str, space: spaces.Space[Any]) -> None:
+def _require_image_space(name: str, space: spaces.Space[Any], stacked_spaces: Sequence[spaces.Space[Any]]) -> None:
     if not isinstance(space, spaces.Box):
         raise FrameError(f"frames={name!r} needs image observations, a Box space; the observation space is {space}")
+    # In any order of axes: a stack may have been transposed. What has been unstacked since then has another shape.
+    if any(stack.shape is not None and sorted(stack.shape) == sorted(space.shape) for stack in stacked_spaces):
+        raise FrameError(
+            f"frames={name!r}: the observation space {space} is that of several frames on top of each other, which are "
+            "no colour image: stack frames outside the reward wrapper, or give frames='render', or a callable that "
+            "takes the newest frame from the observation and is in colour"
+        )
     try:
         as_frame(np.zeros(space.shape, space.dtype))
     except FrameError as error:

@@ -14,7 +14,9 @@ import numpy as np
 from gymnasium.core import ActType, ObsType
 from gymnasium.utils import RecordConstructorArgs
 
+from robometer_rl.frames import as_array
 from robometer_rl.rewards import is_scored
+from robometer_rl.wrappers.guard import EpisodeGuard
 
 __all__ = ["FRAME_KEY", "INTERVAL_ATTRIBUTE", "RenderToInfo", "renders_to_info", "require_rgb_array"]
 
@@ -87,6 +89,7 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
         gym.Wrapper.__init__(self, env)
         self._every = every
         self._elapsed_steps = 0
+        self._guard = EpisodeGuard()
 
     @property
     def render_to_info_every(self) -> int:
@@ -97,19 +100,25 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsType, dict[str, Any]]:
         """Resets the environment and renders the first frame."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._elapsed_steps = 0
-        return observation, self._with_frame(info)
+        with self._guard.resetting():
+            observation, info = self.env.reset(seed=seed, options=options)
+            self._elapsed_steps = 0
+            return observation, self._with_frame(info)
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Steps the environment and renders the frame if it will be scored."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._elapsed_steps += 1
-        if is_scored(self._elapsed_steps, self._every, terminated or truncated):
-            info = self._with_frame(info)
-        return observation, reward, terminated, truncated, info
+        """Steps the environment and renders the frame if it will be scored.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Nothing was reset yet, or the last step or reset failed.
+        """
+        with self._guard.stepping():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self._elapsed_steps += 1
+            if is_scored(self._elapsed_steps, self._every, terminated or truncated):
+                info = self._with_frame(info)
+            return observation, reward, terminated, truncated, info
 
     def _with_frame(self, info: dict[str, Any]) -> dict[str, Any]:
         # A copy, since environments may draw into one buffer: DummyVecEnv resets before it copies the infos, which
         # would turn the last frame of an episode into the first of the next.
-        return {**info, FRAME_KEY: np.array(self.env.render())}
+        return {**info, FRAME_KEY: np.array(as_array(self.env.render()))}

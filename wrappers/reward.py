@@ -13,7 +13,8 @@ from gymnasium.utils import RecordConstructorArgs
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
-from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
+from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera, scalar_stacks
+from robometer_rl.wrappers.recorders import scalar_recorders
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
@@ -76,6 +77,7 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
             success_key=success_key,
             num_envs=1,
             observation_space=env.observation_space,
+            stacked_spaces=scalar_stacks(env),
             render_camera=self._render_camera,
             read_attribute=self._read_attribute,
         )
@@ -95,25 +97,30 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsType, dict[str, Any]]:
         """Resets the environment and starts a new history with its first frame."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        entries = self._scorer.start(np.array([0]), lambda index: View(index, observation, info))
+        with self._scorer.guard.resetting():
+            observation, info = self.env.reset(seed=seed, options=options)
+            entries = self._scorer.start(np.array([0]), lambda index: View(index, observation, info))
         return observation, _returned(info, entries[0])
 
     def step(self, action: ActType) -> tuple[ObsType, float, bool, bool, dict[str, Any]]:
         """Steps the environment and pays.
 
         Raises:
-            gymnasium.error.ResetNeeded: The episode is over, perhaps by predicted success, or has not begun.
+            gymnasium.error.ResetNeeded: The episode is over, perhaps by predicted success, or has not begun, or an
+                error in the last step or reset has left it in pieces.
         """
         self._scorer.require_running()
-        observation, task_reward, terminated, truncated, info = self.env.step(action)
-        step = self._scorer.step(
-            lambda index: View(index, observation, info),
-            np.array([float(task_reward)]),
-            np.array([bool(terminated)]),
-            np.array([bool(truncated)]),
-        )
-        info = _returned(info, step.entries[0])
+        with self._scorer.guard.stepping():
+            observation, task_reward, terminated, truncated, info = self.env.step(action)
+            step = self._scorer.step(
+                lambda index: View(index, observation, info),
+                np.array([float(task_reward)]),
+                np.array([bool(terminated)]),
+                np.array([bool(truncated)]),
+            )
+            info = _returned(info, step.entries[0])
+            if step.terminated[0] and not (terminated or truncated):
+                info |= {recorder.key: recorder.end(info) for recorder in scalar_recorders(self.env)}
         return observation, float(step.rewards[0]), bool(step.terminated[0]), truncated, info
 
     def _render_camera(self, every: int) -> Camera:

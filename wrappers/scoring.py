@@ -18,6 +18,7 @@ from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.rewards import RewardSpec, RewardState, StepRewards
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, parse_cameras
+from robometer_rl.wrappers.guard import EpisodeGuard
 from robometer_rl.wrappers.moments import Indices, Moment, MomentReader, Views
 from robometer_rl.wrappers.tasks import TaskSource, TaskStages, parse_task
 
@@ -54,9 +55,11 @@ class EpisodeScorer:
         frames: Where frames come from, see `robometer_rl.wrappers.frame_sources`. With several cameras an environment
             has one history each, and their predictions are averaged before shaping.
         protocol: Which frames of a history the model is shown; None for the model's default.
-        success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
+        success_key: Info key of true success, see `robometer_rl.true_success`.
         num_envs: Number of environments.
         observation_space: Of one environment.
+        stacked_spaces: Observation spaces of stacked frames among the layers below, which are no images.
+        resets_inside: Whether environments are reset inside the step that ends their episode.
         render_camera: Makes the camera for ``frames="render"``, given the scoring interval.
         read_attribute: Values of a named attribute of the chosen environments.
 
@@ -64,6 +67,7 @@ class EpisodeScorer:
         model: The model.
         spec: The reward.
         reader: What reads frames and instructions from the environments.
+        guard: What every reset and step of a wrapper goes through.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class EpisodeScorer:
         success_key: str | None,
         num_envs: int,
         observation_space: spaces.Space[Any],
+        stacked_spaces: Sequence[spaces.Space[Any]] = (),
+        resets_inside: bool = False,
         render_camera: Callable[[int], Camera],
         read_attribute: Callable[[str, Sequence[int]], Sequence[Any]],
     ) -> None:
@@ -85,7 +91,7 @@ class EpisodeScorer:
         self._has_stages = isinstance(task, TaskStages)
         if self._has_stages and self.spec.mode == "potential":
             raise ValueError("mode='potential' does not go together with TaskStages, see its documentation")
-        cameras = parse_cameras(frames, observation_space, lambda: render_camera(self.spec.every))
+        cameras = parse_cameras(frames, observation_space, stacked_spaces, lambda: render_camera(self.spec.every))
         self._num_cameras = len(cameras)
         self.reader = MomentReader(
             task,
@@ -94,7 +100,9 @@ class EpisodeScorer:
             num_envs=num_envs,
             read_attribute=read_attribute,
             success_key=success_key,
+            resets_inside=resets_inside,
         )
+        self.guard = EpisodeGuard()
         # Last, because loading a model takes long and everything above may be refused.
         self.model = _as_model(model)
         self._protocol = _as_protocol(protocol, self.model)
@@ -116,7 +124,7 @@ class EpisodeScorer:
 
     def require_running(self) -> None:
         """Raises `gymnasium.error.ResetNeeded` where a step would continue an episode that is over."""
-        self.reader.require_begun()
+        self.guard.require_whole()
         if self._over.any():
             ended = np.flatnonzero(self._over).tolist()
             raise ResetNeeded(f"the episodes of environments {ended} have ended; reset them before the next step()")
@@ -177,6 +185,7 @@ class EpisodeScorer:
         starting, scored = np.zeros((2, len(self._over)), np.bool_)
         starting[begun] = True
         scored[moment.scored] = True
+        task_rewards = np.where(starting, 0.0, task_rewards)
         self._restart(moment)
         self._score(moment.scored, moment)
         paid = self._state.step(
@@ -192,7 +201,7 @@ class EpisodeScorer:
         ended = paid.terminated & ~starting
         completed = paid.fires & ~starting
         self._returns += rewards
-        self._task_returns += np.where(starting, 0.0, task_rewards)
+        self._task_returns += task_rewards
         self._stages_completed += completed
         self._over = ended | truncated
         entries = [

@@ -8,19 +8,24 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.core import ActType, ObsType
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import iterate
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, FrameProtocol
+from robometer_rl.frames import FrameError, FrameProtocol, as_array
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
-from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
+from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera, scalar_stacks
+from robometer_rl.wrappers.masked_reset import MaskedResets
 from robometer_rl.wrappers.moments import Views
+from robometer_rl.wrappers.recorders import VectorRecorders, add_batched, vector_layers
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskSource
+from robometer_rl.wrappers.vector_infos import add_info, as_infos, batch_row, env_info, final_info, forget_info, on_host
 
 __all__ = ["RobometerReward", "env_info", "forget_info"]
 
@@ -83,6 +88,8 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         """
         super().__init__(env)
         self._mode = _autoreset_mode(env)
+        # For wrappers outside, which ask the metadata.
+        self.metadata = {**env.metadata, "autoreset_mode": self._mode}
         if isinstance(task, TaskFromAttribute) and not isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
             raise ValueError(f"{task} needs sub-environments to ask, a SyncVectorEnv or an AsyncVectorEnv, not {env}")
         self._scorer = EpisodeScorer(
@@ -93,103 +100,157 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             protocol=protocol,
             success_key=success_key,
             num_envs=env.num_envs,
-            observation_space=env.single_observation_space,
+            observation_space=_single_observation_space(env),
+            stacked_spaces=_stacked_spaces(env),
+            resets_inside=self._mode is AutoresetMode.SAME_STEP,
             render_camera=self._render_camera,
             read_attribute=self._read_attribute,
         )
         self._require_resettable()
+        self._recorders = VectorRecorders(env, self.reward_spec.terminate_on_success)
+        self._resets = MaskedResets(env, self._recorders)
         # Sub-environments whose episode predicted success ended, though they do not know it.
         self._running_on = np.zeros(env.num_envs, np.bool_)
         self._rendered: Sequence[Any] | None = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
-        """Resets the environments, those in ``options["reset_mask"]`` if there is one, and starts new histories."""
-        # Read first and passed on as a copy: the inner environment removes the mask from the options.
-        mask = np.ones(self.num_envs, np.bool_)
-        if options is not None and "reset_mask" in options:
-            mask = np.array(options["reset_mask"], np.bool_)
-        observations, infos = self.env.reset(seed=seed, options=None if options is None else dict(options))
-        self._rendered = None
-        self._running_on &= ~mask
-        restarted = np.flatnonzero(mask)
-        entries = self._scorer.start(restarted, self._views(observations, infos))
-        for index, entry in zip(restarted.tolist(), entries, strict=True):
-            infos = self._add_info(infos, entry, index)
-        _remove_frames(infos)
-        return observations, infos
+        """Resets the environments, those in ``options["reset_mask"]`` if there is one, and starts new histories.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Only some are to be reset, but nothing was reset yet, or an error has left no
+                episode whole.
+            ResetMaskError: Only some are to be reset, and the environment resets others, too.
+        """
+        others = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
+        mask = _reset_mask(options, self.num_envs)
+        with self._scorer.guard.resetting(everything=bool(mask.all())):
+            if options is not None and "reset_mask" in options:
+                observations, infos = self._resets.reset(mask, seed, others)
+            else:
+                observations, infos = self.env.reset(seed=seed, options=None if options is None else others)
+            infos = as_infos(infos, self.num_envs)
+            self._resets.shown = observations
+            self._rendered = None
+            self._running_on &= ~mask
+            restarted = np.flatnonzero(mask)
+            entries = self._scorer.start(restarted, self._views(observations, infos))
+            infos |= self._batched(dict(zip(restarted.tolist(), entries, strict=True)))
+        return observations, _without_frames(infos)
 
     def step(self, actions: ActType) -> tuple[ObsType, Array, Array, Array, dict[str, Any]]:
         """Steps the environments and pays.
 
         Raises:
-            gymnasium.error.ResetNeeded: Nothing was reset yet or, under DISABLED, an episode is over.
+            gymnasium.error.ResetNeeded: Nothing was reset yet, an error has left an episode in pieces or, under
+                DISABLED, an episode is over.
+            ResetMaskError: An episode was ended on predicted success, and the environment resets others, too.
         """
         if self._mode is AutoresetMode.NEXT_STEP:
-            self._scorer.reader.require_begun()
+            self._scorer.guard.require_whole()
         else:
             self._scorer.require_running()
+        with self._scorer.guard.stepping():
+            return self._step(actions)
+
+    def _step(self, actions: ActType) -> tuple[ObsType, Array, Array, Array, dict[str, Any]]:
         starting = self._scorer.over
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        rewards = np.array(rewards, np.float64)
-        terminations, truncations = np.array(terminations, np.bool_), np.array(truncations, np.bool_)
-        if self._running_on.any():
-            for values in (rewards, terminations, truncations):
-                values[self._running_on] = 0
-            observations, infos = self._reset_running_on(infos)
-        self._rendered = None
+        observations, rewards, terminations, truncations, infos = self._receive(actions)
         view = self._views(observations, infos, terminations | truncations)
         step = self._scorer.step(view, rewards, terminations, truncations, starting)
         self._running_on = step.terminated & ~(terminations | truncations)
+        shortened = np.flatnonzero(self._running_on)
+        single = {i: self._recorders.end_single(i, {**view(i).info, **step.entries[i]}) for i in shortened.tolist()}
+        batched = self._recorders.end_batched(shortened)
         if self._mode is AutoresetMode.SAME_STEP:
-            observations, infos = self._restart_in_same_step(observations, infos, step.entries)
-        for index, entry in enumerate(step.entries):
-            infos = self._add_info(infos, entry, index)
-        _remove_frames(infos)
-        return observations, step.rewards, step.terminated, truncations, infos
+            observations, infos = self._restart_in_same_step(observations, infos, step.entries, single)
+        else:
+            for index, entries in single.items():
+                add_info(infos, entries, index, self.num_envs)
+        add_batched(infos, batched, shortened, self.num_envs)
+        infos |= self._batched(dict(enumerate(step.entries)))
+        self._resets.shown = observations
+        return observations, step.rewards, step.terminated, truncations, _without_frames(infos)
+
+    def _receive(self, actions: ActType) -> tuple[ObsType, Array, Bools, Bools, dict[str, Any]]:
+        """Steps the environments; those that predicted success has ended are reset instead (NEXT_STEP)."""
+        running_on, ended = self._running_on.copy(), np.zeros(self.num_envs, np.bool_)
+        with self._recorders.ignoring_a_step(running_on, lambda: ended):
+            observations, rewards, terminations, truncations, infos = self.env.step(actions)
+            terminations = np.array(as_array(terminations), np.bool_)
+            truncations = np.array(as_array(truncations), np.bool_)
+            ended = terminations | truncations
+        rewards, infos = np.array(as_array(rewards), np.float64), as_infos(infos, self.num_envs)
+        if running_on.any():
+            for values in (rewards, terminations, truncations):
+                values[running_on] = 0
+            observations, infos = self._reset_running_on(observations, infos)
+        self._rendered = None
+        return observations, rewards, terminations, truncations, infos
 
     def _views(self, observations: ObsType, infos: dict[str, Any], ended: Bools | None = None) -> Views:
         """What each environment shows; where it ``ended`` inside a step that has reset it, its last moment."""
         rows = list(iterate(self.env.observation_space, observations))
+        readable = on_host(infos)
         was_reset = ended if self._mode is AutoresetMode.SAME_STEP else None
 
         @cache
         def view(index: int) -> View:
             if was_reset is not None and was_reset[index]:
-                return View(index, infos["final_obs"][index], env_info(infos["final_info"], index, self.num_envs))
-            return View(index, rows[index], env_info(infos, index, self.num_envs))
+                return View(index, _final_observation(infos, index), final_info(readable, index, self.num_envs))
+            return View(index, rows[index], env_info(readable, index, self.num_envs))
 
         return view
 
     def _restart_in_same_step(
-        self, observations: ObsType, infos: dict[str, Any], entries: list[dict[str, Any]]
+        self,
+        observations: ObsType,
+        infos: dict[str, Any],
+        entries: list[dict[str, Any]],
+        recorded: Mapping[int, Mapping[str, Any]],
     ) -> tuple[ObsType, dict[str, Any]]:
-        """Starts the next episode where one has just ended, and adds to the ``entries`` of its environment."""
+        """Starts the next episode where one has just ended, and adds to the ``entries`` of its environment.
+
+        Args:
+            observations: Of all environments.
+            infos: Of all environments; ``final_info`` is completed.
+            entries: What the infos gain.
+            recorded: What recorders say of the episodes that predicted success has ended, by their environment.
+        """
         ended = np.flatnonzero(self._scorer.over)
         if not len(ended):
             return observations, infos
-        if self._running_on.any():
-            view = self._views(observations, infos)
-            # Copies, since the reset below overwrites both in their batches.
-            last = {index: deepcopy(view(index)) for index in np.flatnonzero(self._running_on).tolist()}
-            observations, infos = self._reset_running_on(infos)
-            for index, moment in last.items():
-                final = {"final_obs": moment.observation, "final_info": moment.info}
-                infos = self._add_info(infos, final, index)
+        view = self._views(observations, infos)
+        # Copies, since the reset below overwrites both in their batches.
+        last = {index: deepcopy(view(index)) for index in recorded}
+        if last:
+            observations, infos = self._reset_running_on(observations, infos)
+        for index, moment in last.items():
+            final = {"final_obs": moment.observation, "final_info": {**moment.info, **recorded[index]}}
+            add_info(infos, final, index, self.num_envs)
         for index in ended.tolist():
-            infos["final_info"] = self._add_info(infos["final_info"], entries[index], index)
+            add_info(infos, {"final_info": entries[index]}, index, self.num_envs)
         reset_entries = self._scorer.start(ended, self._views(observations, infos))
         for index, entry in zip(ended.tolist(), reset_entries, strict=True):
             entries[index] |= entry
         return observations, infos
 
-    def _reset_running_on(self, infos: dict[str, Any]) -> tuple[ObsType, dict[str, Any]]:
+    def _reset_running_on(self, observations: ObsType, infos: dict[str, Any]) -> tuple[ObsType, dict[str, Any]]:
         """Resets the sub-environments whose episode predicted success ended; what they last reported is dropped."""
-        observations, reset_infos = self.env.reset(options={"reset_mask": self._running_on.copy()})
+        self._resets.shown = observations
+        observations, reset_infos = self._resets.reset(self._running_on)
+        reset_infos = as_infos(reset_infos, self.num_envs)
         for index in np.flatnonzero(self._running_on).tolist():
             forget_info(infos, index)
-            infos = self._add_info(infos, env_info(reset_infos, index, self.num_envs), index)
+            add_info(infos, env_info(reset_infos, index, self.num_envs), index, self.num_envs)
         self._running_on[:] = False
         return observations, infos
+
+    def _batched(self, entries: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        """Entries of environments as infos of all."""
+        infos: dict[str, Any] = {}
+        for index, entry in entries.items():
+            infos = self._add_info(infos, entry, index)
+        return infos
 
     def _require_resettable(self) -> None:
         base = self.env.unwrapped
@@ -241,54 +302,82 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
 
 
 def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """How this environment resets, whatever others of its class do.
+
+    Raises:
+        ValueError: It does not say, or a recorder inside was made when something else was said.
+    """
     mode = env.metadata.get("autoreset_mode")
+    base = env.unwrapped
+    if env.metadata is base.metadata:
+        # Some write their mode into the metadata of their class, which another instance may change.
+        try:
+            own = base.autoreset_mode  # pyright: ignore[reportAttributeAccessIssue]
+        except AttributeError:
+            own = None
+        mode = own if isinstance(own, AutoresetMode) else mode
     if not isinstance(mode, AutoresetMode):
         raise ValueError(
             f"metadata['autoreset_mode'] of {env} is {mode!r}; expected a gymnasium.vector."
             "AutoresetMode: which step shows the end of an episode depends on it"
         )
+    for layer in vector_layers(env):
+        if isinstance(layer, RecordEpisodeStatistics) and layer._autoreset_mode is not mode:
+            raise ValueError(
+                f"{layer} counts episodes as under autoreset_mode {layer._autoreset_mode.name}, and the environment "
+                f"inside resets as under {mode.name}: another environment of its class has changed the metadata that "
+                "they share. Make the recorder right after the environment, before another one is made"
+            )
     return mode
 
 
-def env_info(infos: Mapping[str, Any], index: int, num_envs: int) -> dict[str, Any]:
-    """The info of one environment, from the infos of a vector environment.
-
-    Args:
-        infos: Arrays with one entry per environment, ``_key`` being the mask of ``key``; dictionaries of these. Any
-            other value belongs to all environments.
-        index: The environment.
-        num_envs: Number of environments.
-    """
-    info: dict[str, Any] = {}
-    for key, value in infos.items():
-        is_mask = key.startswith("_") and key[1:] in infos
-        is_absent = f"_{key}" in infos and not infos[f"_{key}"][index]
-        if is_mask or is_absent:
-            continue
-        if isinstance(value, dict):
-            info[key] = env_info(value, index, num_envs)
-        elif isinstance(value, np.ndarray) and value.shape[:1] == (num_envs,):
-            # As a Python bool it becomes an array of bools again when it is added to other infos.
-            info[key] = bool(value[index]) if value.dtype == np.bool_ and value.ndim == 1 else value[index]
-        else:
-            info[key] = value
-    return info
+def _single_observation_space(env: VectorEnv[Any, Any, Any]) -> spaces.Space[Any]:
+    try:
+        return env.single_observation_space
+    except AttributeError as error:
+        raise TypeError(
+            f"{env} has no single_observation_space, as every gymnasium.vector.VectorEnv must (SuperSuit's adapters of "
+            "PettingZoo environments have none): use SyncVectorEnv or AsyncVectorEnv around single environments, or "
+            "give it single_observation_space, single_action_space and observation_space = "
+            "gymnasium.vector.utils.batch_space(single_observation_space, num_envs)"
+        ) from error
 
 
-def forget_info(infos: dict[str, Any], index: int) -> None:
-    """Removes the info of one environment from the infos of a vector environment, as if it had reported none."""
-    for key in [key for key in infos if f"_{key}" in infos]:
-        value, mask = infos[key], infos[f"_{key}"]
-        mask[index] = False
-        if not mask.any():
-            del infos[key], infos[f"_{key}"]
-        elif isinstance(value, dict):
-            forget_info(value, index)
-        else:
-            value[index] = None if value.dtype == object else 0
+def _stacked_spaces(env: VectorEnv[Any, Any, Any]) -> list[spaces.Space[Any]]:
+    """Observation spaces of stacked frames in the sub-environments."""
+    base = env.unwrapped
+    if isinstance(base, SyncVectorEnv):
+        return scalar_stacks(base.envs[0])
+    if isinstance(base, AsyncVectorEnv) and any(base.call("has_wrapper_attr", "stacked_obs")):
+        return [base.single_observation_space]
+    return []
 
 
-def _remove_frames(infos: dict[str, Any]) -> None:
-    for group in (infos, infos.get("final_info", {})):
-        group.pop(FRAME_KEY, None)
-        group.pop(f"_{FRAME_KEY}", None)
+def _reset_mask(options: Mapping[str, Any] | None, num_envs: int) -> Bools:
+    if options is None or "reset_mask" not in options:
+        return np.ones(num_envs, np.bool_)
+    mask = np.array(as_array(options["reset_mask"]), np.bool_)
+    if mask.shape != (num_envs,) or not mask.any():
+        raise ValueError(
+            f"options['reset_mask'] is {options['reset_mask']!r}; expected {num_envs} truth values, at least one of "
+            "them True"
+        )
+    return mask
+
+
+def _final_observation(infos: Mapping[str, Any], index: int) -> Any:
+    if "final_obs" not in infos:
+        raise FrameError(
+            f"environment {index} has ended an episode, and the infos have no 'final_obs' with its last observation; "
+            f"they have {sorted(infos)}. Under autoreset mode SAME_STEP the observations are those of the next "
+            "episode: use NEXT_STEP or DISABLED, or write the last observations into infos['final_obs']"
+        )
+    return batch_row(infos["final_obs"], index)
+
+
+def _without_frames(infos: dict[str, Any]) -> dict[str, Any]:
+    """The infos without the frames of `RenderToInfo`."""
+    kept = {key: value for key, value in infos.items() if key not in (FRAME_KEY, f"_{FRAME_KEY}")}
+    if isinstance(kept.get("final_info"), dict):
+        kept["final_info"] = _without_frames(kept["final_info"])
+    return kept

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from gymnasium.error import ClosedEnvironmentError
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -22,7 +23,7 @@ from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.moments import Moment
 from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
-from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward, views
+from robometer_rl.wrappers.sb3.vec_env import Received, VecRobometerReward, views
 from robometer_rl.wrappers.scoring import ScoredStep, as_reward_spec
 from robometer_rl.wrappers.tasks import TaskSource
 
@@ -31,6 +32,8 @@ __all__ = ["AsyncVecRobometerReward", "ScoringThread", "UnclaimedRewardError"]
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+_CLOSED = "close() has ended the scoring of this AsyncVecRobometerReward: make another one"
 
 
 class UnclaimedRewardError(RuntimeError):
@@ -48,16 +51,24 @@ class ScoringThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="robometer-scoring")
         self._free = threading.BoundedSemaphore(capacity)
         self._failure: BaseException | None = None
+        self._is_closed = False
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Has the job run after those before it, and returns what it will return.
 
         Raises:
+            gymnasium.error.ClosedEnvironmentError: The thread has ended.
             BaseException: What an earlier job raised.
         """
         self.raise_failure()
+        self.require_open()
         self._free.acquire()
-        future = self._executor.submit(self._run, job)
+        try:
+            future = self._executor.submit(self._run, job)
+        except RuntimeError as error:
+            # Closed while this call waited for a place, which it must not keep.
+            self._free.release()
+            raise ClosedEnvironmentError(_CLOSED) from error
         future.add_done_callback(lambda _: self._free.release())
         return future
 
@@ -66,8 +77,14 @@ class ScoringThread:
         if self._failure is not None:
             raise self._failure
 
+    def require_open(self) -> None:
+        """Raises `gymnasium.error.ClosedEnvironmentError` once the thread was ended."""
+        if self._is_closed:
+            raise ClosedEnvironmentError(_CLOSED)
+
     def close(self) -> None:
         """Waits for the jobs that were submitted, and ends the thread."""
+        self._is_closed = True
         self._executor.shutdown()
         if self._failure is not None:
             logger.error("scoring had stopped with %r; steps after that were not paid", self._failure)
@@ -156,21 +173,33 @@ class AsyncVecRobometerReward(VecRobometerReward):
         self.episodes: deque[dict[str, Any]] = deque(maxlen=100)
 
     def reset(self) -> VecEnvObs:
-        """Resets the environments; their new histories start when what came before has been scored."""
-        observations = self.venv.reset()
-        self._last = None
-        moment = self._read_reset(np.arange(self.num_envs), observations)
-        self._thread.submit(partial(self._scorer.begin, moment))
+        """Resets the environments; their new histories start when what came before has been scored.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: After `close`.
+            BaseException: What the scoring thread raised.
+        """
+        self._thread.require_open()
+        with self._scorer.guard.resetting():
+            observations = self.venv.reset()
+            self._last = None
+            moment = self._read_reset(np.arange(self.num_envs), observations)
+            self._thread.submit(partial(self._scorer.begin, moment))
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Begins a step.
 
         Raises:
+            gymnasium.error.ResetNeeded: Nothing was reset yet, or an error in the last step or reset has left the
+                episodes in pieces.
+            gymnasium.error.ClosedEnvironmentError: After `close`.
             UnclaimedRewardError: No buffer waits for the rewards of the step before.
             BaseException: What the scoring thread raised.
         """
         self._thread.raise_failure()
+        self._thread.require_open()
+        self._scorer.guard.require_whole()
         self._require_claimed()
         self.venv.step_async(actions)
 
@@ -181,22 +210,26 @@ class AsyncVecRobometerReward(VecRobometerReward):
             Observations, NaN for each reward, dones and infos.
 
         Raises:
-            gymnasium.error.ResetNeeded: Nothing was reset yet.
+            gymnasium.error.ResetNeeded: See `step_async`.
             BaseException: What the scoring thread raised.
         """
-        received = self._receive()
-        moment = self._scorer.reader.step(received.view, received.dones)
-        ended = np.flatnonzero(received.dones)
-        outcomes = {index: self._scorer.reader.outcome(received.view(index)) for index in ended.tolist()}
-        next_moment = self._read_reset(ended, received.observations)
-        terminated = received.dones & ~received.truncated
-        job = partial(self._pay, moment, received.task_rewards, terminated, received.truncated, outcomes, next_moment)
-        self._last = PendingRewards(self._thread.submit(job))
+        with self._scorer.guard.stepping():
+            received = self._receive()
+            self._last = PendingRewards(self._thread.submit(self._job(received)))
         for index, info in enumerate(received.infos):
             info.pop(FRAME_KEY, None)
             info["robometer/task_reward"] = float(received.task_rewards[index])
             info[PENDING_KEY] = self._last
         return received.observations, np.full(self.num_envs, np.nan), received.dones, received.infos
+
+    def _job(self, received: Received) -> Callable[[], ScoredStep]:
+        """Reads all that it takes to pay a step, so that it can be done later."""
+        moment = self._scorer.reader.step(received.view, received.dones)
+        ended = np.flatnonzero(received.dones)
+        outcomes = {index: self._scorer.reader.outcome(received.view(index)) for index in ended.tolist()}
+        next_moment = self._read_reset(ended, received.observations)
+        terminated = received.dones & ~received.truncated
+        return partial(self._pay, moment, received.task_rewards, terminated, received.truncated, outcomes, next_moment)
 
     def close(self) -> None:
         """Waits for the steps that are still to be scored, and closes the environments."""

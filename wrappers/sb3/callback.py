@@ -25,8 +25,6 @@ __all__ = ["OutcomeCounter", "RewardFarmingWarning", "RewardHonestyCallback", "e
 
 logger = logging.getLogger(__name__)
 
-_TRUE_SUCCESS = ("is_success", "success", "robometer/true_success")
-
 
 class RewardFarmingWarning(UserWarning):
     """Learned return rises while true success does not."""
@@ -35,9 +33,8 @@ class RewardFarmingWarning(UserWarning):
 class OutcomeCounter:
     """Makes the outcomes of episodes from the infos of steps.
 
-    An episode was a success if the task was done after any of its steps, and was predicted to be if the success rule
-    held after any. The truth is read from ``is_success``, else ``success``, of each step, and from
-    ``robometer/true_success`` at the end, which knows other keys.
+    An episode was predicted to be a success if the success rule held after any of its steps. Whether it was one is
+    what the reward wrapper says at its end, ``robometer/true_success``; see `robometer_rl.true_success`.
 
     Args:
         num_envs: Number of environments.
@@ -45,7 +42,6 @@ class OutcomeCounter:
 
     def __init__(self, num_envs: int) -> None:
         self._predicted = np.zeros(num_envs, np.bool_)
-        self._true = np.zeros(num_envs, np.bool_)
 
     def step(self, index: int, info: Mapping[str, Any], done: bool) -> EpisodeOutcome | None:
         """Takes note of one step of one environment; returns the outcome if it ended the episode.
@@ -54,8 +50,6 @@ class OutcomeCounter:
             ValueError: The environment pays no learned reward, or does not say whether the task is done.
         """
         self._predicted[index] |= bool(info.get("robometer/success_detected", False))
-        said = [info[key] for key in _TRUE_SUCCESS if key in info]
-        self._true[index] |= any(bool(value) for value in said)
         if not done:
             return None
         if "robometer/episode" not in info:
@@ -63,7 +57,7 @@ class OutcomeCounter:
                 "the info at the end of an episode has no 'robometer/episode': wrap the environment in "
                 "robometer_rl.wrappers.VecRobometerReward, and leave its info keys where they are"
             )
-        if not said:
+        if "robometer/true_success" not in info:
             raise ValueError(
                 f"the info at the end of an episode does not say whether the task is done; it has {sorted(info)}. Give "
                 "the reward wrapper success_key=, the info key that says so"
@@ -73,10 +67,10 @@ class OutcomeCounter:
             learned_return=episode["return"],
             true_return=episode["task_return"],
             predicted_success=bool(self._predicted[index]),
-            true_success=bool(self._true[index]),
+            true_success=info["robometer/true_success"],
             length=episode["length"],
         )
-        self._predicted[index] = self._true[index] = False
+        self._predicted[index] = False
         return outcome
 
 
@@ -115,36 +109,27 @@ class _Step:
 
     Attributes:
         number: ``num_timesteps`` after it.
-        said: What the infos say of it so far.
         dones: Whether it ended the episode of each environment.
-        pending: Where the rest of the infos will be, if it is not there yet.
+        known: What is said of it; or where that will be.
     """
 
     number: int
-    said: list[Mapping[str, Any]]
     dones: list[bool]
-    pending: PendingRewards | None
+    known: Sequence[Mapping[str, Any]] | PendingRewards
 
     @classmethod
     def of(cls, number: int, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> _Step:
         """Keeps of the infos what is needed later."""
-        ended = [bool(done) for done in dones]
-        pending = infos[0].get(PENDING_KEY)
-        if pending is None:
-            return cls(number, list(infos), ended, None)
-        # Infos may hold observations, which need not be kept as long.
-        said: list[Mapping[str, Any]] = [{key: info[key] for key in _TRUE_SUCCESS if key in info} for info in infos]
-        return cls(number, said, ended, pending)
+        # Infos may hold observations, which need not be kept until rewards arrive.
+        return cls(number, [bool(done) for done in dones], infos[0].get(PENDING_KEY, infos))
 
     @property
     def is_known(self) -> bool:
-        return self.pending is None or self.pending.are_known
+        return not isinstance(self.known, PendingRewards) or self.known.are_known
 
-    def infos(self) -> list[Mapping[str, Any]]:
+    def infos(self) -> Sequence[Mapping[str, Any]]:
         """All that is said; waits for it."""
-        if self.pending is None:
-            return self.said
-        return [{**said, **later} for said, later in zip(self.said, self.pending.entries(), strict=True)]
+        return self.known.entries() if isinstance(self.known, PendingRewards) else self.known
 
 
 class RewardHonestyCallback(BaseCallback):
@@ -177,7 +162,7 @@ class RewardHonestyCallback(BaseCallback):
     def __init__(
         self,
         window: int = 50,
-        record: Path | None = None,
+        record: str | Path | None = None,
         eval_env: VecEnv | None = None,
         eval_every: int = 10_000,
         eval_episodes: int = 20,
@@ -186,13 +171,14 @@ class RewardHonestyCallback(BaseCallback):
 
         Raises:
             ValueError: A window below 2, or evaluations without a distance or episodes.
+            TypeError: ``record`` is no path.
         """
         super().__init__()
         if eval_every < 1 or eval_episodes < 1:
             raise ValueError(f"eval_every and eval_episodes must be at least 1, got {eval_every} and {eval_episodes}")
         self.watch = FarmingWatch(window)
         self._outcomes: deque[EpisodeOutcome] = deque(maxlen=window)
-        self._record = record
+        self._record = None if record is None else Path(record)
         self._eval_env = eval_env
         self._eval_every = eval_every
         self._eval_episodes = eval_episodes
@@ -209,8 +195,10 @@ class RewardHonestyCallback(BaseCallback):
         check_algorithm(self.model)
         self._counter = OutcomeCounter(self.training_env.num_envs)
         self._unseen.clear()  # what a learning that failed has left
-        if self._record is not None and self._record.exists():
-            _forget(self._record, self.num_timesteps)
+        if self._record is not None:
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            if self._record.exists():
+                _forget(self._record, self.num_timesteps)
         # A run that is continued goes on where its evaluations were.
         self._next_evaluation = (self.num_timesteps // self._eval_every + 1) * self._eval_every
 

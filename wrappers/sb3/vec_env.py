@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from robometer_rl.frames import FrameProtocol
@@ -22,6 +21,7 @@ from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
 from robometer_rl.wrappers.moments import Indices, Views
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, RenderToInfo, renders_to_info
+from robometer_rl.wrappers.sb3.recorders import VecEnvRecorders
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 
@@ -59,8 +59,8 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
     need `robometer_rl.wrappers.RenderToInfo` in the sub-environments.
 
     `Monitor` inside the sub-environments, or `VecMonitor` inside this wrapper, keeps the true return in
-    ``info["episode"]``, also of episodes that predicted success ends. A `Monitor` file does not list those: the
-    sub-environment does not know that they ended.
+    ``info["episode"]``, also of episodes that predicted success ends, and its file lists them. Only the file of a
+    `Monitor` in a worker process does not: it cannot be reached from here.
 
     Args:
         venv: The vector environment. ``terminate_on_success`` resets single sub-environments, which works directly
@@ -102,6 +102,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
                 `robometer_rl.frames.FrameError` if they are not images.
             TypeError: A model, reward or protocol of another type, or ``terminate_on_success`` around another wrapper.
         """
+        _require_vec_env(venv)
         super().__init__(venv)
         _require_original_images(venv, frames)
         self._scorer = EpisodeScorer(
@@ -113,24 +114,42 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
             success_key=success_key,
             num_envs=venv.num_envs,
             observation_space=venv.observation_space,
+            stacked_spaces=_stacked_spaces(venv),
+            resets_inside=True,
             render_camera=self._render_camera,
             read_attribute=self._read_attribute,
         )
         self._require_resettable()
+        self._recorders = VecEnvRecorders(venv) if self.reward_spec.terminate_on_success else None
 
     def reset(self) -> VecEnvObs:
         """Resets the environments and starts new histories with their first frames."""
-        observations = self.venv.reset()
-        self._start(np.arange(self.num_envs), observations, self.venv.unwrapped.reset_infos)
+        with self._scorer.guard.resetting():
+            observations = self.venv.reset()
+            self._start(np.arange(self.num_envs), observations, self.venv.unwrapped.reset_infos)
         return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Begins a step.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Nothing was reset yet, or an error in the last step or reset has left the
+                episodes in pieces.
+        """
+        # Here and not only where it is waited for, or workers would answer what nobody fetches.
+        self._scorer.guard.require_whole()
+        self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Waits for the environments and pays.
 
         Raises:
-            gymnasium.error.ResetNeeded: Nothing was reset yet.
+            gymnasium.error.ResetNeeded: See `step_async`.
         """
-        received = self._receive()
+        with self._scorer.guard.stepping():
+            return self._step(self._receive())
+
+    def _step(self, received: Received) -> VecEnvStepReturn:
         observations, dones, infos, view = received.observations, received.dones, received.infos, received.view
         reset_infos = list(self.venv.unwrapped.reset_infos)
         step = self._scorer.step(view, received.task_rewards, dones & ~received.truncated, received.truncated)
@@ -139,10 +158,12 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
             if step.terminated[index]:
                 infos[index]["TimeLimit.truncated"] = False
         for index in np.flatnonzero(step.terminated & ~dones).tolist():
-            # A copy, since the first observation of the next episode takes its place in the batch.
+            # Copies, since the reset may draw over what the environment has given out, and the first observation of
+            # the next episode takes the place of the last in the batch.
+            infos[index] = deepcopy(infos[index])
             infos[index]["terminal_observation"] = deepcopy(view(index).observation)
-            if self._is_monitored(index):
-                infos[index]["episode"] = self._end_monitored(index, infos[index])
+            if self._recorders is not None:
+                infos[index].update(self._recorders.end(index, infos[index]))
             reset_infos[index] = self._reset_environment(index, observations)
         ended = np.flatnonzero(self._scorer.over)
         for index, entry in zip(ended.tolist(), self._start(ended, observations, reset_infos), strict=True):
@@ -164,18 +185,15 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         return self.venv.env_method(method_name, *method_args, indices=indices, **method_kwargs)
 
     def _receive(self) -> Received:
-        """Waits for the environments.
-
-        Raises:
-            gymnasium.error.ResetNeeded: Nothing was reset yet.
-        """
-        self._scorer.reader.require_begun()
+        """Waits for the environments."""
         observations, rewards, dones, step_infos = self.venv.step_wait()
+        # Copies, since an environment may use its buffers again while these are scored on another thread.
         infos = [dict(info) for info in step_infos]
+        dones = np.array(dones, np.bool_)
         truncated = dones & np.array([info.get("TimeLimit.truncated", False) for info in infos], np.bool_)
         return Received(
             observations,
-            np.asarray(rewards, np.float64),
+            np.array(rewards, np.float64),
             dones,
             truncated,
             infos,
@@ -192,7 +210,14 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
 
     def _reset_environment(self, index: int, observations: VecEnvObs) -> Info:
         """Resets one sub-environment inside the base `VecEnv`; its first observation takes its place in the batch."""
-        ((observation, info),) = self.venv.env_method("reset", indices=[index])
+        answers = self.venv.env_method("reset", indices=[index])
+        if len(answers) != 1:
+            raise TypeError(
+                f"terminate_on_success resets single sub-environments, and {self.venv} answered env_method('reset', "
+                f"indices=[{index}]) with {len(answers)} resets instead of one: use DummyVecEnv or SubprocVecEnv, or "
+                "RewardSpec(terminate_on_success=False)"
+            )
+        observation, info = answers[0]
         if isinstance(observations, dict):
             for key, batch in observations.items():
                 batch[index] = observation[key]
@@ -203,30 +228,6 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
             observations[index] = observation
         return info
 
-    def _is_monitored(self, index: int) -> bool:
-        return isinstance(self.venv, VecMonitor) or self.venv.env_is_wrapped(Monitor, [index])[0]
-
-    def _end_monitored(self, index: int, info: Info) -> Info:
-        """What the monitor would have recorded had it known that the episode ends here: the true return.
-
-        Without it `stable_baselines3.common.evaluation.evaluate_policy` would never see the episode end.
-        """
-        monitor = self.venv
-        if isinstance(monitor, VecMonitor):
-            start_time, keywords = monitor.t_start, monitor.info_keywords
-        else:
-            start_time, keywords = (monitor.get_attr(name, [index])[0] for name in ("t_start", "info_keywords"))
-        ended = info["robometer/episode"]
-        record = {"r": round(ended["task_return"], 6), "l": ended["length"], "t": round(time.time() - start_time, 6)}
-        record |= {key: info[key] for key in keywords}
-        if isinstance(monitor, VecMonitor):
-            monitor.episode_count += 1
-            monitor.episode_returns[index] = 0
-            monitor.episode_lengths[index] = 0
-            if monitor.results_writer is not None:
-                monitor.results_writer.write_row(record)
-        return record
-
     def _require_resettable(self) -> None:
         if not self.reward_spec.terminate_on_success:
             return
@@ -236,9 +237,6 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
                 "terminate_on_success resets single sub-environments, which a wrapper in between would not notice: "
                 f"put VecRobometerReward directly around the base VecEnv or a VecMonitor around it, not {self.venv}"
             )
-        monitored = [index for index, has_monitor in enumerate(base.env_is_wrapped(Monitor)) if has_monitor]
-        if not all(base.get_attr("allow_early_resets", monitored)):
-            raise ValueError("terminate_on_success needs Monitor(env, allow_early_resets=True)")
 
     def _render_camera(self, every: int) -> Camera:
         wrapped = self.venv.env_is_wrapped(RenderToInfo)
@@ -259,6 +257,24 @@ def layers(venv: VecEnv) -> Iterator[VecEnv]:
     while isinstance(venv, VecEnvWrapper):
         venv = venv.venv
         yield venv
+
+
+def _require_vec_env(venv: VecEnv) -> None:
+    *_, base = layers(venv)
+    if not isinstance(base, VecEnv):
+        raise TypeError(
+            f"{type(venv).__name__} is around a {type(base).__name__}, which is no VecEnv of Stable-Baselines3, and "
+            "does not say how its environments are reset (SuperSuit's SB3VecEnvWrapper is of this kind): use "
+            "DummyVecEnv or SubprocVecEnv around single environments"
+        )
+
+
+def _stacked_spaces(venv: VecEnv) -> list[spaces.Space[Any]]:
+    """Observation spaces of stacked frames, in the sub-environments or around all of them."""
+    around = [layer for layer in layers(venv) if isinstance(layer, VecFrameStack)]
+    found = [layer.observation_space for layer in around if layer.observation_space != layer.venv.observation_space]
+    base = venv.unwrapped
+    return [*found, base.observation_space] if any(base.env_is_wrapped(FrameStackObservation)) else found
 
 
 def _require_original_images(venv: VecEnv, frames: FrameSources) -> None:

@@ -208,11 +208,10 @@ class TestEndOnPredictedSuccess:
             make(venv, reward=ENDS)
         make(venv)
 
-    def test_the_monitor_must_allow_early_resets(self) -> None:
-        venv = dummy(LONG, wrapper=partial(Monitor, allow_early_resets=False))
-        with pytest.raises(ValueError, match="allow_early_resets=True"):
-            make(venv, reward=ENDS)
-        make(venv)
+    def test_a_monitor_that_refuses_early_resets_knows_that_this_is_none(self) -> None:
+        env = make(dummy(LONG, wrapper=partial(Monitor, allow_early_resets=False)), reward=ENDS)
+        env.reset()
+        assert [step(env)[1] for _ in range(4)] == [[False], [True]] * 2
 
     @pytest.mark.parametrize("space", ["dict", "tuple"])
     def test_observations_of_several_parts(self, space: str) -> None:

@@ -1,0 +1,182 @@
+"""Infos of a vector environment: read and written for one of its environments.
+
+Gymnasium batches what its environments report: ``infos[key]`` has one entry per environment, and the mask
+``infos["_" + key]`` says which of them reported it. Vector environments of other makers leave the masks out where all
+have reported, hand out torch tensors, or one dictionary per environment in a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.frames import as_array
+
+__all__ = ["add_info", "as_infos", "batch_row", "env_info", "final_info", "forget_info", "on_host"]
+
+Infos = dict[str, Any]
+
+
+def as_infos(infos: Any, num_envs: int) -> Infos:
+    """Infos as a dictionary, also where they, or the ``final_info`` in them, are one dictionary per environment.
+
+    Raises:
+        TypeError: They are neither.
+    """
+    if isinstance(infos, Mapping):
+        infos = dict(infos)
+        final = infos.get("final_info")
+        if final is not None and not isinstance(final, Mapping):
+            infos["final_info"] = as_infos([info or {} for info in final], num_envs)
+        return infos
+    if not isinstance(infos, (list, tuple)) or len(infos) != num_envs:
+        raise TypeError(
+            f"got infos of type {type(infos).__name__}; expected a dictionary of arrays with an entry for each of the "
+            f"{num_envs} environments, as gymnasium.vector.VectorEnv.step describes it, or a list of one dictionary "
+            "for each"
+        )
+    batched: Infos = {}
+    for index, info in enumerate(infos):
+        add_info(batched, info, index, num_envs)
+    return batched
+
+
+def env_info(infos: Mapping[str, Any], index: int, num_envs: int) -> Infos:
+    """The info of one environment, from the infos of a vector environment.
+
+    Args:
+        infos: Arrays, tensors or lists with one entry per environment, ``_key`` being the mask of ``key``; dictionaries
+            of these. Any other value belongs to all environments.
+        index: The environment.
+        num_envs: Number of environments.
+    """
+    info: Infos = {}
+    for key, value in infos.items():
+        is_mask = key.startswith("_") and key[1:] in infos
+        is_absent = f"_{key}" in infos and not infos[f"_{key}"][index]
+        if is_mask or is_absent:
+            continue
+        if isinstance(value, Mapping):
+            info[key] = env_info(value, index, num_envs)
+        elif _is_batch(value, num_envs):
+            item = value[index]
+            # As Python's own it becomes an array of bools again when it is added to other infos.
+            info[key] = bool(item) if isinstance(item, np.bool_) else item
+        else:
+            info[key] = value
+    return info
+
+
+def final_info(infos: Mapping[str, Any], index: int, num_envs: int) -> Infos:
+    """What one environment reported at the end of an episode, where the same step has reset it; empty if nothing."""
+    return env_info(infos.get("final_info") or {}, index, num_envs)
+
+
+def on_host(infos: Mapping[str, Any]) -> Infos:
+    """Infos whose small tensors are NumPy arrays: one copy from an accelerator instead of one per environment."""
+    found: Infos = {}
+    for key, value in infos.items():
+        shape = _shape(value)
+        if isinstance(value, Mapping):
+            found[key] = on_host(value)
+        else:
+            found[key] = as_array(value) if shape is not None and len(shape) <= 1 else value
+    return found
+
+
+def forget_info(infos: Infos, index: int) -> None:
+    """Removes the info of one environment from the infos of a vector environment, as if it had reported none.
+
+    The dictionary is changed; the arrays in it are not, since an environment may go on using them.
+    """
+    for key in [key for key in infos if f"_{key}" in infos]:
+        value, mask = infos[key], np.array(as_array(infos[f"_{key}"]))
+        mask[index] = False
+        if not mask.any():
+            del infos[key], infos[f"_{key}"]
+            continue
+        if isinstance(value, Mapping):
+            value = dict(value)
+            forget_info(value, index)
+        else:
+            value = np.array(as_array(value))
+            value[index] = None if value.dtype == object else 0
+        infos[key], infos[f"_{key}"] = value, mask
+
+
+def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int) -> None:
+    """Adds the info of one environment to the infos of a vector environment.
+
+    The dictionary is changed; the arrays in it are not, since an environment may go on using them. Where a key has no
+    mask yet, all environments have reported it.
+    """
+    for key, value in info.items():
+        is_new = key not in infos
+        mask = np.full(num_envs, not is_new)
+        if f"_{key}" in infos:
+            mask = np.array(as_array(infos[f"_{key}"]))
+        mask[index] = True
+        if key == "final_obs" and is_new:
+            infos[key] = _written(np.full(num_envs, None, object), index, value)
+        elif isinstance(value, Mapping) and (is_new or isinstance(infos[key], Mapping)) and key != "final_obs":
+            infos[key] = {} if is_new else dict(infos[key])
+            add_info(infos[key], value, index, num_envs)
+        else:
+            infos[key] = _written(_empty_batch(value, num_envs) if is_new else infos[key], index, value)
+        infos[f"_{key}"] = mask
+
+
+def batch_row(batch: Any, index: int) -> Any:
+    """One environment's part of what a vector environment has batched, or gives in an array of objects."""
+    if isinstance(batch, Mapping):
+        return {key: batch_row(part, index) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(batch_row(part, index) for part in batch)
+    return batch[index]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or tensor of whatever library; None of anything else."""
+    try:
+        return tuple(value.shape)
+    except AttributeError:
+        return None
+
+
+def _is_batch(value: Any, num_envs: int) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) == num_envs
+    shape = _shape(value)
+    return shape is not None and shape[:1] == (num_envs,)
+
+
+def _empty_batch(value: Any, num_envs: int) -> NDArray[Any]:
+    """An array for values like this one, as Gymnasium makes it."""
+    if isinstance(value, (bool, int, float)):
+        return np.zeros(num_envs, type(value))
+    if _shape(value) is None:
+        return np.full(num_envs, None, object)
+    item = as_array(value)
+    return np.zeros((num_envs, *item.shape), item.dtype)
+
+
+def _written(batch: Any, index: int, value: Any) -> Any:
+    """A copy of the batch with another value for one environment."""
+    if isinstance(batch, Mapping) and isinstance(value, Mapping):
+        return {key: _written(part, index, value[key]) if key in value else part for key, part in batch.items()}
+    copy = np.array(as_array(batch))
+    item = None if copy.dtype == object or isinstance(value, (str, Mapping)) else as_array(value)
+    numbers = item is not None and {copy.dtype.kind, item.dtype.kind} <= set("biuf")
+    if item is not None and numbers and item.shape == copy.shape[1:]:
+        copy = copy.astype(np.promote_types(copy.dtype, item.dtype), copy=False)
+        copy[index] = item
+        return copy
+    # Values of different kinds, or objects: each environment keeps its own.
+    boxes = np.empty(len(copy), object)
+    for place, part in enumerate(copy):
+        boxes[place] = part
+    boxes[index] = value
+    return boxes
