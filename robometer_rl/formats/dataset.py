@@ -55,12 +55,15 @@ class DatasetOptions:
             only one that there is; if there are several, somebody has to choose.
         tasks: Instructions of every episode, in place of those that the dataset holds.
         orientation: What is done to pictures before they are shown; None for what is customary in the format.
+        trust_pickle: Whether a pickle may run whatever code it names. Without it only what a replay buffer of
+            Stable-Baselines3 consists of is opened.
     """
 
     path: Path
     cameras: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     orientation: Orientation | None = None
+    trust_pickle: bool = False
 
 
 @dataclass(frozen=True, eq=False)

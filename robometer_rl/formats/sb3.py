@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, new_file
+from robometer_rl.formats.buffer_files import load_buffer
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     Episode,
@@ -62,15 +63,13 @@ def is_format(path: Path) -> bool:
 
 
 def open_dataset(options: DatasetOptions) -> BufferDataset:
-    """Loads a saved buffer. Unpickling runs code that the file names: load only buffers that you trust.
+    """Loads a saved buffer; see `robometer_rl.formats.buffer_files` for what a file may contain.
 
     Raises:
         SourceError: The file holds something else, or a buffer that cannot be labelled.
         ImportError: The extra ``sb3`` is not installed.
     """
-    save_util = require("stable_baselines3.common.save_util", "sb3")
-    buffer = save_util.load_from_pkl(options.path)
-    return BufferDataset(buffer, options)
+    return BufferDataset(load_buffer(options.path, trusted=options.trust_pickle), options)
 
 
 @dataclass(frozen=True)
@@ -269,10 +268,16 @@ class _BufferWriter(LabelWriter):
         """See `LabelWriter.written`; unpickles what is there."""
         if not self.destination.is_file():
             return None
-        save_util = require("stable_baselines3.common.save_util", "sb3")
-        buffer = self._dataset.buffer if self._replaces else save_util.load_from_pkl(self.destination)
-        stored = vars(buffer).get(ATTRIBUTE)
-        return None if stored is None else stored_provenance(stored["metadata"])
+        buffer = self._dataset.buffer if self._replaces else self._stored()
+        stored = None if buffer is None else vars(buffer).get(ATTRIBUTE)
+        return stored_provenance(stored.get("metadata", {})) if isinstance(stored, dict) else None
+
+    def _stored(self) -> Any:
+        """The buffer at the destination; None if it is somebody else's file."""
+        try:
+            return load_buffer(self.destination, trusted=self._dataset.options.trust_pickle)
+        except SourceError:
+            return None
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
@@ -292,6 +297,28 @@ def _check_kind(buffer: Any, where: Path) -> None:
             f"{where} holds a HerReplayBuffer, which computes the rewards of its virtual transitions from goals: "
             "rewards that depend on the history cannot be given to it"
         )
+    try:
+        sound = _is_sound(buffer)
+    except (AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise SourceError(f"{where} holds a {type(buffer).__name__} that is damaged: its arrays do not fit each other")
+
+
+def _is_sound(buffer: Any) -> bool:
+    """Whether the arrays of a buffer are numbers and fit each other."""
+    steps = {name: getattr(buffer, name) for name in ("rewards", "dones", "timeouts")}
+    sources = [buffer.observations] if buffer.optimize_memory_usage else [buffer.observations, buffer.next_observations]
+    shown = [source if isinstance(source, dict) else {"obs": source} for source in sources]
+    shape = (buffer.buffer_size, buffer.n_envs)
+    shapes = [{name: array.shape for name, array in source.items()} for source in shown]
+    arrays = [array for source in (steps, *shown) for array in source.values()]
+    return (
+        all(array.shape == shape for array in steps.values())
+        and all(array.shape[:2] == shape and array.dtype.kind in "biuf" for array in arrays)
+        and all(each == shapes[0] for each in shapes)
+        and 0 <= buffer.pos <= buffer.buffer_size
+    )
 
 
 def _image_arrays(buffer: Any) -> dict[str, tuple[NDArray[Any], NDArray[Any] | None]]:
@@ -313,6 +340,10 @@ def _original_rewards(buffer: Any, where: Path) -> NDArray[Any]:
     stored = vars(buffer).get(ATTRIBUTE)
     if stored is None:
         return buffer.rewards.copy()
+    arrays: dict[str, Any] = stored if isinstance(stored, dict) else {}
+    kept = [np.asarray(arrays.get(name)) for name in ("rewards", "original_rewards")]
+    if any(array.shape != buffer.rewards.shape or array.dtype.kind != "f" for array in kept):
+        raise SourceError(f"{where} has an attribute {ATTRIBUTE!r} that relabelling did not make; remove it")
     if not np.array_equal(stored["rewards"], buffer.rewards):
         raise SourceError(
             f"{where} was labelled, and transitions were added to it since: which of its rewards are learned cannot be "

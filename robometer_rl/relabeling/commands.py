@@ -58,6 +58,8 @@ class RelabelConfig:
     """Instruction of every episode, or several ways to say it, in place of what the dataset says."""
     orientation: Orientation | None = None
     """What is done to pictures before they are shown to the model; what is customary in the format if not given."""
+    trust_pickle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open a replay buffer with classes of your own in it, which runs whatever code the file names."""
     write: WriteMode | None = None
     """A copy with new rewards, a sidecar of labels, or the dataset itself in_place; what is usual if not given."""
     output: Path | None = None
@@ -88,7 +90,8 @@ def run_relabel(config: RelabelConfig) -> None:
     spec = parse_reward(config.reward, config.every)
     protocol = parse_protocol(config.protocol) if config.protocol else None
     kind, dataset = open_dataset(
-        DatasetOptions(config.dataset, config.cameras, config.task, config.orientation), config.format
+        DatasetOptions(config.dataset, config.cameras, config.task, config.orientation, config.trust_pickle),
+        config.format,
     )
     writer = dataset.writer(_mode(config, kind.modes), config.output)
     if not journal_path(writer).exists():
