@@ -13,7 +13,7 @@ ifeq ($(shell uname -s),Linux)
 export MUJOCO_GL ?= egl
 endif
 
-.PHONY: help demo test test-all test-rlds check lint format constraints clean
+.PHONY: help demo test test-all test-rlds test-lerobot check lint docs format constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,9 +21,11 @@ help:
 	@echo "make test         run the fast tests"
 	@echo "make test-all     run all tests, with the LIBERO simulator (620 MB)"
 	@echo "make test-rlds    test the reader of RLDS datasets, with TensorFlow in an environment of its own (3 GB)"
-	@echo "make check        formatting, lint, types and the fast tests"
+	@echo "make test-lerobot test the LeRobot formats, models and wrappers beside LeRobot 0.6, on Python 3.12 (6 GB)"
+	@echo "make check        formatting, lint, types, the documentation and the fast tests"
+	@echo "make docs         build the documentation site in site/, and say which of its links lead nowhere"
 	@echo "make format       format the code and fix what the linter can"
-	@echo "make constraints  write constraints.txt from what is installed"
+	@echo "make constraints  write constraints.txt and constraints-lerobot.txt from what is installed"
 	@echo "make clean        remove .venv and caches"
 
 # One stamp per set of extras: nothing is done until the project's requirements change.
@@ -34,9 +36,12 @@ ALL := $(VENV)/installed-all
 # TensorFlow is large and nothing else needs it.
 RLDS := .venv-rlds/installed
 
+# LeRobot needs Python 3.12 and older releases of torch, transformers and numpy.
+LEROBOT := .venv-lerobot/installed
+
 $(DEMO): EXTRAS := metaworld
-$(DEV): EXTRAS := metaworld,sb3,examples,train,minari,lerobot,agibot,ray,dev
-$(ALL): EXTRAS := metaworld,libero,sb3,examples,train,int8,minari,lerobot,agibot,ray,dev
+$(DEV): EXTRAS := metaworld,sb3,examples,train,minari,lerobot,agibot,ray,docs,dev
+$(ALL): EXTRAS := metaworld,libero,sb3,examples,train,int8,minari,lerobot,agibot,ray,docs,dev
 $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh $(VENV) $(EXTRAS)
 	@touch $@
@@ -57,22 +62,36 @@ $(RLDS): pyproject.toml constraints.txt tools/setup.sh
 test-rlds: $(RLDS)
 	.venv-rlds/bin/python -m pytest tests/formats/test_rlds.py
 
+$(LEROBOT): pyproject.toml constraints-lerobot.txt tools/setup.sh
+	PYTHON="$(or $(PYTHON),python3.12 python3.13)" tools/setup.sh .venv-lerobot lerobot,minari,sb3,train,dev \
+	    constraints-lerobot.txt "lerobot[dataset,robometer]"
+	@touch $@
+
+# Whether LeRobot's own code reads what is written for it, and whether its versions give the recorded numbers.
+test-lerobot: $(LEROBOT)
+	.venv-lerobot/bin/python -m pytest tests/lerobot tests/formats tests/models tests/relabeling tests/wrappers
+
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-check: lint test
+check: lint docs test
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict --quiet
 
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Local version labels (+cpu) are dropped: they name a build of the same release.
-constraints: $(ALL) $(RLDS)
-	for bin in $(BIN) .venv-rlds/bin; do $$bin/pip freeze --exclude-editable; done | \
-	    sed -E '/ @ |^#/d; s/\+[a-z0-9.]+$$//' | sort -fu > constraints.txt
-	@touch $(DEMO) $(DEV) $(ALL) $(RLDS)
+# Local version labels (+cpu) are dropped: they name a build of the same release. Libraries of CUDA, too: they are torch's.
+FREEZE := pip freeze --exclude-editable
+PINS := sed -E '/ @ |^\#|^(cuda|nvidia|triton)/d; s/\+[a-z0-9.]+$$//' | sort -fu
+constraints: $(ALL) $(RLDS) $(LEROBOT)
+	for bin in $(BIN) .venv-rlds/bin; do $$bin/$(FREEZE); done | $(PINS) > constraints.txt
+	.venv-lerobot/bin/$(FREEZE) | $(PINS) > constraints-lerobot.txt
+	@touch $(DEMO) $(DEV) $(ALL) $(RLDS) $(LEROBOT)
 
 clean:
-	rm -rf $(VENV) .venv-rlds build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-rlds .venv-lerobot site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -124,14 +124,24 @@ def requirements(*extras: str) -> set[str]:
 
 def test_every_requirement_is_pinned_by_the_constraints() -> None:
     """What is not pinned is resolved on the day of installation, and one day it resolves to what does not work."""
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
     # `pip freeze` leaves out the packaging tools.
-    assert requirements(*project()["project"]["optional-dependencies"]) - pinned == {"setuptools"}
+    assert requirements(*project()["project"]["optional-dependencies"]) - pinned("constraints.txt") == {"setuptools"}
 
 
-def test_the_constraints_are_one_release_of_each_package_from_anywhere() -> None:
-    """Two environments are frozen into one file, in which neither a second release nor a place may be left."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def test_what_is_tested_beside_lerobot_is_pinned_by_its_constraints() -> None:
+    (extras,) = re.findall(r"setup\.sh \.venv-lerobot (\S+)", (ROOT / "Makefile").read_text())
+    assert requirements(*extras.split(",")) | {"lerobot"} <= pinned("constraints-lerobot.txt")
+
+
+def pinned(constraints: str) -> set[str]:
+    lines = (ROOT / constraints).read_text().split()
+    return {line.split("==")[0].lower().replace("_", "-") for line in lines}
+
+
+@pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-lerobot.txt"])
+def test_the_constraints_are_one_release_of_each_package_from_anywhere(constraints: str) -> None:
+    """Several environments may be frozen into one file, in which neither a second release nor a place may be left."""
+    lines = (ROOT / constraints).read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[0-9][0-9A-Za-z.]*", line)] == []
     names = Counter(re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines)
     assert [name for name, count in names.items() if count > 1] == []

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Makes a virtual environment and installs the project into it, editable, in the versions of constraints.txt.
 #
-#   tools/setup.sh VENV EXTRAS        as in: tools/setup.sh .venv metaworld,dev
+#   tools/setup.sh VENV EXTRAS                                  as in: tools/setup.sh .venv metaworld,dev
+#   tools/setup.sh VENV EXTRAS CONSTRAINTS [REQUIREMENT ...]    in other versions, and beside other packages
 #
 # PYTHON names the interpreter to make it with. On Debian and Ubuntu the libraries for rendering without a screen are
 # installed too when this runs as root; otherwise the line to run is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage="usage: tools/setup.sh VENV EXTRAS"
+usage="usage: tools/setup.sh VENV EXTRAS [CONSTRAINTS [REQUIREMENT ...]]"
 venv=${1:?$usage}
 extras=${2:?$usage}
+constraints=${3:-constraints.txt}
+requirements=("${@:4}")
 candidates=${PYTHON:-python3.11 python3.12 python3.13 python3}
 
 # Whether $1 runs, is new enough and can make virtual environments (Debian splits that off). A version manager's
@@ -57,4 +60,4 @@ install_system_packages() {
 install_system_packages
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
 # Constraints always: left alone, pip takes releases of torch and mujoco that do not work with the rest.
-"$venv/bin/python" -m pip install --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+"$venv/bin/python" -m pip install --disable-pip-version-check -c "$constraints" -e ".[$extras]" "${requirements[@]}"
