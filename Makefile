@@ -79,7 +79,7 @@ lint: $(DEV)
 check: lint docs test
 
 docs: $(DEV)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(DEV)
 	$(BIN)/ruff format .

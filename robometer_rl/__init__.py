@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robometer_rl.prediction import Prediction, StepPrediction
     from robometer_rl.rewards import RewardSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives. They are imported on first use (PEP 562), so that processes which only render, such as
 # the workers of a vector environment, never pay for torch and transformers.

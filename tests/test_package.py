@@ -16,6 +16,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
+import yaml
 from setuptools import find_packages
 
 import robometer_rl
@@ -73,7 +74,8 @@ def test_the_three_wrappers_have_the_names_of_the_contract() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     declared = project()["project"]["version"]
     assert robometer_rl.__version__ == declared == version("robometer-rl")
-    assert f"## {declared}" in (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == declared
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == declared
 
 
 def test_every_folder_with_modules_is_a_package_that_setuptools_finds() -> None:
