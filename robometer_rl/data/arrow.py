@@ -1,24 +1,39 @@
 """The sealed rows of a store: one Arrow file, ordered by id, that opens without being read.
 
-It is written and read by the ``datasets`` library, so ``datasets.Dataset.from_file`` opens it too. Equal rows give
+It is written by the ``datasets`` library, so ``datasets.Dataset.from_file`` opens it too. Equal rows give
 equal bytes, whatever was sealed when.
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+import logging
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from importlib import import_module
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robometer_rl.data.rows import PER_FRAME, SCALARS, FrameFile, Row, StoreError, with_arrays
+from robometer_rl.data.rows import (
+    ID,
+    PER_FRAME,
+    SCALARS,
+    ChecksumError,
+    FrameFile,
+    Row,
+    StoreError,
+    are_plausible,
+    with_arrays,
+)
 from robometer_rl.files import new_file
 
 if TYPE_CHECKING:
-    import datasets
+    import pyarrow
 
-__all__ = ["SealedRows", "write_sealed"]
+__all__ = ["SealedRows", "sealed_schema", "write_sealed"]
+
+logger = logging.getLogger(__name__)
 
 # Rows per record batch: few, because the offsets of lists have 32 bits within a batch.
 _BATCH: Final = 100
@@ -26,6 +41,9 @@ _BATCH: Final = 100
 
 class SealedRows:
     """Rows of an Arrow file, mapped into memory.
+
+    What a damaged file says about places and lengths is checked before anything is read there: the ids when it is
+    opened, everything else a batch at a time when somebody asks for it.
 
     Attributes:
         ids: Ids in ascending order.
@@ -36,26 +54,61 @@ class SealedRows:
 
         Raises:
             StoreError: The file is damaged.
-            ModuleNotFoundError: The package ``datasets`` is not installed.
+            ModuleNotFoundError: The package ``pyarrow`` is not installed.
         """
-        datasets = _datasets(f"to read the sealed rows {path}")
+        pa = _installed("pyarrow", f"to read the sealed rows {path}")
+        self._path = path
         try:
-            self._rows = datasets.Dataset.from_file(str(path))
-            self.ids: list[str] = self.column("id")
-        except (ValueError, KeyError, OSError) as error:
+            with pa.memory_map(str(path)) as file:
+                reader = pa.ipc.open_stream(file)
+                _check_schema(reader.schema)
+                self._batches: list[pyarrow.RecordBatch] = list(reader)
+            self.ids: list[str] = [name for batch in self._batches for name in _values(batch, "id")]
+        except (*_damage(), OSError) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
+        are_names = all(name is not None and ID.fullmatch(name) for name in self.ids)
+        if not are_names or any(one >= other for one, other in pairwise(self.ids)):
+            raise StoreError(f"{path} is damaged: expected ids in ascending order, each a file name")
+        self._starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
+        self._sound: set[int] = set()
 
     def __contains__(self, trajectory_id: str) -> bool:
         position = bisect_left(self.ids, trajectory_id)
         return position < len(self.ids) and self.ids[position] == trajectory_id
 
     def __getitem__(self, trajectory_id: str) -> Row:
-        """The row with this id, which must be there."""
-        return _row(self._rows[bisect_left(self.ids, trajectory_id)])
+        """The row with this id, which must be there.
 
-    def column(self, name: str) -> list[Any]:
-        """One field of all rows, in order of ids."""
-        return self._rows.data.column(name).to_pylist()
+        Raises:
+            ChecksumError: It is damaged, or a row near it is, so that it cannot be read.
+        """
+        position = bisect_left(self.ids, trajectory_id)
+        number = bisect_right(self._starts, position) - 1
+        batch = self._batches[number]
+        try:
+            if number not in self._sound:
+                batch.validate(full=True)
+                self._sound.add(number)
+            return _row(batch.slice(position - self._starts[number], 1).to_pylist()[0])
+        except _damage() as error:
+            raise ChecksumError(
+                f"trajectory {trajectory_id!r}: its row in {self._path} is damaged ({error}); record it again"
+            ) from error
+
+    def columns(self, *names: str) -> dict[str, list[Any]]:
+        """Some fields of all rows, and ``id``, in order of ids; rows that cannot be read are left out."""
+        table: dict[str, list[Any]] = {name: [] for name in ("id", *names)}
+        for batch in self._batches:
+            try:
+                columns = {name: _values(batch, name) for name in table}
+            except _damage() as error:
+                logger.warning("some rows of %s are damaged: %s", self._path, error)
+                continue
+            for values in zip(*columns.values(), strict=True):
+                if are_plausible(dict(zip(table, values, strict=True))):
+                    for column, value in zip(table.values(), values, strict=True):
+                        column.append(value)
+        return table
 
 
 def write_sealed(path: Path, rows: Iterable[Row]) -> None:
@@ -64,49 +117,72 @@ def write_sealed(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         ModuleNotFoundError: The package ``datasets`` is not installed.
     """
-    _datasets(f"to seal {path.parent}")
+    _installed("datasets", f"to seal {path.parent}")
+    from datasets import Features
     from datasets.arrow_writer import ArrowWriter
 
-    with new_file(path) as temporary, ArrowWriter(features=_features(), path=str(temporary)) as writer:
+    features = Features.from_arrow_schema(sealed_schema())
+    with new_file(path) as temporary, ArrowWriter(features=features, path=str(temporary)) as writer:
         for row in rows:
             writer.write(_columns(row), writer_batch_size=_BATCH)
         writer.finalize()
 
 
-def _datasets(purpose: str) -> Any:
-    """The module ``datasets``, which takes a second to import and is needed for sealed rows only."""
+def _installed(package: str, purpose: str) -> Any:
+    """A package that takes long to import and is needed for sealed rows only."""
     try:
-        import datasets
+        return import_module(package)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{purpose}, the package 'datasets' is needed: pip install 'robometer-rl[data]'", name="datasets"
+            f"{purpose}, the package '{package}' is needed: pip install 'robometer-rl[data]'", name=package
         ) from error
-    return datasets
 
 
-def _features() -> datasets.Features:
-    from datasets import Features, List, Value
+def _damage() -> tuple[type[Exception], ...]:
+    """What reading a damaged file fails with."""
+    import pyarrow
 
-    text, integer = Value("string"), Value("int64")
-    return Features(
+    # Most of Arrow's errors are of several kinds at once; some come from the interpreter.
+    return pyarrow.ArrowException, ValueError, TypeError, LookupError, SystemError, OverflowError, MemoryError
+
+
+def _values(batch: pyarrow.RecordBatch, name: str) -> list[Any]:
+    column = batch.column(name)
+    column.validate(full=True)
+    return column.to_pylist()
+
+
+def _check_schema(found: pyarrow.Schema) -> None:
+    expected = sealed_schema()
+    wrong = [field.name for field in expected if field.name not in found.names or found.field(field.name) != field]
+    if wrong:
+        raise ValueError(f"its columns {', '.join(wrong)} are missing, or of another type")
+
+
+def sealed_schema() -> pyarrow.Schema:
+    """The columns of the file."""
+    import pyarrow as pa
+
+    text, integer, numbers = pa.string(), pa.int64(), pa.list_(pa.float32())
+    return pa.schema(
         {
             **dict.fromkeys(("id", "task", "quality_label", "data_source"), text),
-            "is_robot": Value("bool"),
-            "partial_success": Value("float64"),
+            "is_robot": pa.bool_(),
+            "partial_success": pa.float64(),
             "skill": text,
             "seed": integer,
             "split": text,
             "source": text,
-            "instructions": List(text),
+            "instructions": pa.list_(text),
             "metadata": text,
-            "success": List(Value("bool")),
-            "state": List(List(Value("float32"))),
-            "distance": List(Value("float32")),
-            "steps": List(integer),
+            "success": pa.list_(pa.bool_()),
+            "state": pa.list_(numbers),
+            "distance": numbers,
+            "steps": pa.list_(integer),
             "frames_file": text,
-            "frames_shape": List(integer),
+            "frames_shape": pa.list_(integer),
             "frames_sha256": text,
-            "frames_numbers": List(integer),
+            "frames_numbers": pa.list_(integer),
             "sha256": text,
         }
     )
@@ -129,6 +205,8 @@ def _columns(row: Row) -> dict[str, Any]:
 
 
 def _row(columns: dict[str, Any]) -> Row:
+    if not are_plausible(columns) or columns["sha256"] is None:
+        raise ValueError("its fields are of other types than those of a trajectory")
     numbers = columns["frames_numbers"]
     frames = FrameFile(
         columns["frames_file"],

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,12 +18,12 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from robometer_rl.data.rows import ChecksumError, FrameFile
 from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
-from robometer_rl.files import new_file
+from robometer_rl.files import OutsideError, new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video
 
@@ -30,7 +33,19 @@ FRAMES: Final = "frames"
 VIDEOS: Final = "videos"
 
 _CHUNK = 64  # frames that are read from a source at once
-_UNREADABLE = (zipfile.BadZipFile, UnidentifiedImageError, OSError, KeyError, SyntaxError, EOFError, ValueError)
+_OVERHEAD: Final = 1 << 16  # of a PNG besides its pixels
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    Image.DecompressionBombError,
+    OSError,
+    LookupError,
+    SyntaxError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # encrypted, or packed in a way that is not known
+)
 
 
 class StoredFrames(ABC):
@@ -105,9 +120,21 @@ class _ArchivedFrames(StoredFrames):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for index in indices:
-                    yield np.asarray(Image.open(io.BytesIO(archive.read(_member(index)))))
+                    with self._image(archive, _member(index)) as image:
+                        yield np.asarray(image)
         except _UNREADABLE as error:
             raise self._undecodable(error) from error
+
+    def _image(self, archive: zipfile.ZipFile, name: str) -> Image.Image:
+        """An image that is as large as the row says, before its pixels take memory."""
+        claimed, most = archive.getinfo(name).file_size, 2 * math.prod(self.shape[1:]) + _OVERHEAD
+        if claimed > most:
+            raise ValueError(f"{name} has {claimed} bytes, expected at most {most}")
+        image = Image.open(io.BytesIO(archive.read(name)), formats=("PNG",))
+        found = (image.height, image.width, len(image.getbands()))
+        if found != self.shape[1:]:
+            raise ValueError(f"{name} has the shape {found}, expected {self.shape[1:]}")
+        return image
 
     def verify(self) -> None:
         """See `StoredFrames.verify`; images are looked at but for their compressed pixels, which have a CRC."""
@@ -117,10 +144,7 @@ class _ArchivedFrames(StoredFrames):
                 if archive.namelist() != [_member(index) for index in range(len(self))]:
                     raise self._undecodable(f"it holds {len(archive.namelist())} images, expected {len(self)}")
                 for name in archive.namelist():
-                    with Image.open(io.BytesIO(archive.read(name))) as image:
-                        found = (image.height, image.width, len(image.getbands()))
-                        if found != self.shape[1:]:
-                            raise self._undecodable(f"{name} has the shape {found}, expected {self.shape[1:]}")
+                    with self._image(archive, name) as image:
                         image.verify()
         except ChecksumError:
             raise
@@ -151,9 +175,16 @@ class _VideoFrames(StoredFrames):
 
 
 def open_frames(root: Path, frames: FrameFile, name: str) -> StoredFrames:
-    """The frames of the trajectory ``name`` in the store at ``root``; nothing is read yet."""
+    """The frames of the trajectory ``name`` in the store at ``root``; nothing is read yet.
+
+    Raises:
+        ChecksumError: They are said to be elsewhere than in the store.
+    """
     kind = _ArchivedFrames if frames.file.endswith(".zip") else _VideoFrames
-    return kind(root / frames.file, frames, name)
+    try:
+        return kind(frames.path(root), frames, name)
+    except OutsideError as error:
+        raise ChecksumError(f"trajectory {name!r}: its row is not the one that was written: {error}") from error
 
 
 def write_frames(path: Path, name: str, frames: FrameSequence) -> FrameFile:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.documents import brief, parse_json
+from robometer_rl.files import OutsideError, inside
 from robometer_rl.frames import FrameSequence
 
-__all__ = ["PER_FRAME", "SCALARS", "ChecksumError", "FrameFile", "Row", "StoreError"]
+__all__ = ["ID", "PER_FRAME", "SCALARS", "ChecksumError", "FrameFile", "Row", "StoreError", "are_plausible"]
 
 SCALARS: Final = (
     "id",
@@ -37,6 +41,18 @@ PER_FRAME: Final[Mapping[str, type[np.generic]]] = {
     "steps": np.int64,
 }
 """Fields of `Trajectory` with one entry per frame, and their types."""
+
+ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
+"""Ids of trajectories, which are names of files."""
+
+_FOLDERS: Final = ("frames", "videos")
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("id", "task", "quality_label", "data_source", "split"), (str,)),
+    **dict.fromkeys(("skill", "source"), (str, type(None))),
+    "is_robot": (bool,),
+    "partial_success": (float, int, type(None)),
+    "seed": (int, type(None)),
+}
 
 _SEEDS: Final = (-(2**63), 2**63)
 
@@ -66,6 +82,21 @@ class FrameFile:
     sha256: str
     suffix: bytes = b""
     numbers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_shape(self.shape) or not isinstance(self.sha256, str):
+            raise ValueError(f"its frames have the shape {brief(self.shape)}; expected (T, H, W, 3)")
+        if self.numbers is not None and not (
+            len(self.numbers) == self.shape[0] and all(_is_count(number) for number in self.numbers)
+        ):
+            raise ValueError(f"its {self.shape[0]} frames have the numbers {brief(self.numbers)} in their video")
+
+    def path(self, root: Path) -> Path:
+        """Where it is in the store at ``root``; `OutsideError` if that is not among the store's frames."""
+        folder, _, name = self.file.partition("/")
+        if folder not in _FOLDERS or "/" in name:
+            raise OutsideError(f"{self.file!r} is not a file in {' or '.join(_FOLDERS)} of the store {root}")
+        return inside(root / folder, name)
 
 
 @dataclass(frozen=True)
@@ -139,7 +170,9 @@ class Row:
             ValueError: Not JSON.
             KeyError: Not a row.
         """
-        values = json.loads(content)
+        values = parse_json(content.decode("utf-8"))
+        if not isinstance(values, dict) or not are_plausible(values):
+            raise ValueError("its fields are of other types than those of a trajectory")
         sha256 = values.pop("sha256")
         if "frames_sha256" not in values:
             return cls._from_version_1(values, sha256)
@@ -163,6 +196,21 @@ class Row:
         """The row of this version in place of one of version 1, given the checksum of its frame file alone."""
         frames = FrameFile(self.frames.file, self.frames.shape, frames_sha256)
         return Row(self.values, frames, _checksum(self.values, frames))
+
+
+def are_plausible(values: Mapping[str, Any]) -> bool:
+    """Whether fields are of the types that they have in a row; fields with a value per frame are not looked at."""
+    types = all(isinstance(values[name], kinds) for name, kinds in _TYPES.items() if name in values)
+    return types and ("frames_shape" not in values or _is_shape(values["frames_shape"]))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_shape(value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) and len(value) == 4
+    return is_list and all(_is_count(length) and length > 0 for length in value) and value[3] == 3
 
 
 def with_arrays(values: Mapping[str, Any]) -> dict[str, Any]:

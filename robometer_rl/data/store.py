@@ -20,7 +20,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 from bisect import insort
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,8 +35,9 @@ from robometer_rl.data.frame_files import (
     open_frames,
     write_frames,
 )
-from robometer_rl.data.rows import ChecksumError, Row, StoreError
+from robometer_rl.data.rows import ID, ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import new_file, write_bytes, write_text
 
 __all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 _FORMAT: Final = "robometer-trajectories"
 _VERSION: Final = 2
 _READABLE: Final = ({"format": _FORMAT, "version": 1}, {"format": _FORMAT, "version": _VERSION})
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 _JOURNAL: Final = "rows"
 _SEALED: Final = "rows.arrow"
 
@@ -121,6 +120,8 @@ class TrajectoryStore:
         row.check()
         try:
             return row.trajectory(open_frames(self.path, row.frames, trajectory_id))
+        except StoreError:
+            raise
         except (ValueError, TypeError) as error:  # in a row of version 1, whose checksum is compared with its frames
             raise ChecksumError(f"trajectory {trajectory_id!r}: its row is damaged ({error})") from error
 
@@ -138,8 +139,7 @@ class TrajectoryStore:
         Returns:
             One list per name and one called ``id``, in the order of ids; rows that cannot be read are left out.
         """
-        sealed = self._sealed
-        table = {name: [] if sealed is None else sealed.column(name) for name in ("id", *names)}
+        table = {name: [] for name in ("id", *names)} if self._sealed is None else self._sealed.columns(*names)
         known = set(table["id"])
         for trajectory_id in self._ids:
             if trajectory_id in known:
@@ -168,8 +168,8 @@ class TrajectoryStore:
             FrameError: The frames are not RGB images of one size.
             VideoError: The video of ``keep_video`` cannot be decoded.
         """
-        if _ID.fullmatch(trajectory.id) is None:
-            raise StoreError(f"the id {trajectory.id!r} cannot be a file name; expected {_ID.pattern}")
+        if ID.fullmatch(trajectory.id) is None:
+            raise StoreError(f"the id {trajectory.id!r} cannot be a file name; expected {ID.pattern}")
         self._refuse_taken(trajectory.id)
         self._make_folders()  # a store from the Hub has no empty ones
         kept = link_video(self.path, trajectory.frames) if keep_video else None
@@ -250,7 +250,7 @@ class TrajectoryStore:
 
     def _check_version(self) -> None:
         try:
-            found = json.loads(self._header.read_text())
+            found = parse_json(read_text(self._header))
         except (ValueError, OSError) as error:
             raise StoreError(f"{self._header} is not readable: {error}") from error
         if found not in _READABLE:
@@ -304,7 +304,7 @@ class TrajectoryStore:
             raise ChecksumError(f"trajectory {trajectory_id!r}: its row cannot be read: {error}") from error
         try:
             row = Row.from_json(content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ChecksumError(
                 f"trajectory {trajectory_id!r}: its row is damaged ({error}); record it again"
             ) from error

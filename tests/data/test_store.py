@@ -504,7 +504,7 @@ def downgrade(path, name):
 
 WITHOUT_DATASETS = """
 import sys
-sys.modules["datasets"] = None
+sys.modules["datasets"] = sys.modules["pyarrow"] = None
 from robometer_rl.data.store import TrajectoryStore
 store = TrajectoryStore.open(sys.argv[1])
 print(len(store), len(store[0].frames[:]))
