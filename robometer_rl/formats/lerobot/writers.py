@@ -13,7 +13,7 @@ last two files of a sidecar; see `robometer_rl.formats.lerobot.copies`.
 RA-BC (arXiv 2509.25358) weights every frame that a policy is trained on by the progress made over the chunk of actions
 after it. LeRobot reads the progress from a Parquet file with the columns ``index``, ``episode_index``, ``frame_index``
 and ``progress_sparse``, in which NaN means that nothing is known: ``lerobot/utils/rabc.py`` of lerobot 0.4.4, and
-``lerobot/rewards/robometer/compute_rabc_weights.py`` of later releases, which gave the file its name.
+``lerobot/rewards/sarm/rabc.py`` of 0.6, whose ``compute_rabc_weights.py`` gave the file its name.
 """
 
 from __future__ import annotations
