@@ -189,7 +189,7 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
         numbers=np.array([step for step, _ in scored]),
         progress=np.array([info["robometer/progress"] for _, info in scored], np.float32),
         success=np.array([info["robometer/success"] for _, info in scored], np.float32),
-        achieved=np.array([info["robometer/success_detected"] for _, info in scored]),
+        success_detected=np.array([info["robometer/success_detected"] for _, info in scored]),
         threshold=spec.threshold(model.success_threshold),
     )
     return DemoEpisode(

@@ -260,7 +260,7 @@ def step_reward(
     *,
     before: Floats,
     after: Floats,
-    holds: Bools,
+    success_detected: Bools,
     fires: Bools,
     scored: Bools,
     terminated: Bools,
@@ -273,7 +273,7 @@ def step_reward(
         spec: The reward.
         before: Held progress before the step.
         after: Held progress after it.
-        holds: Whether the success rule holds after it.
+        success_detected: Whether the success rule holds after it.
         fires: Whether that is for the first time in the episode.
         scored: Whether the frame after it was scored.
         terminated: Whether it terminated the episode, on predicted success included.
@@ -289,7 +289,7 @@ def step_reward(
     if spec.mode == "level":
         learned = after
     elif spec.mode == "success":
-        learned = holds.astype(np.float64)
+        learned = success_detected.astype(np.float64)
     elif spec.mode == "delta":
         learned = after - before
     else:
@@ -320,13 +320,13 @@ class StepRewards:
 
     Attributes:
         rewards: (n,) float64.
-        holds: (n,) bool, whether the success rule holds.
+        success_detected: (n,) bool, whether the success rule holds.
         fires: (n,) bool, whether it does for the first time in the episode.
         terminated: (n,) bool, as the environments reported it or because predicted success ends the episode.
     """
 
     rewards: Floats
-    holds: Bools
+    success_detected: Bools
     fires: Bools
     terminated: Bools
 
@@ -372,15 +372,15 @@ class RewardState:
             NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
         """
         self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
-        holds = self._streak >= self.spec.patience
-        fires = holds & ~self._fired
+        success_detected = self._streak >= self.spec.patience
+        fires = success_detected & ~self._fired
         self._fired |= fires
         ended = terminated | np.logical_and(fires, completes) if self.spec.terminate_on_success else terminated
         rewards = step_reward(
             self.spec,
             before=self._progress,
             after=progress,
-            holds=holds,
+            success_detected=success_detected,
             fires=fires,
             scored=scored,
             terminated=ended,
@@ -388,7 +388,7 @@ class RewardState:
             unit="environment",
         )
         self._progress = progress.copy()
-        return StepRewards(rewards, holds, fires, ended)
+        return StepRewards(rewards, success_detected, fires, ended)
 
 
 @dataclass(frozen=True)
@@ -397,12 +397,12 @@ class EpisodeRewards:
 
     Attributes:
         rewards: (T,) float64.
-        holds: (T,) bool, whether the success rule holds after the step.
+        success_detected: (T,) bool, whether the success rule holds after the step.
         fires: (T,) bool, True at most once.
     """
 
     rewards: Floats
-    holds: Bools
+    success_detected: Bools
     fires: Bools
 
 
@@ -444,18 +444,18 @@ def episode_rewards(
                 f"which {len(scored)} are scored with every={spec.every}"
             )
     held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
-    holds = success_holds(values["success"], threshold, spec.patience)[held][1:]
-    fires = holds & (np.cumsum(holds) == 1)
+    success_detected = success_holds(values["success"], threshold, spec.patience)[held][1:]
+    fires = success_detected & (np.cumsum(success_detected) == 1)
     ended = np.zeros(num_steps, np.bool_)
     ended[-1:] = terminated
     rewards = step_reward(
         spec,
         before=values["progress"][held][:-1],
         after=values["progress"][held][1:],
-        holds=holds,
+        success_detected=success_detected,
         fires=fires,
         scored=np.isin(np.arange(1, num_steps + 1), scored),
         terminated=ended,
         task_rewards=task,
     )
-    return EpisodeRewards(rewards, holds, fires)
+    return EpisodeRewards(rewards, success_detected, fires)

@@ -116,7 +116,7 @@ def episode_scores(recording: Recording, prediction: Prediction, task: str, thre
         numbers=recording.numbers[steps],
         progress=prediction.progress,
         success=prediction.success,
-        achieved=np.append(False, paid.holds)[steps],
+        success_detected=np.append(False, paid.success_detected)[steps],
         threshold=threshold,
     )
 

@@ -68,7 +68,7 @@ def test_predicted_success_is_that_of_the_rule_at_the_end(episodes: list[DemoEpi
     for episode in episodes:
         assert episode.scores.success.min() > episode.scores.threshold == 0.2
         assert episode.predicted_success
-        assert episode.scores.achieved.tolist() == [False] + [True] * (len(episode.scores) - 1)
+        assert episode.scores.success_detected.tolist() == [False] + [True] * (len(episode.scores) - 1)
 
 
 def test_the_page_finds_its_files_and_says_how_it_was_made(episodes: list[DemoEpisode], config: DemoConfig) -> None:

@@ -94,7 +94,7 @@ class TestModes:
 
 class TestSuccessRule:
     @pytest.mark.parametrize(
-        ("success", "patience", "holds"),
+        ("success", "patience", "success_detected"),
         [
             ([1, 1, 0, 1, 1, 1], 2, [0, 0, 0, 1, 1]),
             ([1, 1, 0, 1, 1, 1], 1, [1, 0, 1, 1, 1]),
@@ -103,12 +103,12 @@ class TestSuccessRule:
         ],
     )
     def test_holds_after_patience_frames_without_the_first(
-        self, success: list[float], patience: int, holds: list[int]
+        self, success: list[float], patience: int, success_detected: list[int]
     ) -> None:
         spec = RewardSpec(mode="success", patience=patience)
         paid = episode_rewards(spec, np.zeros(6), success, np.zeros(5), terminated=False, threshold=1.0)
-        np.testing.assert_array_equal(paid.holds, np.array(holds, bool))
-        np.testing.assert_array_equal(paid.rewards, holds)
+        np.testing.assert_array_equal(paid.success_detected, np.array(success_detected, bool))
+        np.testing.assert_array_equal(paid.rewards, success_detected)
 
     def test_fires_once_per_episode(self) -> None:
         spec = RewardSpec(patience=1, success_bonus=1.0, scale=0.0)
@@ -123,7 +123,7 @@ class TestSuccessRule:
         # Frames 0, 3, 5 are scored: two consecutive successes, three steps apart.
         spec = RewardSpec(mode="success", every=3)
         paid = episode_rewards(spec, np.zeros(3), [0, 1, 1], np.zeros(5), terminated=True, threshold=0.5)
-        np.testing.assert_array_equal(paid.holds, [False, False, False, False, True])
+        np.testing.assert_array_equal(paid.success_detected, [False, False, False, False, True])
 
     @pytest.mark.parametrize(
         ("own", "calibrated", "expected"),
@@ -137,7 +137,7 @@ class TestSuccessRule:
 class TestEpisode:
     def test_an_episode_of_no_steps_pays_nothing(self) -> None:
         paid = episode_rewards(DEFAULT_REWARD, [0.5], [0.5], [], terminated=True, threshold=0.5)
-        assert paid.rewards.shape == paid.holds.shape == paid.fires.shape == (0,)
+        assert paid.rewards.shape == paid.success_detected.shape == paid.fires.shape == (0,)
 
     @pytest.mark.parametrize(("progress", "success"), [([0.1] * 4, [0.1] * 5), ([0.1] * 5, [0.1] * 6), ([], [])])
     def test_predictions_must_belong_to_the_steps(self, progress: list[float], success: list[float]) -> None:
@@ -177,7 +177,7 @@ def test_step_by_step_is_the_whole_episode(data: st.DataObject, spec: RewardSpec
         progress, success = rng.random(len(frames)), rng.random(len(frames))
         task, terminated = rng.standard_normal(length), bool(rng.integers(2))
         state.start(np.array([0]), progress[:1])
-        rewards, holds, fires = [], [], []
+        rewards, success_detected, fires = [], [], []
         cut, ended = length, terminated
         for t in range(1, length + 1):
             scored = bool(is_scored(t, spec.every, t == length))
@@ -191,7 +191,7 @@ def test_step_by_step_is_the_whole_episode(data: st.DataObject, spec: RewardSpec
                 task_rewards=np.array([task[t - 1], 0.0]),
             )
             rewards.append(paid.rewards[0])
-            holds.append(paid.holds[0])
+            success_detected.append(paid.success_detected[0])
             fires.append(paid.fires[0])
             if paid.terminated[0]:
                 cut, ended = t, True
@@ -201,7 +201,7 @@ def test_step_by_step_is_the_whole_episode(data: st.DataObject, spec: RewardSpec
             spec, progress[: len(kept)], success[: len(kept)], task[:cut], terminated=ended, threshold=threshold
         )
         np.testing.assert_allclose(rewards, expected.rewards, atol=1e-12)
-        np.testing.assert_array_equal(holds, expected.holds)
+        np.testing.assert_array_equal(success_detected, expected.success_detected)
         np.testing.assert_array_equal(fires, expected.fires)
 
 

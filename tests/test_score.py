@@ -47,7 +47,7 @@ def test_it_writes_predictions_figure_and_overlay(config: ScoreConfig, capsys: p
     rows = read_csv(config.out / "prediction.csv")
     assert [row["frame"] for row in rows] == [str(number) for number in range(6)]
     assert [float(row["progress"]) for row in rows] == pytest.approx([level / 255 for level in levels], abs=1e-6)
-    assert [row["achieved"] for row in rows] == ["0", "0", "0", "0", "1", "1"]
+    assert [row["success_detected"] for row in rows] == ["0", "0", "0", "0", "1", "1"]
     assert {row["seconds"] for row in rows} == {""}
     assert Image.open(config.out / "curves.png").size[0] > 1000
     overlay = read_recording(config.out / "overlay.mp4")
@@ -85,16 +85,16 @@ def test_scoring_every_few_frames_holds_values_in_between(config: ScoreConfig) -
 
 
 def test_success_is_counted_on_scored_frames_after_the_first() -> None:
-    def achieved(levels: list[int], every: int) -> list[bool]:
+    def success_detected(levels: list[int], every: int) -> list[bool]:
         recording = recording_of(levels)
         prediction = BrightnessModel().predict_steps([_clip(recording)], every=every)[0]
-        return episode_scores(recording, prediction, TASK, 0.65).achieved.tolist()
+        return episode_scores(recording, prediction, TASK, 0.65).success_detected.tolist()
 
-    assert achieved([255, 255, 255, 0], every=1) == [False, False, True, False]
+    assert success_detected([255, 255, 255, 0], every=1) == [False, False, True, False]
     # Two frames of the recording are one scored frame: not yet patience's two.
-    assert achieved([0, 0, 255, 255, 0], every=2) == [False, False, False]
-    assert achieved([0, 0, 255, 255, 255], every=2) == [False, False, True]
-    assert achieved([255], every=1) == [False]
+    assert success_detected([0, 0, 255, 255, 0], every=2) == [False, False, False]
+    assert success_detected([0, 0, 255, 255, 255], every=2) == [False, False, True]
+    assert success_detected([255], every=1) == [False]
 
 
 def _clip(recording: Recording):
@@ -106,7 +106,7 @@ def _clip(recording: Recording):
 def test_the_threshold_is_the_one_that_the_model_was_calibrated_to(config: ScoreConfig) -> None:
     score(config, recording_of([0, 200, 200, 200]), BrightnessModel(success_threshold=0.9))
     assert config.out is not None
-    assert all(row["achieved"] == "0" for row in read_csv(config.out / "prediction.csv"))
+    assert all(row["success_detected"] == "0" for row in read_csv(config.out / "prediction.csv"))
 
 
 def test_a_thinned_video_keeps_its_own_frame_numbers_and_times(tmp_path: Path) -> None:

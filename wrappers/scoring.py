@@ -274,7 +274,7 @@ class EpisodeScorer:
         entry: dict[str, Any] = {
             "robometer/progress": float(self._progress[index].mean()),
             "robometer/success": float(self._success[index].mean()),
-            "robometer/success_detected": bool(paid.holds[index]),
+            "robometer/success_detected": bool(paid.success_detected[index]),
             "robometer/scored": bool(scored[index]),
             "robometer/task_reward": float(task_rewards[index]),
             "robometer/reward": float(paid.rewards[index]),

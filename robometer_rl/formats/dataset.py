@@ -144,7 +144,7 @@ class EpisodeLabels:
         progress: (F,) float32 in [0, 1] of each observation; the last value is held between scored ones.
         success: (F,) float32 success probability, likewise.
         rewards: (T,) float64 of each step.
-        holds: (T,) bool, whether the success rule of the `RewardSpec` holds after the step.
+        success_detected: (T,) bool, whether the success rule of the `RewardSpec` holds after the step.
         imputed: (T,) bool, True for a last step whose outcome was not recorded (F = T).
     """
 
@@ -152,7 +152,7 @@ class EpisodeLabels:
     progress: NDArray[np.float32]
     success: NDArray[np.float32]
     rewards: NDArray[np.float64]
-    holds: NDArray[np.bool_]
+    success_detected: NDArray[np.bool_]
     imputed: NDArray[np.bool_]
 
     @property
@@ -163,7 +163,7 @@ class EpisodeLabels:
     @property
     def succeeds(self) -> bool:
         """Whether the success rule holds when the episode ends."""
-        return bool(self.holds[-1])
+        return bool(self.success_detected[-1])
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ anything of shape (F, H, W, 3)  The observations of a camera, or (F, 3, H, W); t
 T is the number of rewards, else of actions, else F - 1. With F = T + 1, rewards are paid for what follows a step; with
 F = T the last step is imputed.
 
-What is written: a folder with the same files, in which everything else is the same to the last byte, ``rewards`` is
-new (added if there was none), and the arrays ``robometer/original_rewards``, ``robometer/progress``,
-``robometer/success`` (F,), ``robometer/holds`` and ``robometer/imputed`` (T,) are added; and ``robometer.json``, see
+What is written: a folder with the same files, in which everything else is the same to the last byte, ``rewards`` is new
+(added if there was none), and the arrays ``robometer/original_rewards``, ``robometer/progress``, ``robometer/success``
+(F,), ``robometer/success_detected`` and ``robometer/imputed`` (T,) are added; and ``robometer.json``, see
 `robometer_rl.formats.metadata`. Episodes without labels are copied as they are.
 """
 
@@ -240,7 +240,7 @@ def _write_episode(source: Path, target: Path, labels: EpisodeLabels) -> None:
         _ORIGINAL: np.zeros(0) if original is None else original,
         f"{_PREFIX}progress": labels.progress,
         f"{_PREFIX}success": labels.success,
-        f"{_PREFIX}holds": labels.holds,
+        f"{_PREFIX}success_detected": labels.success_detected,
         f"{_PREFIX}imputed": labels.imputed,
     }
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:

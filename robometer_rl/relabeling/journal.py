@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT: Final = "robometer-relabel-journal"
 _VERSION: Final = 1
-_ARRAYS: Final = {"progress": "<f4", "success": "<f4", "rewards": "<f8", "holds": "|b1", "imputed": "|b1"}
+_ARRAYS: Final = {"progress": "<f4", "success": "<f4", "rewards": "<f8", "success_detected": "|b1", "imputed": "|b1"}
 
 Entry = EpisodeLabels | Unreadable
 """What became of one episode."""

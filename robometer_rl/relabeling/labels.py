@@ -52,7 +52,7 @@ def label_episode(
         progress=np.asarray(progress, np.float32)[held],
         success=np.asarray(success, np.float32)[held],
         rewards=paid.rewards,
-        holds=paid.holds,
+        success_detected=paid.success_detected,
         imputed=imputed,
     )
 
@@ -75,12 +75,14 @@ def _with_imputed_step(
         spec,
         before=np.array([progress]),
         after=np.array([progress]),
-        holds=seen.holds[-1:],
+        success_detected=seen.success_detected[-1:],
         fires=np.zeros(1, np.bool_),
         scored=np.ones(1, np.bool_),
         terminated=np.array([terminated]),
         task_rewards=np.array([task_reward]),
     )
     return EpisodeRewards(
-        np.append(seen.rewards, reward), np.append(seen.holds, seen.holds[-1]), np.append(seen.fires, False)
+        np.append(seen.rewards, reward),
+        np.append(seen.success_detected, seen.success_detected[-1]),
+        np.append(seen.fires, False),
     )

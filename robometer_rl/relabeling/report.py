@@ -122,8 +122,8 @@ def _section(title: str, facts: Sequence[_Facts], dataset: RelabelDataset, label
 
 def _card(fact: _Facts, dataset: RelabelDataset, labels: Labels) -> str:
     key, spec = fact.labels.key, labels.provenance.spec
-    holds = np.append(False, fact.labels.holds)[: len(fact.labels.progress)]
-    mark = int(np.argmax(holds)) if holds.any() else None
+    success_detected = np.append(False, fact.labels.success_detected)[: len(fact.labels.progress)]
+    mark = int(np.argmax(success_detected)) if success_detected.any() else None
     numbers = np.arange(len(fact.labels.progress))
     curves = [
         Curve("progress", numbers, fact.labels.progress, LIGHT.progress),

@@ -23,7 +23,7 @@ class EpisodeScores:
         numbers: (N,) int64, which frames of the episode these are.
         progress: (N,) float32 in [0, 1].
         success: (N,) float32 probability.
-        achieved: (N,) bool, whether the success rule holds.
+        success_detected: (N,) bool, whether the success rule holds.
         threshold: Probability that the success rule asks for.
     """
 
@@ -31,11 +31,11 @@ class EpisodeScores:
     numbers: NDArray[np.int64]
     progress: NDArray[np.float32]
     success: NDArray[np.float32]
-    achieved: NDArray[np.bool_]
+    success_detected: NDArray[np.bool_]
     threshold: float
 
     def __post_init__(self) -> None:
-        lengths = {len(self.numbers), len(self.progress), len(self.success), len(self.achieved)}
+        lengths = {len(self.numbers), len(self.progress), len(self.success), len(self.success_detected)}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(f"an episode's values belong to the same frames, at least one; got lengths {lengths}")
 
@@ -45,21 +45,26 @@ class EpisodeScores:
     @property
     def success_frame(self) -> int | None:
         """Number of the first frame in which the success rule holds, None if there is none."""
-        return int(self.numbers[np.argmax(self.achieved)]) if self.achieved.any() else None
+        return int(self.numbers[np.argmax(self.success_detected)]) if self.success_detected.any() else None
 
     def hold(self, numbers: NDArray[np.int64]) -> EpisodeScores:
         """The values at other frames, none before the first: between frames the last value is held."""
         source = np.searchsorted(self.numbers, numbers, side="right") - 1
         return EpisodeScores(
-            self.task, numbers, self.progress[source], self.success[source], self.achieved[source], self.threshold
+            self.task,
+            numbers,
+            self.progress[source],
+            self.success[source],
+            self.success_detected[source],
+            self.threshold,
         )
 
     def write_csv(self, path: str | Path, fps: float | None = None) -> None:
-        """Writes one row per frame: ``frame,seconds,progress,success,achieved``; seconds are empty without ``fps``."""
+        """Writes ``frame,seconds,progress,success,success_detected``, a row per frame; no seconds without ``fps``."""
         with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["frame", "seconds", "progress", "success", "achieved"])
-            rows = zip(self.numbers, self.progress, self.success, self.achieved, strict=True)
-            for number, progress, success, achieved in rows:
+            writer.writerow(["frame", "seconds", "progress", "success", "success_detected"])
+            rows = zip(self.numbers, self.progress, self.success, self.success_detected, strict=True)
+            for number, progress, success, success_detected in rows:
                 seconds = f"{number / fps:.3f}" if fps else ""
-                writer.writerow([number, seconds, f"{progress:.6f}", f"{success:.6f}", int(achieved)])
+                writer.writerow([number, seconds, f"{progress:.6f}", f"{success:.6f}", int(success_detected)])

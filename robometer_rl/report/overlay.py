@@ -64,7 +64,7 @@ def _draw_strip(width: int, scores: EpisodeScores, index: int, theme: Theme) -> 
     notch = bar.left + scores.threshold * bar.width
     canvas.line([(notch, bar.top - 3), (notch, bar.bottom + 3)], theme.ink, 1.0)
     lamp = (right - 6, 62)
-    if scores.achieved[index]:
+    if scores.success_detected[index]:
         canvas.dot(lamp, 6, theme.success)
     else:
         canvas.ring(lamp, 5.5, theme.muted)

@@ -48,11 +48,11 @@ def test_the_rule_fires_where_its_highest_threshold_says(
 ) -> None:
     success, done = np.array([each[0] for each in frames]), np.array([each[1] for each in frames])
     falsely, rightly = highest_firing(success, done, patience)
-    holds = success_holds(success, threshold, patience)
+    success_detected = success_holds(success, threshold, patience)
     by_then = np.logical_or.accumulate(done)
-    assert bool((holds & ~by_then).any()) == bool(falsely >= threshold)
+    assert bool((success_detected & ~by_then).any()) == bool(falsely >= threshold)
     if threshold > 0:
-        assert bool((holds & by_then).any()) == bool(rightly >= threshold)
+        assert bool((success_detected & by_then).any()) == bool(rightly >= threshold)
     assert np.isnan(rightly) == (not done.any())
 
 

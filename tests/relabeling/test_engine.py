@@ -57,7 +57,7 @@ def test_a_run_goes_on_after_the_last_whole_pack_and_asks_about_no_episode_twice
         labels = label_dataset(data, second, journal)
     assert data.opened == list(data.keys)[done:]
     for key, expected in whole.episodes.items():
-        for name in ("progress", "success", "rewards", "holds", "imputed"):
+        for name in ("progress", "success", "rewards", "success_detected", "imputed"):
             assert getattr(labels.episodes[key], name).tobytes() == getattr(expected, name).tobytes()
 
 

@@ -32,7 +32,7 @@ def write(path: Path, packs=PACKS) -> bytes:
 def same(first, second) -> bool:
     if isinstance(first, Unreadable):
         return first == second
-    names = ("progress", "success", "rewards", "holds", "imputed")
+    names = ("progress", "success", "rewards", "success_detected", "imputed")
     pairs = [(getattr(first, name), getattr(second, name)) for name in names]
     return first.key == second.key and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
 

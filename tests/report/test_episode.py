@@ -8,10 +8,10 @@ import pytest
 from robometer_rl.report.episode import EpisodeScores
 
 
-def scores(achieved: list[bool]) -> EpisodeScores:
-    count = len(achieved)
+def scores(success_detected: list[bool]) -> EpisodeScores:
+    count = len(success_detected)
     values = np.linspace(0, 1, count, dtype=np.float32)
-    return EpisodeScores("open the drawer", 3 * np.arange(count), values, values**2, np.array(achieved), 0.65)
+    return EpisodeScores("open the drawer", 3 * np.arange(count), values, values**2, np.array(success_detected), 0.65)
 
 
 def test_the_success_frame_is_the_first_on_which_the_rule_holds() -> None:
@@ -22,14 +22,14 @@ def test_the_success_frame_is_the_first_on_which_the_rule_holds() -> None:
 def test_values_are_held_between_frames() -> None:
     held = scores([False, True, True]).hold(np.arange(8))
     assert held.progress.tolist() == [0, 0, 0, 0.5, 0.5, 0.5, 1, 1]
-    assert held.achieved.tolist() == [False] * 3 + [True] * 5
+    assert held.success_detected.tolist() == [False] * 3 + [True] * 5
     assert held.numbers.tolist() == list(range(8))
 
 
 def test_a_row_per_frame_is_written(tmp_path: Path) -> None:
     scores([False, True, True]).write_csv(tmp_path / "episode.csv", fps=20)
     assert (tmp_path / "episode.csv").read_text().splitlines() == [
-        "frame,seconds,progress,success,achieved",
+        "frame,seconds,progress,success,success_detected",
         "0,0.000,0.000000,0.000000,0",
         "3,0.150,0.500000,0.250000,1",
         "6,0.300,1.000000,1.000000,1",

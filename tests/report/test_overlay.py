@@ -9,9 +9,9 @@ from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.overlay import overlay_frames
 
 
-def scores(count: int = 3, achieved: bool = False, task: str = "open the drawer") -> EpisodeScores:
+def scores(count: int = 3, success_detected: bool = False, task: str = "open the drawer") -> EpisodeScores:
     values = np.linspace(0, 1, count, dtype=np.float32)
-    return EpisodeScores(task, np.arange(count), values, values, np.full(count, achieved), 0.65)
+    return EpisodeScores(task, np.arange(count), values, values, np.full(count, success_detected), 0.65)
 
 
 def frames(count: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -39,8 +39,8 @@ def test_pictures_have_an_even_comfortable_size(size: tuple[int, int], picture: 
 def test_the_lamp_is_lit_while_the_success_rule_holds() -> None:
     green = np.array([int(DARK.success[start : start + 2], 16) for start in (1, 3, 5)])
 
-    def lamp(achieved: bool) -> NDArray[np.uint8]:
-        (image,) = overlay_frames(frames(1, 480, 480), scores(1, achieved))
+    def lamp(success_detected: bool) -> NDArray[np.uint8]:
+        (image,) = overlay_frames(frames(1, 480, 480), scores(1, success_detected))
         return image[480 + 62, 480 - 16 - 6]
 
     assert np.abs(lamp(True).astype(int) - green).max() < 10

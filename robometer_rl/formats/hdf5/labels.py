@@ -293,7 +293,7 @@ def _write_labels(group: h5py.Group, labels: EpisodeLabels) -> None:
     _keep_original(group)
     group.attrs.pop(_SKIPPED, None)
     _replace(group, "rewards", labels.rewards)
-    _write_arrays(group, labels.progress, labels.success, labels.holds, labels.imputed)
+    _write_arrays(group, labels.progress, labels.success, labels.success_detected, labels.imputed)
 
 
 def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
@@ -322,10 +322,10 @@ def _write_arrays(
     group: h5py.Group,
     progress: NDArray[np.float32],
     success: NDArray[np.float32],
-    holds: NDArray[np.bool_],
+    success_detected: NDArray[np.bool_],
     imputed: NDArray[np.bool_],
 ) -> None:
-    arrays = {"progress": progress, "success": success, "holds": holds, "imputed": imputed}
+    arrays = {"progress": progress, "success": success, "success_detected": success_detected, "imputed": imputed}
     for name, values in arrays.items():
         _replace(group, f"{_GROUP}/{name}", values)
 

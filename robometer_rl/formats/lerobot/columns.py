@@ -120,7 +120,7 @@ class RowLabels:
         self.progress = np.full(count, np.nan, np.float32)
         self.success = np.full(count, np.nan, np.float32)
         self.rewards = np.full(count, np.nan) if task_rewards is None else task_rewards.astype(np.float64)
-        self.holds = np.zeros(count, np.bool_)
+        self.success_detected = np.zeros(count, np.bool_)
         self.imputed = np.zeros(count, np.bool_)
         for index in np.unique(episode_index).tolist():
             entry = labels.episodes.get(episode_key(index))
@@ -132,14 +132,14 @@ class RowLabels:
         self.progress[rows] = entry.progress[frames]
         self.success[rows] = entry.success[frames]
         self.rewards[rows] = entry.rewards[frames]
-        self.holds[rows] = entry.holds[frames]
+        self.success_detected[rows] = entry.success_detected[frames]
         self.imputed[rows] = entry.imputed[frames]
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """What a labelled dataset holds of them, by feature, in the types of `label_features`."""
         return {
             REWARD: self.rewards.astype(np.float32),
-            SUCCESS: self.holds,
+            SUCCESS: self.success_detected,
             PROGRESS: self.progress,
             _PROBABILITY: self.success,
             _IMPUTED: self.imputed,

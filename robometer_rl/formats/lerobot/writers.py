@@ -2,8 +2,8 @@
 
 A sidecar is a directory beside the dataset::
 
-    labels.parquet              one row per frame: index, episode_index, frame_index, progress, success, reward, holds,
-                                imputed
+    labels.parquet              one row per frame: index, episode_index, frame_index, progress, success, reward,
+                                success_detected, imputed
     robometer_progress.parquet  what LeRobot's RA-BC weighting reads
     robometer.json              how the labels were made, and which episodes have none
 
@@ -67,7 +67,7 @@ class LeRobotSidecarWriter(LabelWriter):
                 "progress": rows.progress,
                 "success": rows.success,
                 "reward": rows.rewards,
-                "holds": rows.holds,
+                "success_detected": rows.success_detected,
                 "imputed": rows.imputed,
             }
             indices: dict[str, NDArray[Any]] = {name: table[name].to_numpy() for name in INDICES}

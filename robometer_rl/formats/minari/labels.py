@@ -257,7 +257,9 @@ def _infos(labels: EpisodeLabels | None, original: NDArray[np.float64]) -> Array
     return {
         "robometer_progress": unknown if labels is None else labels.progress,
         "robometer_success": unknown if labels is None else labels.success,
-        "robometer_holds": np.append(False, np.zeros(steps, np.bool_) if labels is None else labels.holds),
+        "robometer_success_detected": np.append(
+            False, np.zeros(steps, np.bool_) if labels is None else labels.success_detected
+        ),
         _ORIGINAL: np.append(np.nan, original),
     }
 

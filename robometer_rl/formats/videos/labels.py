@@ -8,9 +8,10 @@ A video of F frames is an episode of T = F - 1 steps: the first frame is that of
 t + 1. Videos hold neither rewards nor dones: an episode counts as truncated.
 
 What is written: a folder with ``labels.csv``, one row per frame with the columns ``video``, ``task``, ``frame``,
-``progress``, ``success``, ``reward`` and ``holds``. The row of frame t + 1 has the reward of step t, and that of the
-first frame has none; ``holds`` is 1 where the success rule holds. Numbers are written so that they read back exactly.
-Beside it is ``robometer.json``, see `robometer_rl.formats.metadata`. The videos are not touched.
+``progress``, ``success``, ``reward`` and ``success_detected``. The row of frame t + 1 has the reward of step t, and
+that of the first frame has none; ``success_detected`` is 1 where the success rule holds. Numbers are written so that
+they read back exactly. Beside it is ``robometer.json``, see `robometer_rl.formats.metadata`. The videos are not
+touched.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ LABELS: Final = "labels.csv"
 """The file of labels."""
 
 _CAMERA: Final = "video"
-_COLUMNS: Final = ("video", "task", "frame", "progress", "success", "reward", "holds")
+_COLUMNS: Final = ("video", "task", "frame", "progress", "success", "reward", "success_detected")
 _RECORDINGS: Final = (*VIDEO_SUFFIXES, ".gif")
 
 
@@ -266,8 +267,8 @@ class _VideoWriter(LabelWriter):
 
 def _rows(video: str, task: str, episode: EpisodeLabels) -> Iterator[tuple[Any, ...]]:
     paid = ["", *map(repr, episode.rewards.tolist())]
-    holds = [0, *episode.holds.astype(int).tolist()]
-    values = zip(episode.progress, episode.success, paid, holds, strict=True)
+    success_detected = [0, *episode.success_detected.astype(int).tolist()]
+    values = zip(episode.progress, episode.success, paid, success_detected, strict=True)
     for frame, (progress, success, reward, done) in enumerate(values):
         # The shortest decimals that read back as the same float32.
         yield video, task, frame, str(progress), str(success), reward, done
