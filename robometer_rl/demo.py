@@ -223,16 +223,18 @@ def _write(config: DemoConfig, model: RewardModel, spec: RewardSpec, episodes: l
 
 
 def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode], theme: Theme) -> Image.Image:
-    def curves(values: Callable[[EpisodeScores], NDArray[np.float32]]) -> list[Curve]:
+    def curves(values: Callable[[EpisodeScores], NDArray[np.float32] | None]) -> list[Curve]:
+        said = [(episode, values(episode.scores)) for episode in episodes]
         return [
-            Curve(episode.name, episode.scores.numbers, values(episode.scores), color)
-            for episode, color in zip(episodes, theme.series, strict=False)
+            Curve(episode.name, episode.scores.numbers, values, color)
+            for (episode, values), color in zip(said, theme.series, strict=False)
+            if values is not None
         ]
 
-    panels = [
-        Panel("Progress", curves(lambda scores: scores.progress)),
-        Panel("Success probability", curves(lambda scores: scores.success), episodes[0].scores.threshold),
-    ]
+    panels = [Panel("Progress", curves(lambda scores: scores.progress))]
+    if model.has_success:
+        success = curves(lambda scores: scores.success)
+        panels.append(Panel("Success probability", success, episodes[0].scores.threshold))
     return draw_figure(TASKS[config.task].task, _origin(config, model), panels, theme)
 
 

@@ -71,12 +71,14 @@ def _require(right: NDArray[np.bool_], problem: str, names: Sequence[str] | None
 def _check_arrays(said: Prediction | StepPrediction, model: str, names: Sequence[str] | None) -> None:
     """Puts the three arrays of a prediction in place of what was given, if they are what they should be."""
     for name in ("progress", "success", "progress_distribution"):
-        object.__setattr__(said, name, as_probabilities(getattr(said, name), name, names, model))
+        if getattr(said, name) is not None or name != "success":
+            object.__setattr__(said, name, as_probabilities(getattr(said, name), name, names, model))
     count = said.progress.shape
-    if len(count) != 1 or said.success.shape != count:
+    success = count if said.success is None else said.success.shape
+    if len(count) != 1 or success != count:
         raise ValueError(
-            f"{model} gave progress of shape {count} and success of shape {said.success.shape}; expected one value of "
-            "each per scored frame"
+            f"{model} gave progress of shape {count} and success of shape {success}; expected one value of each per "
+            "scored frame"
         )
     distribution = said.progress_distribution
     if distribution.ndim != 2 or distribution.shape[:1] != count:
@@ -95,7 +97,8 @@ class Prediction:
 
     Attributes:
         progress: (S,) float32 in [0, 1].
-        success: (S,) float32, probability that the task is done in that frame.
+        success: (S,) float32, probability that the task is done in that frame; None of a model that has no notion of
+            success (`robometer_rl.RewardModel.has_success`).
         progress_distribution: (S, bins) float32, over ``linspace(0, 1, bins)``; no bins for a scalar progress head.
         protocol: Which frames the model saw for each value, as in ``nested(8)``; ``given`` for all frames at once.
         every: Scoring interval in steps, see `robometer_rl.frames.scored_steps`.
@@ -110,7 +113,7 @@ class Prediction:
     """
 
     progress: Floats
-    success: Floats
+    success: Floats | None
     progress_distribution: Floats
     protocol: str
     model_id: str
@@ -134,7 +137,8 @@ class Prediction:
                 f"frames, which has {len(steps)} scored frames"
             )
         source = np.searchsorted(steps, np.arange(num_frames), side="right") - 1
-        values = {name: getattr(self, name)[source] for name in ("progress", "success", "progress_distribution")}
+        said = {name: getattr(self, name) for name in ("progress", "success", "progress_distribution")}
+        values = {name: None if array is None else array[source] for name, array in said.items()}
         return Prediction(**{**self._as_dict(), **values, "every": 1})
 
     def save(self, path: str | Path) -> None:
@@ -162,7 +166,7 @@ class Prediction:
             raise ValueError(f"{path} has prediction schema {version}; this release reads {SCHEMA_VERSION}")
         plain = {field.name: values[field.name] for field in fields(cls)}
         plain = {name: value if value.ndim else value.item() for name, value in plain.items()}
-        return cls(**{**plain, "revision": plain["revision"] or None})
+        return cls(**{name: None if isinstance(value, str) and not value else value for name, value in plain.items()})
 
     def _as_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -174,7 +178,7 @@ class StepPrediction:
 
     Attributes:
         progress: (n,) float32 in [0, 1].
-        success: (n,) float32 probability.
+        success: (n,) float32 probability; None of a model that has no notion of success.
         progress_distribution: (n, bins) float32.
         names: What the n values are about, for errors: ``history 3, frame 12``. Not kept.
 
@@ -184,7 +188,7 @@ class StepPrediction:
     """
 
     progress: Floats
-    success: Floats
+    success: Floats | None
     progress_distribution: Floats
     names: InitVar[Sequence[str] | None] = None
 

@@ -166,6 +166,22 @@ class RewardSpec:
             raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {brief(count)}")
         object.__setattr__(self, name, count)
 
+    @property
+    def needs_success(self) -> bool:
+        """Whether what is paid, or when an episode ends, depends on the success probability."""
+        return self.mode == "success" or self.success_bonus != 0.0 or self.terminate_on_success
+
+    @property
+    def needs_progress(self) -> bool:
+        """Whether what is paid depends on the predicted progress."""
+        return self.mode != "success" and self.scale != 0.0
+
+    def summary(self) -> str:
+        """The fields that differ from the defaults, as they are written in Python; for messages."""
+        given = [(field, getattr(self, field.name)) for field in fields(self)]
+        changed = [f"{field.name}={value!r}" for field, value in given if value != field.default]
+        return f"RewardSpec({', '.join(changed)})"
+
     def threshold(self, calibrated: float | None) -> float:
         """The success threshold in force, given a model's ``success_threshold``.
 
@@ -409,7 +425,7 @@ class EpisodeRewards:
 def episode_rewards(
     spec: RewardSpec,
     progress: ArrayLike,
-    success: ArrayLike,
+    success: ArrayLike | None,
     task_rewards: ArrayLike,
     *,
     terminated: bool,
@@ -424,19 +440,25 @@ def episode_rewards(
         spec: The reward.
         progress: (S,) progress of the scored frames, S = ``len(scored_steps(T + 1, spec.every))``, as
             `robometer_rl.RewardModel.predict_steps` returns them for T + 1 frames.
-        success: (S,) success probability of the same frames.
+        success: (S,) success probability of the same frames; None where the model says none, and then the success
+            rule never holds.
         task_rewards: (T,) the environment's own rewards.
         terminated: Whether the last step terminated the episode (False: it was truncated, or the recording stops).
         threshold: Success threshold, see `RewardSpec.threshold`.
 
     Raises:
-        ValueError: The number of predictions does not belong to T steps scored every ``spec.every``.
+        ValueError: The number of predictions does not belong to T steps scored every ``spec.every``, or the reward
+            depends on success and there is none.
         NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
     """
     task = np.asarray(task_rewards, np.float64)
     num_steps = len(task)
     scored = scored_steps(num_steps + 1, spec.every)
-    values = {"progress": np.asarray(progress, np.float64), "success": np.asarray(success, np.float64)}
+    if success is None and spec.needs_success:
+        raise ValueError(f"got no success probabilities, which the reward {spec.summary()} needs")
+    values = {"progress": np.asarray(progress, np.float64)}
+    if success is not None:
+        values["success"] = np.asarray(success, np.float64)
     for name, value in values.items():
         if value.shape != scored.shape:
             raise ValueError(
@@ -444,7 +466,10 @@ def episode_rewards(
                 f"which {len(scored)} are scored with every={spec.every}"
             )
     held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
-    success_detected = success_holds(values["success"], threshold, spec.patience)[held][1:]
+    if success is None:
+        success_detected = np.zeros(num_steps, np.bool_)
+    else:
+        success_detected = success_holds(values["success"], threshold, spec.patience)[held][1:]
     fires = success_detected & (np.cumsum(success_detected) == 1)
     ended = np.zeros(num_steps, np.bool_)
     ended[-1:] = terminated

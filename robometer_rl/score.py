@@ -83,6 +83,7 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
     Returns:
         One value per scored frame, see `robometer_rl.RewardModel.predict_steps`.
     """
+    model.require("scoring a recording", progress=True)
     clip = Clip(recording.frames, config.task)
     console = Console()
     with Console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):
@@ -133,11 +134,12 @@ def _write(out: Path, recording: Recording, prediction: Prediction, scores: Epis
 def _figure(prediction: Prediction, scores: EpisodeScores) -> Image.Image:
     curves = [
         Curve("progress", scores.numbers, scores.progress, LIGHT.progress),
-        Curve("success probability", scores.numbers, scores.success, LIGHT.success),
     ]
+    if scores.success is not None:
+        curves.append(Curve("success probability", scores.numbers, scores.success, LIGHT.success))
     mark = scores.success_frame
     label = "" if mark is None else f"success from frame {mark}"
-    panel = Panel("Prediction", curves, scores.threshold, mark, label)
+    panel = Panel("Prediction", curves, None if scores.success is None else scores.threshold, mark, label)
     return draw_figure(scores.task, _origin(prediction), [panel])
 
 
@@ -154,16 +156,19 @@ def _interval(every: int) -> str:
 
 
 def _summary(name: str, prediction: Prediction, scores: EpisodeScores) -> Table:
-    progress, found = prediction.progress, scores.success_frame
+    progress, success, found = prediction.progress, prediction.success, scores.success_frame
     rule = f"probability >= {scores.threshold:.2f} on {RewardSpec().patience} consecutive scored frames"
     table = Table(title=f"{name}: {scores.task}", title_justify="left", show_header=False)
     table.add_column(style="dim")
     table.add_column()
     table.add_row("frames", f"{int(scores.numbers[-1]) + 1} in the file, {len(prediction)} scored")
     table.add_row("progress", f"first {progress[0]:.3f}, last {progress[-1]:.3f}, highest {progress.max():.3f}")
-    table.add_row("success", "never" if found is None else f"from frame {found}")
-    table.add_row("success rule", rule)
-    table.add_row("final probability", f"{prediction.success[-1]:.3f}")
+    if success is None:
+        table.add_row("success", "this model says nothing of success")
+    else:
+        table.add_row("success", "never" if found is None else f"from frame {found}")
+        table.add_row("success rule", rule)
+        table.add_row("final probability", f"{success[-1]:.3f}")
     table.add_row("model", _model(prediction))
     table.add_row("protocol", f"{prediction.protocol}, {_interval(prediction.every)}")
     table.add_row("dtype", prediction.dtype)

@@ -259,7 +259,8 @@ class EpisodeScorer:
         prediction = self._stream.append(frames, self._histories(indices))
         shape = (len(indices), self._num_cameras)
         self._progress[indices] = prediction.progress.reshape(shape)
-        self._success[indices] = prediction.success.reshape(shape)
+        if prediction.success is not None:
+            self._success[indices] = prediction.success.reshape(shape)
 
     def _histories(self, indices: Indices) -> list[int]:
         count = self._num_cameras

@@ -204,12 +204,13 @@ def score_success(
         For each episode the (S,) success probability of its scored frames, and whether the task is done, or was done
         since the last scored frame, in each of them.
     """
+    model.require("a success rule", success=True)
     judged = [(episode.clip(), episode.success) for episode in episodes if episode.success is not None]
     clips = track([clip for clip, _ in judged], "scoring", console=Console(stderr=True), transient=True)
     predictions = [model.predict_steps([clip], protocol, every)[0] for clip in clips]
     # Success between scored frames counts when the next one is scored, as it does in a live episode.
     done = [np.logical_or.accumulate(success)[scored_steps(len(success), every)] for _, success in judged]
-    return [prediction.success for prediction in predictions], done
+    return [prediction.success for prediction in predictions if prediction.success is not None], done
 
 
 def calibrate_success(

@@ -34,7 +34,7 @@ from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
 from robometer_rl.frames import scored_steps
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
-__all__ = ["AGENT", "measure"]
+__all__ = ["AGENT", "judged_episodes", "measure"]
 
 AGENT: Final = "agent"
 """How the skills of learning agents begin."""
@@ -112,26 +112,25 @@ def _known(values: NDArray[Any] | None) -> NDArray[Any]:
 
 def _success(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
     """How well success is seen, frame by frame, and by the rule that a reward uses."""
-    judged = [scores.episodes[index] for index in positions if scores.episodes[index].episode.success is not None]
-    labels = [np.asarray(scored.episode.success) for scored in judged]
+    judged, said, labels = judged_episodes([scores.episodes[index] for index in positions])
+    if positions and scores.episodes[positions[0]].success is None:
+        return {}  # the model says nothing of success
 
     def over_frames(statistic: Callable[[Any, Any], float]) -> Estimate:
         def of(rows: NDArray[Any]) -> float:
             drawn = rows.astype(int).tolist()
-            return statistic(
-                np.concatenate([judged[i].success for i in drawn]), np.concatenate([labels[i] for i in drawn])
-            )
+            return statistic(np.concatenate([said[i] for i in drawn]), np.concatenate([labels[i] for i in drawn]))
 
         # Frames of an episode are alike, so episodes are what is resampled.
         return bootstrap(np.arange(len(judged)), of, resamples=_RESAMPLES)
 
     # The rule's patience counts scored frames; a value that is held is not said again.
-    asked = [each.success[scored_steps(len(each.success), scores.every)] for each in judged]
-    fires = [bool(success_holds(said, scores.threshold, DEFAULT_REWARD.patience).any()) for said in asked]
+    asked = [values[scored_steps(len(values), scores.every)] for values in said]
+    fires = [bool(success_holds(values, scores.threshold, DEFAULT_REWARD.patience).any()) for values in asked]
     both = len({bool(value) for label in labels for value in np.unique(label)}) == 2
     metrics = {"success_auroc": over_frames(auroc), "success_auprc": over_frames(average_precision)} if both else {}
     if both:
-        best = best_threshold(np.concatenate([scored.success for scored in judged]), np.concatenate(labels))
+        best = best_threshold(np.concatenate(said), np.concatenate(labels))
         metrics["success_best_threshold"] = _exact(best.threshold, len(judged))
         metrics["success_best_balanced_accuracy"] = _exact(best.balanced_accuracy, len(judged))
     never = [float(fire) for fire, each in zip(fires, judged, strict=True) if each.episode.success_index is None]
@@ -140,6 +139,18 @@ def _success(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
     )
     metrics["success_rule_false_alarms"] = bootstrap(never)
     return metrics
+
+
+def judged_episodes(
+    episodes: Sequence[ScoredEpisode],
+) -> tuple[list[ScoredEpisode], list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+    """Those with recorded success about whose success the model said something; what it said; and the truth."""
+    judged = [
+        (each, each.success, each.episode.success)
+        for each in episodes
+        if each.success is not None and each.episode.success is not None
+    ]
+    return [each for each, _, _ in judged], [said for _, said, _ in judged], [truth for _, _, truth in judged]
 
 
 def _ordering(scores: Scores, positions: list[int]) -> dict[str, Estimate]:

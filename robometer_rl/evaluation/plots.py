@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from robometer_rl.evaluation.calibration import SuccessCalibration
+from robometer_rl.evaluation.measures import judged_episodes
 from robometer_rl.evaluation.metrics import auroc, roc_curve
 from robometer_rl.evaluation.ranking import QUALITY_RANKS
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
@@ -81,10 +82,10 @@ def draw_roc(scores: Mapping[str, Scores], model: str, theme: Theme = LIGHT) -> 
     """How many true successes are seen for how many false ones, over frames; None where all frames are alike."""
     curves: list[tuple[str, NDArray[Any], NDArray[Any]]] = []
     for condition, said in scores.items():
-        judged = [scored for scored in said.episodes if scored.episode.success is not None]
-        labels = np.concatenate([np.asarray(scored.episode.success) for scored in judged] or [np.zeros(0, bool)])
+        _, probabilities, truths = judged_episodes(said.episodes)
+        labels = np.concatenate(truths or [np.zeros(0, bool)])
         if labels.any() and not labels.all():
-            values = np.concatenate([scored.success for scored in judged])
+            values = np.concatenate(probabilities)
             curves.append((f"{condition}: AUROC {auroc(values, labels):.3f}", *roc_curve(values, labels)))
     return _draw_roc(
         curves, "Success of single frames", f"{model} · frames of episodes whose success was recorded", theme

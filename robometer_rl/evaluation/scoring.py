@@ -64,7 +64,7 @@ class ScoredEpisode:
     Attributes:
         episode: As recorded.
         progress: (T,).
-        success: (T,) probability.
+        success: (T,) probability; None of a model that says none.
         single_frame: (T,) progress of each frame when it is all that the model sees. Of experts only, like the rest.
         still: (T,) progress when the first frame is shown over and over.
         wrong_task: (T,) progress under another task's instruction; None if there is no other task.
@@ -74,7 +74,7 @@ class ScoredEpisode:
 
     episode: Trajectory
     progress: Floats
-    success: Floats
+    success: Floats | None
     single_frame: Floats | None = None
     still: Floats | None = None
     wrong_task: Floats | None = None
@@ -142,10 +142,12 @@ def score_episodes(
 
     Raises:
         ValueError: The condition is ``paraphrased`` and no episode has a paraphrase.
+        UnsupportedByModelError: The model does not say how far a task has come.
     """
     if condition == "paraphrased" and not any(episode.instructions for episode in episodes):
         raise ValueError("none of these episodes has a second instruction to be paraphrased with")
     labelled = label_trajectories(episodes, config=TargetConfig(reaching=scoring.reaching))
+    model.require("evaluation on episodes", progress=True)
     questions = _Questions(model, list(episodes), scoring, condition)
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()
@@ -169,9 +171,9 @@ class _Questions:
         for index, episode in enumerate(episodes):
             self.by_task.setdefault(group_key(episode), []).append(index)
 
-    def dense(self) -> list[tuple[Floats, Floats]]:
+    def dense(self) -> list[tuple[Floats, Floats | None]]:
         """Progress and success of every frame of every episode."""
-        values: list[tuple[Floats, Floats]] = []
+        values: list[tuple[Floats, Floats | None]] = []
         for batch in self._batches(self.episodes, "episodes"):
             values += self._steps([self._clip(episode) for episode in batch])
         return values
@@ -240,7 +242,7 @@ class _Questions:
         others = sorted({task_under(self.condition, episode, seed) for episode in firsts} - said)
         return others[int(rng.integers(len(others)))] if others else None
 
-    def _steps(self, clips: list[Clip]) -> list[tuple[Floats, Floats]]:
+    def _steps(self, clips: list[Clip]) -> list[tuple[Floats, Floats | None]]:
         predictions = self.model.predict_steps(clips, self.scoring.protocol, self.scoring.every)
         held = [prediction.hold(len(clip)) for prediction, clip in zip(predictions, clips, strict=True)]
         return [(prediction.progress, prediction.success) for prediction in held]

@@ -142,7 +142,7 @@ class EpisodeLabels:
     Attributes:
         key: `Episode.key`.
         progress: (F,) float32 in [0, 1] of each observation; the last value is held between scored ones.
-        success: (F,) float32 success probability, likewise.
+        success: (F,) float32 success probability, likewise; NaN of a model that says none.
         rewards: (T,) float64 of each step.
         success_detected: (T,) bool, whether the success rule of the `RewardSpec` holds after the step.
         imputed: (T,) bool, True for a last step whose outcome was not recorded (F = T).
@@ -159,6 +159,11 @@ class EpisodeLabels:
     def num_steps(self) -> int:
         """T."""
         return len(self.rewards)
+
+    @property
+    def has_success(self) -> bool:
+        """Whether the model said success probabilities."""
+        return not bool(np.isnan(self.success).any())
 
     @property
     def succeeds(self) -> bool:

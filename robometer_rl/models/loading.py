@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
-from robometer_rl.models.locations import UnknownModelError, locate
+from robometer_rl.models.locations import UnknownModelError
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.models.robometer.checkpoint import load_checkpoint
-from robometer_rl.models.robometer.inference import Robometer
-from robometer_rl.models.robometer.quantization import WeightFormat
 
-__all__ = ["UnknownModelError", "load_reward_model"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FAMILIES", "UnknownModelError", "family_of", "load_reward_model"]
+
+FAMILIES: Final[Mapping[str, str]] = {"robometer": "robometer_rl.models.robometer.inference"}
+"""Kinds of reward models, and the module of each, which is imported when a model of the kind is asked for.
+
+Such a module has a function ``load(where, ...) -> RewardModel``: ``where`` is what stands behind the colon of a name,
+and its other parameters are the options that the family has.
+"""
+
+# One letter is a drive, and what is followed by slashes an address.
+_NAME = re.compile(r"(?P<family>[A-Za-z_]\w+(?:\.\w+)*):(?!//)(?P<where>.*)", re.DOTALL)
 
 
 def load_reward_model(
     name: str | Path,
     device: str | torch.device = "cpu",
     dtype: str | None = None,
-    attn_implementation: str = "sdpa",
-    weights: WeightFormat | None = None,
+    attn_implementation: str | None = None,
+    weights: str | None = None,
     base_model: str | Path | None = None,
+    **options: Any,
 ) -> RewardModel:
     """Loads a reward model.
 
     Args:
         name: ``"mini"`` (embedded in the package), a checkpoint directory, or a Hub id with an optional revision
             (``"robometer/Robometer-4B"``, ``"robometer/Robometer-4B@<tag, branch or commit>"``; the default branch
-            if none is given). docs/checkpoints.md lists the layouts that load.
+            if none is given), of a Robometer: docs/checkpoints.md lists the layouts that load. A model of another
+            kind is called ``"family:where"``, where the family is one of `FAMILIES` or the full name of a module that
+            can be imported here (docs/adding_a_model.md).
         device: Where to run, such as ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; as stored in the checkpoint if None.
         attn_implementation: ``"sdpa"`` or ``"eager"`` can do everything; others that transformers knows can `predict`
@@ -38,37 +54,61 @@ def load_reward_model(
         base_model: Where the base of a checkpoint is that does not hold everything itself, instead of where the
             checkpoint says: a directory, or a Hub id. Adapters take their weights from it; checkpoints without a
             tokenizer take that from it.
+        **options: Those of another family.
 
     Raises:
         UnknownModelError: The name means nothing here.
         CheckpointError: The checkpoint is incomplete or of another kind.
-        ValueError: A device or dtype that is not to be had here.
+        ValueError: An option that the family does not have, or a device or dtype that is not to be had here.
 
     Example:
         >>> model = load_reward_model("mini")
         >>> model.model_id
         'robometer-mini'
     """
-    target = _device(device)
-    found = locate(name)
-    checkpoint = load_checkpoint(found.directory, target, _dtype(dtype), attn_implementation, weights, base_model)
-    return Robometer(checkpoint, source=str(name), model_id=found.model_id, revision=found.revision)
+    family, where = _parse(name)
+    load = _loader(family)
+    named = {"dtype": dtype, "attn_implementation": attn_implementation, "weights": weights, "base_model": base_model}
+    given = {option: value for option, value in named.items() if value is not None} | options
+    known = list(inspect.signature(load).parameters)[1:]
+    # Every family runs on the processor, whether or not it has a word for it.
+    if "device" in known or str(device) != "cpu":
+        given["device"] = device
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"models of the family {family!r} have no option {' and no option '.join(unknown)}; they have "
+            f"{', '.join(known) or 'none'}"
+        )
+    model = load(where, **given)
+    model.source = str(name)
+    return model
 
 
-def _device(device: str | torch.device) -> torch.device:
+def family_of(name: str | Path) -> str:
+    """The family of the model that ``name`` names; see `load_reward_model`."""
+    return _parse(name)[0]
+
+
+def _parse(name: str | Path) -> tuple[str, str]:
+    """The family and what stands behind it."""
+    text = str(name)
+    found = None if text and Path(text).exists() else _NAME.fullmatch(text)
+    return ("robometer", text) if found is None else (found["family"], found["where"])
+
+
+def _loader(family: str) -> Callable[..., RewardModel]:
+    module = FAMILIES.get(family, family)
     try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    # Builds of torch without a device's backend assert that it is not asked for.
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"got the device {str(device)!r}, which cannot be used here: {error}") from error
-    return target
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name is None:
-        return None
-    if name not in known:
-        raise ValueError(f"got the dtype {name!r}; expected one of {sorted(known)}")
-    return known[name]
+        return import_module(module).load
+    except ModuleNotFoundError as error:
+        # What the module itself misses is another matter, and says so.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UnknownModelError(
+            f"unknown family of reward models {family!r}; expected one of {sorted(FAMILIES)}, or the full name of a "
+            "module that can be imported here"
+        ) from error
+    except AttributeError as error:
+        raise UnknownModelError(
+            f"the module {module} cannot load reward models: it has no function load(where)"
+        ) from error

@@ -62,7 +62,7 @@ def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Loca
     if match is None:
         raise UnknownModelError(
             f"unknown model {text!r}; expected one of the embedded {sorted(EMBEDDED)}, an existing checkpoint "
-            "directory, or a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main'"
+            "directory, a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main', or FAMILY:WHERE"
         )
     return _download(match["id"], match["revision"], patterns)
 

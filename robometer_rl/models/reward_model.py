@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip, FrameProtocol, as_frame, check_task, same_length, scored_steps
 from robometer_rl.prediction import Prediction, StepPrediction
+from robometer_rl.rewards import RewardSpec
 
 __all__ = ["HistoryStream", "RewardModel", "RewardStream", "UnsupportedByModelError"]
 
@@ -101,6 +102,10 @@ class RewardModel(ABC):
         dtype: Precision recorded in outputs.
         default_protocol: What ``protocol=None`` means for this model.
         success_threshold: Calibrated threshold on the success probability, None if it was never calibrated.
+        has_progress: Whether it says how far a task has come; one that only compares raises in `predict`.
+        has_success: Whether it says how likely a task is done; if not, `Prediction.success` is None.
+        causal: Whether what it says of a step depends on frames up to that step only. One that looks at whole
+            episodes overrides `predict_steps`, and cannot pay an agent that is still acting.
         lock: Held while the model computes, so that several threads may share one. A stream belongs to one thread.
     """
 
@@ -110,9 +115,51 @@ class RewardModel(ABC):
     dtype: str = "float32"
     default_protocol: FrameProtocol
     success_threshold: float | None = None
+    has_progress: bool = True
+    has_success: bool = True
+    causal: bool = True
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+
+    def require(self, purpose: str, *, progress: bool = False, success: bool = False, causal: bool = False) -> None:
+        """Refuses a use of this model for which it lacks what is asked for.
+
+        Args:
+            purpose: What needs it, as the beginning of a sentence such as ``"calibration"``.
+            progress: Whether progress is needed.
+            success: Whether success probabilities are.
+            causal: Whether steps are scored while the episode goes on.
+
+        Raises:
+            UnsupportedByModelError: The model has no such thing.
+        """
+        lacks = {
+            "progress": progress and not self.has_progress,
+            "success probabilities": success and not self.has_success,
+            "scores before an episode has ended": causal and not self.causal,
+        }
+        if missing := [name for name, lacking in lacks.items() if lacking]:
+            raise UnsupportedByModelError(
+                f"{purpose} needs {' and '.join(missing)}, which the model {self.model_id!r} does not give"
+            )
+
+    def require_for(self, spec: RewardSpec, *, live: bool) -> None:
+        """Refuses a reward that this model cannot pay.
+
+        Args:
+            spec: The reward.
+            live: Whether it is paid while an agent acts, rather than for recorded episodes.
+
+        Raises:
+            UnsupportedByModelError: See `require`.
+        """
+        self.require(
+            "a reward that is paid while an agent acts" if live else "a reward for recorded episodes",
+            progress=spec.needs_progress,
+            causal=live,
+        )
+        self.require(f"the reward {spec.summary()}", success=spec.needs_success)
 
     @abstractmethod
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
@@ -231,14 +278,15 @@ class HistoryStream(RewardStream):
         history.length += 1
 
 
-def _newest(answers: Sequence[Prediction]) -> dict[str, NDArray[np.float32]]:
+def _newest(answers: Sequence[Prediction]) -> dict[str, Any]:
     """What answers say of the last frame that each is about, by the name of the field."""
     if not all(len(answer) for answer in answers):
         raise ValueError("the model gave no value for a clip; expected one for each of its frames")
     distributions = [answer.progress_distribution[-1] for answer in answers]
+    success = [None if answer.success is None else answer.success[-1] for answer in answers]
     return {
         "progress": np.array([answer.progress[-1] for answer in answers], np.float32),
-        "success": np.array([answer.success[-1] for answer in answers], np.float32),
+        "success": None if None in success else np.array(success, np.float32),
         "progress_distribution": np.stack(distributions) if distributions else np.zeros((0, 0), np.float32),
     }
 

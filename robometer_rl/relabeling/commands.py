@@ -201,7 +201,7 @@ def report_path(writer: LabelWriter) -> Path:
 
 def _engine(config: RelabelConfig) -> tuple[Engine, RewardModel]:
     """Where the model runs, and the model as far as it is needed here."""
-    from robometer_rl.models.loading import load_reward_model
+    from robometer_rl.models.loading import family_of, load_reward_model
 
     load = partial(load_reward_model, config.model, dtype=config.dtype)
     if config.engine == "local":
@@ -209,8 +209,9 @@ def _engine(config: RelabelConfig) -> tuple[Engine, RewardModel]:
     gpus = config.gpus_per_worker
     if gpus is None:
         gpus = float(config.device.startswith("cuda"))
-    # Weights are where the workers are; on the device "meta" a model can say what it is, and needs no memory.
-    return RayEngine(partial(load, device=config.device), config.workers, gpus), load(device="meta")
+    # Weights are where the workers are; on the device "meta" a Robometer can say what it is, and needs no memory.
+    here = "meta" if family_of(config.model) == "robometer" else "cpu"
+    return RayEngine(partial(load, device=config.device), config.workers, gpus), load(device=here)
 
 
 def _mode(config: RelabelConfig, modes: tuple[WriteMode, ...]) -> WriteMode:

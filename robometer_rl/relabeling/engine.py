@@ -53,6 +53,7 @@ class Labeller:
 
     Raises:
         ValueError: The spec terminates episodes on predicted success, or a pack has no room.
+        UnsupportedByModelError: The model does not say what the reward is made of.
     """
 
     model: RewardModel
@@ -66,6 +67,7 @@ class Labeller:
                 "terminate_on_success cannot be applied to recorded episodes: they are labelled to their end, and the "
                 "success rule is stored with every step"
             )
+        self.model.require_for(self.spec, live=False)
         if self.pack_tokens < 1:
             raise ValueError(f"pack_tokens must be positive, got {self.pack_tokens}")
         object.__setattr__(self, "protocol", self.protocol or self.model.default_protocol)
@@ -112,7 +114,8 @@ class Labeller:
 
     def _label(self, decoded: Decoded, predictions: list[Prediction]) -> Entry:
         progress = _average([prediction.progress for prediction in predictions])
-        success = _average([prediction.success for prediction in predictions])
+        said = [prediction.success for prediction in predictions if prediction.success is not None]
+        success = _average(said) if said else None
         try:
             return label_episode(decoded.episode, self.spec, progress, success, self.threshold)
         except EpisodeError as error:

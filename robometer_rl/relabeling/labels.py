@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def label_episode(
-    episode: Episode, spec: RewardSpec, progress: Floats, success: Floats, threshold: float
+    episode: Episode, spec: RewardSpec, progress: Floats, success: Floats | None, threshold: float
 ) -> EpisodeLabels:
     """Labels an episode with what a model said about its scored observations.
 
@@ -32,7 +32,7 @@ def label_episode(
         episode: The episode.
         spec: The reward.
         progress: (S,) of the scored observations, S = ``len(scored_steps(F, spec.every))``.
-        success: (S,) likewise.
+        success: (S,) likewise; None of a model that says none.
         threshold: Success threshold, see `RewardSpec.threshold`.
 
     Raises:
@@ -50,7 +50,7 @@ def label_episode(
     return EpisodeLabels(
         key=episode.key,
         progress=np.asarray(progress, np.float32)[held],
-        success=np.asarray(success, np.float32)[held],
+        success=np.full(len(held), np.nan, np.float32) if success is None else np.asarray(success, np.float32)[held],
         rewards=paid.rewards,
         success_detected=paid.success_detected,
         imputed=imputed,

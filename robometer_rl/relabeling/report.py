@@ -47,7 +47,7 @@ class _Facts:
     @property
     def is_disputed(self) -> bool:
         """Whether its own label of success says something else than the success rule at its end."""
-        return self.success is not None and self.success != self.labels.succeeds
+        return self.success is not None and self.labels.has_success and self.success != self.labels.succeeds
 
 
 def write_report(path: Path, dataset: RelabelDataset, labels: Labels) -> None:
@@ -91,10 +91,15 @@ def _facts(episode: Episode, labels: EpisodeLabels) -> _Facts:
 def _lead(facts: Sequence[_Facts], labels: Labels) -> str:
     steps = sum(fact.labels.num_steps for fact in facts)
     imputed = sum(int(fact.labels.imputed.sum()) for fact in facts)
+    judged = [fact for fact in facts if fact.labels.has_success]
+    success = (
+        f"The success rule holds at the end of {sum(fact.labels.succeeds for fact in judged)}."
+        if judged
+        else "The model says nothing of success."
+    )
     return (
         f"{len(facts)} episodes with {steps} steps were labelled, {imputed} of whose last steps are imputed; "
-        f"{len(labels.skipped)} were skipped. The success rule holds at the end of "
-        f"{sum(fact.labels.succeeds for fact in facts)}."
+        f"{len(labels.skipped)} were skipped. {success}"
     )
 
 
@@ -104,13 +109,10 @@ def _histograms(facts: Sequence[_Facts]) -> Iterable[Image.Image]:
     yield draw_histogram("Reward of a step", rewards)
     if original:
         yield draw_histogram("Original reward of a step", {"original": np.concatenate(original)})
-    yield draw_histogram(
-        "Last prediction of an episode",
-        {
-            "progress": np.array([fact.labels.progress[-1] for fact in facts]),
-            "success probability": np.array([fact.labels.success[-1] for fact in facts]),
-        },
-    )
+    last = {"progress": np.array([fact.labels.progress[-1] for fact in facts])}
+    if judged := [fact.labels.success[-1] for fact in facts if fact.labels.has_success]:
+        last["success probability"] = np.array(judged)
+    yield draw_histogram("Last prediction of an episode", last)
 
 
 def _section(title: str, facts: Sequence[_Facts], dataset: RelabelDataset, labels: Labels) -> str:
@@ -125,11 +127,11 @@ def _card(fact: _Facts, dataset: RelabelDataset, labels: Labels) -> str:
     success_detected = np.append(False, fact.labels.success_detected)[: len(fact.labels.progress)]
     mark = int(np.argmax(success_detected)) if success_detected.any() else None
     numbers = np.arange(len(fact.labels.progress))
-    curves = [
-        Curve("progress", numbers, fact.labels.progress, LIGHT.progress),
-        Curve("success probability", numbers, fact.labels.success, LIGHT.success),
-    ]
-    threshold = labels.provenance.success_threshold
+    curves = [Curve("progress", numbers, fact.labels.progress, LIGHT.progress)]
+    threshold = None
+    if fact.labels.has_success:
+        curves.append(Curve("success probability", numbers, fact.labels.success, LIGHT.success))
+        threshold = labels.provenance.success_threshold
     panel = Panel("Prediction", curves, threshold, mark, "" if mark is None else f"success from frame {mark}")
     said = {None: "no label", True: "labelled successful", False: "labelled a failure"}[fact.success]
     subtitle = f"{key} · sum of {spec.mode} rewards {fact.value:.3f} · {said}"
@@ -152,6 +154,8 @@ def _strip(episode: Episode) -> Image.Image:
 def _dispute(facts: Sequence[_Facts], found: Sequence[_Facts], dataset: RelabelDataset, labels: Labels) -> str:
     if all(fact.success is None for fact in facts):
         return "<h2>Success in dispute</h2>\n<p class='lead'>The dataset does not say which episodes succeeded.</p>"
+    if not any(fact.labels.has_success for fact in facts):
+        return "<h2>Success in dispute</h2>\n<p class='lead'>The model says nothing of success.</p>"
     if not found:
         return "<h2>Success in dispute</h2>\n<p class='lead'>Prediction and label agree on every episode.</p>"
     rows = "".join(

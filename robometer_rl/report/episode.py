@@ -22,7 +22,7 @@ class EpisodeScores:
         task: The instruction.
         numbers: (N,) int64, which frames of the episode these are.
         progress: (N,) float32 in [0, 1].
-        success: (N,) float32 probability.
+        success: (N,) float32 probability; None of a model that says none.
         success_detected: (N,) bool, whether the success rule holds.
         threshold: Probability that the success rule asks for.
     """
@@ -30,12 +30,13 @@ class EpisodeScores:
     task: str
     numbers: NDArray[np.int64]
     progress: NDArray[np.float32]
-    success: NDArray[np.float32]
+    success: NDArray[np.float32] | None
     success_detected: NDArray[np.bool_]
     threshold: float
 
     def __post_init__(self) -> None:
-        lengths = {len(self.numbers), len(self.progress), len(self.success), len(self.success_detected)}
+        lengths = {len(self.numbers), len(self.progress), len(self.success_detected)}
+        lengths |= set() if self.success is None else {len(self.success)}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(f"an episode's values belong to the same frames, at least one; got lengths {lengths}")
 
@@ -54,17 +55,21 @@ class EpisodeScores:
             self.task,
             numbers,
             self.progress[source],
-            self.success[source],
+            None if self.success is None else self.success[source],
             self.success_detected[source],
             self.threshold,
         )
 
     def write_csv(self, path: str | Path, fps: float | None = None) -> None:
-        """Writes ``frame,seconds,progress,success,success_detected``, a row per frame; no seconds without ``fps``."""
+        """Writes ``frame,seconds,progress,success,success_detected``, a row per frame.
+
+        Seconds are empty without ``fps``; success is where the model says none.
+        """
         with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["frame", "seconds", "progress", "success", "success_detected"])
-            rows = zip(self.numbers, self.progress, self.success, self.success_detected, strict=True)
-            for number, progress, success, success_detected in rows:
+            success = [""] * len(self) if self.success is None else [f"{value:.6f}" for value in self.success]
+            rows = zip(self.numbers, self.progress, success, self.success_detected, strict=True)
+            for number, progress, probability, success_detected in rows:
                 seconds = f"{number / fps:.3f}" if fps else ""
-                writer.writerow([number, seconds, f"{progress:.6f}", f"{success:.6f}", int(success_detected)])
+                writer.writerow([number, seconds, f"{progress:.6f}", probability, int(success_detected)])

@@ -58,16 +58,16 @@ def _draw_strip(width: int, scores: EpisodeScores, index: int, theme: Theme) -> 
     number, last = int(scores.numbers[index]), int(scores.numbers[-1])
     canvas.text((right, 24), f"frame {number} / {last}", theme.muted, size=11, anchor="rs")
     canvas.text((_MARGIN, 24), shortened(scores.task, width - 2 * _MARGIN - 100, 14), theme.ink, size=14)
-    progress, success = float(scores.progress[index]), float(scores.success[index])
-    _draw_bar(canvas, 42, "progress", progress, theme.progress, theme)
-    bar = _draw_bar(canvas, 62, "success", success, theme.success, theme)
-    notch = bar.left + scores.threshold * bar.width
-    canvas.line([(notch, bar.top - 3), (notch, bar.bottom + 3)], theme.ink, 1.0)
-    lamp = (right - 6, 62)
-    if scores.success_detected[index]:
-        canvas.dot(lamp, 6, theme.success)
-    else:
-        canvas.ring(lamp, 5.5, theme.muted)
+    _draw_bar(canvas, 42, "progress", float(scores.progress[index]), theme.progress, theme)
+    if scores.success is not None:
+        bar = _draw_bar(canvas, 62, "success", float(scores.success[index]), theme.success, theme)
+        notch = bar.left + scores.threshold * bar.width
+        canvas.line([(notch, bar.top - 3), (notch, bar.bottom + 3)], theme.ink, 1.0)
+        lamp = (right - 6, 62)
+        if scores.success_detected[index]:
+            canvas.dot(lamp, 6, theme.success)
+        else:
+            canvas.ring(lamp, 5.5, theme.muted)
     _draw_history(canvas, Box(_MARGIN, 80, right, _STRIP_HEIGHT - 14), scores, index, theme)
     return canvas.finish()
 
@@ -87,10 +87,13 @@ def _draw_history(canvas: Canvas, box: Box, scores: EpisodeScores, index: int, t
     canvas.rectangle(box, fill=theme.surface, radius=4)
     plot = Box(box.left + 5, box.top + 5, box.right - 5, box.bottom - 5)
     last = int(scores.numbers[-1])
-    left, height = plot.at(0, scores.threshold)
-    canvas.dashed((left, height), (plot.right, height), theme.grid)
+    curves = [(scores.progress, theme.progress)]
+    if scores.success is not None:
+        left, height = plot.at(0, scores.threshold)
+        canvas.dashed((left, height), (plot.right, height), theme.grid)
+        curves.insert(0, (scores.success, theme.success))
     seen = slice(0, index + 1)
-    for values, color in ((scores.success, theme.success), (scores.progress, theme.progress)):
+    for values, color in curves:
         curve = Curve("", scores.numbers[seen], values[seen], color)
         draw_curve(canvas, plot, curve, last, width=1.6)
         canvas.dot(plot.at(scores.numbers[index] / max(last, 1), float(values[index])), 2.6, color)

@@ -73,7 +73,11 @@ class _Scored:
     def frames(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predicted and true success of all frames whose truth is known."""
         known = [labels.success_known for labels in self.labels]
-        predicted = [prediction.success[mask] for prediction, mask in zip(self.predictions, known, strict=True)]
+        predicted = [
+            prediction.success[mask]
+            for prediction, mask in zip(self.predictions, known, strict=True)
+            if prediction.success is not None
+        ]
         return np.concatenate(predicted), np.concatenate(
             [labels.success[mask] for labels, mask in zip(self.labels, known, strict=True)]
         )

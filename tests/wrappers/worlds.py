@@ -131,7 +131,7 @@ def expected_episode(
         clips = [Clip(np.stack([episode.frame(t, name) for t in range(num_steps + 1)]), task) for name in cameras]
         predictions = model.predict_steps(clips, every=spec.every)
         progress = np.stack([prediction.progress for prediction in predictions]).astype(np.float64)
-        success = np.stack([prediction.success for prediction in predictions]).astype(np.float64)
+        success = np.stack([np.asarray(prediction.success) for prediction in predictions]).astype(np.float64)
         return progress.mean(axis=0), success.mean(axis=0)
 
     def pay(num_steps: int) -> Any:

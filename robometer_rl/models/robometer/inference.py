@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,22 +13,48 @@ import torch
 from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
+from robometer_rl.models.locations import locate
 from robometer_rl.models.reward_model import RewardModel, RewardStream
-from robometer_rl.models.robometer.checkpoint import Checkpoint
+from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint
 from robometer_rl.models.robometer.packed import NestedPass
+from robometer_rl.models.robometer.quantization import WeightFormat
 from robometer_rl.models.robometer.readout import frame_values, probabilities
 from robometer_rl.models.robometer.repeated import RepeatedPass
 from robometer_rl.models.robometer.streaming import RobometerStream
 from robometer_rl.models.robometer.threads import at_most, threads_for
 from robometer_rl.prediction import Prediction, as_probabilities
 
-__all__ = ["Robometer"]
+__all__ = ["Robometer", "load"]
 
 T = TypeVar("T")
 
 # What surrounds the patches in a prompt, roughly: it only decides how many clips share a pass.
 _PROMPT_TOKENS = 120
 _CAPTION_TOKENS = 8
+
+
+def load(
+    where: str,
+    device: str | torch.device = "cpu",
+    dtype: str | None = None,
+    attn_implementation: str = "sdpa",
+    weights: WeightFormat | None = None,
+    base_model: str | Path | None = None,
+) -> Robometer:
+    """Loads a Robometer; see `robometer_rl.load_reward_model` for the options.
+
+    Args:
+        where: ``"mini"``, a checkpoint directory, or a Hub id with an optional revision.
+        device: See there, as for the others.
+        dtype: See there.
+        attn_implementation: See there.
+        weights: See there.
+        base_model: See there.
+    """
+    target = _device(device)
+    found = locate(where)
+    checkpoint = load_checkpoint(found.directory, target, _dtype(dtype), attn_implementation, weights, base_model)
+    return Robometer(checkpoint, source=where, model_id=found.model_id, revision=found.revision)
 
 
 class Robometer(RewardModel):
@@ -165,6 +192,25 @@ class Robometer(RewardModel):
         )
 
 
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    # Builds of torch without a device's backend assert that it is not asked for.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"got the device {str(device)!r}, which cannot be used here: {error}") from error
+    return target
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is None:
+        return None
+    if name not in known:
+        raise ValueError(f"got the dtype {name!r}; expected one of {sorted(known)}")
+    return known[name]
+
+
 def _split(prediction: Prediction, counts: list[int]) -> Iterator[Prediction]:
     """The parts of a prediction that belong to clips of so many frames each."""
     end = 0
@@ -174,6 +220,6 @@ def _split(prediction: Prediction, counts: list[int]) -> Iterator[Prediction]:
         yield replace(
             prediction,
             progress=prediction.progress[part],
-            success=prediction.success[part],
+            success=None if prediction.success is None else prediction.success[part],
             progress_distribution=prediction.progress_distribution[part],
         )

@@ -60,7 +60,7 @@ def episode(seed: int, length: int, kind: int = 0) -> Clip:
 def assert_equal(fast: Sequence[Prediction | StepPrediction], slow: Sequence[Prediction | StepPrediction]) -> None:
     for one, other in zip(fast, slow, strict=True):
         np.testing.assert_allclose(one.progress, other.progress, atol=TOLERANCE)
-        np.testing.assert_allclose(one.success, other.success, atol=TOLERANCE)
+        np.testing.assert_allclose(np.asarray(one.success), np.asarray(other.success), atol=TOLERANCE)
         np.testing.assert_allclose(one.progress_distribution, other.progress_distribution, atol=TOLERANCE)
 
 
@@ -119,7 +119,7 @@ def test_progress_of_the_reference_wrapper(model: Robometer) -> None:
     clip = Clip(recorded["frames"], "pick up the red block and place it in the bin")
     (prediction,) = model.predict_steps([clip], UniformFrames(8))
     np.testing.assert_allclose(prediction.progress, recorded["wrapper_rewards"], atol=1e-4)
-    np.testing.assert_allclose(prediction.success, recorded["wrapper_success"], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(prediction.success), recorded["wrapper_success"], atol=1e-4)
 
 
 @st.composite

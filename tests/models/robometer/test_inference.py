@@ -30,7 +30,7 @@ def test_predictions_are_the_recorded_ones() -> None:
     recorded = arrays("progress_batch")
     for number, prediction in enumerate(model().predict(clips(*THREE))):
         np.testing.assert_allclose(prediction.progress, recorded["progress_decoded"][number], atol=1e-5)
-        np.testing.assert_allclose(prediction.success, recorded["success_probs_A"][number], atol=1e-5)
+        np.testing.assert_allclose(np.asarray(prediction.success), recorded["success_probs_A"][number], atol=1e-5)
         assert prediction.progress_distribution.shape == (8, 10)
         origin = (prediction.protocol, prediction.every, prediction.model_id, prediction.revision, prediction.dtype)
         assert origin == ("given", 1, "some/model", "abc", "float32")
@@ -66,7 +66,7 @@ def test_dense_rewards_of_the_references_wrapper_are_the_published_protocol() ->
     recorded, described = arrays("dense_rewards"), report("dense_rewards")
     (prediction,) = model().predict_steps([Clip(recorded["frames"], described["task"])], UniformFrames(8))
     np.testing.assert_allclose(prediction.progress, recorded["wrapper_rewards"], atol=1e-5)
-    np.testing.assert_allclose(prediction.success, recorded["wrapper_success"], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(prediction.success), recorded["wrapper_success"], atol=1e-5)
     assert (prediction.protocol, len(prediction)) == ("uniform(8)", 20)
 
 
