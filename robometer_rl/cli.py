@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 
 import tyro
 
+from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.prediction import NonFiniteOutputError
 
 __all__ = ["main"]
@@ -129,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
     if not isinstance(program.command, Train):
-        # Read when torch is imported. Where other processes want the cores, too, threads that wait by spinning keep those
-        # that they wait for from running; training mostly has its machine to itself, and many short waits.
+        # Read when torch is imported. Where other processes want the cores, too, threads that wait by spinning keep
+        # those that they wait for from running; training mostly has its machine to itself, and many short waits.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options = _read_options(home, words[split:], f"robometer-rl {words[split - 1]}")
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     # What a person can set right: wrong values, missing files, extras that are not installed, a broken checkpoint.
-    except (ValueError, OSError, ImportError, NonFiniteOutputError) as error:
+    except (ValueError, OSError, ImportError, NonFiniteOutputError, UnsupportedByModelError) as error:
         logger.debug("the error came from here:", exc_info=True)
         sys.stderr.write(f"robometer-rl {words[split - 1]}: {error}\n")
         return 2

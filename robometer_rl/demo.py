@@ -188,7 +188,7 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
         task=task,
         numbers=np.array([step for step, _ in scored]),
         progress=np.array([info["robometer/progress"] for _, info in scored], np.float32),
-        success=np.array([info["robometer/success"] for _, info in scored], np.float32),
+        success=np.array([info["robometer/success"] for _, info in scored], np.float32) if model.has_success else None,
         success_detected=np.array([info["robometer/success_detected"] for _, info in scored]),
         threshold=spec.threshold(model.success_threshold),
     )

@@ -373,7 +373,7 @@ class RewardState:
         self,
         *,
         progress: Floats,
-        success: Floats,
+        success: Floats | None,
         scored: Bools,
         terminated: Bools,
         task_rewards: Floats,
@@ -381,13 +381,15 @@ class RewardState:
     ) -> StepRewards:
         """Pays one step of every environment.
 
-        Every argument is (num_envs,), predictions held between scored frames. ``completes`` says where success is that
-        of the whole task, so that ``terminate_on_success`` may end the episode.
+        Every argument is (num_envs,), predictions held between scored frames; ``success`` is None where the model says
+        none. ``completes`` says where success is that of the whole task, so that ``terminate_on_success`` may end the
+        episode.
 
         Raises:
             NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
         """
-        self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
+        if success is not None:
+            self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
         success_detected = self._streak >= self.spec.patience
         fires = success_detected & ~self._fired
         self._fired |= fires

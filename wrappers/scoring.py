@@ -105,6 +105,9 @@ class EpisodeScorer:
         self.guard = EpisodeGuard()
         # Last, because loading a model takes long and everything above may be refused.
         self.model = _as_model(model)
+        self.model.require_for(self.spec, live=True)
+        if self._has_stages:
+            self.model.require("going on to the next stage", success=True)
         self._protocol = _as_protocol(protocol, self.model)
         self._stream: RewardStream | None = None
         self._state = RewardState(num_envs, self.spec, self.spec.threshold(self.model.success_threshold))
@@ -190,7 +193,7 @@ class EpisodeScorer:
         self._score(moment.scored, moment)
         paid = self._state.step(
             progress=self._progress.mean(axis=1),
-            success=self._success.mean(axis=1),
+            success=self._success.mean(axis=1) if self.model.has_success else None,
             scored=scored,
             terminated=terminated,
             task_rewards=task_rewards,
@@ -274,17 +277,20 @@ class EpisodeScorer:
     ) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "robometer/progress": float(self._progress[index].mean()),
-            "robometer/success": float(self._success[index].mean()),
             "robometer/success_detected": bool(paid.success_detected[index]),
             "robometer/scored": bool(scored[index]),
             "robometer/task_reward": float(task_rewards[index]),
             "robometer/reward": float(paid.rewards[index]),
         }
+        success = self._success[index] if self.model.has_success else None
+        if success is not None:
+            entry["robometer/success"] = float(success.mean())
         if self._has_stages:
             entry["robometer/stage"] = int(self._stage[index])
         if self._num_cameras > 1:
             entry["robometer/progress_per_camera"] = self._progress[index].copy()
-            entry["robometer/success_per_camera"] = self._success[index].copy()
+            if success is not None:
+                entry["robometer/success_per_camera"] = success.copy()
         return entry
 
     def _summary(self, index: int, moment: Moment) -> dict[str, Any]:
@@ -293,10 +299,13 @@ class EpisodeScorer:
             "return": float(self._returns[index]),
             "task_return": float(self._task_returns[index]),
             "progress": float(self._progress[index].mean()),
-            "success": float(self._success[index].mean()),
             "length": int(moment.steps[index]),
         }
-        return {**summary, "stages_completed": int(self._stages_completed[index])} if self._has_stages else summary
+        if self.model.has_success:
+            summary["success"] = float(self._success[index].mean())
+        if self._has_stages:
+            summary["stages_completed"] = int(self._stages_completed[index])
+        return summary
 
 
 class ScoringWrapper:
