@@ -458,20 +458,17 @@ def episode_rewards(
     scored = scored_steps(num_steps + 1, spec.every)
     if success is None and spec.needs_success:
         raise ValueError(f"got no success probabilities, which the reward {spec.summary()} needs")
-    values = {"progress": np.asarray(progress, np.float64)}
-    if success is not None:
-        values["success"] = np.asarray(success, np.float64)
+    values = {"progress": np.asarray(progress, np.float64), "success": np.asarray(success, np.float64)}
     for name, value in values.items():
-        if value.shape != scored.shape:
+        if value.shape != scored.shape and (name == "progress" or success is not None):
             raise ValueError(
                 f"got {name} of shape {value.shape}; an episode of {num_steps} steps has {num_steps + 1} frames, of "
                 f"which {len(scored)} are scored with every={spec.every}"
             )
     held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
-    if success is None:
-        success_detected = np.zeros(num_steps, np.bool_)
-    else:
-        success_detected = success_holds(values["success"], threshold, spec.patience)[held][1:]
+    success_detected = np.zeros(num_steps, np.bool_)
+    if success is not None:
+        success_detected = success_holds(success, threshold, spec.patience)[held][1:]
     fires = success_detected & (np.cumsum(success_detected) == 1)
     ended = np.zeros(num_steps, np.bool_)
     ended[-1:] = terminated
