@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from robometer_rl.rewards import RewardSpec
 
 __version__ = "0.2.0"
+
+# Where torchao is installed (extra int8), transformers imports it, and it warns of compiled kernels that do not fit and
+# of its own outdated calls. Weights in 8 bits need neither.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 # Where each public name lives. They are imported on first use (PEP 562), so that processes which only render, such as
 # the workers of a vector environment, never pay for torch and transformers.

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Annotated, Any, Final
 
 import tyro
 
-from robometer_rl.models.reward_model import UnsupportedByModelError
-from robometer_rl.prediction import NonFiniteOutputError
+from robometer_rl.errors import FIXABLE, explain
+from robometer_rl.report.terminal import NO_READER, close_output, log_handler, prepare_output, show_error
 
 __all__ = ["main"]
 
@@ -77,30 +80,53 @@ class _Home:
     """Where a command lives: the dataclass of its options, and the function that is called with them.
 
     Where a dataclass alone does not describe the command line, ``reader`` names a function that makes the options from
-    the words and the program's name.
+    the words and the program's name. ``kept`` says what remains of a run that is interrupted, and how to go on.
     """
 
     options: str | None
     function: str
+    kept: str
     reader: str | None = None
 
 
+_AGAIN: Final = "files that are there are whole; give the same command again for all of them"
+
 _HOMES: Final[dict[type[Command], _Home]] = {
-    Demo: _Home("robometer_rl.demo:DemoConfig", "robometer_rl.demo:run_demo"),
-    Score: _Home("robometer_rl.score:ScoreConfig", "robometer_rl.score:run_score"),
-    Collect: _Home("robometer_rl.collecting.collect:CollectConfig", "robometer_rl.collecting.collect:collect"),
+    Demo: _Home("robometer_rl.demo:DemoConfig", "robometer_rl.demo:run_demo", _AGAIN),
+    Score: _Home("robometer_rl.score:ScoreConfig", "robometer_rl.score:run_score", _AGAIN),
+    Collect: _Home(
+        "robometer_rl.collecting.collect:CollectConfig",
+        "robometer_rl.collecting.collect:collect",
+        "recorded episodes are kept in the store; the same command records the others",
+    ),
     Train: _Home(
         "robometer_rl.training.config:TrainConfig",
         "robometer_rl.training.pipeline:train",
+        "finished stages and the last save are kept in the output; the same command goes on from there",
         "robometer_rl.training.recipes:parse_training",
     ),
-    Evaluate: _Home("robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:run_evaluate"),
-    Calibrate: _Home(
-        "robometer_rl.evaluation.calibrate:CalibrateConfig", "robometer_rl.evaluation.calibrate:run_calibrate"
+    Evaluate: _Home(
+        "robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:run_evaluate", _AGAIN
     ),
-    Relabel: _Home("robometer_rl.relabeling.commands:RelabelConfig", "robometer_rl.relabeling.commands:run_relabel"),
-    Publish: _Home("robometer_rl.training.publish:PublishConfig", "robometer_rl.training.publish:publish"),
-    Data: _Home(None, "robometer_rl.formats.commands:run_data", "robometer_rl.formats.commands:parse_data"),
+    Calibrate: _Home(
+        "robometer_rl.evaluation.calibrate:CalibrateConfig", "robometer_rl.evaluation.calibrate:run_calibrate", _AGAIN
+    ),
+    Relabel: _Home(
+        "robometer_rl.relabeling.commands:RelabelConfig",
+        "robometer_rl.relabeling.commands:run_relabel",
+        "what was labelled is kept in the journal beside the output; the same command goes on from there",
+    ),
+    Publish: _Home(
+        "robometer_rl.training.publish:PublishConfig",
+        "robometer_rl.training.publish:publish",
+        "a checkpoint is pushed in one piece or not at all; give the same command again",
+    ),
+    Data: _Home(
+        None,
+        "robometer_rl.formats.commands:run_data",
+        "what was written until now is kept; the same command goes on from there",
+        "robometer_rl.formats.commands:parse_data",
+    ),
 }
 
 
@@ -114,6 +140,14 @@ class Program:
     """Log more, and show where an error came from; ROBOMETER_DEBUG=1 does the same."""
 
 
+class _Interrupted(KeyboardInterrupt):
+    """A signal that asks the program to end."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program.
 
@@ -121,11 +155,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``robometer-rl`` on the command line; ``sys.argv[1:]`` if None.
 
     Returns:
-        The exit code: 0, or 2 if the input or the installation is at fault, or 130 after Ctrl-C.
+        The exit code: 0, or 2 if the input or the installation is at fault, or what a shell says of a program that a
+        signal has ended: 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        SystemExit: After ``--help``, for options that do not exist or do not fit, and where nobody reads the output.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     split = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words)) + 1
-    program = tyro.cli(Program, args=words[:split], prog="robometer-rl", config=(tyro.conf.OmitSubcommandPrefixes,))
+    name = " ".join(["robometer-rl", *words[split - 1 : split]])
+    prepare_output()
+    code = 2
+    try:
+        with _signals():
+            code = _run(words[:split], words[split:], name)
+    except _Interrupted as error:  # before it was known what to do
+        code = 128 + error.number
+    finally:
+        _flush(name, code)
+    return code
+
+
+def _run(first: list[str], rest: list[str], name: str) -> int:
+    with _parsing(name):
+        program = tyro.cli(Program, args=first, prog="robometer-rl", config=(tyro.conf.OmitSubcommandPrefixes,))
     debug = program.debug or os.environ.get("ROBOMETER_DEBUG", "0") not in ("", "0")
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
@@ -134,16 +187,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # those that they wait for from running; training mostly has its machine to itself, and many short waits.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        options = _read_options(home, words[split:], f"robometer-rl {words[split - 1]}")
+        with _parsing(name):
+            options = _read_options(home, rest, name)
         resolve_name(home.function)(options)
-    except KeyboardInterrupt:
-        return 130
-    # What a person can set right: wrong values, missing files, extras that are not installed, a broken checkpoint.
-    except (ValueError, OSError, ImportError, NonFiniteOutputError, UnsupportedByModelError) as error:
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, _Interrupted) else signal.SIGINT
+        show_error(f"{name}: ended by {number.name}; {home.kept}")
+        return 128 + number
+    except FIXABLE as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
         logger.debug("the error came from here:", exc_info=True)
-        sys.stderr.write(f"robometer-rl {words[split - 1]}: {error}\n")
+        show_error(f"{name}: {explanation}")
         return 2
     return 0
+
+
+@contextmanager
+def _parsing(name: str) -> Iterator[None]:
+    """Ends the program where options cannot be read from a file, or help on them cannot be printed."""
+    try:
+        yield
+    except BrokenPipeError:
+        close_output()
+        raise SystemExit(NO_READER) from None
+    except OSError as error:
+        logger.debug("the error came from here:", exc_info=True)
+        show_error(f"{name}: {explain(error)}")
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the program in order, so that nothing is left half; a second one at once."""
+
+    def end(number: int, _: object) -> None:
+        for each in replaced:
+            signal.signal(each, signal.SIG_DFL)
+        raise _Interrupted(signal.Signals(number))
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    is_main = threading.current_thread() is threading.main_thread()
+    # A program in the background of a script, or under nohup, is told to ignore some of them.
+    replaced = [number for number, handler in usual.items() if is_main and signal.getsignal(number) is handler]
+    for number in replaced:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, usual[number])
+
+
+def _flush(name: str, code: int) -> None:
+    """Sees to it that all that was printed has arrived.
+
+    Raises:
+        SystemExit: Nobody reads it, or a full disk has no place for it.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        close_output()
+        raise SystemExit(NO_READER) from None
+    except OSError as error:
+        if code == 0:
+            show_error(f"{name}: standard output: {explain(error)}")
+        close_output()
+        raise SystemExit(2) from None
 
 
 def _read_options(home: _Home, words: list[str], program: str) -> Any:
@@ -154,11 +266,8 @@ def _read_options(home: _Home, words: list[str], program: str) -> Any:
 
 
 def _configure_logging(debug: bool) -> None:
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=debug)
     # What libraries warn of is for those who write programs with them; this is for those who run one.
     level = logging.WARNING if debug else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[log_handler(show_path=debug)], force=True)
+    logging.captureWarnings(True)
     logging.getLogger("robometer_rl").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -13,7 +13,6 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figure import Curve, Panel, draw_figure
 from robometer_rl.report.overlay import overlay_frames
 from robometer_rl.report.page import EpisodeCard, render_page
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video import write_video
 from robometer_rl.wrappers import RobometerReward
@@ -116,10 +116,10 @@ def demo(config: DemoConfig, model: RewardModel) -> list[DemoEpisode]:
     spec = RewardSpec(mode="delta", every=config.every)
     success_step = _rehearse(config)
     num_steps = success_step + _LINGER
-    console = Console()
+    console = open_console()
     episodes = [
         _run(config, model, spec, num_steps, cast)
-        for cast in track(_cast(config, success_step), "three policies", console=Console(stderr=True))
+        for cast in track(_cast(config, success_step), "three policies", console=open_console(stderr=True))
     ]
     _write(config, model, spec, episodes)
     console.print(_table(config, episodes))

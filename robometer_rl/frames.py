@@ -51,7 +51,7 @@ class FrameError(ValueError):
 
 
 class TaskError(ValueError):
-    """A task that is not a non-empty string of at most `MAX_TASK_LENGTH` characters."""
+    """A task that is not a non-empty string of at most `MAX_TASK_LENGTH` whole characters."""
 
 
 @runtime_checkable
@@ -202,6 +202,10 @@ def check_task(task: Any) -> str:
         raise TaskError(
             f"got a task of {len(task)} characters, {brief(task)}; expected an instruction of at most {MAX_TASK_LENGTH}"
         )
+    try:
+        task.encode()
+    except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8, or half a letter
+        raise TaskError(f"got the task {brief(task)}, which is not text: {error.reason}; expected UTF-8") from error
     return task
 
 

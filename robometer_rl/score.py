@@ -9,7 +9,6 @@ from typing import Annotated, Final, Literal
 import numpy as np
 import tyro
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from robometer_rl.frames import Clip, FrameProtocol, check_task, parse_protocol, scored_steps
@@ -19,6 +18,7 @@ from robometer_rl.report.canvas import LIGHT, save_picture
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figure import Curve, Panel, draw_figure
 from robometer_rl.report.overlay import overlay_frames
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import RewardSpec, episode_rewards
 from robometer_rl.video import Recording, read_recording, write_video
 
@@ -85,8 +85,8 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
     """
     model.require("scoring a recording", progress=True)
     clip = Clip(recording.frames, config.task)
-    console = Console()
-    with Console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):
+    console = open_console()
+    with open_console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):
         prediction = model.predict_steps([clip], _protocol(config), config.every)[0]
     threshold = RewardSpec().threshold(model.success_threshold)
     scores = episode_scores(recording, prediction, config.task, threshold)

@@ -139,3 +139,18 @@ def test_what_is_public_is_explained() -> None:
         named = {module: tree} | {f"{module}.{node.name}": node for node in public if not node.name.startswith("_")}
         bare += [name for name, node in named.items() if not ast.get_docstring(node)]
     assert bare == [], "a module, class or function that others use begins with what it is for"
+
+
+def test_texts_of_others_reach_a_medium_through_its_helper() -> None:
+    """`report.terminal` for consoles and the log, `report.markup` for pages and cards."""
+    raw = {"rich.print", "rich.console.Console", "rich.logging.RichHandler", "html.escape"}
+    found = []
+    for module, path in LIBRARY.items():
+        nodes = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ImportFrom)]
+        names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        found += [f"{module} {name}" for name in sorted(names & raw)]
+    assert sorted(found) == [
+        "robometer_rl.report.markup html.escape",
+        "robometer_rl.report.terminal rich.console.Console",
+        "robometer_rl.report.terminal rich.logging.RichHandler",
+    ]

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,10 +224,71 @@ def test_an_error_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch, 
         main(["score", str(clip), "--task", "open the drawer"])
 
 
-def test_interrupting_is_quiet(clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_one_line_that_says_what_is_kept(
+    number: signal.Signals, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(config: score.ScoreConfig) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(10)
 
     monkeypatch.setattr(score, "run_score", interrupted)
-    assert main(["score", str(clip), "--task", "open the drawer"]) == 130
-    assert capsys.readouterr() == ("", "")
+    before = signal.getsignal(number)
+    assert main(["score", str(clip), "--task", "open the drawer"]) == 128 + number
+    assert signal.getsignal(number) is before
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        f"robometer-rl score: ended by {number.name}; files that are there are whole; give the same command again for "
+        "all of them\n"
+    )
+
+
+def test_a_signal_that_is_ignored_stays_ignored(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: score.ScoreConfig) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(score, "run_score", interrupted)
+        assert main(["score", str(clip), "--task", "open the drawer"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def run_program(words: list[str], **streams: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys; from robometer_rl.cli import main; sys.exit(main())", *words]
+    return subprocess.run(command, text=True, stderr=subprocess.PIPE, **streams)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["score", "--help"]])
+def test_output_that_nobody_reads_ends_it_quietly(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = run_program(words, stdout=writer)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("words", [["--help"], ["score", "--help"]])
+def test_output_that_has_no_place_is_an_error_of_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = run_program(words, stdout=full)
+    assert ended.returncode == 2
+    assert "No space left on device" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_scoring_prints_nothing_that_is_not_ours(clip: Path, tmp_path: Path) -> None:
+    words = ["score", str(clip), "--task", "push the [red] block [/x]", "--model", str(FIXTURE)]
+    ended = run_program([*words, "--out", str(tmp_path / "out")], stdout=subprocess.PIPE)
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    assert "push the [red] block [/x]" in ended.stdout
+
+
+def test_a_task_that_is_not_text_is_an_error_of_one_line(clip: Path) -> None:
+    ended = run_program(["score", str(clip), "--task", "caf\udce9"], stdout=subprocess.PIPE)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(r"robometer-rl score: got the task 'caf\udce9', which is not text")

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from robometer_rl.collecting.simulators import SKILLS, Simulator, simulator_of
 from robometer_rl.data.store import TrajectoryStore, seal_if_installed
+from robometer_rl.report.terminal import open_console
 
 __all__ = ["DEFAULT_TASKS", "HELD_OUT_TASKS", "CollectConfig", "EpisodeCounts", "RecordingMismatchError", "collect"]
 
@@ -282,7 +283,7 @@ def _record_all(config: CollectConfig, batches: list[list[_Episode]], done: int,
     )  # fmt: skip
     spawn = multiprocessing.get_context("spawn")
     with (
-        Progress(*columns) as progress,
+        Progress(*columns, console=open_console(stderr=True)) as progress,
         ProcessPoolExecutor(config.workers, mp_context=spawn, max_tasks_per_child=1) as workers,
     ):
         bar = progress.add_task("recording", completed=done, total=total)

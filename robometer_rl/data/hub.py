@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import HfApi, snapshot_download
-from rich.console import Console
 
 from robometer_rl.data.inspect import StoreSummary, summarise
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.models.locations import is_hub_id
+from robometer_rl.report.markup import markdown
+from robometer_rl.report.terminal import open_console
 
 __all__ = ["PARTS", "UNFINISHED", "PullConfig", "PushConfig", "pull", "push"]
 
@@ -90,7 +91,7 @@ def push(config: PushConfig) -> list[str]:
     size = sum(path.stat().st_size for path in files) / 1e6
     what = f"{len(files)} files, {size:.1f} MB, {len(store)} trajectories"
     if config.dry_run:
-        Console().print(f"would upload {what} to https://huggingface.co/datasets/{config.repo}", soft_wrap=True)
+        open_console().print(f"would upload {what} to https://huggingface.co/datasets/{config.repo}", soft_wrap=True)
     else:
         _upload(config, _card(config.repo, summarise(store)))
         logger.info("uploaded %s", what)
@@ -153,7 +154,7 @@ tags:
 - reward-model
 ---
 
-# {repo}
+# {markdown(repo)}
 
 {len(summary.lengths)} trajectories with {int(summary.lengths.sum())} frames of {len(summary.qualities)} tasks, as
 `robometer_rl` stores them: `robometer-rl data pull {repo} DIRECTORY` fetches them.

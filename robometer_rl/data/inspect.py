@@ -11,7 +11,6 @@ from typing import Any, Final, get_args
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from robometer_rl.data.store import ChecksumError, StoreError, TrajectoryStore
@@ -19,6 +18,7 @@ from robometer_rl.data.subsampling import kept_frames
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.verified import verify_store
 from robometer_rl.report.canvas import LIGHT, Box, Canvas, save_picture, shortened
+from robometer_rl.report.terminal import open_console
 
 __all__ = ["InspectConfig", "StoreSummary", "VerifyConfig", "contact_sheet", "inspect_store", "summarise", "verify"]
 
@@ -94,7 +94,7 @@ def inspect_store(config: InspectConfig) -> StoreSummary:
     summary = summarise(store)
     if not len(summary.lengths):
         raise StoreError(f"{config.path} holds no trajectories that can be read; {summary.unreadable} are damaged")
-    console = Console()
+    console = open_console()
     for table in _tables(config.path, summary):
         console.print(table)
     output = config.output or config.path.resolve().with_name(f"{config.path.resolve().name}-contact-sheet.png")
@@ -113,12 +113,12 @@ def verify(config: VerifyConfig) -> None:
     found = verify_store(TrajectoryStore.open(config.path))
     count = len(found.trajectories) + len(found.skipped)
     if not found.skipped:
-        Console().print(f"all {count} trajectories are as they were written")
+        open_console().print(f"all {count} trajectories are as they were written")
         return
     table = Table("damaged trajectory", "what is wrong")
     for entry in found.skipped:
         table.add_row(entry.name, entry.reason)
-    Console().print(table)
+    open_console().print(table)
     raise StoreError(f"{len(found.skipped)} of {count} trajectories in {config.path} are damaged")
 
 

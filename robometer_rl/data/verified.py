@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.report.terminal import open_console
 
 __all__ = ["VerifiedTrajectories", "open_verified", "verify_store"]
 
@@ -67,7 +67,7 @@ def verify_store(store: TrajectoryStore, wanted: Callable[[Trajectory], bool] | 
     sound: list[Trajectory] = []
     damaged: list[Unreadable] = []
     rows = (row for row in _rows(store) if isinstance(row, Unreadable) or wanted is None or wanted(row))
-    with ThreadPoolExecutor() as threads, Progress(console=Console(stderr=True), transient=True) as progress:
+    with ThreadPoolExecutor() as threads, Progress(console=open_console(stderr=True), transient=True) as progress:
         # Files are read and hashed outside of the interpreter's lock.
         for row in progress.track(threads.map(_verified, rows), total=len(store), description="verifying"):
             if isinstance(row, Unreadable):

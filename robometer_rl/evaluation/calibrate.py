@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from robometer_rl.data.trajectory import Trajectory
@@ -18,6 +17,7 @@ from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol, scored_steps
 from robometer_rl.provenance import provenance
 from robometer_rl.report.canvas import save_picture
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
         seed=config.seed,
     )
     best = next(rule for rule in rules if rule.patience in config.patience)
-    Console().print(_table(rules, best, model.model_id))
+    open_console().print(_table(rules, best, model.model_id))
     config.output.mkdir(parents=True, exist_ok=True)
     save_picture(draw_calibration(rules, model.model_id), config.output / "roc.png")
     _write_numbers(config, rules, best, len(episodes))

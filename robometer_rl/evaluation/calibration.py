@@ -12,13 +12,13 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
 from rich.progress import track
 
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.metrics import Estimate, auroc, best_threshold, bootstrap
 from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD
 
 __all__ = [
@@ -206,7 +206,7 @@ def score_success(
     """
     model.require("a success rule", success=True)
     judged = [(episode.clip(), episode.success) for episode in episodes if episode.success is not None]
-    clips = track([clip for clip, _ in judged], "scoring", console=Console(stderr=True), transient=True)
+    clips = track([clip for clip, _ in judged], "scoring", console=open_console(stderr=True), transient=True)
     predictions = [model.predict_steps([clip], protocol, every)[0] for clip in clips]
     # Success between scored frames counts when the next one is scored, as it does in a live episode.
     done = [np.logical_or.accumulate(success)[scored_steps(len(success), every)] for _, success in judged]

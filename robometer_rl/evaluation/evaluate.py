@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 
 from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.store import TrajectoryStore
@@ -24,6 +23,7 @@ from robometer_rl.evaluation.scoring import Scores, Scoring, score_episodes
 from robometer_rl.frames import FrameProtocol, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
+from robometer_rl.report.terminal import open_console
 
 __all__ = ["EvaluateConfig", "Group", "evaluate", "evaluate_model", "run_evaluate"]
 
@@ -132,7 +132,7 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
     evaluation = _evaluation(model, scoring, scores, config.by)
     for table in evaluation.tables():
         # In full even where the terminal is narrower, or there is none: numbers must not be cut.
-        Console(width=max(Console().width, Console(width=_WIDEST).measure(table).maximum)).print(table)
+        open_console(width=max(open_console().width, open_console(width=_WIDEST).measure(table).maximum)).print(table)
     evaluation.write(config.output)
     plots = write_plots(config.output.with_suffix(""), scores, model.model_id)
     logger.info("wrote %s and %d plots in %s", config.output, len(plots), config.output.with_suffix(""))

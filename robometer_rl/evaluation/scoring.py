@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
 from robometer_rl.data.labels import EXPERT, group_key, label_trajectories
@@ -23,6 +22,7 @@ from robometer_rl.evaluation.conditions import Condition, frames_under, task_und
 from robometer_rl.frames import Clip, FrameProtocol, same_length
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
 from robometer_rl.prediction import as_probabilities
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD
 
 __all__ = ["ScoredEpisode", "ScoredPair", "Scores", "Scoring", "score_episodes"]
@@ -258,7 +258,7 @@ class _Questions:
     def _batches(self, items: list[_Item], name: str, size: int = _BATCH) -> Iterator[list[_Item]]:
         starts = range(0, len(items), size)
         description = name if self.condition == "recorded" else f"{name}, {self.condition}"
-        console, hidden = Console(stderr=True), not self.scoring.show_progress
+        console, hidden = open_console(stderr=True), not self.scoring.show_progress
         for start in track(starts, description, console=console, transient=True, disable=hidden):
             yield items[start : start + size]
 

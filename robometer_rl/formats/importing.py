@@ -8,13 +8,11 @@ store.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -24,6 +22,7 @@ from robometer_rl.data.store import TrajectoryStore, alone, seal_if_installed
 from robometer_rl.data.subsampling import kept_frames, thin
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.files import write_text
+from robometer_rl.report.terminal import open_console
 
 __all__ = [
     "ImportOptions",
@@ -33,8 +32,6 @@ __all__ = [
     "print_report",
     "unreadable_path",
 ]
-
-logger = logging.getLogger(__name__)
 
 _LISTED = 20
 _LIST = "unreadable.jsonl"
@@ -112,14 +109,11 @@ def _add_all(reading: Reading, store: TrajectoryStore, options: ImportOptions) -
     importer = _Importer(store, options)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=open_console(stderr=True)) as progress:
             bar = progress.add_task("reading", total=None)
             for episode in reading:
                 importer.add(episode)
                 progress.update(bar, description=str(importer.report))
-    except KeyboardInterrupt:
-        logger.info("interrupted: %s; run the same command again to go on", importer.report)
-        raise
     finally:
         _write_list(unreadable_path(options.output), importer.report.unreadable)
     return importer.report
@@ -127,7 +121,7 @@ def _add_all(reading: Reading, store: TrajectoryStore, options: ImportOptions) -
 
 def print_report(report: ImportReport, output: Path) -> None:
     """Prints the counts, the first unreadable episodes, and where all of them are listed."""
-    console = Console()
+    console = open_console()
     console.print(f"{report} ({output})", soft_wrap=True)
     if report.unreadable:
         table = Table("unreadable episode", "what is wrong")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
@@ -23,6 +22,7 @@ from robometer_rl.relabeling.packs import PACK_TOKENS
 from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report
 from robometer_rl.relabeling.verify import verify_labels
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import Mode, RewardSpec
 
 __all__ = ["RelabelConfig", "journal_path", "parse_reward", "relabel", "report_path", "run_relabel"]
@@ -98,13 +98,9 @@ def run_relabel(config: RelabelConfig) -> None:
         writer.check()
     engine, model = _engine(config)
     labeller = Labeller(model, spec, protocol, config.pack_tokens)
-    try:
-        labels = relabel(
-            dataset, labeller, writer, verify=config.verify, report=config.report, show_progress=True, engine=engine
-        )
-    except KeyboardInterrupt:
-        logger.info("interrupted: give the same command again to go on")
-        raise
+    labels = relabel(
+        dataset, labeller, writer, verify=config.verify, report=config.report, show_progress=True, engine=engine
+    )
     if labels is None:
         logger.info("%s is labelled already", writer.destination)
     else:
@@ -224,7 +220,7 @@ def _mode(config: RelabelConfig, modes: tuple[WriteMode, ...]) -> WriteMode:
 
 
 def _print_summary(labels: Labels, writer: LabelWriter) -> None:
-    console = Console()
+    console = open_console()
     steps = sum(episode.num_steps for episode in labels.episodes.values())
     imputed = sum(int(episode.imputed.sum()) for episode in labels.episodes.values())
     console.print(

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robometer_rl.data.reading import Unreadable
@@ -30,6 +29,7 @@ from robometer_rl.prediction import NonFiniteOutputError, Prediction
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens
+from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
 __all__ = ["Engine", "Labeller", "NothingLabelledError", "label_dataset", "one_process", "run_facts"]
@@ -245,7 +245,7 @@ class _ProgressBar:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not is_shown)
+        self._progress = Progress(*columns, console=open_console(stderr=True), disable=not is_shown)
         self._bar = self._progress.add_task("", total=total, completed=done)
         self._labels = 0
         self._start = time.monotonic()

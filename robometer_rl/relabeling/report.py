@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from robometer_rl.frames import as_frames
 from robometer_rl.report.canvas import LIGHT
 from robometer_rl.report.figure import Curve, Panel, draw_figure
 from robometer_rl.report.histogram import draw_histogram
+from robometer_rl.report.markup import html
 from robometer_rl.report.page import definitions, document
 
 __all__ = ["disputed", "write_report"]
@@ -66,7 +66,7 @@ def write_report(path: Path, dataset: RelabelDataset, labels: Labels) -> None:
     in_dispute = [fact for fact in facts if fact.is_disputed]
     title = f"Learned rewards of {dataset.options.path.name}"
     sections = [
-        f"<h1>{escape(title)}</h1>\n<p class='lead'>{escape(_lead(facts, labels))}</p>",
+        f"<h1>{html(title)}</h1>\n<p class='lead'>{html(_lead(facts, labels))}</p>",
         f"<h2>Rewards and progress</h2>\n<div class='grid'>{''.join(map(_figure, _histograms(facts)))}</div>",
         _section("Best episodes", best, dataset, labels),
         _section("Worst episodes", worst, dataset, labels),
@@ -119,7 +119,7 @@ def _section(title: str, facts: Sequence[_Facts], dataset: RelabelDataset, label
     if not facts:
         return ""
     cards = (_card(fact, dataset, labels) for fact in facts)
-    return f"<h2>{escape(title)}</h2>\n{''.join(cards)}"
+    return f"<h2>{html(title)}</h2>\n{''.join(cards)}"
 
 
 def _card(fact: _Facts, dataset: RelabelDataset, labels: Labels) -> str:
@@ -159,7 +159,7 @@ def _dispute(facts: Sequence[_Facts], found: Sequence[_Facts], dataset: RelabelD
     if not found:
         return "<h2>Success in dispute</h2>\n<p class='lead'>Prediction and label agree on every episode.</p>"
     rows = "".join(
-        f"<tr><td>{escape(fact.labels.key)}</td><td>{'yes' if fact.success else 'no'}</td>"
+        f"<tr><td>{html(fact.labels.key)}</td><td>{'yes' if fact.success else 'no'}</td>"
         f"<td>{'yes' if fact.labels.succeeds else 'no'}</td><td>{fact.labels.success[-1]:.3f}</td></tr>"
         for fact in found[:_LISTED]
     )

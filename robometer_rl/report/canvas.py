@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +13,14 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 from robometer_rl.files import write_bytes
+from robometer_rl.report.markup import single_line
 
 __all__ = ["DARK", "LIGHT", "Box", "Canvas", "Theme", "save_picture", "shortened", "text_width"]
 
 Point = tuple[float, float]
+
+# No picture has room for more, and a task may be a page of text.
+_MOST_LETTERS: Final = 1000
 
 # Lines are drawn this many times larger and then scaled down, which smooths their edges.
 _OVERSAMPLING: Final = 3
@@ -147,10 +151,10 @@ class Canvas:
     def text(
         self, point: Point, text: str, color: str, size: float = 12.0, anchor: str = "ls", halo: str | None = None
     ) -> None:
-        """Text placed by a Pillow anchor (``"ls"`` starts on the baseline, ``"mm"`` is centred), outlined by a halo."""
+        """A line of text at a Pillow anchor (``"ls"`` starts on the baseline, ``"mm"`` is centred), with a halo."""
         scaled = (point[0] * self._scale, point[1] * self._scale)
-        outline = round(2.5 * self._scale) if halo else 0
-        self._draw.text(scaled, text, color, _font(size * self._scale), anchor, stroke_width=outline, stroke_fill=halo)
+        outline, font = round(2.5 * self._scale) if halo else 0, _font(size * self._scale)
+        self._draw.text(scaled, single_line(text), color, font, anchor, stroke_width=outline, stroke_fill=halo)
 
     def paste(self, image: Image.Image, box: Box) -> None:
         """Fills ``box`` with a picture."""
@@ -186,19 +190,15 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def text_width(text: str, size: float) -> float:
-    """Width of ``text`` in the units that ``size`` is in."""
-    return _font(size * _OVERSAMPLING).getlength(text) / _OVERSAMPLING
+    """Width of ``text``, drawn as one line, in the units that ``size`` is in."""
+    return _font(size * _OVERSAMPLING).getlength(single_line(text)) / _OVERSAMPLING
 
 
 def shortened(text: str, width: float, size: float) -> str:
-    """``text`` on one line, or as much of its start as fits ``width`` with an ellipsis."""
-    text = " ".join(text.split())
-    if text_width(text, size) <= width:
-        return text
-
-    def start(length: int) -> str:
-        return f"{text[:length].rstrip()}…"
-
-    # A longer start is wider, so the longest that fits is found by halving.
-    too_long = bisect_left(range(len(text)), True, key=lambda length: text_width(start(length), size) > width)
-    return start(max(too_long - 1, 0))
+    """``text`` as one line, or as much of its start as fits ``width`` with an ellipsis."""
+    line = single_line(text)
+    if len(line) <= _MOST_LETTERS and text_width(line, size) <= width:
+        return line
+    lengths = range(1, min(len(line), _MOST_LETTERS))
+    fitting = bisect_right(lengths, width, key=lambda length: text_width(f"{line[:length]}…", size))
+    return f"{line[:fitting].rstrip()}…"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final
+
+from robometer_rl.report.markup import html
 
 __all__ = ["EpisodeCard", "definitions", "document", "render_page"]
 
@@ -92,16 +93,16 @@ def render_page(
     Returns:
         A complete HTML document.
     """
-    light, dark = (escape(address) for address in figure)
+    light, dark = (html(address) for address in figure)
     sections = [
-        f"<h1>{escape(title)}</h1>\n<p class='lead'>{escape(lead)}</p>",
+        f"<h1>{html(title)}</h1>\n<p class='lead'>{html(lead)}</p>",
         f"<h2>Results</h2>\n{_table(episodes)}",
         "<h2>Predictions</h2>\n<figure class='card'><picture>"
         f"<source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
         f"<img src='{light}' alt='Progress and success probability of each episode'></picture></figure>",
         f"<h2>Episodes</h2>\n<div class='grid'>{''.join(_card(episode) for episode in episodes)}</div>",
         f"<h2>How this was made</h2>\n<div class='card'><dl>{definitions(facts)}</dl></div>\n"
-        f"<pre class='card'>{escape(command)}</pre>",
+        f"<pre class='card'>{html(command)}</pre>",
     ]
     return document(title, sections)
 
@@ -116,15 +117,15 @@ def document(title: str, sections: Sequence[str]) -> str:
     return (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{html(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         "<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
     )
 
 
 def _table(episodes: Sequence[EpisodeCard]) -> str:
-    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in episodes[0].values)
+    head = "".join(f"<th scope='col'>{html(column)}</th>" for column in episodes[0].values)
     rows = (
-        f"<tr><td>{escape(episode.name)}</td>"
+        f"<tr><td>{html(episode.name)}</td>"
         + "".join(f"<td>{_cell(value)}</td>" for value in episode.values.values())
         + "</tr>"
         for episode in episodes
@@ -139,18 +140,18 @@ def _table(episodes: Sequence[EpisodeCard]) -> str:
 def _cell(value: str | bool) -> str:
     if isinstance(value, bool):
         return "<span class='pill yes'>yes</span>" if value else "<span class='pill'>no</span>"
-    return escape(value)
+    return html(value)
 
 
 def _card(episode: EpisodeCard) -> str:
     return (
         "<div class='card'>"
-        f"<video src='{escape(episode.video)}' controls loop muted autoplay playsinline></video>"
-        f"<div class='caption'><strong>{escape(episode.name)}</strong><span>{escape(episode.description)}</span></div>"
+        f"<video src='{html(episode.video)}' controls loop muted autoplay playsinline></video>"
+        f"<div class='caption'><strong>{html(episode.name)}</strong><span>{html(episode.description)}</span></div>"
         "</div>"
     )
 
 
 def definitions(facts: Mapping[str, str]) -> str:
     """The entries of a ``dl`` element; names and values are escaped."""
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return "".join(f"<dt>{html(name)}</dt><dd>{html(value)}</dd>" for name, value in facts.items())

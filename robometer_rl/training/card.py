@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from robometer_rl.models.locations import is_hub_id
+from robometer_rl.report.markup import markdown, markdown_code
 
 if TYPE_CHECKING:
     from robometer_rl.models.robometer.inference import Robometer
@@ -32,6 +34,8 @@ def model_card(
 ) -> str:
     """Writes a model card in Markdown, with the Hub's metadata in front.
 
+    Names that come from the data or from files are shown as they are and cannot add markup to the card.
+
     Args:
         name: On the Hub.
         license: As the Hub abbreviates it.
@@ -41,16 +45,16 @@ def model_card(
     """
     sections = [
         f"---\n{yaml.safe_dump(_metadata(license, record), sort_keys=False)}---",
-        f"# {name.rpartition('/')[2]}",
+        f"# {markdown(name.rpartition('/')[2])}",
         "A Robometer: it looks at the frames of a robot's episode and an instruction, and says how far the task has "
         "come and whether it is done.",
-        f'```python\nfrom robometer_rl import load_reward_model\n\nmodel = load_reward_model("{name}")\n```',
+        f"```python\nfrom robometer_rl import load_reward_model\n\nmodel = load_reward_model({_literal(name)})\n```",
         _facts(model),
         "## Data and training\n\n" + (_training(record) if record else "Not recorded."),
         "## Results\n\n" + (_results(evaluation) if evaluation else "Not measured."),
         "## Limits\n\nOn other tasks, cameras and robots than those of its data its numbers mean nothing until they "
         "are measured: `robometer-rl evaluate` measures them on a store of recordings.",
-        f"## Licence\n\n{license}",
+        f"## Licence\n\n{markdown(license)}",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -71,7 +75,7 @@ def _facts(model: Robometer) -> str:
     size = sum(parameter.numel() for parameter in model.network.parameters())
     facts = {
         "Parameters": f"{size / 1e6:.1f} M",
-        "Frames": f"at most {config.max_frames}; default protocol `{model.default_protocol}`",
+        "Frames": f"at most {config.max_frames}; default protocol {markdown_code(str(model.default_protocol))}",
         "Progress": f"{config.progress_bins} bins" if config.discrete else config.progress_type,
         "Success threshold": "not calibrated" if model.success_threshold is None else f"{model.success_threshold}",
         "Precision": model.dtype,
@@ -79,35 +83,45 @@ def _facts(model: Robometer) -> str:
     return _table(("", ""), list(facts.items()))
 
 
+def _literal(name: str) -> str:
+    """A string of Python that can stand on any page."""
+    return json.dumps(name).replace("<", "\\u003c")
+
+
 def _training(record: Mapping[str, Any]) -> str:
     rows = [
-        (source, str(facts["tasks"]), str(facts["frames"]), ", ".join(f"{n} {q}" for q, n in facts["episodes"].items()))
+        (markdown(source), str(facts["tasks"]), str(facts["frames"]), _counts(facts["episodes"]))
         for source, facts in record["data"].items()
     ]
     options = record["options"]
     stages = [f"{options[name]['steps']} steps, {name}" for name in ("pretraining", "frozen", "joint")]
     lines = [
         _table(("Data source", "Tasks", "Frames", "Episodes"), rows),
-        f"Started from {record['start'] or 'random weights'}; {'; '.join(stages)}; seed {options['seed']}. "
+        f"Started from {markdown(record['start'] or 'random weights')}; {'; '.join(stages)}; seed {options['seed']}. "
         "`training.json` has all options, versions and times.",
     ]
     if options["lora"]["rank"]:
-        lines.append(f"LoRA of rank {options['lora']['rank']} on the {options['lora']['part'].replace('_', ' ')}.")
+        part = markdown(options["lora"]["part"].replace("_", " "))
+        lines.append(f"LoRA of rank {options['lora']['rank']} on the {part}.")
     return "\n\n".join(lines)
 
 
 def _results(evaluation: Mapping[str, Any]) -> str:
-    episodes = ", ".join(f"{number} {skill}" for skill, number in evaluation["episodes"].items())
     rows = [
-        (f"`{name}`", f"{metric['value']:.3f}", _interval(metric), str(metric["count"]))
+        (markdown_code(name), f"{metric['value']:.3f}", _interval(metric), str(metric["count"]))
         for name, metric in evaluation["metrics"].items()
         if metric["value"] is not None
     ]
     where = (
-        f"Dense scores under `{evaluation['protocol']}`, every {evaluation['every']} recorded frames, of {episodes}."
+        f"Dense scores under {markdown_code(evaluation['protocol'])}, every {evaluation['every']} recorded frames, of "
+        f"{_counts(evaluation['episodes'])}."
     )
     table = _table(("Metric", "Value", "95 % interval", "n"), rows)
     return "\n\n".join([f"{where} {_READING}", table])
+
+
+def _counts(episodes: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {markdown(name)}" for name, number in episodes.items())
 
 
 def _interval(metric: Mapping[str, Any]) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from robometer_rl.models.locations import CHECKPOINT_FILES, is_hub_id
+from robometer_rl.report.terminal import open_console
 from robometer_rl.training.card import CARD_FILE, model_card
 from robometer_rl.training.record import read_record
 
@@ -95,7 +95,7 @@ def publish(config: PublishConfig) -> None:
         OSError: The Hub cannot be reached or refuses.
     """
     release = prepare(config)
-    console = Console()
+    console = open_console()
     console.print(release.table(f"{config.repo_id}, license {config.license}"))
     if config.dry_run:
         console.print(_text(release.files[CARD_FILE]), markup=False, highlight=False)

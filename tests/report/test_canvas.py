@@ -73,3 +73,12 @@ def test_a_text_of_any_length_is_shortened_at_once_and_to_one_line() -> None:
     measured = shortened("open\nthe\tdrawer " * 50_000, 120, 12)
     assert measured.startswith("open the drawer o")
     assert 100 < text_width(measured, 12) <= 120
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "a\x1b[2J\r\x00b", "caf\udce9", "", "😀 抽屉"])
+def test_any_text_can_be_drawn_as_one_line(text: str) -> None:
+    canvas = Canvas(300, 40, "#ffffff")
+    canvas.text((5, 20), shortened(text, 280, 12), "#000000", size=12)
+    pixels = np.asarray(canvas.finish())
+    assert (pixels[:6] == 255).all()
+    assert (pixels[27:] == 255).all()

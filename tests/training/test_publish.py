@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,9 @@ import yaml
 from robometer_rl.cli import main
 from robometer_rl.models.robometer.checkpoint import load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.config import CheckpointError
+from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.training.adaptation import attach_lora
+from robometer_rl.training.card import model_card
 from robometer_rl.training.config import LoRA, TrainConfig
 from robometer_rl.training.publish import PublishConfig, PublishError, prepare, publish
 from robometer_rl.training.record import RECORD_FILE, read_record, write_record
@@ -67,6 +70,36 @@ def test_what_loading_needs_is_pushed_with_the_record_and_a_card(checkpoint, tmp
     ):
         assert part in card
     assert "voc_pearson_still` |" not in card, "what is undefined is left out of the table"
+
+
+def test_names_from_the_data_add_no_markup_to_the_card(checkpoint):
+    evil = "<img src=x onerror=alert(1)>|x\n# Heading [a](b) `c`"
+    stage = {"steps": 1}
+    record = {
+        "start": evil,
+        "data": {evil: {"tasks": 1, "frames": 2, "episodes": {evil: 1}}},
+        "options": {
+            "pretraining": stage,
+            "frozen": stage,
+            "joint": stage,
+            "seed": 0,
+            "lora": {"rank": 1, "part": evil},
+        },
+    }
+    evaluation = {
+        "protocol": evil,
+        "every": 1,
+        "episodes": {evil: 3},
+        "metrics": {evil: {"value": 0.5, "low": None, "high": None, "count": 3}},
+    }
+    card = model_card(f"you/{evil}", evil, Robometer(load_checkpoint(checkpoint), "it", "it"), record, evaluation)
+    body = re.sub("```.*?```", "", card.split("---\n", 2)[2], flags=re.DOTALL)
+    assert "<img" not in card.split("---\n", 2)[2]
+    assert "\n# Heading" not in body
+    assert "[a](b)" not in body
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == evil
+    for table in (lines for lines in body.split("\n\n") if lines.startswith("|")):
+        assert len({re.sub(r"\\.", "", line).count("|") for line in table.splitlines()}) == 1
 
 
 def test_the_record_does_not_tell_where_things_were(checkpoint):
