@@ -14,15 +14,7 @@ from robometer_rl.report.markup import single_line
 
 __all__ = ["FIXABLE", "explain"]
 
-FIXABLE: Final = (
-    ValueError,
-    OSError,
-    ImportError,
-    MemoryError,
-    NonFiniteOutputError,
-    UnsupportedByModelError,
-    RuntimeError,
-)
+FIXABLE: Final = (ValueError, OSError, ImportError, MemoryError, NonFiniteOutputError, RuntimeError)
 """Errors that may be of the kind that `explain` explains."""
 
 _LONGEST: Final = 2000  # letters; some libraries quote a whole file

@@ -69,7 +69,9 @@ RESIZED = {
 
 
 @pytest.mark.parametrize("sizes", RESIZED, ids=str)
-def test_resized_frames_are_the_same_with_every_release_of_pillow(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+def test_resized_frames_are_the_same_with_every_release_of_pillow(
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
     before, after = sizes
     frame = np.random.default_rng(0).integers(0, 256, (*before, 3), dtype=np.uint8)
     resized = resize_frame(frame, *after)
