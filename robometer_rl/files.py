@@ -158,7 +158,7 @@ def check_destination(destination: Path, *, replace: bool = False) -> None:
 
     Args:
         destination: Where a file or directory is to be made; folders above it are made now.
-        replace: Whether it may be there already.
+        replace: Whether it is there already, and will be replaced by what is made of it.
 
     Raises:
         FileExistsError: It is there and may not be.
@@ -166,8 +166,12 @@ def check_destination(destination: Path, *, replace: bool = False) -> None:
     """
     if os.path.lexists(destination) and not replace:
         raise FileExistsError(f"{destination} is there already: move it away, or choose another output")
-    if replace:
-        _check_file(destination)
+    status = _check_file(destination) if replace else None
+    if status is not None and status.st_nlink > 1:
+        raise OSError(
+            f"{destination} is one of {status.st_nlink} names (hard links) of one file, which would go on to have the "
+            "old content under the others: copy it first"
+        )
     place = _place(destination)
     place.parent.mkdir(parents=True, exist_ok=True)
     with _partial(place) as partial:

@@ -262,6 +262,9 @@ def test_a_destination_is_checked_without_leaving_a_trace(tmp_path):
         check_destination(tmp_path / "out")
     with pytest.raises(OSError, match="out"):
         check_destination(tmp_path / "out" / "below")
+    os.link(tmp_path / "out", tmp_path / "other")
+    with pytest.raises(OSError, match="2 names"):
+        check_destination(tmp_path / "out", replace=True)
 
 
 def test_a_copy_of_a_folder_may_not_be_in_it(tmp_path):

@@ -54,6 +54,7 @@ from robometer_rl.formats.dataset import (
 )
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.hdf5.libero import is_libero, libero_frames, libero_instruction, upright_orientation
+from robometer_rl.formats.hdf5.links import take_in
 from robometer_rl.formats.hdf5.reader import (
     DAMAGE,
     Demonstration,
@@ -74,6 +75,7 @@ __all__ = ["HDF5Dataset", "is_format", "open_dataset"]
 _SUFFIXES: Final = (".hdf5", ".h5")
 _GROUP: Final = "robometer"
 _ORIGINAL: Final = f"{_GROUP}/original_rewards"
+_ARRAYS: Final = ("progress", "success", "success_detected", "imputed")
 _PROVENANCE: Final = "robometer"
 _SKIPPED: Final = "robometer_skipped"
 
@@ -195,7 +197,15 @@ def _says_success(demonstration: Demonstration) -> bool:
 
 
 def _is_labelled(group: h5py.Group) -> bool:
-    return _GROUP in group
+    """Whether relabelling has been here; `EpisodeError` where somebody else uses the name."""
+    import h5py
+
+    if _GROUP not in group:
+        return False
+    ours: Any = group[_GROUP]
+    if not isinstance(ours, h5py.Group) or any(name not in ours for name in _ARRAYS):
+        raise EpisodeError(f"it has a {_GROUP!r} of its own, where labels are kept; rename that")
+    return True
 
 
 def _num_steps(demonstration: Demonstration, num_frames: int) -> int:
@@ -224,8 +234,7 @@ class _FileWriter(LabelWriter):
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
         path, name = self._source
-        # What a link points to is replaced, and not the link.
-        with new_file(self.destination.resolve()) as partial:
+        with new_file(self.destination) as partial:
             _copy_labelled(path, name, partial, labels)
 
 
@@ -264,7 +273,8 @@ class _FolderWriter(LabelWriter):
 def _copy_labelled(source: Path, file_name: str, target: Path, labels: Labels) -> None:
     shutil.copyfile(source, target)
     skipped = {entry.name: entry.reason for entry in labels.skipped}
-    with _writing(target) as file:
+    with _writing(target) as file, open_hdf5(source) as original:
+        take_in(file, original)
         data: Any = file["data"]
         data.attrs[_PROVENANCE] = json.dumps(labels.provenance.to_dict())
         for name in demonstration_names(file, source):
@@ -301,9 +311,9 @@ def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
     try:
         group: Any = data[name]
         steps = len(group["actions"])
-    except KeyError:
+        _keep_original(group)
+    except (*DAMAGE, TypeError, EpisodeError):
         return
-    _keep_original(group)
     group.attrs[_SKIPPED] = reason
     _replace(group, "rewards", group[_ORIGINAL][()] if _ORIGINAL in group else np.full(steps, np.nan))
     unknown, no = np.full(steps, np.nan, np.float32), np.zeros(steps, np.bool_)
@@ -315,7 +325,8 @@ def _keep_original(group: h5py.Group) -> None:
     if not _is_labelled(group):
         group.create_group(_GROUP)
         if "rewards" in group:
-            group.move("rewards", _ORIGINAL)
+            # Not moved: a link to rewards that are elsewhere would lead nowhere from its new place.
+            group.copy("rewards", group, _ORIGINAL)
 
 
 def _write_arrays(
@@ -325,8 +336,7 @@ def _write_arrays(
     success_detected: NDArray[np.bool_],
     imputed: NDArray[np.bool_],
 ) -> None:
-    arrays = {"progress": progress, "success": success, "success_detected": success_detected, "imputed": imputed}
-    for name, values in arrays.items():
+    for name, values in zip(_ARRAYS, (progress, success, success_detected, imputed), strict=True):
         _replace(group, f"{_GROUP}/{name}", values)
 
 

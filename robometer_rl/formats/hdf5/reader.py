@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.formats.hdf5.links import check_links
 from robometer_rl.formats.naming import episode_id
 from robometer_rl.formats.orientation import Orientation, orient
 from robometer_rl.frames import FrameError
@@ -134,7 +135,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Opens a file for reading.
 
     Raises:
-        OSError: It is missing, or no HDF5 file, or cut off.
+        OSError: It is missing, or no HDF5 file, or cut off or damaged.
+        SourceError: It refers to files outside of its folder, see `robometer_rl.formats.hdf5.links`.
         ImportError: h5py is not installed.
     """
     try:
@@ -144,8 +146,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     try:
+        check_links(path)
         file = h5py.File(path, "r")
-    except OSError as error:
+    except DAMAGE as error:
         raise OSError(f"{path} cannot be opened as HDF5: {error}") from error
     with file:
         yield file
@@ -250,9 +253,16 @@ class Demonstration:
         return {name: found.shape for name, found in datasets.items() if found is not None and len(found.shape) == 4}
 
 
-def _names_below(group: h5py.Group) -> list[str]:
+def _names_below(group: h5py.Group, depth: int = 4) -> list[str]:
+    """What is in a group and its groups, links followed; they may lead in a circle, so there is an end to it."""
+    import h5py
+
     names: list[str] = []
-    group.visit(names.append)
+    for name in map(str, group):
+        names.append(name)
+        if depth > 1 and group.get(name, getclass=True) is h5py.Group:
+            below: Any = group[name]
+            names += [f"{name}/{inner}" for inner in _names_below(below, depth - 1)]
     return names
 
 

@@ -1,0 +1,138 @@
+"""What an HDF5 file keeps in other files: links to them, and data sets that are views of their data sets.
+
+HDF5 follows both without a word. So a file that somebody else made can show any HDF5 file of this machine, and writing
+into a copy of a file can change a file that the original links to. Here links stay in the folder of their file, and a
+copy that is to be changed takes in what it links to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robometer_rl.data.reading import SourceError
+from robometer_rl.files import OutsideError, inside
+
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["check_links", "take_in"]
+
+_PIECE: Final = 1 << 26  # bytes that are copied at a time
+
+
+def check_links(path: Path) -> None:
+    """Makes sure that a file, and the files that it links to, refer to files of their folder only.
+
+    Raises:
+        SourceError: They refer to others, or to files that are not there, or keep values outside of HDF5.
+        OSError: A file cannot be opened.
+    """
+    status = path.stat()
+    _check_version(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _check_version(path: Path, modified: int, size: int) -> None:
+    import h5py
+
+    known, waiting = {path.resolve()}, [path]
+    while waiting:
+        here = waiting.pop()
+        with h5py.File(here, "r") as file:
+            for name in sorted({name for place in _links(file) for name in _files_of(file, *place)}):
+                found = _target(here, name)
+                if found.resolve() not in known:
+                    known.add(found.resolve())
+                    waiting.append(found)
+
+
+def _files_of(file: h5py.File, path: str, link: Any) -> list[str]:
+    """The other files that a link, or the data set that it leads to, refers to."""
+    import h5py
+
+    if isinstance(link, h5py.ExternalLink):
+        return [link.filename]
+    dataset = _dataset(file, path, link)
+    if dataset is not None and dataset.external:
+        raise SourceError(
+            f"{file.filename} keeps the values of {path} in {dataset.external[0][0]!r}, which is no HDF5 file; copy "
+            "them into a data set of their own"
+        )
+    if dataset is None or not dataset.is_virtual:
+        return []
+    return [each.file_name for each in dataset.virtual_sources() if each.file_name != "."]
+
+
+def _dataset(file: h5py.File, path: str, link: Any) -> h5py.Dataset | None:
+    """The data set that a link leads to, if it is kept in this file."""
+    import h5py
+
+    if not isinstance(link, h5py.HardLink) or file.get(path, getclass=True) is not h5py.Dataset:
+        return None
+    found: Any = file[path]
+    return found
+
+
+def _target(path: Path, name: str) -> Path:
+    """The file that ``path`` calls ``name``; HDF5 would look in the working directory as well."""
+    try:
+        found = inside(path.parent, name)
+    except OutsideError as error:
+        raise SourceError(f"{path} links to another file: {error}") from error
+    if not found.is_file():
+        raise SourceError(f"{path} links to {name!r}, and there is no such file in its folder")
+    return found
+
+
+def take_in(copy: h5py.File, original: h5py.File) -> None:
+    """Puts into a copy of a file what the original keeps in other files, so that it refers to none.
+
+    Args:
+        copy: A copy of ``original`` that may be changed.
+        original: Where the original is, from where its links lead somewhere.
+    """
+    import h5py
+
+    for path, link in list(_links(copy)):
+        if isinstance(link, h5py.ExternalLink):
+            parent, _, name = path.rpartition("/")
+            group: Any = copy[parent or "/"]
+            del group[name]
+            original.copy(path, group, name, expand_external=True, expand_soft=True)
+    for path, link in list(_links(copy)):
+        dataset = _dataset(copy, path, link)
+        if dataset is not None and dataset.is_virtual:
+            attributes, source = dict(dataset.attrs), original[path]
+            del copy[path]
+            taken = copy.create_dataset(path, dataset.shape, dataset.dtype)
+            _copy_values(source, taken)
+            taken.attrs.update(attributes)
+
+
+def _copy_values(source: Any, target: Any) -> None:
+    rows = max(1, _PIECE // max(1, source.dtype.itemsize * math.prod(source.shape[1:])))
+    for start in range(0, len(source), rows):
+        target[start : start + rows] = source[start : start + rows]
+
+
+def _links(file: h5py.File) -> Iterator[tuple[str, Any]]:
+    """Every link of a file by its path, and what kind it is; links out of the file are not followed."""
+    import h5py
+    import h5py.h5o as objects  # pyright: ignore[reportMissingImports] - compiled
+
+    waiting, known = [""], set[int]()
+    while waiting:
+        parent = waiting.pop()
+        group: Any = file[parent or "/"]
+        for name in group:
+            path, link = f"{parent}/{name}", group.get(name, getlink=True)
+            yield path, link
+            if isinstance(link, h5py.HardLink) and group.get(name, getclass=True) is h5py.Group:
+                address = objects.get_info(group[name].id).addr
+                if address not in known:  # groups may contain themselves
+                    known.add(address)
+                    waiting.append(path)
