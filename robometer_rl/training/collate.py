@@ -8,13 +8,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robometer_rl.data.augment import augment_frames
 from robometer_rl.data.targets import two_hot
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import Clip, as_frames
-from robometer_rl.models.robometer.processing import RobometerInputs, RobometerProcessor
+from robometer_rl.models.robometer.patches import PatchedFrames
+from robometer_rl.models.robometer.processing import EncodedFrames, RobometerInputs, RobometerProcessor
 from robometer_rl.training.sampling import ClipSample, PairSample, Sample
 
 __all__ = ["Collator", "FrameSource", "PixelSource", "TrainingBatch"]
@@ -58,14 +60,10 @@ class TrainingBatch:
 
 
 class FrameSource(Protocol):
-    """Where the collator gets the frames of a sample."""
+    """Where the collator gets the frames of a sample: always pixels, or always what the vision tower makes of them."""
 
-    def clip(self, sample: ClipSample) -> Clip:
-        """The frames of the sample with its instruction."""
-        ...
-
-    def features(self, sample: ClipSample) -> list[Tensor] | None:
-        """What the vision tower makes of these frames, one tensor each, if that is known; see `RobometerInputs`."""
+    def frames(self, sample: ClipSample) -> NDArray[np.uint8] | EncodedFrames:
+        """(len(sample), H, W, 3) RGB, or as many encoded frames."""
         ...
 
 
@@ -83,17 +81,11 @@ class PixelSource:
         self._augment = augment
         self._seed = seed
 
-    def clip(self, sample: ClipSample) -> Clip:
-        """See `FrameSource.clip`."""
+    def frames(self, sample: ClipSample) -> NDArray[np.uint8]:
+        """See `FrameSource.frames`."""
         frames = Clip(self._trajectories[sample.episode].frames, sample.task).read(np.unique(sample.indices))
         frames = frames[np.searchsorted(np.unique(sample.indices), sample.indices)]
-        if self._augment:
-            frames = augment_frames(as_frames(frames), (self._seed, sample.view))
-        return Clip(frames, sample.task)
-
-    def features(self, sample: ClipSample) -> list[Tensor] | None:
-        """None: the tower sees the pixels."""
-        return None
+        return augment_frames(as_frames(frames), (self._seed, sample.view)) if self._augment else frames
 
 
 class Collator:
@@ -130,19 +122,16 @@ class Collator:
         return {"batch": batch}
 
     def _clips(self, samples: list[ClipSample]) -> RobometerInputs:
-        inputs = self._processor.progress_inputs([self._source.clip(sample) for sample in samples])
-        return self._with_features(inputs, samples)
+        shown = [self._frames(sample) for sample in samples]
+        return self._processor.progress_prompts([sample.task for sample in samples], shown)
 
     def _pairs(self, samples: list[PairSample]) -> RobometerInputs:
-        inputs = self._processor.preference_inputs(
-            [(self._source.clip(pair.first), self._source.clip(pair.second)) for pair in samples]
-        )
-        return self._with_features(inputs, [side for pair in samples for side in (pair.first, pair.second)])
+        shown = [(self._frames(pair.first), self._frames(pair.second)) for pair in samples]
+        return self._processor.preference_prompts([pair.first.task for pair in samples], shown)
 
-    def _with_features(self, inputs: RobometerInputs, samples: Sequence[ClipSample]) -> RobometerInputs:
-        known = [self._source.features(sample) for sample in samples]
-        features = [feature for frames in known if frames is not None for feature in frames]
-        return replace(inputs, frames=None, features=features) if features else inputs
+    def _frames(self, sample: ClipSample) -> PatchedFrames | EncodedFrames:
+        frames = self._source.frames(sample)
+        return frames if isinstance(frames, EncodedFrames) else self._processor.patch(Clip(frames, sample.task))
 
 
 def _join(parts: Sequence[np.ndarray]) -> Tensor:

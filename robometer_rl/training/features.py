@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from robometer_rl.data.augment import augment_frames
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.files import new_file
-from robometer_rl.frames import Clip
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.processing import RobometerProcessor
+from robometer_rl.models.robometer.processing import EncodedFrames, RobometerProcessor
 from robometer_rl.models.robometer.vision import encode_frames
 from robometer_rl.training.sampling import ClipSample
 
@@ -41,8 +39,8 @@ class FeatureCache:
         self, trajectories: Sequence[Trajectory], processor: RobometerProcessor, features: NDArray[np.float16]
     ) -> None:
         self._features = features
-        self._shapes = [tuple(trajectory.frames.shape[1:]) for trajectory in trajectories]
-        self._tokens = _tokens(trajectories, processor)
+        self._grids = [processor.patcher.grid(*trajectory.frames.shape[1:3]) for trajectory in trajectories]
+        self._tokens = np.array([processor.patcher.tokens(grid) for grid in self._grids], np.int64)
         self._starts = np.cumsum([0, *(self._tokens * [len(trajectory) for trajectory in trajectories])])
 
     @classmethod
@@ -89,17 +87,13 @@ class FeatureCache:
         logger.info("cached %d views of %d frames (%.0f MB)", views, frames, features.nbytes / 1e6)
         return cls(trajectories, processor, np.load(path, mmap_mode="r"))
 
-    def clip(self, sample: ClipSample) -> Clip:
-        """A clip of the right length and size; its pixels are not read, since the features are known."""
-        blank = np.broadcast_to(np.uint8(0), (len(sample), *self._shapes[sample.episode]))
-        return Clip(blank, sample.task)
-
-    def features(self, sample: ClipSample) -> list[Tensor]:
-        """See `robometer_rl.training.collate.FrameSource.features`."""
+    def frames(self, sample: ClipSample) -> EncodedFrames:
+        """See `robometer_rl.training.collate.FrameSource.frames`."""
         tokens = self._tokens[sample.episode]
         view = self._features[sample.view % len(self._features)]
         firsts = self._starts[sample.episode] + sample.indices * tokens
-        return [torch.from_numpy(view[:, first : first + tokens].astype(np.float32)) for first in firsts]
+        features = [torch.from_numpy(view[:, first : first + tokens].astype(np.float32)) for first in firsts]
+        return EncodedFrames(features, self._grids[sample.episode])
 
 
 def _reserve(path: Path) -> None:

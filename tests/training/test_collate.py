@@ -53,8 +53,8 @@ def test_equal_views_give_equal_pictures(trajectories, samples):
     clip = next(sample for sample in samples if isinstance(sample, ClipSample))
     source = PixelSource(trajectories, augment=True, seed=5)
     frames = trajectories[clip.episode].frames[clip.indices]
-    np.testing.assert_array_equal(source.clip(clip).frames, augment_frames(frames, (5, clip.view)))
-    assert (source.clip(replace(clip, view=clip.view + 1)).frames != source.clip(clip).frames).any()
+    np.testing.assert_array_equal(source.frames(clip), augment_frames(frames, (5, clip.view)))
+    assert (source.frames(replace(clip, view=clip.view + 1)) != source.frames(clip)).any()
 
 
 def test_a_batch_of_one_kind_only(trajectories, samples, processor):

@@ -53,7 +53,7 @@ def test_later_views_are_of_changed_pictures(trajectories, checkpoint, tmp_path)
     with torch.inference_mode():
         expected = checkpoint.network.encode([checkpoint.processor.patcher(frames)])
     changed = replace(sample, view=1)
-    for feature, other in zip(cache.features(changed), expected, strict=True):
+    for feature, other in zip(cache.frames(changed).features, expected, strict=True):
         torch.testing.assert_close(feature, other, atol=2e-3, rtol=1e-3)
 
 

@@ -29,13 +29,32 @@ from robometer_rl.models.robometer.prompts import (
 )
 from robometer_rl.models.robometer.tokens import FrameBlocks, PromptTokens, Segment, TokenBatch, join, pad
 
-__all__ = ["PREPROCESSOR_FILE", "RobometerInputs", "RobometerProcessor"]
+__all__ = ["PREPROCESSOR_FILE", "EncodedFrames", "RobometerInputs", "RobometerProcessor"]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 # Video mode has limits of its own in the reference's preprocessing: 128 to 768 merged tokens of 32 x 32 pixels.
 _VIDEO_MIN_PIXELS = 128 * 32 * 32
 _VIDEO_MAX_PIXELS = 768 * 32 * 32
+
+
+@dataclass
+class EncodedFrames:
+    """Frames of one size of which only what the vision tower makes of them is known.
+
+    Attributes:
+        features: Of each frame, see `vision.encode_frames`.
+        grid: Rows and columns of patches that a frame had.
+    """
+
+    features: list[torch.Tensor]
+    grid: Grid
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+Frames = PatchedFrames | EncodedFrames
 
 
 @dataclass
@@ -126,17 +145,20 @@ class RobometerProcessor:
 
     def progress_inputs(self, clips: Sequence[Clip]) -> RobometerInputs:
         """One prompt per clip; lengths and sizes may differ."""
-        frames = [self.patch(clip) for clip in clips]
+        return self.progress_prompts([clip.task for clip in clips], [self.patch(clip) for clip in clips])
+
+    def progress_prompts(self, tasks: Sequence[str], frames: Sequence[Frames]) -> RobometerInputs:
+        """One prompt per task, about frames that are patched or encoded already; all of one kind."""
         prompts = [
             join(
                 [
-                    *self._trajectory(self._progress_text(clip.task), patched.grid, len(patched), first=1, head=True),
+                    *self._trajectory(self._progress_text(task), shown.grid, len(shown), first=1, head=True),
                     self.tokens.tail(),
                 ]
             )
-            for clip, patched in zip(clips, frames, strict=True)
+            for task, shown in zip(tasks, frames, strict=True)
         ]
-        return RobometerInputs(pad(prompts, self.tokens.pad_id), frames, [(len(patched),) for patched in frames])
+        return self._inputs(prompts, frames, [(len(shown),) for shown in frames])
 
     def preference_inputs(self, pairs: Sequence[tuple[Clip, Clip]]) -> RobometerInputs:
         """One prompt per pair; the first clip is trajectory A and the pair has its task.
@@ -144,16 +166,26 @@ class RobometerProcessor:
         Raises:
             TaskError: The two clips of a pair have different tasks.
         """
-        frames: list[PatchedFrames] = []
-        prompts, sides = [], []
         for a, b in pairs:
             if a.task != b.task:
                 raise TaskError(f"a pair has one task, got {a.task!r} and {b.task!r}")
-            patched_a, patched_b = self.patch(a), self.patch(b)
-            frames += [patched_a, patched_b]
-            sides.append((len(patched_a), len(patched_b)))
-            prompts.append(self._pair(a.task, patched_a, patched_b))
-        return RobometerInputs(pad(prompts, self.tokens.pad_id), frames, sides)
+        return self.preference_prompts([a.task for a, _ in pairs], [(self.patch(a), self.patch(b)) for a, b in pairs])
+
+    def preference_prompts(self, tasks: Sequence[str], pairs: Sequence[tuple[Frames, Frames]]) -> RobometerInputs:
+        """One prompt per task, about two trajectories whose frames are patched or encoded already; all of one kind."""
+        prompts = [self._pair(task, a, b) for task, (a, b) in zip(tasks, pairs, strict=True)]
+        sides = [(len(a), len(b)) for a, b in pairs]
+        return self._inputs(prompts, [side for pair in pairs for side in pair], sides)
+
+    def _inputs(
+        self, prompts: list[Segment], frames: Sequence[Frames], sides: Sequence[tuple[int, ...]]
+    ) -> RobometerInputs:
+        patched = [shown for shown in frames if isinstance(shown, PatchedFrames)]
+        encoded = [feature for shown in frames if isinstance(shown, EncodedFrames) for feature in shown.features]
+        tokens = pad(prompts, self.tokens.pad_id)
+        if encoded:
+            return RobometerInputs(tokens, None, list(sides), encoded)
+        return RobometerInputs(tokens, patched, list(sides))
 
     def patch(self, clip: Clip) -> PatchedFrames:
         """The patches of a clip's frames, or of its frame pairs in video mode."""
@@ -174,7 +206,7 @@ class RobometerProcessor:
     def _progress_text(self, task: str) -> str:
         return progress_prompt(self.check_task(task))
 
-    def _pair(self, task: str, a: PatchedFrames, b: PatchedFrames) -> Segment:
+    def _pair(self, task: str, a: Frames, b: Frames) -> Segment:
         prompt = preference_prompt(self.check_task(task), with_progress=self.config.predict_pref_progress)
         second = len(a) + 1 if self.config.multi_image else 2
         return join(
