@@ -90,13 +90,7 @@ def test_it_pays_an_environment() -> None:
     [RewardSpec(mode="success"), RewardSpec(success_bonus=1.0), RewardSpec(terminate_on_success=True)],
 )
 def test_what_it_cannot_say_is_not_paid(reward: RewardSpec) -> None:
-<<<<<<< HEAD
     with pytest.raises(UnsupportedByModelError, match=r"the reward RewardSpec\(.*\) needs success prob"):
-=======
-    with pytest.raises(
-        UnsupportedByModelError, match=r"the reward RewardSpec\(.*\) needs success probabilities, which"
-    ):
->>>>>>> 18ace72 (Prompts of cached features are built from sizes: no blank frames are resized, normalised and cut to count tokens)
         RobometerReward(BrightnessWorld(), NAME, task=TASK, reward=reward)
 
 
