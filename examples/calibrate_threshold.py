@@ -1,6 +1,6 @@
 """Find the success threshold for your own environment: record labelled rollouts in it, choose a rule, try it on others.
 
-    pip install "robometer-rl[metaworld]"
+    pip install -c constraints.txt -e ".[metaworld]"
     python examples/calibrate_threshold.py --tasks drawer-open window-close
 
 A success rule with a threshold that fits other cameras and tasks ends episodes that have not succeeded, and pays

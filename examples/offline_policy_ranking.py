@@ -1,6 +1,6 @@
 """Rank policies from recordings of what they do, with a reward model that sees frames and the instruction only.
 
-    pip install "robometer-rl[metaworld]"
+    pip install -c constraints.txt -e ".[metaworld]"
     python examples/offline_policy_ranking.py --task drawer-open           # records six policies, then ranks them
     python examples/offline_policy_ranking.py --task libero_90-28          # the same in LIBERO (extra libero)
     python examples/offline_policy_ranking.py --store my_store --task ""   # ranks the policies of your own recordings

@@ -1,6 +1,6 @@
 """Train from recordings that have no rewards: let a reward model label them, then learn offline.
 
-    pip install "robometer-rl[metaworld,examples]"
+    pip install -c constraints.txt -e ".[metaworld,examples]"
     python examples/relabel_then_train.py --task drawer-close
     tensorboard --logdir outputs/relabel_then_train
 

@@ -1,6 +1,6 @@
 """Learn a LIBERO task with Soft Actor-Critic, with and without the help of a reward model.
 
-    pip install "robometer-rl[libero,examples]"
+    pip install -c constraints.txt -e ".[libero,examples]"
     python examples/sb3_libero.py --arm robometer_sparse
     python examples/sb3_libero.py --arm sparse
     tensorboard --logdir outputs/sb3_libero

@@ -1,6 +1,6 @@
 """Learn a Meta-World task with Soft Actor-Critic from what a reward model sees, and compare that with other rewards.
 
-    pip install "robometer-rl[metaworld,examples]"
+    pip install -c constraints.txt -e ".[metaworld,examples]"
     python examples/sb3_metaworld.py --task drawer-close --arm robometer
     python examples/sb3_metaworld.py --task drawer-close --arm sparse
     tensorboard --logdir outputs/sb3_metaworld
