@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robometer_rl.archives import read_arrays
 from robometer_rl.files import new_file
 from robometer_rl.frames import scored_steps
 
@@ -155,11 +155,7 @@ class Prediction:
         Raises:
             ValueError: The file is damaged, or of another kind or version.
         """
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                values: dict[str, Any] = {name: data[name] for name in data.files}
-        except (EOFError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a readable prediction: {error}") from error
+        values: dict[str, Any] = read_arrays(Path(path), *(field.name for field in fields(cls)))
         if absent := sorted({field.name for field in fields(cls)} - set(values)):
             raise ValueError(f"{path} is not a prediction: it has no {', '.join(absent)}")
         if (version := values["schema_version"].item()) != SCHEMA_VERSION:

@@ -141,7 +141,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     path = tmp_path / "episode.npz"
     make().save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"episode\.npz is not a readable prediction"):
+    with pytest.raises(ValueError, match=r"episode\.npz is not a readable \.npz file"):
         Prediction.load(path)
     np.savez(path, progress=np.zeros(3))
     with pytest.raises(ValueError, match=r"episode\.npz is not a prediction: it has no dtype, every, "):

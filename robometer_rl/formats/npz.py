@@ -24,17 +24,19 @@ What is written: a folder with the same files, in which everything else is the s
 from __future__ import annotations
 
 import io
+import logging
+import shutil
 import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import SourceError
+from robometer_rl.archives import ARCHIVE_DAMAGE, ArchiveError, Member, read_arrays, read_members
+from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.files import check_destination, new_directory
 from robometer_rl.formats.dataset import (
     DatasetOptions,
@@ -52,6 +54,8 @@ from robometer_rl.formats.metadata import read_metadata, write_metadata
 from robometer_rl.formats.orientation import Orientation, orient
 
 __all__ = ["NpzDataset", "NpzFrames", "is_format", "open_dataset"]
+
+logger = logging.getLogger(__name__)
 
 _PREFIX: Final = "robometer/"
 _ORIGINAL: Final = f"{_PREFIX}original_rewards"
@@ -75,28 +79,6 @@ def open_dataset(options: DatasetOptions) -> NpzDataset:
     return NpzDataset(options)
 
 
-@dataclass(frozen=True)
-class _Member:
-    """An array of a file, of which only the header has been read.
-
-    Attributes:
-        shape: Its shape.
-        dtype: Its type.
-        is_fortran: Whether its first axis runs fastest.
-        offset: Bytes of the member before its data.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_fortran: bool
-    offset: int
-
-    @property
-    def is_video(self) -> bool:
-        """Whether it can be the observations of a camera."""
-        return len(self.shape) == 4 and 3 in (self.shape[1], self.shape[3])
-
-
 class NpzFrames:
     """Frames in an ``.npz`` file, read from front to back without holding all of them.
 
@@ -104,7 +86,7 @@ class NpzFrames:
         shape: Of the array.
     """
 
-    def __init__(self, path: Path, name: str, member: _Member, orientation: Orientation = "as_stored") -> None:
+    def __init__(self, path: Path, name: str, member: Member, orientation: Orientation = "as_stored") -> None:
         if member.is_fortran:
             raise EpisodeError(f"the array {name!r} is in Fortran order; save it with numpy.ascontiguousarray")
         self.shape = member.shape
@@ -139,7 +121,7 @@ class NpzFrames:
             self._stream.seek(self._member.offset + start * frame_bytes)
             content = self._stream.read(count * frame_bytes)
             return np.frombuffer(content, dtype).reshape(shape)
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+        except ARCHIVE_DAMAGE as error:
             raise EpisodeError(f"{self._path}, array {self._name!r}: {error}") from error
 
 
@@ -159,13 +141,13 @@ class NpzDataset(RelabelDataset):
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
         path = self.options.path / key
-        members = _members(path)
-        missing = [name for name in self.cameras if name not in members or not members[name].is_video]
+        members = read_members(path)
+        missing = [name for name in self.cameras if name not in members or not _is_video(members[name])]
         if missing:
             raise EpisodeError(f"it has no pictures of {', '.join(missing)}; its arrays are {sorted(members)}")
         orientation = self.options.orientation or "as_stored"
         frames = {name: NpzFrames(path, name, members[name], orientation) for name in self.cameras}
-        values = _small_arrays(path, members)
+        values = _small_arrays(path)
         rewards = _first(values, (_ORIGINAL, *_REWARDS))
         # An episode that had no rewards of its own before it was labelled has an empty array in their place.
         has_rewards = rewards is not None and len(np.atleast_1d(rewards)) > 0
@@ -194,10 +176,10 @@ class NpzDataset(RelabelDataset):
         """Those of the first file that has any."""
         for key in self.keys:
             try:
-                members = _members(self.options.path / key)
-            except EpisodeError:
+                members = read_members(self.options.path / key)
+            except ArchiveError:
                 continue
-            if cameras := tuple(name for name, member in members.items() if member.is_video):
+            if cameras := tuple(name for name, member in members.items() if _is_video(member)):
                 return cameras
         raise SourceError(f"not one of the {len(self.keys)} .npz files in {self.options.path} has pictures in it")
 
@@ -219,19 +201,25 @@ class _NpzWriter(LabelWriter):
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
+        damaged: list[Unreadable] = []
         with new_directory(self.destination) as directory:
             for key in self._dataset.keys:
                 path = self._dataset.options.path / key
-                if key in labels.episodes:
-                    _write_episode(path, directory / key, labels.episodes[key])
-                else:
-                    (directory / key).write_bytes(path.read_bytes())
-            write_metadata(directory, labels)
+                try:
+                    if key in labels.episodes:
+                        _write_episode(path, directory / key, labels.episodes[key])
+                        continue
+                except EpisodeError as error:  # in an array that is nothing to a model
+                    damaged.append(Unreadable(key, str(error)))
+                    logger.warning("%s is copied without labels: %s", key, error)
+                shutil.copyfile(path, directory / key)
+            left = {key: each for key, each in labels.episodes.items() if key not in {entry.name for entry in damaged}}
+            write_metadata(directory, replace(labels, episodes=left, skipped=(*labels.skipped, *damaged)))
 
 
 def _write_episode(source: Path, target: Path, labels: EpisodeLabels) -> None:
-    members = _members(source)
-    values = _small_arrays(source, members)
+    members = read_members(source)
+    values = _small_arrays(source)
     name = next((name for name in _REWARDS if name in members), _REWARDS[0])
     original = _first(values, (_ORIGINAL, name))
     like = values[name].dtype if name in values and np.issubdtype(values[name].dtype, np.floating) else np.float64
@@ -257,43 +245,33 @@ def _write_episode(source: Path, target: Path, labels: EpisodeLabels) -> None:
 def _copy_member(old: zipfile.ZipFile, new: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     copied = zipfile.ZipInfo(info.filename, info.date_time)
     copied.compress_type, copied.file_size = info.compress_type, info.file_size
-    with old.open(info) as source, new.open(copied, "w") as target:
-        while piece := source.read(1 << 20):
+    with new.open(copied, "w") as target:
+        for piece in _pieces(old, info):
             target.write(piece)
 
 
-def _members(path: Path) -> dict[str, _Member]:
-    """The headers of all arrays of a file, by name."""
-    found: dict[str, _Member] = {}
+def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The content of a member; `EpisodeError` if it is damaged."""
     try:
-        with zipfile.ZipFile(path) as file:
-            for name in file.namelist():
-                if name.endswith(".npy"):
-                    with file.open(name) as stream:
-                        found[name.removesuffix(".npy")] = _header(stream)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
-        raise EpisodeError(f"{path} is not a readable .npz file: {error}") from error
-    return found
+        with archive.open(info) as source:
+            while piece := source.read(1 << 20):
+                yield piece
+    except ARCHIVE_DAMAGE as error:
+        raise EpisodeError(f"its member {info.filename} cannot be read: {error}") from error
 
 
-def _header(stream: IO[bytes]) -> _Member:
-    major = np.lib.format.read_magic(stream)[0]
-    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream)
-    return _Member(shape, dtype, is_fortran, stream.tell())
-
-
-def _small_arrays(path: Path, members: Mapping[str, _Member]) -> dict[str, NDArray[Any]]:
+def _small_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Everything that is read of an episode besides its pictures."""
     names = (_ORIGINAL, *_REWARDS, *_DONES, *_SUCCESS, "truncated", "task", "tasks")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names if name in members}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
-        raise EpisodeError(f"{path} cannot be read: {error}") from error
+    return read_arrays(path, *names)
 
 
-def _num_steps(members: Mapping[str, _Member], num_frames: int) -> int:
+def _is_video(member: Member) -> bool:
+    """Whether it can be the observations of a camera."""
+    return len(member.shape) == 4 and 3 in (member.shape[1], member.shape[3])
+
+
+def _num_steps(members: Mapping[str, Member], num_frames: int) -> int:
     for name in (*_REWARDS, *_ACTIONS):
         if name in members and members[name].shape:
             return members[name].shape[0]

@@ -6,7 +6,6 @@ import io
 import logging
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+from robometer_rl.archives import ArchiveError, read_arrays, read_members
 from robometer_rl.frames import FrameError, as_frames
 
 __all__ = [
@@ -177,16 +177,13 @@ def _read_gif(path: Path, fps: float | None) -> Recording:
 
 def _read_npz(path: Path) -> Frame:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays)
-            name = next((name for name in ("frames", "arr_0") if name in names), names[0] if len(names) == 1 else None)
-            if name is None:
-                raise VideoError(f"{path} holds the arrays {names}; expected 'frames', 'arr_0' or a single array")
-            array = arrays[name]
-    except VideoError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise VideoError(f"{path} is not a readable .npz file: {error}") from error
+        names = list(read_members(path))
+        name = next((name for name in ("frames", "arr_0") if name in names), names[0] if len(names) == 1 else None)
+        if name is None:
+            raise VideoError(f"{path} holds the arrays {names}; expected 'frames', 'arr_0' or a single array")
+        array = read_arrays(path, name)[name]
+    except ArchiveError as error:
+        raise VideoError(str(error)) from error
     try:
         return as_frames(array)
     except FrameError as error:

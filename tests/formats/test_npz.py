@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robometer_rl.archives import read_members
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.dataset import DatasetOptions, EpisodeError
 from robometer_rl.formats.npz import NpzFrames, open_dataset
@@ -128,7 +129,7 @@ def test_bad_episodes_are_listed_and_copied_as_they_are(tmp_path):
         "mute": "non-empty instruction",
         "single": "single picture",
         "numbers": "int32",
-        "pickled": "cannot be read",
+        "pickled": "Object arrays",
         "flipped": "front.npy",
     }
     assert reasons.keys() == {f"{name}.npz" for name in expected}
@@ -147,7 +148,7 @@ def test_long_episodes_are_read_forward_in_one_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(
         npz.zipfile.ZipFile, "open", lambda *a, open=zipfile.ZipFile.open, **k: opened.append(a[1]) or open(*a, **k)
     )
-    lazy = NpzFrames(tmp_path / "a.npz", "front", npz._members(tmp_path / "a.npz")["front"])
+    lazy = NpzFrames(tmp_path / "a.npz", "front", read_members(tmp_path / "a.npz")["front"])
     opened.clear()
     parts = [lazy[start : start + 64] for start in range(0, 200, 64)]
     np.testing.assert_array_equal(np.concatenate(parts), frames)
@@ -185,3 +186,30 @@ def test_ends_of_episodes(tmp_path, flags, expected):
     np.savez(tmp_path / "a.npz", front=np.zeros((3, 8, 8, 3), np.uint8), **arrays)
     episode = open_dataset(DatasetOptions(tmp_path, tasks=("x",))).episode("a.npz")
     assert (episode.terminated, episode.truncated) == expected
+
+
+def test_an_array_that_is_nothing_to_a_model_may_be_damaged(tmp_path):
+    write_npz(tmp_path / "data", {"b": record(4, 1)})
+    path = tmp_path / "data" / "a.npz"
+    np.savez(path, front=record(4, 0).cameras["front"], task=np.array(TASK), notes=np.arange(1000))
+    content = bytearray(path.read_bytes())
+    content[content.find(np.arange(1000).tobytes()) + 80] ^= 1
+    path.write_bytes(content)
+    label(tmp_path / "data", tmp_path / "out")
+    assert (tmp_path / "out" / "a.npz").read_bytes() == bytes(content)
+    assert "robometer/progress" in read(tmp_path / "out" / "b.npz")
+    listed = json.loads((tmp_path / "out" / "robometer.json").read_text())
+    assert [(entry["name"], "notes.npy" in entry["reason"]) for entry in listed["skipped"]] == [("a.npz", True)]
+    assert listed["labelled"] == 1
+
+
+def test_what_was_pickled_is_copied_and_not_opened(tmp_path):
+    (tmp_path / "data").mkdir()
+    arrays: dict[str, Any] = {"front": record(4, 0).cameras["front"], "task": np.array(TASK)}
+    np.savez(tmp_path / "data" / "a.npz", **arrays, infos=np.array([{}, None], object))
+    label(tmp_path / "data", tmp_path / "out")
+    assert "robometer/progress" in read_members(tmp_path / "out" / "a.npz")
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / "a.npz", **arrays, success=np.array([{}, None], object))
+    with pytest.raises(ValueError, match="Object arrays"):
+        open_dataset(DatasetOptions(tmp_path / "other")).episode("a.npz")

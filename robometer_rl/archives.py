@@ -1,0 +1,139 @@
+"""Arrays in ``.npz`` files of other people: what a file claims is compared with what it has, before memory is taken.
+
+A few bytes of a header can stand for an array larger than any memory, and a few kilobytes of an archive for gigabytes
+of zeros. Nothing is unpickled here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ARCHIVE_DAMAGE", "ArchiveError", "Member", "check_room", "open_member", "read_arrays", "read_members"]
+
+ARCHIVE_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,  # a way of packing that is not known
+    OSError,
+    OverflowError,
+    RuntimeError,  # encrypted
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What reading a damaged archive, or an array in one, fails with."""
+
+# What packs best packs zeros about as many times as small.
+_MOST_PACKED: Final = 100_000
+
+
+class ArchiveError(ValueError):
+    """An ``.npz`` file that cannot be read; the message says which, and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array of a file, of which only the header has been read.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its type.
+        is_fortran: Whether its first axis runs fastest.
+        offset: Bytes of the member before its data.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_fortran: bool
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_members(path: Path) -> dict[str, Member]:
+    """The headers of all arrays of a file, by name.
+
+    Raises:
+        ArchiveError: It is damaged, or an array claims more than is there.
+    """
+    with _errors_of(path), zipfile.ZipFile(path) as archive:
+        names = (info for info in archive.infolist() if info.filename.endswith(".npy"))
+        return {info.filename.removesuffix(".npy"): _member(archive, info) for info in names}
+
+
+def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """Those of the arrays called ``names`` that a file has.
+
+    Raises:
+        ArchiveError: As for `read_members`; or one has Python objects in it, which would have to be unpickled, or is
+            larger than the memory of this machine.
+    """
+    members = read_members(path)
+    with _errors_of(path):
+        found: dict[str, NDArray[Any]] = {}
+        for name in names:
+            if name in members:
+                check_room(members[name].nbytes, f"the array {name!r}")
+                with open_member(path, name) as stream:
+                    found[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        return found
+
+
+def check_room(nbytes: int, what: str) -> None:
+    """Raises `ValueError` unless so many bytes fit into the memory of this machine, whatever else is in it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if nbytes > memory:
+        raise ValueError(f"{what} has {nbytes / 1e9:,.1f} GB, more than the {memory / 1e9:,.1f} GB of memory here")
+
+
+@contextmanager
+def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """The stream of an array and its header."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        yield stream
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+    if info.file_size > _MOST_PACKED * max(1, info.compress_size):
+        raise ValueError(f"{info.filename} has {info.compress_size} bytes and claims to unpack to {info.file_size}")
+    with archive.open(info) as stream:
+        major = np.lib.format.read_magic(stream)[0]
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(stream)
+        found = Member(shape, dtype, is_fortran, stream.tell())
+    # Objects are pickled, in as many bytes as they need; arrays of them are not read.
+    has_its_size = dtype.hasobject or found.offset + found.nbytes == info.file_size
+    if min(shape, default=0) < 0 or not has_its_size:
+        raise ValueError(f"{info.filename} claims the shape {shape} of {dtype}, and has {info.file_size} bytes")
+    return found
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except ARCHIVE_DAMAGE as error:
+        raise ArchiveError(f"{path} is not a readable .npz file: {error}") from error
