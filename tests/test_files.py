@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -25,21 +24,11 @@ from robometer_rl.files import (
     write_bytes,
     write_text,
 )
+from tests.limits import files_up_to
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def small_files():
-    """Files may not grow beyond 1,000 bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -65,7 +54,8 @@ def test_nothing_is_left_after_an_interruption(tmp_path, error):
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_leaves_what_was_there_and_an_error_that_names_it(tmp_path, small_files):
+@files_up_to(1000)
+def test_a_full_disk_leaves_what_was_there_and_an_error_that_names_it(tmp_path):
     path = tmp_path / "file"
     write_bytes(path, b"old")
     with pytest.raises(OSError, match=str(path)):
@@ -236,13 +226,15 @@ def test_files_that_belong_together_are_replaced_together(tmp_path):
     assert found == {"config": "2", "weights": "2", "notes": "mine"}
 
 
-def test_an_error_among_files_that_belong_together_names_the_file(tmp_path, small_files):
+@files_up_to(1000)
+def test_an_error_among_files_that_belong_together_names_the_file(tmp_path):
     with pytest.raises(OSError, match="model"), new_files(tmp_path / "model", last="config") as directory:
         (directory / "weights").write_bytes(bytes(2000))
     assert names(tmp_path / "model") == []
 
 
-def test_a_line_is_added_whole_or_not_at_all(tmp_path, small_files):
+@files_up_to(1000)
+def test_a_line_is_added_whole_or_not_at_all(tmp_path):
     path = tmp_path / "record.jsonl"
     append_line(path, "first")
     with pytest.raises(OSError, match=r"record\.jsonl"):

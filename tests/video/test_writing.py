@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +8,21 @@ import pytest
 
 from robometer_rl.frames import FrameError
 from robometer_rl.video import VideoError, read_recording, write_video
+from tests.limits import files_up_to
 
 NOISE = np.random.default_rng(0).integers(0, 255, (12, 96, 96, 3), np.uint8)  # several times 10 kB once encoded
 
 
-@pytest.fixture
-def limited():
-    """Sets the size beyond which no file may grow, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.99])
 @pytest.mark.parametrize("old", [None, b"the one before"])
-def test_a_full_disk_is_noticed_and_leaves_what_was_there(tmp_path, limited, part, old):
+def test_a_full_disk_is_noticed_and_leaves_what_was_there(tmp_path, part, old):
     write_video(tmp_path / "whole.mp4", NOISE, 10)
     path = tmp_path / "out" / "clip.mp4"
     path.parent.mkdir()
     if old is not None:
         path.write_bytes(old)
-    limited(int(part * (tmp_path / "whole.mp4").stat().st_size))
-    with pytest.raises(OSError, match=r"clip\.mp4"):
+    size = int(part * (tmp_path / "whole.mp4").stat().st_size)
+    with files_up_to(size), pytest.raises(OSError, match=r"clip\.mp4"):
         write_video(path, NOISE, 10)
     assert [file.read_bytes() for file in path.parent.iterdir()] == ([] if old is None else [old])
 
