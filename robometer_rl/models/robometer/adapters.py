@@ -57,6 +57,8 @@ HEADS_FILE = "custom_heads.safetensors"
 _PARTS = ("language_model", "visual")
 _PEFT_PREFIX = "base_model.model."
 _NAME = "default"  # PEFT's name for an adapter that is alone
+# What PEFT's standard names leave out of the names of weights; more of the magnitudes of a DoRA (arXiv 2402.09353).
+_OF_ADAPTER = re.compile(rf"(?<=lora_magnitude_vector)\.{_NAME}\.weight$|\.{_NAME}(?=\.|$)")
 _ADAPTER_KEY = re.compile(r"\.(lora_\w+|trainable_tokens_delta)(\.|$)")
 _FINGERPRINT = "base_fingerprint"
 
@@ -171,7 +173,7 @@ def split_adapter(state: State, settings: Mapping[str, Any]) -> tuple[State, Ada
     except TypeError as error:
         raise CheckpointError(f"config.yaml: the section 'peft' does not describe a LoRA: {error}") from error
     prefix = f"model.{part}."
-    weights = {re.sub(rf"\.{_NAME}(?=\.|$)", "", key.removeprefix(prefix)): tensor for key, tensor in adapted.items()}
+    weights = {_OF_ADAPTER.sub("", key.removeprefix(prefix)): tensor for key, tensor in adapted.items()}
     return plain_state(state), Adapter(lora, part, weights)
 
 

@@ -56,6 +56,8 @@ def fine_tuned(
         ("language_model", TOKENS, False, torch.bfloat16),
         ("language_model", ALL, True, None),
         ("language_model", ALL, False, None),
+        ("language_model", {**LANGUAGE, "use_dora": True}, True, None),
+        ("language_model", {**LANGUAGE, "use_dora": True}, False, None),
         ("visual", TOWER, True, None),
         ("visual", TOWER, False, None),
     ],
