@@ -28,7 +28,7 @@ from robometer_rl import NestedFrames
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.from_scratch import make_checkpoint
 
 # Qwen/Qwen3-VL-4B-Instruct, with the vocabulary that the published Robometer has.
 PUBLISHED = {

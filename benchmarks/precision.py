@@ -25,7 +25,7 @@ from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.quantization import WeightFormat
-from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.from_scratch import make_checkpoint
 
 FORMATS: tuple[tuple[str, WeightFormat | None], ...] = (
     ("float32", None),

@@ -19,6 +19,7 @@ MOVED: Final = {
     "data.collate": "training.collate",
     "data.collect": "collecting.collect",
     "data.commands": "formats.commands",
+    "data.cutoffs": "data.target_config",
     "data.formats": "formats.table",
     "data.importing": "formats.importing",
     "data.sampling": "training.sampling",
@@ -56,6 +57,12 @@ MOVED: Final = {
     "data.sources.video_frames": "data.video_frames",
     "data.sources.videos": "formats.videos.reader",
     "data.thinning": "data.subsampling",
+    "evaluation.conditions": "evaluation.perturbations",
+    "evaluation.honesty": "evaluation.reward_hacking",
+    "models.robometer.features": "models.robometer.feature_cache",
+    "models.robometer.packed": "models.robometer.nested_pass",
+    "models.robometer.prefix": "models.robometer.kv_cache",
+    "models.robometer.repeated": "models.robometer.protocol_pass",
     "relabeling.dataset": "formats.dataset",
     "relabeling.destinations": "formats.destinations",
     "relabeling.hdf5": "formats.hdf5.labels",
@@ -66,12 +73,20 @@ MOVED: Final = {
     "relabeling.metadata": "formats.metadata",
     "relabeling.minari": "formats.minari.labels",
     "relabeling.npz": "formats.npz",
+    "relabeling.packs": "relabeling.batches",
     "relabeling.sb3": "relabeling.buffers",
     "relabeling.videos": "formats.videos.labels",
+    "training.adaptation": "training.trainable",
+    "training.card": "training.publish",
+    "training.grounding": "training.objective",
+    "training.processes": "training.distributed",
+    "training.scratch": "training.from_scratch",
+    "training.vocabulary": "training.tokenizer",
     "wrappers.asynchronous": "wrappers.sb3.asynchronous",
     "wrappers.compatibility": "wrappers.sb3.check",
     "wrappers.labelled_buffer": "wrappers.sb3.replay_buffer",
     "wrappers.libero": "envs.libero",
+    "wrappers.moments": "wrappers.observation_reader",
     "wrappers.monitoring": "wrappers.sb3.callback",
 }
 """Old name to new name, both inside the package ``robometer_rl``."""
@@ -106,4 +121,5 @@ class _Moved(MetaPathFinder, Loader):
 def install() -> None:
     """Makes the old names importable; a second call changes nothing."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
-        sys.meta_path.append(_Moved())
+        # In front: an old package has the path of a new one, in which a module of the old name may be another.
+        sys.meta_path.insert(0, _Moved())

@@ -19,7 +19,7 @@ from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.rewards import RewardSpec, RewardState, StepRewards
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, parse_cameras
 from robometer_rl.wrappers.guard import EpisodeGuard
-from robometer_rl.wrappers.moments import Indices, Moment, MomentReader, Views
+from robometer_rl.wrappers.observation_reader import Indices, Moment, MomentReader, Views
 from robometer_rl.wrappers.tasks import TaskSource, TaskStages, parse_task
 
 __all__ = ["EpisodeScorer", "ScoredStep", "ScoringWrapper", "as_reward_spec"]

@@ -20,7 +20,7 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera, scalar_stacks
 from robometer_rl.wrappers.masked_reset import MaskedResets
-from robometer_rl.wrappers.moments import Views
+from robometer_rl.wrappers.observation_reader import Views
 from robometer_rl.wrappers.recorders import VectorRecorders, add_batched, vector_layers
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper

@@ -1,15 +1,70 @@
-"""Which rule the targets of training follow."""
+"""Which of the rules for what a frame is trained to say apply, and the reference's table of when tasks are done."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from robometer_rl.data.cutoffs import published_cutoffs, read_cutoffs
+__all__ = ["CutoffError", "TargetConfig", "TargetRule", "published_cutoffs", "read_cutoffs"]
 
-__all__ = ["TargetConfig", "TargetRule"]
+_COLUMNS = ["data_source", "fraction"]
+
+
+class CutoffError(ValueError):
+    """A table of cutoffs that cannot be read; the message names the line."""
+
+
+@cache
+def published_cutoffs() -> Mapping[str, float]:
+    """The table that the published model was trained with (docs/reference.md §4.2)."""
+    return _parse((files("robometer_rl") / "assets" / "success_cutoffs.csv").read_text(), "success_cutoffs.csv")
+
+
+def read_cutoffs(path: Path) -> Mapping[str, float]:
+    """Reads a table of one's own: a CSV file with the columns ``data_source`` and ``fraction``.
+
+    Raises:
+        CutoffError: No such file, another heading, a fraction outside (0, 1], or a data source that is listed twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CutoffError(f"the success cutoffs {path} cannot be read: {error}") from error
+    return _parse(text, str(path))
+
+
+def _parse(text: str, name: str) -> Mapping[str, float]:
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    heading = [column.strip() for column in next(rows, [])]
+    if heading != _COLUMNS:
+        raise CutoffError(f"{name} begins with {','.join(heading)!r}; expected {','.join(_COLUMNS)!r}")
+    cutoffs: dict[str, float] = {}
+    for row in rows:
+        if not row:
+            continue
+        fraction = _fraction(row)
+        if fraction is None or row[0].strip() in cutoffs:
+            raise CutoffError(
+                f"line {rows.line_num} of {name} is {','.join(row)!r}; expected a data source that is not listed "
+                "before, a comma, and a fraction above 0 and at most 1"
+            )
+        cutoffs[row[0].strip()] = fraction
+    return cutoffs
+
+
+def _fraction(row: list[str]) -> float | None:
+    try:
+        _, fraction = row
+        value = float(fraction)
+    except ValueError:
+        return None
+    return value if 0.0 < value <= 1.0 else None
+
 
 TargetRule = Literal["recorded", "absolute_first_frame", "absolute_wrt_total_frames"]
 

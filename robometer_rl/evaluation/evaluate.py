@@ -15,8 +15,8 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
-from robometer_rl.evaluation.conditions import Condition
 from robometer_rl.evaluation.measures import measure
+from robometer_rl.evaluation.perturbations import Condition
 from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.results import Evaluation, Measured
 from robometer_rl.evaluation.scoring import Scores, Scoring, score_episodes

@@ -18,7 +18,7 @@ from rich.progress import track
 from robometer_rl.data.labels import EXPERT, group_key, label_trajectories
 from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.evaluation.conditions import Condition, frames_under, task_under
+from robometer_rl.evaluation.perturbations import Condition, frames_under, task_under
 from robometer_rl.frames import Clip, FrameProtocol, same_length
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
 from robometer_rl.prediction import as_probabilities

@@ -15,10 +15,10 @@ from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, Re
 from robometer_rl.formats.orientation import Orientation
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.relabeling.batches import PACK_TOKENS
 from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_process, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Journal
-from robometer_rl.relabeling.packs import PACK_TOKENS
 from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report
 from robometer_rl.relabeling.verify import verify_labels

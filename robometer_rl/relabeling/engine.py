@@ -26,9 +26,9 @@ from robometer_rl.formats.destinations import fingerprint
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
+from robometer_rl.relabeling.batches import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
-from robometer_rl.relabeling.packs import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
@@ -49,7 +49,7 @@ class Labeller:
         model: The model.
         spec: The reward. Recorded episodes are paid to their end, so it must not terminate them.
         protocol: Which frames of its history each step is scored with; None for the model's default.
-        pack_tokens: See `robometer_rl.relabeling.packs.groups`.
+        pack_tokens: See `robometer_rl.relabeling.batches.groups`.
 
     Raises:
         ValueError: The spec terminates episodes on predicted success, or a pack has no room.
@@ -164,7 +164,7 @@ class Engine(Protocol):
             dataset: The dataset.
             labeller: Says how episodes are labelled.
             keys: Of the episodes, from one on that begins a pack.
-            pack_tokens: See `robometer_rl.relabeling.packs.groups`.
+            pack_tokens: See `robometer_rl.relabeling.batches.groups`.
 
         Raises:
             NonFiniteOutputError: The model answered NaN.

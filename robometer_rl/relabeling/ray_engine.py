@@ -33,10 +33,10 @@ from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError
+from robometer_rl.relabeling.batches import decode_pack, groups, open_episode, tokens
 from robometer_rl.relabeling.engine import Labeller, run_facts
 from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Entry
-from robometer_rl.relabeling.packs import decode_pack, groups, open_episode, tokens
 from robometer_rl.rewards import RewardSpec
 
 if TYPE_CHECKING:

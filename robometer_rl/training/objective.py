@@ -1,4 +1,11 @@
-"""What training minimises: the network and its losses as one module, and what the losses are divided by."""
+"""What training minimises: the network and its losses as one module, and what the losses are divided by.
+
+Beside the published losses stands an auxiliary one (`AuxiliaryTaskLoss`) for decoders that have never read. Whether an
+instruction fits a video is a function of both together; neither alone says anything. Gradient descent from random
+weights sits on that plateau for a long time. Two linear heads on the frames' tokens that name the task of the
+instruction and the task of the video make both readable separately, which is easy; that they agree is then easy too.
+The heads are thrown away. A decoder that comes from a language model does not need this.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +14,46 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.network import RobometerOutput
 from robometer_rl.training.collate import TrainingBatch
 from robometer_rl.training.config import LossWeights
-from robometer_rl.training.grounding import Grounding
 from robometer_rl.training.legacy import legacy_losses
 from robometer_rl.training.losses import ClassCounts, count_classes, preference_loss, progress_loss, success_loss
 
-__all__ = ["Objective", "TargetCounts", "count_targets"]
+__all__ = ["AuxiliaryTaskLoss", "Objective", "TargetCounts", "count_targets"]
+
+
+class AuxiliaryTaskLoss(nn.Module):
+    """Two heads that name the tasks, and their loss.
+
+    Args:
+        hidden: Width of a frame's token.
+        tasks: How many there are.
+    """
+
+    def __init__(self, hidden: int, tasks: int) -> None:
+        super().__init__()
+        self.said = nn.Linear(hidden, tasks)
+        self.shown = nn.Linear(hidden, tasks)
+
+    def forward(self, tokens: Sequence[Tensor], batch: TrainingBatch, normalizer: Tensor | float) -> Tensor:
+        """Cross-entropy of both names over all frames.
+
+        Args:
+            tokens: (frames, hidden) of each forward pass, see `RobometerOutput.frames`.
+            batch: What these passes were about.
+            normalizer: What the sum over frames is divided by.
+        """
+        frames = torch.cat(list(tokens))
+        errors = [
+            F.cross_entropy(head(frames).float(), names, reduction="sum")
+            for head, names in ((self.said, batch.said), (self.shown, batch.shown))
+        ]
+        return torch.stack(errors).sum() / (2 * normalizer)
 
 
 class TargetCounts(NamedTuple):
@@ -50,7 +86,7 @@ class Objective(nn.Module):
     Args:
         checkpoint: The network to train.
         weights: Of the losses.
-        tasks: How many tasks there are to name, see `Grounding`.
+        tasks: How many tasks there are to name, see `AuxiliaryTaskLoss`.
     """
 
     accepts_loss_kwargs = True
@@ -61,7 +97,7 @@ class Objective(nn.Module):
         self.network = checkpoint.network
         self.weights = weights
         hidden = checkpoint.network.model.language_model.config.hidden_size
-        self.grounding = Grounding(hidden, tasks) if weights.grounding else None
+        self.grounding = AuxiliaryTaskLoss(hidden, tasks) if weights.grounding else None
         self._sums: dict[str, float] = defaultdict(float)
 
     def forward(self, batch: TrainingBatch, num_items_in_batch: TargetCounts | None = None) -> dict[str, Tensor]:

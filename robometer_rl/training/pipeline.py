@@ -38,20 +38,20 @@ from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, 
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import provenance
 from robometer_rl.rewards import DEFAULT_REWARD
-from robometer_rl.training.adaptation import attach_lora
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig
+from robometer_rl.training.distributed import is_main_process, main_process_first, wait_for_everyone
 from robometer_rl.training.features import FeatureCache
+from robometer_rl.training.from_scratch import make_checkpoint
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
-from robometer_rl.training.processes import is_main_process, main_process_first, wait_for_everyone
 from robometer_rl.training.record import write_record
 from robometer_rl.training.sampling import Sampler, make_episodes
-from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.tokenizer import instructions
+from robometer_rl.training.trainable import attach_lora
 from robometer_rl.training.trainer import StageData, last_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation
-from robometer_rl.training.vocabulary import instructions
 
 __all__ = ["TrainConfig", "calibrate", "select_trajectories", "split_episodes", "train"]
 

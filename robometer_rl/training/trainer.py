@@ -26,11 +26,11 @@ from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.weights import WEIGHTS_FILE, write_file
-from robometer_rl.training.adaptation import choose_trainable, training_precision
 from robometer_rl.training.bucketing import Buckets, TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, TargetCounts, count_targets
 from robometer_rl.training.sampling import Sample, Sampler
+from robometer_rl.training.trainable import choose_trainable, training_precision
 from robometer_rl.training.validation import Validation
 
 __all__ = [

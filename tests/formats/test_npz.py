@@ -10,9 +10,9 @@ import pytest
 
 from robometer_rl.archives import read_members
 from robometer_rl.data.reading import SourceError
+from robometer_rl.formats import npz
 from robometer_rl.formats.dataset import DatasetOptions, EpisodeError
 from robometer_rl.formats.npz import NpzFrames, open_dataset
-from robometer_rl.relabeling import npz
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
 from robometer_rl.relabeling.formats import detect_format

@@ -2,8 +2,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS, progress_prompt
-from robometer_rl.training.tokenizer import QWEN_TOKENS, train_tokenizer
-from robometer_rl.training.vocabulary import instructions
+from robometer_rl.training.tokenizer import QWEN_TOKENS, instructions, train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import FrameSources
-from robometer_rl.wrappers.moments import Moment
+from robometer_rl.wrappers.observation_reader import Moment
 from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
 from robometer_rl.wrappers.sb3.vec_env import Received, VecRobometerReward, views

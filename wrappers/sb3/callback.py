@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from robometer_rl.evaluation.honesty import Agreement, EpisodeOutcome, FarmingWatch, agreement
+from robometer_rl.evaluation.reward_hacking import Agreement, EpisodeOutcome, FarmingWatch, agreement
 from robometer_rl.files import append_line, whole_lines, write_text
 from robometer_rl.wrappers.sb3.check import check_algorithm
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
@@ -136,9 +136,10 @@ class RewardHonestyCallback(BaseCallback):
     """Logs what is paid beside what is achieved, and warns of reward farming.
 
     Under ``honesty/`` the logger gets, over the last ``window`` episodes, the fields of
-    `robometer_rl.evaluation.honesty.Agreement`: learned and true return and their correlation, predicted and true
-    success, and how often either is taken for the other. Under ``honesty_eval/`` it gets the same of evaluations.
-    `robometer_rl.evaluation.honesty.FarmingWatch` decides when to warn; ``honesty/suspicious_windows`` is its count.
+    `robometer_rl.evaluation.reward_hacking.Agreement`: learned and true return and their correlation, predicted and
+    true success, and how often either is taken for the other. Under ``honesty_eval/`` it gets the same of evaluations.
+    `robometer_rl.evaluation.reward_hacking.FarmingWatch` decides when to warn; ``honesty/suspicious_windows`` is its
+    count.
     Before the first step it calls `robometer_rl.wrappers.check_algorithm`. Steps of
     `robometer_rl.wrappers.AsyncVecRobometerReward` are looked at once their rewards have arrived, the last of them when
     learning ends.

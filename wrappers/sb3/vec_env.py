@@ -19,7 +19,7 @@ from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
-from robometer_rl.wrappers.moments import Indices, Views
+from robometer_rl.wrappers.observation_reader import Indices, Views
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, RenderToInfo, renders_to_info
 from robometer_rl.wrappers.sb3.recorders import VecEnvRecorders
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper

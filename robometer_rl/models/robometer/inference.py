@@ -16,10 +16,10 @@ from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
 from robometer_rl.models.locations import locate
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint
-from robometer_rl.models.robometer.packed import NestedPass
+from robometer_rl.models.robometer.nested_pass import NestedPass
+from robometer_rl.models.robometer.protocol_pass import RepeatedPass
 from robometer_rl.models.robometer.quantization import WeightFormat
 from robometer_rl.models.robometer.readout import frame_values, probabilities
-from robometer_rl.models.robometer.repeated import RepeatedPass
 from robometer_rl.models.robometer.streaming import RobometerStream
 from robometer_rl.models.robometer.threads import at_most, threads_for
 from robometer_rl.prediction import Prediction, as_probabilities
@@ -106,7 +106,7 @@ class Robometer(RewardModel):
     def predict_steps(
         self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
     ) -> list[Prediction]:
-        """See `RewardModel.predict_steps`; see `packed` and `repeated` for how work is shared."""
+        """See `RewardModel.predict_steps`; see `nested_pass` and `protocol_pass` for how work is shared."""
         protocol = protocol or self.default_protocol
         if not self.network.reads_tokens:
             return super().predict_steps(clips, protocol, every)

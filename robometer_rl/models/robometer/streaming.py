@@ -15,7 +15,7 @@ Within a stride that is one frame per step. Nothing here knows the rule, though:
 protocol shows first again at the next step. Under uniform frames that is the prompt and frame 0, and the vision
 features of all other frames are reused.
 
-All histories of a call are rows of one pass (`prefix`), however long they are; those that have to compute more than
+All histories of a call are rows of one pass (`kv_cache`), however long they are; those that have to compute more than
 their newest frame do the rest in a pass of their own first, so that one history whose stride doubles does not make
 all others wait for its padding.
 """
@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from robometer_rl.frames import FrameError, FrameProtocol
 from robometer_rl.models.reward_model import RewardStream
 from robometer_rl.models.robometer.decoder import KeyValues, Prefix, require_masks
-from robometer_rl.models.robometer.features import FeatureStore
+from robometer_rl.models.robometer.feature_cache import FeatureStore
+from robometer_rl.models.robometer.kv_cache import Row, extend
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from robometer_rl.models.robometer.readout import frame_values
 from robometer_rl.models.robometer.tokens import FrameBlocks

@@ -17,7 +17,7 @@ from robometer_rl.frames import Clip, FrameError, FrameProtocol, NestedFrames, T
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.reward_model import HistoryStream, RewardModel
 from robometer_rl.models.robometer.decoder import UnsupportedAttentionError
-from robometer_rl.models.robometer.features import FeatureStore
+from robometer_rl.models.robometer.feature_cache import FeatureStore
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.streaming import RobometerStream
 from robometer_rl.prediction import NonFiniteOutputError, Prediction, StepPrediction

@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from robometer_rl.data.cutoffs import CutoffError, published_cutoffs, read_cutoffs
-from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.target_config import CutoffError, TargetConfig, published_cutoffs, read_cutoffs
 
 
 def _written(directory: Path, text: str) -> Path:

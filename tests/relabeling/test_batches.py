@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robometer_rl.data.reading import Unreadable
-from robometer_rl.relabeling.packs import Decoded, Opened, ahead, decode_pack, groups, open_episode, tokens
+from robometer_rl.relabeling.batches import Decoded, Opened, ahead, decode_pack, groups, open_episode, tokens
 from tests.relabeling.episodes import MEMORY, MemoryDataset, record
 
 

@@ -12,7 +12,7 @@ at most, steps 0 to 12 are this tree (a number is a frame, brackets are leaves t
                   └─ [7]
 
 The tree is walked level by level: the root, one chain per stride, then the leaves of that stride as a batch of rows
-behind the part of the chain that they see (`prefix`). A keyframe is itself the last frame of the step that it belongs
+behind the part of the chain that they see (`kv_cache`). A keyframe is itself the last frame of the step that it belongs
 to, so chains give values too. Nothing is masked out that was computed, no attention matrix spans the episode, and
 between levels only the root and the features of later keyframes are kept: memory does not grow with the episode.
 Several episodes walk their trees together.
@@ -28,8 +28,8 @@ import torch
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.robometer.decoder import KeyValues, Prefix
 from robometer_rl.models.robometer.episodes import Episode, EpisodePass
+from robometer_rl.models.robometer.kv_cache import Row, extend
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
 
 __all__ = ["NestedPass"]

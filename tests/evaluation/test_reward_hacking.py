@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robometer_rl.evaluation.honesty import (
+from robometer_rl.evaluation.reward_hacking import (
     RETURN_RISES,
     EpisodeOutcome,
     FarmingWatch,

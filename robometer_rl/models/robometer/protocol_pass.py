@@ -8,7 +8,7 @@ own through the decoder::
     step 10    prompt 0 | 1 3 4 6 7 9 10
 
 What can be shared is the beginning that all steps show, the prompt and mostly frame 0, which is computed once and
-stands in front of every row (`prefix`), and the vision features of a frame, which are computed once however often it
+stands in front of every row (`kv_cache`), and the vision features of a frame, which are computed once however often it
 is shown, padding included. They are kept up to a fixed size, those used longest ago dropped first.
 """
 
@@ -19,9 +19,9 @@ import torch
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.robometer.decoder import Prefix
 from robometer_rl.models.robometer.episodes import Episode, EpisodePass
-from robometer_rl.models.robometer.features import FeatureStore
+from robometer_rl.models.robometer.feature_cache import FeatureStore
+from robometer_rl.models.robometer.kv_cache import Row, extend
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.prefix import Row, extend
 from robometer_rl.models.robometer.processing import RobometerProcessor
 
 __all__ = ["RepeatedPass"]

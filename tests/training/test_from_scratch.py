@@ -5,9 +5,9 @@ import torch
 from robometer_rl.frames import Clip, NestedFrames
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import save_checkpoint
-from robometer_rl.training.scratch import make_checkpoint
+from robometer_rl.training.from_scratch import make_checkpoint
 from robometer_rl.training.shape import NetworkShape
-from robometer_rl.training.vocabulary import instructions
+from robometer_rl.training.tokenizer import instructions
 from tests.training.tiny import make_tiny
 
 
