@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 from robometer_rl.data.inspect import StoreSummary, summarise
 from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.files import inside
 from robometer_rl.models.locations import is_hub_id
 from robometer_rl.report.markup import markdown
 from robometer_rl.report.terminal import open_console
@@ -26,7 +27,7 @@ _MAX_FILES: Final = 10_000  # that the Hub takes in one folder
 PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
 """Files of a store that the Hub has."""
 
-UNFINISHED: Final = "*.tmp"
+UNFINISHED: Final = "*/.*"
 """Among these, what a process that was killed has left."""
 
 _REPLACED: Final = ("store.json", "rows.arrow")  # what every store has under the same name
@@ -73,6 +74,7 @@ def push(config: PushConfig) -> list[str]:
 
     Raises:
         StoreError: There is no store, some of its rows are damaged, or it has more files than the Hub takes.
+        OutsideError: A file of the store is a link out of it.
         ValueError: ``repo`` is no id of the Hub.
         OSError: The Hub cannot be reached or refuses.
     """
@@ -85,6 +87,8 @@ def push(config: PushConfig) -> list[str]:
             f"{len(left)} trajectories in {config.path} are damaged; `robometer-rl data verify` lists them"
         )
     files = sorted(path for part in PARTS for path in config.path.glob(part) if not path.name.startswith("."))
+    for path in files:  # a link in a store that came from somewhere would be uploaded as what it leads to
+        inside(config.path, path.relative_to(config.path).as_posix())
     per_folder = max((sum(path.parent.name == folder for path in files) for folder in ("frames", "videos")), default=0)
     if per_folder > _MAX_FILES:
         raise StoreError(f"{config.path} has {per_folder} frame files; the Hub takes {_MAX_FILES} in one folder")
@@ -105,11 +109,15 @@ def pull(config: PullConfig) -> TrajectoryStore:
         ValueError: ``repo`` is no id of the Hub.
         OSError: There is no such dataset, or the Hub cannot be reached.
         StoreError: The dataset is not a store, or ``output`` holds trajectories that are not from the Hub.
+        OutsideError: It has files whose names lead out of ``output``.
     """
     _check_id(config.repo)
     _check_free(config)
     # Asked first: where the Hub cannot be reached, `snapshot_download` takes half a download for the whole.
-    commit = HfApi().dataset_info(config.repo, revision=config.revision).sha
+    found = HfApi().dataset_info(config.repo, revision=config.revision)
+    for file in found.siblings or ():
+        inside(config.output, file.rfilename)
+    commit = found.sha
     snapshot_download(config.repo, repo_type="dataset", revision=commit, local_dir=config.output, allow_patterns=PARTS)
     return TrajectoryStore.open(config.output)
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.documents import brief, parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.formats.cameras import choose_camera
 from robometer_rl.formats.encoded_images import EncodedImages
@@ -38,6 +39,7 @@ from robometer_rl.video import VideoError
 __all__ = ["RldsConfig", "read_rlds"]
 
 # Where datasets keep their instruction: in the observation or in the step, in this order of preference.
+_LIBRARY: Final = "tensorflow_datasets."
 _INSTRUCTIONS: Final = ("natural_language_instruction", "language_instruction", "instruction")
 _PARAPHRASES: Final = ("language_instruction_2", "language_instruction_3")
 
@@ -98,9 +100,10 @@ def read_rlds(config: RldsConfig) -> Reading:
             choice, or nothing that says which episodes succeeded.
         ImportError: The extra ``rlds`` is not installed.
     """
-    _, tfds = _import_tensorflow()
     if not (config.path / "features.json").is_file():
         raise SourceError(f"{config.path} has no features.json; expected one version of a dataset, as in bridge/1.0.0")
+    _check_features(config.path / "features.json")
+    _, tfds = _import_tensorflow()
     builder = tfds.builder_from_directory(config.path)
     _check(config, builder)
     camera = _camera(config, tfds, builder.info.features["steps"].feature["observation"])
@@ -121,6 +124,18 @@ def _check(config: RldsConfig, builder: Any) -> None:
             )
     elif "reward" not in builder.info.features["steps"].feature:
         raise SourceError(f"{config.path} has no reward to compare with {config.success_reward:g}")
+
+
+def _check_features(path: Path) -> None:
+    """Raises `SourceError` where it names classes of others than tensorflow-datasets, which would import them."""
+    waiting: list[Any] = [parse_json(read_text(path))]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            name = value.get("pythonClassName", _LIBRARY)
+            if not isinstance(name, str) or not name.startswith(_LIBRARY):
+                raise SourceError(f"{path} names the class {brief(name)}; expected those of {_LIBRARY} only")
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _import_tensorflow() -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from typing import Final
 from robometer_rl.data.reading import Reading, SourceError, attempt
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.video_frames import VideoFrames
+from robometer_rl.files import inside
 from robometer_rl.formats.jsonl import Field, Line, check_record, is_text, read_lines
 from robometer_rl.formats.naming import episode_id, fingerprint
 
@@ -93,7 +94,7 @@ def _read_line(line: Line, folder: Path) -> Trajectory:
     video, task, reward = PurePosixPath(values["file_name"]), values["task"], values["reward"]
     split = folder.resolve().name
     collection = _SPELLINGS.get(video.parts[0], video.parts[0])
-    frames = VideoFrames(folder / video)
+    frames = VideoFrames(inside(folder, video.as_posix()))
     rate = {} if frames.fps is None else {"fps": frames.fps}
     return Trajectory(
         id=episode_id(_PREFIX, split, video.as_posix(), fingerprint(task)),

@@ -1,10 +1,14 @@
 """Uploading and downloading stores; nothing here reaches the network."""
 
+from types import SimpleNamespace
+
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
+from robometer_rl.data import hub
 from robometer_rl.data.hub import PARTS, UNFINISHED, PullConfig, PushConfig, pull, push
 from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.files import OutsideError
 from tests.data.runs import trajectory
 
 
@@ -27,7 +31,8 @@ def test_a_dry_run_seals_and_says_what_would_be_uploaded(path, capsys):
 
 
 def test_what_a_killed_writer_left_stays_here(path):
-    (path / "frames" / ".c.zip.7.tmp").write_bytes(b"half of it")
+    (path / "frames" / ".c.zip.partial").mkdir()
+    (path / "frames" / ".c.zip.partial" / "c.zip").write_bytes(b"half of it")
     files = push(PushConfig(path, "someone/drawers", dry_run=True))
     uploaded = filter_repo_objects(
         [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()],
@@ -35,6 +40,24 @@ def test_what_a_killed_writer_left_stays_here(path):
         ignore_patterns=UNFINISHED,
     )
     assert sorted(uploaded) == files == ["frames/a.zip", "frames/b.zip", "rows.arrow", "store.json"]
+
+
+def test_a_link_out_of_the_store_is_not_uploaded_as_what_it_leads_to(path, tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (path / "frames" / "c.zip").symlink_to(tmp_path / "secret")
+    with pytest.raises(OutsideError, match=r"c\.zip"):
+        push(PushConfig(path, "someone/drawers", dry_run=True))
+
+
+@pytest.mark.parametrize("name", ["frames/../../x.zip", "/etc/rows.arrow"])
+def test_nothing_is_downloaded_to_elsewhere(tmp_path, monkeypatch, name):
+    info = SimpleNamespace(
+        sha="abc", siblings=[SimpleNamespace(rfilename="store.json"), SimpleNamespace(rfilename=name)]
+    )
+    monkeypatch.setattr(hub.HfApi, "dataset_info", lambda *_, **__: info)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: pytest.fail("it was downloaded"))
+    with pytest.raises(OutsideError):
+        pull(PullConfig("someone/drawers", tmp_path / "store"))
 
 
 def test_the_files_that_are_uploaded_are_a_store(path, tmp_path):

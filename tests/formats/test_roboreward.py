@@ -107,3 +107,14 @@ def test_a_folder_without_metadata_raises_at_once(tmp_path: Path) -> None:
         read_roboreward(RoboRewardConfig(tmp_path))
     with pytest.raises(SourceError, match="there is no file"):
         read_roboreward(RoboRewardConfig(tmp_path / "metadata.jsonl"))
+
+
+def test_a_line_names_videos_of_its_folder(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", row("a.mp4"))
+    write_split(tmp_path / "other", row("b.mp4"))
+    lines = [row("../other/b.mp4"), row("a.mp4")]
+    (tmp_path / "train" / "metadata.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    refused, own = read_roboreward(RoboRewardConfig(tmp_path / "train"))
+    assert isinstance(refused, Unreadable)
+    assert "leads out" in refused.reason
+    assert isinstance(own, Trajectory)

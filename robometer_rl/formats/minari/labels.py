@@ -51,6 +51,8 @@ from robometer_rl.formats.dataset import (
     WriteMode,
 )
 from robometer_rl.formats.destinations import choose_cameras, fingerprint
+from robometer_rl.formats.hdf5.links import take_in
+from robometer_rl.formats.hdf5.reader import open_hdf5
 from robometer_rl.formats.metadata import metadata, stored_provenance
 from robometer_rl.formats.minari.layout import has_hdf5_storage, info_shapes
 from robometer_rl.formats.minari.reader import (
@@ -66,6 +68,7 @@ from robometer_rl.frames import FrameSequence
 __all__ = ["MinariLabelDataset", "is_format", "open_dataset"]
 
 _METADATA: Final = "metadata.json"
+_HDF5: Final = "main_data.hdf5"
 _KEY: Final = "robometer"
 _ORIGINAL: Final = "robometer_original_rewards"
 
@@ -238,8 +241,11 @@ class _MinariWriter(LabelWriter):
             shutil.copytree(self._dataset.folder, folder, copy_function=shutil.copyfile)
             self._rename(folder, labels)
             storage = require("minari.dataset.minari_storage", "minari").MinariStorage.read(folder)
-            replace = _replace_in_hdf5 if storage.FORMAT == "hdf5" else _replace_in_arrow
-            replace(folder, {number: labels.episodes.get(key) for key, number in self._dataset.numbers.items()})
+            episodes = {number: labels.episodes.get(key) for key, number in self._dataset.numbers.items()}
+            if storage.FORMAT == "hdf5":
+                _replace_in_hdf5(folder, self._dataset.folder, episodes)
+            else:
+                _replace_in_arrow(folder, episodes)
             storage.update_metadata({"dataset_size": storage.get_size()})
 
     def _rename(self, folder: Path, labels: Labels) -> None:
@@ -264,11 +270,12 @@ def _infos(labels: EpisodeLabels | None, original: NDArray[np.float64]) -> Array
     }
 
 
-def _replace_in_hdf5(folder: Path, episodes: Mapping[int, EpisodeLabels | None]) -> None:
+def _replace_in_hdf5(folder: Path, original: Path, episodes: Mapping[int, EpisodeLabels | None]) -> None:
     h5py = require("h5py", "minari")
-    path = folder / "main_data.hdf5"
+    path = folder / _HDF5
     try:
-        with h5py.File(path, "r+") as file:
+        with h5py.File(path, "r+") as file, open_hdf5(original / _HDF5) as source:
+            take_in(file, source)
             for number, labels in episodes.items():
                 episode = file.get(f"episode_{number}", {})
                 # One that Minari cannot read either is left as it is.
@@ -302,10 +309,13 @@ def _replace_in_arrow(folder: Path, episodes: Mapping[int, EpisodeLabels | None]
 
 
 def _read_episode(path: Path) -> Any:
+    """Its table; places and lengths are checked, since reading where a damaged file says would end the process."""
     if path.suffix == ".parquet":
         return require("pyarrow.parquet", "minari").ParquetFile(path).read()
     with require("pyarrow", "minari").memory_map(str(path)) as source:
-        return require("pyarrow", "minari").ipc.open_file(source).read_all()
+        table = require("pyarrow", "minari").ipc.open_file(source).read_all()
+    table.validate(full=True)
+    return table
 
 
 def _write_episode(path: Path, table: Any) -> None:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import Reading, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
+from robometer_rl.files import inside
 from robometer_rl.formats.jsonl import Field, Line, RecordError, check_record, is_text, read_lines
 from robometer_rl.formats.naming import episode_id, fingerprint
 
@@ -106,7 +107,7 @@ def read_videos(config: VideosConfig) -> Reading:
 def _read_line(line: Line, folder: Path, data_source: str) -> Trajectory:
     values = check_record(line.record(), _FIELDS)
     video, task = PurePosixPath(values["video"]).as_posix(), values["task"]
-    frames = VideoFrames(folder / video)
+    frames = VideoFrames(inside(folder, video))
     rate = {} if frames.fps is None else {"fps": frames.fps}
     return Trajectory(
         id=episode_id(data_source, video, fingerprint(task)),

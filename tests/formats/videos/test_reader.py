@@ -228,3 +228,17 @@ def test_a_video_that_a_telephone_turned_is_upright(folder: Path) -> None:
     frames = VideoFrames(turned)
     assert frames.shape == (6, 48, 32, 3)
     np.testing.assert_array_equal(frames[:], np.rot90(VideoFrames(upright)[:], axes=(1, 2)))
+
+
+@pytest.mark.parametrize("video", ["../secret.mp4", "/tmp/secret.mp4", "videos/../../secret.mp4", "videos/link.mp4"])
+def test_a_line_names_recordings_of_its_folder(tmp_path: Path, video: str) -> None:
+    folder = tmp_path / "robot"
+    (folder / "videos").mkdir(parents=True)
+    write_video(tmp_path / "secret.mp4", moving_square(), fps=10)
+    write_video(folder / "videos" / "own.mp4", moving_square(), fps=10)
+    (folder / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    write_lines(folder, record(video), record("videos/own.mp4"))
+    refused, own = read_videos(VideosConfig(folder))
+    assert isinstance(refused, Unreadable)
+    assert "secret.mp4" in refused.reason
+    assert isinstance(own, Trajectory)
