@@ -25,7 +25,16 @@ from robometer_rl.wrappers.recorders import VectorRecorders, add_batched, vector
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskSource
-from robometer_rl.wrappers.vector_infos import add_info, as_infos, batch_row, env_info, final_info, forget_info, on_host
+from robometer_rl.wrappers.vector_infos import (
+    add_info,
+    as_infos,
+    batch_row,
+    env_info,
+    final_info,
+    forget_info,
+    keep_types,
+    on_host,
+)
 
 __all__ = ["RobometerReward", "env_info", "forget_info"]
 
@@ -107,6 +116,9 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             read_attribute=self._read_attribute,
         )
         self._require_resettable()
+        if isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
+            # Theirs can turn what is not known, or not yet, into success.
+            keep_types(env.unwrapped)
         self._recorders = VectorRecorders(env, self.reward_spec.terminate_on_success)
         self._resets = MaskedResets(env, self._recorders)
         # Sub-environments whose episode predicted success ended, though they do not know it.
@@ -249,7 +261,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         """Entries of environments as infos of all."""
         infos: dict[str, Any] = {}
         for index, entry in entries.items():
-            infos = self._add_info(infos, entry, index)
+            add_info(infos, entry, index, self.num_envs, owned=True)
         return infos
 
     def _require_resettable(self) -> None:

@@ -8,14 +8,16 @@ have reported, hand out torch tensors, or one dictionary per environment in a li
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from robometer_rl.frames import as_array
 
-__all__ = ["add_info", "as_infos", "batch_row", "env_info", "final_info", "forget_info", "on_host"]
+__all__ = ["add_info", "as_infos", "batch_row", "env_info", "final_info", "forget_info", "keep_types", "on_host"]
 
 Infos = dict[str, Any]
 
@@ -40,7 +42,7 @@ def as_infos(infos: Any, num_envs: int) -> Infos:
         )
     batched: Infos = {}
     for index, info in enumerate(infos):
-        add_info(batched, info, index, num_envs)
+        add_info(batched, info, index, num_envs, owned=True)
     return batched
 
 
@@ -107,11 +109,19 @@ def forget_info(infos: Infos, index: int) -> None:
         infos[key], infos[f"_{key}"] = value, mask
 
 
-def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int) -> None:
+def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int, owned: bool = False) -> None:
     """Adds the info of one environment to the infos of a vector environment.
 
-    The dictionary is changed; the arrays in it are not, since an environment may go on using them. Where a key has no
-    mask yet, all environments have reported it.
+    As Gymnasium does it, except that values of different types keep what they say: there NaN or a list becomes True
+    where another environment has reported a bool before, and 0.5 becomes 0 after an int. Where a key has no mask yet,
+    all environments have reported it.
+
+    Args:
+        infos: Is changed; the arrays in it are not, since an environment may go on using them.
+        info: Of the environment.
+        index: The environment.
+        num_envs: Number of environments.
+        owned: Whether the arrays were made here too, so that they may be changed.
     """
     for key, value in info.items():
         is_new = key not in infos
@@ -120,13 +130,24 @@ def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int) -
             mask = np.array(as_array(infos[f"_{key}"]))
         mask[index] = True
         if key == "final_obs" and is_new:
-            infos[key] = _written(np.full(num_envs, None, object), index, value)
+            infos[key] = _written(np.full(num_envs, None, object), index, value, owned=True)
         elif isinstance(value, Mapping) and (is_new or isinstance(infos[key], Mapping)) and key != "final_obs":
             infos[key] = {} if is_new else dict(infos[key])
-            add_info(infos[key], value, index, num_envs)
+            add_info(infos[key], value, index, num_envs, owned)
         else:
-            infos[key] = _written(_empty_batch(value, num_envs) if is_new else infos[key], index, value)
+            batch = _empty_batch(value, num_envs) if is_new else infos[key]
+            infos[key] = _written(batch, index, value, owned or is_new)
         infos[f"_{key}"] = mask
+
+
+def keep_types(env: VectorEnv[Any, Any, Any]) -> None:
+    """Makes a vector environment of Gymnasium batch the infos of its environments as `add_info` does."""
+    env._add_info = partial(_add_to, env.num_envs)
+
+
+def _add_to(num_envs: int, vector_infos: Infos, env_info: Mapping[str, Any], env_num: int) -> Infos:
+    add_info(vector_infos, env_info, env_num, num_envs, owned=True)
+    return vector_infos
 
 
 def batch_row(batch: Any, index: int) -> Any:
@@ -157,26 +178,33 @@ def _empty_batch(value: Any, num_envs: int) -> NDArray[Any]:
     """An array for values like this one, as Gymnasium makes it."""
     if isinstance(value, (bool, int, float)):
         return np.zeros(num_envs, type(value))
-    if _shape(value) is None:
-        return np.full(num_envs, None, object)
-    item = as_array(value)
-    return np.zeros((num_envs, *item.shape), item.dtype)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.zeros((num_envs, *value.shape), value.dtype)
+    return np.full(num_envs, None, object)
 
 
-def _written(batch: Any, index: int, value: Any) -> Any:
-    """A copy of the batch with another value for one environment."""
+def _written(batch: Any, index: int, value: Any, owned: bool) -> Any:
+    """The batch, or a copy of it, with another value for one environment."""
     if isinstance(batch, Mapping) and isinstance(value, Mapping):
-        return {key: _written(part, index, value[key]) if key in value else part for key, part in batch.items()}
-    copy = np.array(as_array(batch))
-    item = None if copy.dtype == object or isinstance(value, (str, Mapping)) else as_array(value)
-    numbers = item is not None and {copy.dtype.kind, item.dtype.kind} <= set("biuf")
-    if item is not None and numbers and item.shape == copy.shape[1:]:
-        copy = copy.astype(np.promote_types(copy.dtype, item.dtype), copy=False)
-        copy[index] = item
-        return copy
-    # Values of different kinds, or objects: each environment keeps its own.
-    boxes = np.empty(len(copy), object)
-    for place, part in enumerate(copy):
-        boxes[place] = part
-    boxes[index] = value
-    return boxes
+        return {key: _written(part, index, value[key], owned) if key in value else part for key, part in batch.items()}
+    array = as_array(batch)
+    item = None if array.dtype == object or isinstance(value, (str, Mapping, list, tuple)) else as_array(value)
+    if item is not None and {array.dtype.kind, item.dtype.kind} <= set("biuf") and item.shape == array.shape[1:]:
+        array = array.astype(_common_type(array.dtype, item.dtype, value), copy=not owned)
+        array[index] = item
+        return array
+    if not (owned and array.dtype == object and array.ndim == 1):
+        # Values of different kinds: each environment keeps its own.
+        boxes = np.empty(len(array), object)
+        for place, part in enumerate(array):
+            boxes[place] = part
+        array = boxes
+    array[index] = value
+    return array
+
+
+def _common_type(batch: np.dtype[Any], item: np.dtype[Any], value: Any) -> np.dtype[Any]:
+    """The type for a batch with one more value; a number of Python's own is as wide as what it comes to."""
+    if batch.kind == item.kind and isinstance(value, (bool, int, float)):
+        return batch
+    return np.promote_types(batch, item)

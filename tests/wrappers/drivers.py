@@ -110,7 +110,7 @@ class VectorDriver(Driver):
 
     def step(self) -> None:
         mode = self.env.metadata["autoreset_mode"]
-        over = [self.log[index][-1].end is not None for index in range(self.num_envs)]
+        over = [bool(self.log[index]) and self.log[index][-1].end is not None for index in range(self.num_envs)]
         _, rewards, terminated, truncated, infos = self.env.step(np.zeros(self.num_envs, np.int64))
         assert rewards.dtype == np.float64
         for index in range(self.num_envs):
@@ -165,9 +165,9 @@ class SB3Driver(Driver):
                 np.testing.assert_array_equal(observations["image"][index], first)
 
 
-def make_world(every: int | None, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_world(every: int | None, world: type[NoiseWorld] = NoiseWorld, **kwargs: Any) -> gym.Env[Any, Any]:
     """A `NoiseWorld`, rendering to its info if ``every`` is given."""
-    env = NoiseWorld(**kwargs)
+    env = world(**kwargs)
     return env if every is None else RenderToInfo(env, every)
 
 
