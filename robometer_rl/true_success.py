@@ -105,7 +105,7 @@ def _truth(key: str, value: Any) -> bool | None:
     array = as_array(value)
     if array.size != 1:
         raise _unreadable(key, value, f"which are {array.size} values")
-    if array.dtype == object and array.ndim:
+    if array is value and array.dtype == object:
         return _truth(key, array.item())
     if array.dtype.kind not in "biuf":
         raise _unreadable(key, value, f"of type {type(value).__name__}")

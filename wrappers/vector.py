@@ -96,6 +96,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             TypeError: A model, reward or protocol of another type.
         """
         super().__init__(env)
+        observation_space = _single_observation_space(env)
         self._mode = _autoreset_mode(env)
         # For wrappers outside, which ask the metadata.
         self.metadata = {**env.metadata, "autoreset_mode": self._mode}
@@ -109,7 +110,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             protocol=protocol,
             success_key=success_key,
             num_envs=env.num_envs,
-            observation_space=_single_observation_space(env),
+            observation_space=observation_space,
             stacked_spaces=_stacked_spaces(env),
             resets_inside=self._mode is AutoresetMode.SAME_STEP,
             render_camera=self._render_camera,
@@ -331,7 +332,7 @@ def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     if not isinstance(mode, AutoresetMode):
         raise ValueError(
             f"metadata['autoreset_mode'] of {env} is {mode!r}; expected a gymnasium.vector."
-            "AutoresetMode: which step shows the end of an episode depends on it"
+            "AutoresetMode: which step shows the end of an episode depends on it. If you know, write it there"
         )
     for layer in vector_layers(env):
         if isinstance(layer, RecordEpisodeStatistics) and layer._autoreset_mode is not mode:

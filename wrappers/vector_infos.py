@@ -136,6 +136,10 @@ def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int, o
             add_info(infos[key], value, index, num_envs, owned)
         else:
             batch = _empty_batch(value, num_envs) if is_new else infos[key]
+            if isinstance(batch, Mapping):
+                # What others report as a dictionary.
+                batch, parts = np.empty(num_envs, object), batch
+                batch[:] = [env_info(parts, other, num_envs) for other in range(num_envs)]
             infos[key] = _written(batch, index, value, owned or is_new)
         infos[f"_{key}"] = mask
 
@@ -185,8 +189,6 @@ def _empty_batch(value: Any, num_envs: int) -> NDArray[Any]:
 
 def _written(batch: Any, index: int, value: Any, owned: bool) -> Any:
     """The batch, or a copy of it, with another value for one environment."""
-    if isinstance(batch, Mapping) and isinstance(value, Mapping):
-        return {key: _written(part, index, value[key], owned) if key in value else part for key, part in batch.items()}
     array = as_array(batch)
     item = None if array.dtype == object or isinstance(value, (str, Mapping, list, tuple)) else as_array(value)
     if item is not None and {array.dtype.kind, item.dtype.kind} <= set("biuf") and item.shape == array.shape[1:]:
