@@ -35,6 +35,7 @@ __all__ = [
     "episode_rewards",
     "is_scored",
     "next_streak",
+    "require_finite",
     "step_reward",
     "success_holds",
 ]
@@ -314,20 +315,26 @@ def step_reward(
         learned = spec.gamma * potential - before
     if spec.unscored == "zero" and spec.mode in ("level", "success"):
         learned = np.where(scored, learned, 0.0)
-    return _task_part(spec, task_rewards, unit) + spec.scale * learned + spec.success_bonus * fires
+    # 0 times NaN is NaN, and environments without a reward of their own report it.
+    task = spec.task_weight * require_finite(spec, task_rewards, unit) if spec.task_weight else 0.0
+    return task + spec.scale * learned + spec.success_bonus * fires
 
 
-def _task_part(spec: RewardSpec, task_rewards: Floats, unit: str) -> Floats:
-    if spec.task_weight == 0.0:
-        # 0 times NaN is NaN, and environments without a reward of their own report it.
-        return np.zeros_like(task_rewards)
-    if not np.isfinite(task_rewards).all():
+def require_finite(spec: RewardSpec, task_rewards: Floats, unit: str = "step") -> Floats:
+    """Returns the environment's own rewards; raises `NonFiniteRewardError` if some that have a weight are not finite.
+
+    Args:
+        spec: The reward.
+        task_rewards: One per environment of a batch, or per step of an episode.
+        unit: Which of the two, for the message.
+    """
+    if spec.task_weight != 0.0 and not np.isfinite(task_rewards).all():
         (wrong,) = np.nonzero(~np.isfinite(task_rewards))
         raise NonFiniteRewardError(
             f"the environment's own reward is {task_rewards[wrong[0]]} ({unit} {', '.join(map(str, wrong))}), and "
             f"task_weight={spec.task_weight:g} asks to pay a part of it: mend the environment, or give task_weight=0"
         )
-    return spec.task_weight * task_rewards
+    return task_rewards
 
 
 @dataclass(frozen=True)

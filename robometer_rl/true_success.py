@@ -21,7 +21,7 @@ from typing import Any
 
 from robometer_rl.frames import as_array
 
-__all__ = ["SuccessLatch", "TrueSuccessError", "find_success", "read_success"]
+__all__ = ["SuccessLatch", "TrueSuccessError", "find_success", "read_steps", "read_success"]
 
 _DEFAULT_KEYS = ("is_success", "success")
 _WHOLE_TASK = "task"
@@ -59,6 +59,21 @@ def read_success(info: Mapping[str, Any], key: str | None = None) -> bool | None
     """
     found = find_success(info, key)
     return None if found is None else _truth(found, info[found])
+
+
+def read_steps(key: str, values: Any) -> list[bool | None]:
+    """What a recording says of each of its steps.
+
+    Args:
+        key: Its name for that, for messages.
+        values: One per step.
+
+    Raises:
+        TrueSuccessError: A value is neither true nor false.
+    """
+    if isinstance(values, Mapping) and _WHOLE_TASK in values:
+        return read_steps(f"{key}[{_WHOLE_TASK!r}]", values[_WHOLE_TASK])
+    return [_truth(key, value) for value in as_array(values).reshape(-1)]
 
 
 class SuccessLatch:

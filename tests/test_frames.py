@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +19,11 @@ from robometer_rl.frames import (
     NestedFrames,
     TaskError,
     UniformFrames,
+    as_array,
     as_frame,
     as_frames,
     check_task,
+    is_grey_stack,
     parse_protocol,
     scored_steps,
 )
@@ -246,3 +249,61 @@ def test_an_interval_longer_than_all_episodes_leaves_both_ends() -> None:
 def test_scoring_needs_a_frame_and_a_positive_interval(num_frames: int, every: Any) -> None:
     with pytest.raises(ValueError, match=r"every|at least one frame"):
         scored_steps(num_frames, every)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_tensors_of_any_type_are_frames(dtype: torch.dtype) -> None:
+    floats = dtype.is_floating_point
+    frames = (torch.from_numpy(RGB).double() / (255 if floats else 1)).to(dtype).requires_grad_(floats)
+    # The half types hold no more than 8 or 11 bits of a pixel.
+    tolerance = {torch.bfloat16: 1, torch.float16: 1}.get(dtype, 0)
+    for given_frames in (frames, frames.permute(0, 3, 1, 2), list(frames)):
+        np.testing.assert_allclose(as_frames(given_frames).astype(int), RGB, atol=tolerance)
+    np.testing.assert_allclose(as_frame(frames[0]).astype(int), RGB[0], atol=tolerance)
+    np.testing.assert_allclose(Clip(frames, "open").read([2, 0]).astype(int), RGB[[2, 0]], atol=tolerance)  # pyright: ignore[reportArgumentType]
+
+
+def test_arrays_are_not_copied_without_need() -> None:
+    assert as_array(RGB) is RGB
+    assert np.shares_memory(as_array(torch.from_numpy(RGB)), RGB)
+    assert as_array(torch.tensor([True, False])).dtype == np.bool_
+
+
+@pytest.mark.parametrize(
+    ("frame", "advice"),
+    [
+        (RGB[0, ..., 0], r"repeat the channel.*np.stack\(\[frame\] \* 3"),
+        (RGB[0, ..., :1], "repeat the channel"),
+        (RGB[0, ..., :1].transpose(2, 0, 1), "repeat the channel"),
+        (np.concatenate([RGB[0], GREY[0]], -1), r"drop the last channel, frame\[..., :3\]; or four grey frames"),
+        (np.zeros((6, 8, 9), np.uint8), "frames on top of each other: give the newest one"),
+        (np.zeros((4, 6, 8, 3), np.uint8), r"give the newest one, frame\[-1\]"),
+        (RGB[0].astype(np.float32), r"convert with frame.astype\(np.uint8\), or divide by 255"),
+        (RGB[0].astype(np.uint16) * 257, "depth is no colour"),
+        (None, "None; expected"),
+        ({"image": RGB[0]}, "expected"),
+    ],
+)
+def test_a_frame_that_is_no_colour_image_says_what_to_do(frame: Any, advice: str) -> None:
+    with pytest.raises(FrameError, match=advice):
+        as_frame(frame)
+
+
+class TestGreyStacks:
+    SHOWN = RNG.integers(0, 256, (5, 6, 8), dtype=np.uint8)
+
+    def stack(self, t: int) -> np.ndarray:
+        return self.SHOWN[t : t + 3].transpose(1, 2, 0)
+
+    def test_the_newest_frame_moves_the_others_up(self) -> None:
+        assert is_grey_stack(self.stack(1), self.stack(0))
+        assert not is_grey_stack(self.stack(2), self.stack(0))
+        assert not is_grey_stack(self.stack(0), self.stack(1))
+
+    def test_colours_that_stand_still_and_grey_pictures_are_none(self) -> None:
+        assert not is_grey_stack(RGB[0], RGB[0])
+        grey = np.repeat(self.SHOWN[0][..., None], 3, -1)
+        assert not is_grey_stack(grey, grey)
+        assert not is_grey_stack(RGB[0], RGB[0, :3])

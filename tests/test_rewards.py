@@ -17,6 +17,7 @@ from robometer_rl.rewards import (
     DEFAULT_REWARD,
     DEFAULT_SUCCESS_THRESHOLD,
     EpisodeRewards,
+    NonFiniteRewardError,
     RewardSpec,
     RewardState,
     episode_rewards,
@@ -299,3 +300,28 @@ class TestSpec:
 def test_importing_rewards_imports_no_model_packages() -> None:
     code = "import sys, robometer_rl.rewards; assert not {'torch', 'transformers', 'gymnasium'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestTaskRewardsThatAreNotFinite:
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_without_a_weight_they_do_not_matter(self, value: float) -> None:
+        paid = episode_rewards(RewardSpec(), [0.0, 0.5, 1.0], [0.0] * 3, [value] * 2, terminated=True, threshold=0.5)
+        assert paid.rewards.tolist() == [0.5, 0.5]
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_with_a_weight_the_steps_are_named(self, value: float) -> None:
+        rewards = [0.0, value, 0.0, value]
+        with pytest.raises(NonFiniteRewardError, match=rf"own reward is {value} \(step 1, 3\), and task_weight=-0.5"):
+            episode_rewards(RewardSpec(task_weight=-0.5), [0.0] * 5, [0.0] * 5, rewards, terminated=True, threshold=0.5)
+
+    def test_in_a_batch_the_environment_is_named(self) -> None:
+        state = RewardState(3, RewardSpec(task_weight=1.0), 0.5)
+        nothing = np.zeros(3)
+        with pytest.raises(NonFiniteRewardError, match=r"\(environment 2\)"):
+            state.step(
+                progress=nothing,
+                success=nothing,
+                scored=np.ones(3, bool),
+                terminated=np.zeros(3, bool),
+                task_rewards=np.array([0.0, 1.0, np.nan]),
+            )

@@ -123,9 +123,9 @@ class Episode:
         if self.task_rewards is None:
             return
         rewards = np.asarray(self.task_rewards, np.float64)
-        if rewards.shape != (self.num_steps,) or not np.isfinite(rewards).all():
+        if rewards.shape != (self.num_steps,):
             raise EpisodeError(
-                f"its rewards have the shape {rewards.shape}; expected ({self.num_steps},), one finite number per step"
+                f"its rewards have the shape {rewards.shape}; expected ({self.num_steps},), one per step"
             )
         object.__setattr__(self, "task_rewards", rewards)
 

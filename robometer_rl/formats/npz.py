@@ -52,6 +52,7 @@ from robometer_rl.formats.dataset import (
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.metadata import read_metadata, write_metadata
 from robometer_rl.formats.orientation import Orientation, orient
+from robometer_rl.true_success import find_success, read_steps
 
 __all__ = ["NpzDataset", "NpzFrames", "is_format", "open_dataset"]
 
@@ -152,7 +153,8 @@ class NpzDataset(RelabelDataset):
         # An episode that had no rewards of its own before it was labelled has an empty array in their place.
         has_rewards = rewards is not None and len(np.atleast_1d(rewards)) > 0
         terminated, truncated = _last(_first(values, _DONES)), _last(values.get("truncated"))
-        success = _first(values, _SUCCESS)
+        name = find_success(values)
+        said = [] if name is None else [value for value in read_steps(name, values[name]) if value is not None]
         return Episode(
             key=key,
             tasks=self.options.tasks or _tasks(values),
@@ -161,7 +163,7 @@ class NpzDataset(RelabelDataset):
             task_rewards=np.asarray(rewards, np.float64) if has_rewards else None,
             terminated=terminated and not (truncated and "terminated" not in values),
             truncated=truncated,
-            success=None if success is None else bool(np.any(success)),
+            success=any(said) if said else None,
         )
 
     def fingerprint(self) -> str:

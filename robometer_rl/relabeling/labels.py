@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from robometer_rl.formats.dataset import Episode, EpisodeError, EpisodeLabels
 from robometer_rl.frames import scored_steps
-from robometer_rl.rewards import EpisodeRewards, RewardSpec, episode_rewards, step_reward
+from robometer_rl.rewards import (
+    EpisodeRewards,
+    NonFiniteRewardError,
+    RewardSpec,
+    episode_rewards,
+    require_finite,
+    step_reward,
+)
 
 __all__ = ["label_episode"]
 
@@ -59,7 +66,10 @@ def label_episode(
 
 def _task_rewards(episode: Episode, spec: RewardSpec) -> Floats:
     if episode.task_rewards is not None:
-        return episode.task_rewards
+        try:
+            return require_finite(spec, episode.task_rewards)
+        except NonFiniteRewardError as error:
+            raise EpisodeError(str(error)) from error
     if spec.task_weight:
         raise EpisodeError(
             f"it has no rewards of its own, of which task_weight={spec.task_weight:g} asks to pay a part"

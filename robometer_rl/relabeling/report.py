@@ -108,7 +108,10 @@ def _histograms(facts: Sequence[_Facts]) -> Iterable[Image.Image]:
     original = [fact.original for fact in facts if fact.original is not None]
     yield draw_histogram("Reward of a step", rewards)
     if original:
-        yield draw_histogram("Original reward of a step", {"original": np.concatenate(original)})
+        known = np.concatenate(original)
+        known = known[np.isfinite(known)]
+        if len(known):
+            yield draw_histogram("Original reward of a step", {"original": known})
     last = {"progress": np.array([fact.labels.progress[-1] for fact in facts])}
     if judged := [fact.labels.success[-1] for fact in facts if fact.labels.has_success]:
         last["success probability"] = np.array(judged)

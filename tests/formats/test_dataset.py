@@ -27,7 +27,6 @@ FRAMES = np.zeros((4, 6, 5, 3), np.uint8)
         ({"num_steps": 5}, "4 pictures and 5 steps"),
         ({"cameras": {"a": FRAMES[:1]}, "num_steps": 1}, "single picture"),
         ({"task_rewards": np.zeros(2)}, "expected \\(3,\\)"),
-        ({"task_rewards": np.array([0.0, np.nan, 0.0])}, "finite"),
     ],
 )
 def test_an_episode_that_cannot_be_labelled_says_why(change, message):

@@ -91,3 +91,14 @@ def test_task_rewards_that_are_asked_for_must_be_there():
 def test_a_recording_without_steps_is_not_paid():
     with pytest.raises(EpisodeError, match="single picture"):
         Episode("a", (TASK,), {"front": np.zeros((1, 4, 4, 3), np.uint8)}, 1)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_task_rewards_that_are_no_numbers_are_refused_where_they_have_a_weight(steps):
+    frames = np.zeros((3, 4, 4, 3), np.uint8)
+    rewards = np.full(steps, np.nan)
+    episode = Episode("a", (TASK,), {"front": frames}, steps, task_rewards=rewards)
+    values = np.array([0.0, 0.25, 0.75])
+    assert label_episode(episode, RewardSpec(), values, values, 0.5).rewards[:2].tolist() == [0.25, 0.5]
+    with pytest.raises(EpisodeError, match=r"own reward is nan \(step 0, 1.*task_weight=1"):
+        label_episode(episode, RewardSpec(task_weight=1.0), values, values, 0.5)

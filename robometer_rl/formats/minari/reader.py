@@ -7,8 +7,8 @@ Time. An episode of T steps has T + 1 observations, the first of which is the re
 of the reset were recorded too (`minari.DataCollector` does so), else T, which belong to the observations after the
 first. Frames that were rendered into the infos follow the same rule.
 
-Outcome. An episode is successful if ``success`` or ``is_success`` is true in the infos of any step, and a failure if it
-is in none. Where neither was recorded, the outcome has to be told by ``quality``.
+Outcome. An episode is successful if ``is_success``, else ``success``, is true in the infos of any step, and a failure
+if it is in none; see `robometer_rl.true_success`. Where neither was recorded, the outcome has to be told by ``quality``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from robometer_rl.formats.naming import episode_id
 from robometer_rl.formats.orientation import Orientation, orient
 from robometer_rl.formats.outcomes import quality_of
 from robometer_rl.frames import as_frames
+from robometer_rl.true_success import find_success, read_steps
 
 if TYPE_CHECKING:
     import minari
@@ -44,7 +45,6 @@ __all__ = [
     "stored_episode",
 ]
 
-_SUCCESS_KEYS = ("success", "is_success")
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -260,10 +260,13 @@ def _steps(episode: Mapping[str, Any], num_frames: int) -> NDArray[np.int64]:
 def episode_success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """(T,) at ``steps``; the task counts as undone after the reset if its info was not recorded."""
     infos = episode["infos"] or {}
-    key = next((key for key in _SUCCESS_KEYS if key in infos), None)
+    key = find_success(infos)
     if key is None:
         return None
-    done = np.asarray(infos[key]).reshape(-1).astype(bool)
+    said = read_steps(key, infos[key])
+    if all(value is None for value in said):
+        return None
+    done = np.array([bool(value) for value in said])
     num_steps = len(episode["rewards"])
     if len(done) not in (num_steps, num_steps + 1):
         raise SourceError(f"infos hold {len(done)} values of {key!r} for {num_steps} steps")
