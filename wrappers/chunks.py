@@ -26,8 +26,8 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
     """Executes a chunk of actions in one step and pays ``sum(gamma ** i * reward_i)`` over it.
 
     A chunk breaks off where the episode ends. Observation and info are those after its last step, except for what is
-    true of a chunk if it is true after any of its steps: ``robometer/success_detected``, and true success, so that the
-    outcome of an episode is the same with chunks and without. ``info["robometer/chunk_length"]`` is the number of
+    true of a chunk if it is true after any of its steps: ``robometer/success_detected`` and, inside a reward wrapper,
+    true success. The outcome of an episode is thus the same with chunks and without. ``info["robometer/chunk_length"]`` is the number of
     actions that were executed. An agent that learns on chunks discounts one of them with ``gamma ** size``.
 
     Put it *around* `robometer_rl.wrappers.RobometerReward`: every step is then scored (or every k-th, with
@@ -102,26 +102,30 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
             return self._execute(actions)
 
     def _execute(self, actions: Sequence[ActType]) -> tuple[ObsType, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(actions[0])
-        rewards, true_of_any = [float(reward)], self._true_of_any(info)
-        while not (terminated or truncated) and len(rewards) < self._size:
+        rewards: list[float] = []
+        said: dict[bool, dict[str, Any]] = {}
+        detected = False
+        while True:
             observation, reward, terminated, truncated, info = self.env.step(actions[len(rewards)])
             rewards.append(float(reward))
-            true_of_any |= self._true_of_any(info)
+            detected |= info.get(_DETECTED_KEY, False)
+            said |= self._true_success(info)
+            if terminated or truncated or len(rewards) == self._size:
+                break
         chunk_reward = sum(self._gamma**number * reward for number, reward in enumerate(rewards))
-        info = {**info, **true_of_any, "robometer/chunk_length": len(rewards)}
+        info = {**info, **said.get(True, said.get(False, {})), "robometer/chunk_length": len(rewards)}
+        if _DETECTED_KEY in info:
+            info[_DETECTED_KEY] = detected
         return observation, chunk_reward, terminated, truncated, info
 
-    def _true_of_any(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """What this step makes true of its chunk; copies, since the environment may use its objects again."""
-        entries: dict[str, Any] = {}
-        if info.get(_DETECTED_KEY, False):
-            entries[_DETECTED_KEY] = True
+    def _true_success(self, info: Mapping[str, Any]) -> dict[bool, dict[str, Any]]:
+        """What a step says about true success, and how; nothing where a reward wrapper inside has listened."""
         key = find_success(info, self._success_key)
-        if key is not None and read_success(info, self._success_key):
-            # As the environment puts it: batches of infos need one type.
-            entries[key] = deepcopy(info[key])
-        return entries
+        if key is None or self.env.has_wrapper_attr(_REWARD_ATTRIBUTE):
+            return {}
+        said = read_success(info, self._success_key)
+        # In the words of the environment, copied since it may use its objects again.
+        return {} if said is None else {said: {key: deepcopy(info[key])}}
 
     def _require_order(self) -> None:
         if self.env.has_wrapper_attr(_REWARD_ATTRIBUTE):

@@ -7,7 +7,7 @@ have reported, hand out torch tensors, or one dictionary per environment in a li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,10 @@ def as_infos(infos: Any, num_envs: int) -> Infos:
     """
     if isinstance(infos, Mapping):
         infos = dict(infos)
-        final = infos.get("final_info")
-        if final is not None and not isinstance(final, Mapping):
-            infos["final_info"] = as_infos([info or {} for info in final], num_envs)
+        final = infos.get("final_info", {})
+        if not isinstance(final, Mapping):
+            listed = [None] * num_envs if final is None else final
+            infos["final_info"] = as_infos([info or {} for info in listed], num_envs)
         return infos
     if not isinstance(infos, (list, tuple)) or len(infos) != num_envs:
         raise TypeError(
@@ -138,8 +139,10 @@ def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int, o
             batch = _empty_batch(value, num_envs) if is_new else infos[key]
             if isinstance(batch, Mapping):
                 # What others report as a dictionary.
-                batch, parts = np.empty(num_envs, object), batch
-                batch[:] = [env_info(parts, other, num_envs) for other in range(num_envs)]
+                batch = _boxes([env_info(batch, other, num_envs) for other in range(num_envs)])
+            elif not is_new and not _is_batch(batch, num_envs):
+                # What belonged to all environments until now.
+                batch = _boxes([batch] * num_envs)
             infos[key] = _written(batch, index, value, owned or is_new)
         infos[f"_{key}"] = mask
 
@@ -197,12 +200,17 @@ def _written(batch: Any, index: int, value: Any, owned: bool) -> Any:
         return array
     if not (owned and array.dtype == object and array.ndim == 1):
         # Values of different kinds: each environment keeps its own.
-        boxes = np.empty(len(array), object)
-        for place, part in enumerate(array):
-            boxes[place] = part
-        array = boxes
+        array = _boxes(array)
     array[index] = value
     return array
+
+
+def _boxes(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    """An array of objects, whatever these are."""
+    boxes = np.empty(len(values), object)
+    for place, value in enumerate(values):
+        boxes[place] = value
+    return boxes
 
 
 def _common_type(batch: np.dtype[Any], item: np.dtype[Any], value: Any) -> np.dtype[Any]:

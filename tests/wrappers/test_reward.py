@@ -12,11 +12,14 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 
 from robometer_rl.frames import FrameError, NestedFrames, TaskError, UniformFrames
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
-from robometer_rl.rewards import RewardSpec
+from robometer_rl.rewards import NonFiniteRewardError, RewardSpec
 from robometer_rl.wrappers import RenderToInfo, RobometerReward, TaskFromAttribute, TaskFromInfo
 from tests.fixed_models import BrightnessModel, PixelModel
 from tests.wrappers.worlds import TASK, BrightnessWorld, NoiseWorld
@@ -381,3 +384,37 @@ class TestSpec:
         assert rebuilt.model.source == str(CHECKPOINT)
         if not isinstance(task, TaskFromInfo):
             assert play(rebuilt)[1] == pytest.approx(play(env)[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_task_reward_that_is_no_number_is_an_error_where_it_has_a_weight(value: float) -> None:
+    class World(BrightnessWorld):
+        def step(self, action: int) -> Any:
+            observation, _, *rest = super().step(action)
+            return (observation, value, *rest)
+
+    env = make(RewardSpec(), World(LEVELS))
+    env.reset()
+    _, reward, _, _, info = env.step(0)
+    assert reward == info["robometer/reward"]
+    assert not np.isfinite(info["robometer/task_reward"])
+    env = make(RewardSpec(task_weight=1.0), World(LEVELS))
+    env.reset()
+    with pytest.raises(NonFiniteRewardError, match=rf"own reward is {value} \(environment 0\)"):
+        env.step(0)
+    with pytest.raises(ResetNeeded):
+        env.step(0)
+
+
+@pytest.mark.filterwarnings("ignore:.*Monitor")
+def test_stable_baselines_sees_the_end_of_episodes_that_predicted_success_ends() -> None:
+    endless = tuple(range(0, 250, 10)) + (250,) * 10_000
+    spec = RewardSpec(patience=1, success_threshold=0.1, terminate_on_success=True)
+    venv = make_vec_env(
+        lambda: BrightnessWorld(endless), 2, wrapper_class=lambda env: RobometerReward(env, MODEL, TASK, spec)
+    )
+    agent = PPO("MlpPolicy", venv, n_steps=16, batch_size=16, n_epochs=1, policy_kwargs={"net_arch": [4]})
+    assert evaluate_policy(agent, venv, n_eval_episodes=4) == (9.0, 0.0)
+    agent.learn(64)
+    assert agent.ep_info_buffer
+    assert {(episode["r"], episode["l"]) for episode in agent.ep_info_buffer} == {(9.0, 9)}

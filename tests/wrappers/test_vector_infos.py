@@ -87,6 +87,14 @@ def test_what_has_no_mask_was_reported_by_all() -> None:
     assert [env_info(infos, index, 2)["success"] for index in range(2)] == [True, True]
 
 
+def test_what_belonged_to_all_until_one_says_otherwise() -> None:
+    infos: dict[str, Any] = {"speed": 3.0, "goal": np.zeros(3)}
+    add_info(infos, {"speed": 2.0, "goal": np.ones(3)}, 1, 2)
+    first, second = (env_info(infos, index, 2) for index in range(2))
+    assert (first["speed"], second["speed"]) == (3.0, 2.0)
+    assert (first["goal"].tolist(), second["goal"].tolist()) == ([0.0] * 3, [1.0] * 3)
+
+
 def test_tensors_lists_and_what_belongs_to_all() -> None:
     infos = {
         "success": torch.tensor([True, False]),

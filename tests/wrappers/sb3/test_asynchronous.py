@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.wrappers import FilterObservation, FlattenObservation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ from robometer_rl.wrappers import (
     TaskStages,
     VecRobometerReward,
 )
-from robometer_rl.wrappers.sb3.asynchronous import UnclaimedRewardError
+from robometer_rl.wrappers.sb3.asynchronous import ScoringThread, UnclaimedRewardError
 from tests.fixed_models import PixelModel
 from tests.wrappers.worlds import TASK, NoiseEpisode, NoiseWorld, expected_episode
 
@@ -404,3 +404,63 @@ class TestRefusals:
     def test_a_step_before_the_reset(self) -> None:
         with pytest.raises(ResetNeeded, match="call reset"):
             make().step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("call", ["reset", "step"])
+def test_after_close_every_call_is_refused_at_once(call: str) -> None:
+    env = AsyncVecRobometerReward(DummyVecEnv([lambda: RenderToInfo(NoiseWorld())]), PixelModel(), TASK, max_pending=2)
+    env.reset()
+    env.close()
+    # More often than there are places in the queue.
+    for _ in range(5):
+        with pytest.raises(ClosedEnvironmentError, match="make another one"):
+            env.reset() if call == "reset" else env.step(np.zeros(1, np.int64))
+
+
+def test_who_waits_for_a_place_when_the_thread_is_closed_is_refused() -> None:
+    gate, thread = threading.Event(), ScoringThread(1)
+    running = thread.submit(gate.wait)
+    refused: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            thread.submit(lambda: None)
+        except ClosedEnvironmentError as error:
+            refused.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    closing = threading.Thread(target=thread.close)
+    closing.start()
+    while not thread._is_closed:
+        time.sleep(0.001)
+    gate.set()
+    for each in (waiting, closing):
+        each.join(30)
+        assert not each.is_alive()
+    assert running.result() is True
+    assert len(refused) == 1
+    with pytest.raises(ClosedEnvironmentError):
+        thread.submit(lambda: None)
+
+
+def test_task_rewards_that_the_environment_overwrites_are_those_of_their_step() -> None:
+    class Reuses(DummyVecEnv):
+        rewards = np.zeros(1)
+
+        def step_wait(self) -> Any:
+            observations, _, dones, infos = super().step_wait()
+            self.rewards += 1.0
+            return observations, self.rewards, dones, infos
+
+    model = GatedModel()
+    venv = Reuses([lambda: RenderToInfo(NoiseWorld(max_length=1))])
+    env = AsyncVecRobometerReward(venv, model, TASK, RewardSpec(mode="success", task_weight=1.0, success_threshold=1.0))
+    env.reset()
+    pending = []
+    for _ in range(3):
+        pending.append(env.step(np.zeros(1, np.int64))[3][0]["robometer/pending"])
+        pending[-1].claimed = True
+    model.gate.set()
+    assert [each.wait().tolist() for each in pending] == [[1.0], [2.0], [3.0]]
+    env.close()

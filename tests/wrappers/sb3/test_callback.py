@@ -180,3 +180,12 @@ def test_rewards_that_arrive_later_are_looked_at_like_others(later: bool, tmp_pa
     paid_for = [line["learned_return"] for line in lines]
     np.testing.assert_allclose(paid_for, STEPS * np.minimum(20 * np.arange(16) + 4, 255) / 255, atol=0.06)
     assert callback.outcomes[-1].true_return == 1.0
+
+
+def test_a_record_may_be_named_by_a_text_and_lie_in_a_new_folder(tmp_path: Path) -> None:
+    record = tmp_path / "runs" / "honesty.jsonl"
+    venv = paid(lambda episode: 100, lambda episode: False)
+    trained(venv, RewardHonestyCallback(20, str(record)), episodes=10)
+    assert len(record.read_text().splitlines()) >= 10
+    with pytest.raises(TypeError, match="PathLike"):
+        RewardHonestyCallback(record=3)  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
+from gymnasium.vector import SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
     VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -296,3 +298,79 @@ def test_an_algorithm_learns_on_it() -> None:
     model.learn(64)
     assert model.ep_info_buffer
     assert all({"r", "l", "t"} <= set(episode) for episode in model.ep_info_buffer)
+
+
+class TestVecEnvsOfOthers:
+    def test_what_is_around_no_vec_env_is_refused(self) -> None:
+        class Adapter(VecEnvWrapper):
+            """As SuperSuit's."""
+
+            def __init__(self, venv: Any) -> None:
+                self.venv, self.num_envs = venv, venv.num_envs
+
+            def reset(self) -> Any: ...
+
+            def step_wait(self) -> Any: ...
+
+        inner = Adapter(SyncVectorEnv([BrightnessWorld]))
+        with pytest.raises(TypeError, match=r"Adapter is around a SyncVectorEnv, which is no VecEnv.*use DummyVecEnv"):
+            make(inner)
+
+    def test_one_that_does_not_reset_single_environments_is_found_out(self) -> None:
+        class All(DummyVecEnv):
+            def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+                return super().env_method(method_name, *args, **kwargs)
+
+        env = make(All([partial(BrightnessWorld, LONG), partial(BrightnessWorld, (0,) * 9)]), reward=ENDS)
+        env.reset()
+        step(env)
+        with pytest.raises(TypeError, match=r"indices=\[0\]\) with 2 resets instead of one"):
+            step(env)
+        with pytest.raises(ResetNeeded):
+            step(env)
+        env.reset()
+        step(env)
+
+
+def test_workers_are_not_stepped_before_a_reset() -> None:
+    venv = SubprocVecEnv([partial(BrightnessWorld, LONG)])
+    env = make(venv)
+    with pytest.raises(ResetNeeded, match="call reset"):
+        step(env)
+    # Had a step been sent, its answer would be taken for that of the reset.
+    env.reset()
+    assert step(env)[0] == [0.2]
+    env.close()
+
+
+def test_infos_are_kept_before_a_reset_draws_over_them() -> None:
+    class Reuses(BrightnessWorld):
+        def __init__(self) -> None:
+            super().__init__(LONG)
+            self.camera = np.zeros((8, 8, 3), np.uint8)
+
+        def reset(self, **kwargs: Any) -> Any:
+            self.camera[:] = 0
+            return super().reset(**kwargs)[0], {"camera": self.camera}
+
+        def step(self, action: int) -> Any:
+            self.camera[:] = LONG[self.t + 1]
+            return (*super().step(action)[:4], {"camera": self.camera})
+
+    class Bare(DummyVecEnv):
+        """Copies nothing."""
+
+        def step_wait(self) -> Any:
+            for index, env in enumerate(self.envs):
+                _, self.buf_rews[index], self.buf_dones[index], _, info = env.step(self.actions[index])
+                self.buf_infos[index] = info
+                self._save_obs(index, env.unwrapped._image())
+            return self._obs_from_buf(), self.buf_rews, self.buf_dones, self.buf_infos
+
+    env = make(Bare([Reuses]), reward=ENDS, frames="info/camera")
+    env.reset()
+    assert step(env)[0] == [0.2]
+    rewards, dones, infos, _ = step(env)
+    assert (rewards, dones) == ([0.2], [True])
+    assert infos[0]["camera"][0, 0, 0] == 102
+    assert step(env)[0] == [0.2]
