@@ -27,8 +27,9 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
 
     A chunk breaks off where the episode ends. Observation and info are those after its last step, except for what is
     true of a chunk if it is true after any of its steps: ``robometer/success_detected`` and, inside a reward wrapper,
-    true success. The outcome of an episode is thus the same with chunks and without. ``info["robometer/chunk_length"]`` is the number of
-    actions that were executed. An agent that learns on chunks discounts one of them with ``gamma ** size``.
+    true success. The outcome of an episode is thus the same with chunks and without.
+    ``info["robometer/chunk_length"]`` is the number of actions that were executed. An agent that learns on chunks
+    discounts one of them with ``gamma ** size``.
 
     Put it *around* `robometer_rl.wrappers.RobometerReward`: every step is then scored (or every k-th, with
     ``RewardSpec(every=k)``, counted in steps), the success rule may end a chunk, and the rewards of its steps are

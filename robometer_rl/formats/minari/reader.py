@@ -8,7 +8,7 @@ of the reset were recorded too (`minari.DataCollector` does so), else T, which b
 first. Frames that were rendered into the infos follow the same rule.
 
 Outcome. An episode is successful if ``is_success``, else ``success``, is true in the infos of any step, and a failure
-if it is in none; see `robometer_rl.true_success`. Where neither was recorded, the outcome has to be told by ``quality``.
+if it is in none, see `robometer_rl.true_success`. Where neither was recorded, the outcome is told by ``quality``.
 """
 
 from __future__ import annotations
