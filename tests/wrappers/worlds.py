@@ -10,6 +10,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip
@@ -192,3 +194,32 @@ class BrightnessWorld(gym.Env[Any, Any]):
     def _image(self) -> NDArray[np.uint8]:
         level = self.levels[min(self.t, len(self.levels) - 1)]
         return np.full(self.shape, level, np.uint8)
+
+
+class FlatWorld(VectorEnv[Any, Any, Any]):
+    """A vector environment without sub-environments, as simulators on accelerators are; every episode has two steps."""
+
+    def __init__(self, autoreset_mode: Any = AutoresetMode.NEXT_STEP, renders: bool = True) -> None:
+        self.metadata = {"autoreset_mode": autoreset_mode}
+        self.render_mode = "rgb_array"
+        self.num_envs = 2
+        self.single_observation_space = spaces.Box(0, 1, (2,))
+        self.observation_space = batch_space(self.single_observation_space, 2)
+        self.single_action_space = spaces.Discrete(2)
+        self.action_space = batch_space(self.single_action_space, 2)
+        self.calls = 0
+        self.t = 0
+        self._renders = renders
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        self.t = 0
+        return np.zeros((2, 2), np.float32), {}
+
+    def step(self, actions: Any) -> Any:
+        self.t = (self.t + 1) % 3
+        done = np.full(2, self.t == 2)
+        return np.zeros((2, 2), np.float32), np.zeros(2), done, np.zeros(2, bool), {"speed": 3.0}
+
+    def render(self) -> Any:
+        self.calls += 1
+        return tuple(np.full((4, 4, 3), 51 * (self.t + i), np.uint8) for i in range(2)) if self._renders else None
