@@ -19,10 +19,12 @@ episode is, and at which second of the video file it begins.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError
 from robometer_rl.extras import require
+from robometer_rl.files import inside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -233,7 +236,13 @@ class LeRobotLayout:
         return LeRobotEpisode(index, row["length"], tuple(row["tasks"]), self._path("data_path", **place), videos)
 
     def _path(self, template: str, **values: Any) -> Path:
-        return self.root / self.info[template].format(**values)
+        text = self.info[template]
+        # Of Python's templates only names and a few digits: others look into objects, or fill the memory with blanks.
+        for _, name, digits, conversion in Formatter().parse(text):
+            is_plain = name in values and not conversion and re.fullmatch(r"(0?\d{1,2}d?)?", digits or "")
+            if name is not None and not is_plain:
+                raise SourceError(f"{template} in meta/info.json is {text!r}; expected the fields {sorted(values)}")
+        return inside(self.root, text.format(**values))
 
 
 def column_values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -310,3 +310,25 @@ def test_rows_of_an_episode_inside_a_shared_file() -> None:
     rows = layout.rows(layout[1], ["observation.state"])
     assert (rows.first, len(rows)) == (12, 9)
     np.testing.assert_array_equal(rows.values("observation.state"), [[1, number] for number in range(9)])
+
+
+@pytest.mark.parametrize("which", ["data_path", "video_path"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "../secret/file-{file_index:03d}.parquet",
+        "/etc/file-{file_index:03d}.parquet",
+        "data/link/file-{file_index:03d}.parquet",
+        "data/{file_index:9999999999d}.parquet",
+        "data/{file_index.__class__}.parquet",
+        "data/{home}.parquet",
+    ],
+)
+def test_the_templates_of_paths_stay_in_the_dataset(v30: Path, tmp_path: Path, which: str, template: str) -> None:
+    (tmp_path / "secret").mkdir()
+    shutil.copy(next((v30 / "data").rglob("*.parquet")), tmp_path / "secret" / "file-000.parquet")
+    (v30 / "data" / "link").symlink_to(tmp_path / "secret")
+    info = json.loads((v30 / "meta" / "info.json").read_text())
+    (v30 / "meta" / "info.json").write_text(json.dumps(info | {which: template}))
+    with pytest.raises(ValueError, match=r"expected the fields|leads out of|is a link to"):
+        _ = LeRobotLayout(v30)[0]
