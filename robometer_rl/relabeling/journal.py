@@ -134,7 +134,10 @@ class Journal:
             self._hash = digest.decode("ascii")
             records.append(json.loads(content))
             end += len(line) + 1
-        if end < sum(map(len, lines)) + len(lines) - 1:
+        torn = b"\n".join(lines)
+        if not records and torn and not _is_begun(torn):
+            raise JournalError(f"{self.path} is not a journal of labels; move it away, or choose another output")
+        if end < len(torn):
             logger.info("%s ends in a pack that was cut off; it is labelled again", self.path)
             self._file.truncate(end)
         return records
@@ -177,6 +180,14 @@ def _is_ours(header: Any) -> bool:
 
 def _labelled(packs: Sequence[Any]) -> bool:
     return any("skipped" not in entry for pack in packs for entry in pack)
+
+
+def _is_begun(content: bytes) -> bool:
+    """Whether a file can be a journal whose first line was cut off, and not somebody else's file of that name."""
+    digest, _, rest = content.partition(b" ")
+    begin = f'{{"format":"{_FORMAT}"'.encode()
+    is_digest = len(digest) <= 64 and all(letter in b"0123456789abcdef" for letter in digest)
+    return is_digest and (begin.startswith(rest) or rest.startswith(begin))
 
 
 def _chained(before: str, content: bytes) -> str:

@@ -155,3 +155,12 @@ def run_program(program: str, *arguments: str) -> str:
     import sys
 
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True).stderr
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b"0" * 64 + b" {}", b"\n"])
+def test_somebody_elses_file_of_that_name_is_left_alone(tmp_path, content):
+    path = tmp_path / "data-robometer.journal"
+    path.write_bytes(content)
+    with pytest.raises(JournalError):
+        Journal(path, {"a": 1})
+    assert path.read_bytes() == content
