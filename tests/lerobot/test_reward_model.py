@@ -49,6 +49,7 @@ def test_progress_and_success_are_those_of_lerobots_port(theirs: RobometerReward
         # Before Pillow 13, which LeRobot does not take, frames were resized in another order of their axes.
         tolerance = LOGITS if "multiple" not in name else 1e-3
         np.testing.assert_allclose(ours.progress, expected["progress_pred"][0], rtol=0, atol=tolerance)
+        assert ours.success is not None
         np.testing.assert_allclose(ours.success, expected["success_probs"][0], rtol=0, atol=tolerance)
 
 
