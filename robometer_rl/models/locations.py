@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from robometer_rl.documents import brief
+
 __all__ = ["CHECKPOINT_FILES", "EMBEDDED", "TOKENIZER_FILES", "Location", "UnknownModelError", "is_hub_id", "locate"]
 
 EMBEDDED = {"mini": "robometer-mini"}
@@ -53,15 +55,18 @@ def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Loca
         return Location(Path(str(files("robometer_rl") / "assets" / EMBEDDED[text])), EMBEDDED[text])
     if "://" in text:
         raise UnknownModelError(f"got the address {text!r}; this release has no client for a reward server")
-    # An empty path would be the working directory.
-    if text and Path(text).is_dir():
-        return Location(Path(text), text)
-    if text and Path(text).exists():
-        raise UnknownModelError(f"{text} is a file; expected the directory of a checkpoint")
+    try:
+        # An empty path would be the working directory.
+        if text and Path(text).is_dir():
+            return Location(Path(text), text)
+        if text and Path(text).exists():
+            raise UnknownModelError(f"{text} is a file; expected the directory of a checkpoint")
+    except OSError as error:  # a text that is too long to be a path, a folder that may not be looked into
+        raise UnknownModelError(f"unknown model {brief(text)}: {error.strerror}") from error
     match = _HUB_ID.fullmatch(text)
     if match is None:
         raise UnknownModelError(
-            f"unknown model {text!r}; expected one of the embedded {sorted(EMBEDDED)}, an existing checkpoint "
+            f"unknown model {brief(text)}; expected one of the embedded {sorted(EMBEDDED)}, an existing checkpoint "
             "directory, a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main', or FAMILY:WHERE"
         )
     return _download(match["id"], match["revision"], patterns)

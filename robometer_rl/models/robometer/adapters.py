@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
-from robometer_rl.models.robometer.config import CheckpointError
+from robometer_rl.documents import brief, parse_json, read_text
+from robometer_rl.models.robometer.config import CheckpointError, blamed_on
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.weights import State, check_coverage, read_file, write_file
 
@@ -61,6 +63,7 @@ _NAME = "default"  # PEFT's name for an adapter that is alone
 _OF_ADAPTER = re.compile(rf"(?<=lora_magnitude_vector)\.{_NAME}\.weight$|\.{_NAME}(?=\.|$)")
 _ADAPTER_KEY = re.compile(r"\.(lora_\w+|trainable_tokens_delta)(\.|$)")
 _FINGERPRINT = "base_fingerprint"
+_LARGEST_RANK = 1 << 16
 
 
 @dataclass
@@ -117,13 +120,15 @@ def attach_adapter(network: RobometerNetwork, adapter: Adapter, where: object) -
         CheckpointError: The weights do not fit, or the network has no modules of the names that are adapted.
     """
     part = network.get_submodule(f"model.{adapter.part}")
-    try:
+    # Others are computed from the base's weights, and change these.
+    lora = replace(adapter.lora, init_lora_weights=True)
+    names = ADAPTER_CONFIG_FILE, ADAPTER_FILE, "in full checkpoints config.yaml, model.safetensors"
+    with blamed_on(f"the LoRA in {where} ({', '.join(names)}) does not fit the network"):
         # On the meta device: the weights are assigned below, and nothing is drawn at random.
-        inject_adapter_in_model(adapter.lora, part, low_cpu_mem_usage=True)
-    except ValueError as error:
-        raise CheckpointError(f"the LoRA in {where} does not fit the network: {error}") from error
-    check_coverage(get_peft_model_state_dict(part, save_embedding_layers=False), adapter.state, where)
-    set_peft_model_state_dict(part, adapter.state, low_cpu_mem_usage=True)
+        inject_adapter_in_model(lora, part, low_cpu_mem_usage=True)
+        expected = get_peft_model_state_dict(part, save_embedding_layers=False)
+        check_coverage(expected, adapter.state, f"the LoRA in {where}")
+        set_peft_model_state_dict(part, adapter.state, low_cpu_mem_usage=True)
 
 
 def restore_adapter(network: RobometerNetwork, adapter: Adapter, where: object) -> None:
@@ -156,25 +161,45 @@ def plain_state(state: Mapping[str, torch.Tensor]) -> State:
     }
 
 
-def split_adapter(state: State, settings: Mapping[str, Any]) -> tuple[State, Adapter | None]:
+def split_adapter(state: State, settings: Mapping[str, Any], where: object) -> tuple[State, Adapter | None]:
     """Takes a full state apart into the plain network's and the adapter's, if there are adapted layers in it.
 
     Args:
         state: With keys normalised.
         settings: The checkpoint's ``config.yaml``, whose section ``peft`` describes the LoRA.
+        where: That file, for errors.
+
+    Raises:
+        CheckpointError: The section describes no LoRA.
     """
     adapted = {key: tensor for key, tensor in state.items() if is_adapter_key(key)}
     if not adapted:
         return state, None
-    section = dict(settings.get("peft") or {})
-    part = _PARTS[bool(section.pop("peft_vision_encoder", False))]
-    try:
+    with blamed_on(f"{where}, section 'peft'"):
+        section = dict(settings.get("peft") or {})
+        part = _PARTS[bool(section.pop("peft_vision_encoder", False))]
         lora = LoraConfig(**section)
-    except TypeError as error:
-        raise CheckpointError(f"config.yaml: the section 'peft' does not describe a LoRA: {error}") from error
+        _check_lora(lora)
     prefix = f"model.{part}."
     weights = {_OF_ADAPTER.sub("", key.removeprefix(prefix)): tensor for key, tensor in adapted.items()}
     return plain_state(state), Adapter(lora, part, weights)
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    """Raises `CheckpointError` for numbers that PEFT takes, and computes nothing or NaN with."""
+    ranks = {"r": lora.r, **{f"rank_pattern.{name}": rank for name, rank in dict(lora.rank_pattern or {}).items()}}
+    for name, rank in ranks.items():
+        if type(rank) is not int or not 1 <= rank <= _LARGEST_RANK:
+            raise CheckpointError(f"{name} is {brief(rank)}; expected an integer from 1 to {_LARGEST_RANK}")
+    alphas = {"lora_alpha": lora.lora_alpha, **dict(lora.alpha_pattern or {})}
+    for name, alpha in {**alphas, "lora_dropout": lora.lora_dropout}.items():
+        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+            raise CheckpointError(f"{name} is {brief(alpha)}; expected a finite number")
+    if not 0 <= lora.lora_dropout < 1:
+        raise CheckpointError(f"lora_dropout is {lora.lora_dropout}; expected a probability in [0, 1)")
+    for name in ("base_model_name_or_path", "revision"):
+        if not isinstance(getattr(lora, name), (str, type(None))):
+            raise CheckpointError(f"{name} is {brief(getattr(lora, name))}; expected a text")
 
 
 def peft_section(adapter: Adapter) -> dict[str, Any]:
@@ -195,12 +220,13 @@ def read_adapter(directory: Path) -> tuple[Adapter, State]:
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory} has an {ADAPTER_CONFIG_FILE} but no {name}")
     path = directory / ADAPTER_CONFIG_FILE
-    try:
+    with blamed_on(f"{path} is not a PEFT configuration of a LoRA"):
+        if not isinstance(parse_json(read_text(path)), dict):
+            raise CheckpointError("expected an object")
         lora = PeftConfig.from_pretrained(str(directory))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a PEFT configuration: {error!r}") from error
-    if not isinstance(lora, LoraConfig):
-        raise CheckpointError(f"{path} describes an adapter of type {lora.peft_type}; expected LORA")
+        if not isinstance(lora, LoraConfig):
+            raise CheckpointError(f"it describes an adapter of type {lora.peft_type}; expected LORA")
+        _check_lora(lora)
     state = {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in read_file(directory / ADAPTER_FILE).items()}
     parts = {key.split(".")[0] for key in state}
     if len(parts) != 1 or not parts <= set(_PARTS):

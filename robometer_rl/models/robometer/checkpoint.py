@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AddedToken, AutoTokenizer, Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
+from robometer_rl.documents import brief, read_text
 from robometer_rl.files import new_files, write_text
 from robometer_rl.models.locations import TOKENIZER_FILES, UnknownModelError, locate
 from robometer_rl.models.robometer.adapters import (
@@ -39,18 +39,20 @@ from robometer_rl.models.robometer.adapters import (
     split_adapter,
     write_adapter,
 )
-from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig
+from robometer_rl.models.robometer.backbone import BACKBONE_FILE, backbone_config, parse_settings
+from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig, blamed_on
 from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
-from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
 from robometer_rl.models.robometer.quantization import WeightFormat, quantize
 from robometer_rl.models.robometer.vision import rotary_frequencies
 from robometer_rl.models.robometer.weights import (
     WEIGHTS_FILE,
     State,
     check_coverage,
+    common_precision,
     normalise_keys,
     read_weights,
+    require_finite,
     write_file,
 )
 
@@ -59,7 +61,6 @@ __all__ = ["Checkpoint", "build_network", "load_checkpoint", "save_checkpoint"]
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "config.yaml"
-BACKBONE_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer_config.json"
 
 
@@ -120,34 +121,39 @@ def load_checkpoint(
     Args:
         directory: In any of the layouts that this module knows.
         device: Where to put the weights.
-        dtype: Precision; as stored if None. Adapters take that of their base: they are trained in float32.
+        dtype: Precision; as stored if None, see `robometer_rl.models.robometer.weights.common_precision`. Adapters take
+            that of their base: they are trained in float32.
         attn_implementation: A name that transformers knows; ``sdpa`` and ``eager`` can do everything.
         weights: A format to quantise to, see `quantization`.
         base_model: Where the base model is, instead of where the checkpoint says; see `load_reward_model`.
 
     Raises:
-        CheckpointError: A missing file or key, or one that does not fit; the message names it.
+        CheckpointError: A missing or damaged file, a missing key, a value that does not fit, or weights that are no
+            numbers in this precision; the message names it.
     """
     target = torch.device(device)
     files = _read(directory, base_model)
-    if dtype is None and files.adapter is not None:
-        dtype = next(tensor.dtype for key, tensor in files.state.items() if key.startswith("model."))
-    network = build_network(files.backbone_json, files.processor, attn_implementation)
-    check_coverage(network.state_dict(), files.state, directory)
+    dtype = dtype or common_precision(files.state, directory)
+    with blamed_on(directory):
+        network = build_network(files.backbone_json, files.processor)
+    network.model.set_attn_implementation(attn_implementation)
+    check_coverage(network.state_dict(), files.state, _weights_of(directory, files.adapter))
     # What is quantised goes to the device only afterwards.
     host = target if weights is None else torch.device("cpu")
     network.load_state_dict(_placed(files.state, host, dtype), strict=True, assign=True)
-    _restore_buffers(network, host)
+    with blamed_on(directory / BACKBONE_FILE):
+        _restore_buffers(network, host)
     if files.adapter is not None:
         files.adapter.state = _placed(files.adapter.state, host, dtype)
         attach_adapter(network, files.adapter, directory)
+    require_finite(network.state_dict(), directory)
     if weights is not None:
         quantize(network, weights, target)
     return Checkpoint(network.eval(), files.processor, files.backbone_json, weights)
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | None = None) -> None:
-    """Writes a checkpoint that `load_checkpoint` reads back with bit-equal outputs.
+    """Writes a checkpoint that `load_checkpoint` reads back with bit-equal weights; nothing that it would refuse.
 
     A network with an adapter whose LoRA states its base (``base_model_name_or_path``) is written as adapter and heads;
     everything else in full.
@@ -158,8 +164,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | N
         gathered: The weights, where the network is spread over several processes; it has no adapter then.
 
     Raises:
-        CheckpointError: Quantised weights, a backbone that is not the stated base any more, or a directory that holds
-            a checkpoint of the other kind.
+        CheckpointError: Quantised weights, weights that are no numbers, anything else that could not be loaded again, a
+            backbone that is not the stated base any more, or a directory that holds a checkpoint of the other kind.
     """
     if checkpoint.weights is not None:
         raise CheckpointError(f"{checkpoint.weights} weights are for inference; save the checkpoint they came from")
@@ -169,6 +175,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | N
     if other.exists():
         raise CheckpointError(f"{directory} holds a checkpoint of another kind ({other.name}); save to an empty one")
     config = checkpoint.config
+    state = checkpoint.network.state_dict() if gathered is None else gathered
+    require_finite(state, "the network")
     # The settings come last: with them a checkpoint is complete.
     with new_files(directory, last=SETTINGS_FILE) as files:
         if adapter is not None and apart:
@@ -177,9 +185,14 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, gathered: State | N
             (files / BACKBONE_FILE).write_text(checkpoint.backbone_json)
             if adapter is not None:
                 config = config.updated(settings={**config.settings, "peft": peft_section(adapter)})
-            write_file(files / WEIGHTS_FILE, checkpoint.network.state_dict() if gathered is None else gathered)
+            write_file(files / WEIGHTS_FILE, state)
         checkpoint.processor.save(files)
         (files / SETTINGS_FILE).write_text(config.to_yaml())
+        try:
+            # Takes no memory for weights; what a LoRA or the settings may hold is nobody else's to know.
+            load_checkpoint(files, "meta")
+        except CheckpointError as error:
+            raise CheckpointError(f"not saved, because it could not be loaded again: {error}") from error
 
 
 def write_success_threshold(directory: Path, threshold: float) -> None:
@@ -191,49 +204,68 @@ def write_success_threshold(directory: Path, threshold: float) -> None:
     file = directory / SETTINGS_FILE
     if not file.is_file():
         raise CheckpointError(f"{directory} has no {SETTINGS_FILE} of its own that a threshold could be written into")
-    config = RobometerConfig.from_yaml(file.read_text()).updated(success_threshold=threshold)
+    config = _settings(file).updated(success_threshold=threshold)
     write_text(file, config.to_yaml())
 
 
-def build_network(
-    backbone_json: str, processor: RobometerProcessor, attn_implementation: str = "sdpa"
-) -> RobometerNetwork:
+def build_network(backbone_json: str, processor: RobometerProcessor) -> RobometerNetwork:
     """A network without weights (on the meta device), shaped by a ``config.json``.
 
     Raises:
-        CheckpointError: The backbone is not a Qwen3-VL, or its vocabulary is not the tokenizer's.
+        CheckpointError: The backbone is not a Qwen3-VL or cannot be built, or the tokenizer or the preprocessor is not
+            one for it.
     """
-    settings = _json(backbone_json)
-    if settings.get("model_type") != "qwen3_vl":
-        raise CheckpointError(f"{BACKBONE_FILE}: model_type is {settings.get('model_type')!r}; expected 'qwen3_vl'")
-    backbone = Qwen3VLConfig.from_dict(settings)
-    backbone._attn_implementation = attn_implementation
+    backbone = backbone_config(backbone_json)
     rows, entries = backbone.get_text_config().vocab_size, len(processor.tokenizer)
     if rows != entries:
         raise CheckpointError(
-            f"{BACKBONE_FILE} has a vocabulary of {rows}, the tokenizer has {entries} entries; the embedding of a "
-            "Robometer is cut to the tokenizer's length"
+            f"{BACKBONE_FILE} has a vocabulary of {rows}, the tokenizer has {entries} entries (tokenizer.json, "
+            f"{TOKENIZER_FILE}); the embedding of a Robometer is cut to the tokenizer's length"
         )
     tokens = processor.tokens
     special = SpecialIds(tokens.image_id, tokens.video_id, tokens.progress_id, tokens.preference_id)
-    with torch.device("meta"):
-        return RobometerNetwork(backbone, processor.config, special)
+    with blamed_on(BACKBONE_FILE), torch.device("meta"):
+        network = RobometerNetwork(backbone, processor.config, special)
+    _check_patches(network, processor)
+    return network
+
+
+def _check_patches(network: RobometerNetwork, processor: RobometerProcessor) -> None:
+    tower, patcher = network.model.visual, processor.patcher
+    read, cut = (tower.patch_size, tower.spatial_merge_size), (patcher.patch_size, patcher.merge_size)
+    if read != cut:
+        raise CheckpointError(
+            f"{BACKBONE_FILE} has patches and merged squares of {read}, {PREPROCESSOR_FILE} of {cut}; frames are to be "
+            "cut as the tower reads them"
+        )
+
+
+def _weights_of(directory: Path, adapter: Adapter | None) -> str:
+    """Where weights come from and what says what they should be, for errors."""
+    names = ", ".join(sorted(path.name for path in directory.glob("*.safetensors")))
+    base = f" and the base {adapter.lora.base_model_name_or_path}" if adapter is not None else ""
+    return f"{directory} ({names}){base}, which {BACKBONE_FILE} and {SETTINGS_FILE} describe,"
 
 
 def _read(directory: Path, base_model: str | Path | None) -> _Files:
     """Reads a directory of any layout."""
     if (directory / ADAPTER_CONFIG_FILE).is_file():
         return _read_adapted(directory, base_model)
-    backbone_json = _text(directory / BACKBONE_FILE)
-    described = _json(backbone_json)
-    if described.get("type") == "robometer" and "vlm_config" in described:
-        config = RobometerConfig.from_lerobot(described)
-        backbone_json = json.dumps(described["vlm_config"], indent=2)
-    else:
-        config = RobometerConfig.from_yaml(_text(_settings_file(directory)))
-        backbone_json = _relabelled(described) or backbone_json
+    file = directory / BACKBONE_FILE
+    backbone_json = _text(file)
+    with blamed_on(file):
+        described = parse_settings(backbone_json)
+        is_lerobots = described.get("type") == "robometer" and "vlm_config" in described
+        backbone_json = (
+            json.dumps(described["vlm_config"], indent=2) if is_lerobots else _relabelled(described) or backbone_json
+        )
+        config = RobometerConfig.from_lerobot(described) if is_lerobots else None
+    if config is None:
+        config = _settings(
+            _settings_file(directory), f", and its {BACKBONE_FILE} is not that of a Robometer in LeRobot"
+        )
     processor = _processor(directory, config, base_model)
-    state, adapter = split_adapter(normalise_keys(read_weights(directory)), config.settings)
+    state, adapter = split_adapter(normalise_keys(read_weights(directory)), config.settings, directory / SETTINGS_FILE)
     return _Files(config, backbone_json, processor, state, adapter)
 
 
@@ -241,12 +273,13 @@ def _read_adapted(directory: Path, base_model: str | Path | None) -> _Files:
     """Reads an adapter's directory, and its base."""
     adapter, heads = read_adapter(directory)
     base_directory = _base_of(adapter, directory, base_model)
-    base = _read(base_directory, None)
-    if base.adapter is not None:
+    # Looked at first, since it may be the base of itself.
+    base = None if (base_directory / ADAPTER_CONFIG_FILE).is_file() else _read(base_directory, None)
+    if base is None or base.adapter is not None:
         raise CheckpointError(f"{base_directory}, the base of {directory}, is itself an adapted checkpoint")
     backbone = _backbone(base.state)
     check_base(adapter, backbone, directory)
-    config = RobometerConfig.from_yaml(_text(_settings_file(directory)))
+    config = _settings(_settings_file(directory))
     processor = _processor(directory, config, base_directory)
     return _Files(config, base.backbone_json, processor, backbone | heads, adapter)
 
@@ -280,7 +313,7 @@ def _base_of(adapter: Adapter, directory: Path, base_model: str | Path | None) -
         return locate(name).directory
     except UnknownModelError as error:
         raise CheckpointError(
-            f"the base {str(name)!r} of the adapter in {directory} is not to be had: {error}"
+            f"the base {brief(str(name))} of the adapter in {directory} ({ADAPTER_CONFIG_FILE}) is not to be had: {error}"
         ) from error
 
 
@@ -310,10 +343,7 @@ def _processor(directory: Path, config: RobometerConfig, base_model: str | Path 
             f"{directory} has no {TOKENIZER_FILE} or no {PREPROCESSOR_FILE}, and its base model's are not to be had; "
             f"give the directory of one that has them as base_model: {error}"
         ) from error
-    preprocessor = _text(base / PREPROCESSOR_FILE)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
-    return RobometerProcessor(tokenizer, preprocessor, config)
+    return RobometerProcessor.load(base, config, with_extra_tokens=True)
 
 
 def _relabelled(settings: dict[str, Any]) -> str | None:
@@ -321,28 +351,27 @@ def _relabelled(settings: dict[str, Any]) -> str | None:
 
     They call their Qwen3-VL a Qwen2.5-VL, which has no deepstack, and keep everything else.
     """
-    vision = settings.get("vision_config") or {}
-    if settings.get("model_type") != "qwen2_5_vl" or "deepstack_visual_indexes" not in vision:
+    vision, text = settings.get("vision_config"), settings.get("text_config")
+    if settings.get("model_type") != "qwen2_5_vl" or not isinstance(vision, dict) or not isinstance(text, dict):
         return None
-    text = {**settings.get("text_config", {}), "model_type": "qwen3_vl_text"}
+    if "deepstack_visual_indexes" not in vision:
+        return None
+    text = {**text, "model_type": "qwen3_vl_text"}
     vision = {**vision, "model_type": "qwen3_vl"}
     return json.dumps({**settings, "model_type": "qwen3_vl", "text_config": text, "vision_config": vision}, indent=2)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, besides: str = "") -> str:
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} is not a Robometer checkpoint: it has no {path.name}")
-    return path.read_text()
+        raise CheckpointError(f"{path.parent} is not a Robometer checkpoint: it has no {path.name}{besides}")
+    with blamed_on(path):
+        return read_text(path)
 
 
-def _json(text: str) -> dict[str, Any]:
-    try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{BACKBONE_FILE} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{BACKBONE_FILE} holds {type(settings).__name__}; expected an object")
-    return settings
+def _settings(path: Path, besides: str = "") -> RobometerConfig:
+    text = _text(path, besides)
+    with blamed_on(path):
+        return RobometerConfig.from_yaml(text)
 
 
 def _placed(state: State, device: torch.device, dtype: torch.dtype | None) -> State:

@@ -145,6 +145,8 @@ class RobometerConfig:
             raise CheckpointError(f"config.yaml: {error}") from error
         if not isinstance(settings, dict):
             raise CheckpointError(f"config.yaml holds {type(settings).__name__}; expected a mapping of sections")
+        if "model" not in settings:
+            raise CheckpointError("config.yaml has no section 'model'; it is cut off, or of something else")
         model, data, training, own = (_section(settings, name) for name in ("model", "data", "training", _OWN_SECTION))
         # The reference copies these two from its section `data`; files from before it did so have them there only.
         shown = {**data, **model}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
+from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import FrameError
 from robometer_rl.models.robometer.config import CheckpointError
 
@@ -23,6 +23,7 @@ Grid = tuple[int, int]
 """Rows and columns of patches in a frame, before merging."""
 
 _MAX_ASPECT_RATIO = 200
+_LARGEST_SIDE = 1024  # of a patch in pixels, and of a merged square in patches
 
 
 @dataclass
@@ -68,17 +69,19 @@ class FramePatcher:
     def from_json(cls, text: str, min_pixels: int, max_pixels: int) -> FramePatcher:
         """Reads a ``preprocessor_config.json``; its own size limits are ignored, as the reference ignores them."""
         try:
-            settings: Mapping[str, Any] = json.loads(text)
-            return cls(
-                patch_size=settings["patch_size"],
-                merge_size=settings["merge_size"],
-                mean=tuple(settings["image_mean"]),
-                std=tuple(settings["image_std"]),
-                min_pixels=min_pixels,
-                max_pixels=max_pixels,
-            )
-        except (json.JSONDecodeError, KeyError) as error:
-            raise CheckpointError(f"preprocessor_config.json: {error!r}") from error
+            settings = parse_json(text)
+        except DocumentError as error:
+            raise CheckpointError(f"preprocessor_config.json: {error}") from error
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"preprocessor_config.json holds {type(settings).__name__}; expected an object")
+        return cls(
+            patch_size=_side(settings, "patch_size"),
+            merge_size=_side(settings, "merge_size"),
+            mean=_channels(settings, "image_mean", -math.inf),
+            std=_channels(settings, "image_std", 0.0),
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
 
     @property
     def factor(self) -> int:
@@ -161,6 +164,25 @@ def resize_frame(frame: NDArray[np.uint8], rows: int, columns: int) -> NDArray[n
     between = (image.width, rows) if rows_first else (columns, image.height)
     bicubic = Image.Resampling.BICUBIC
     return np.asarray(image.resize(between, bicubic).resize((columns, rows), bicubic))
+
+
+def _side(settings: Mapping[str, Any], name: str) -> int:
+    value = settings.get(name)
+    if type(value) is not int or not 1 <= value <= _LARGEST_SIDE:
+        raise CheckpointError(
+            f"preprocessor_config.json: {name} is {brief(value)}; expected an integer from 1 to {_LARGEST_SIDE}"
+        )
+    return value
+
+
+def _channels(settings: Mapping[str, Any], name: str, above: float) -> tuple[float, float, float]:
+    values = settings.get(name)
+    if not isinstance(values, list) or any(type(value) not in (int, float) for value in values) or len(values) != 3:
+        raise CheckpointError(f"preprocessor_config.json: {name} is {brief(values)}; expected three numbers")
+    if not all(above < value < math.inf for value in values):
+        raise CheckpointError(f"preprocessor_config.json: {name} is {values}; expected numbers above {above:g}")
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def group_by_grid(patched: Iterable[PatchedFrames]) -> dict[Grid, list[PatchedFrames]]:

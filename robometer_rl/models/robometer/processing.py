@@ -8,20 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.frames import Clip, TaskError
 from robometer_rl.models.robometer.config import (
     PUBLISHED_MAX_PIXELS,
     PUBLISHED_MIN_PIXELS,
     CheckpointError,
     RobometerConfig,
+    blamed_on,
 )
 from robometer_rl.models.robometer.patches import FramePatcher, Grid, PatchedFrames
 from robometer_rl.models.robometer.prompts import (
     ANNOUNCE_A,
     ANNOUNCE_B,
     CLOSING,
+    EXTRA_TOKENS,
     caption,
     check_prompt_task,
     preference_prompt,
@@ -32,6 +35,10 @@ from robometer_rl.models.robometer.tokens import FrameBlocks, PromptTokens, Segm
 __all__ = ["PREPROCESSOR_FILE", "EncodedFrames", "RobometerInputs", "RobometerProcessor"]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+)
 
 # Video mode has limits of its own in the reference's preprocessing: 128 to 768 merged tokens of 32 x 32 pixels.
 _VIDEO_MIN_PIXELS = 128 * 32 * 32
@@ -125,13 +132,30 @@ class RobometerProcessor:
         self.tokens = PromptTokens(tokenizer, self.patcher.merge_size, config.per_frame_token and config.multi_image)
 
     @classmethod
-    def load(cls, directory: Path, config: RobometerConfig) -> RobometerProcessor:
-        """Reads the tokenizer and preprocessor files of a checkpoint directory."""
+    def load(cls, directory: Path, config: RobometerConfig, with_extra_tokens: bool = False) -> RobometerProcessor:
+        """Reads the tokenizer and preprocessor files of a directory.
+
+        Args:
+            directory: Of a checkpoint, or of the language model that it was made of.
+            config: The checkpoint's settings.
+            with_extra_tokens: Whether to add the five tokens that a language model does not have.
+
+        Raises:
+            CheckpointError: A missing or damaged file, or a tokenizer that cannot write prompts.
+        """
         for name in ("tokenizer_config.json", PREPROCESSOR_FILE):
             if not (directory / name).is_file():
                 raise CheckpointError(f"{directory} has no {name}; a checkpoint needs its tokenizer and preprocessor")
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        return cls(tokenizer, (directory / PREPROCESSOR_FILE).read_text(), config)
+        with blamed_on(directory / PREPROCESSOR_FILE):
+            preprocessor = read_text(directory / PREPROCESSOR_FILE)
+            FramePatcher.from_json(preprocessor, config.min_pixels, config.max_pixels)
+        tokenizer = _load_tokenizer(directory)
+        if with_extra_tokens:
+            tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
+        with blamed_on(_tokenizer_files(directory)):
+            loaded = cls(tokenizer, preprocessor, config)
+            loaded.tokens.check_words(loaded._progress_text("open the drawer"))
+        return loaded
 
     def save(self, directory: Path) -> None:
         """Writes what `load` reads; `OSError` if that cannot be written."""
@@ -227,3 +251,20 @@ class RobometerProcessor:
         stamps = [f"<{2 * number + 0.5:.1f} seconds>" for number in range(count)]
         segments = [self.tokens.video_pair(stamp, grid) for stamp in stamps[1:]]
         return [opened(f"{text}Video {first}: {stamps[0]}"), self.tokens.video_pair("", grid), *segments]
+
+
+def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    with blamed_on(_tokenizer_files(directory)):
+        for name in _TOKENIZER_FILES:
+            if (directory / name).is_file():
+                with blamed_on(directory / name):
+                    text = read_text(directory / name)
+                    # The vocabulary is megabytes, and parsed by the tokenizer.
+                    _ = parse_json(text) if name.endswith(".json") and name != "tokenizer.json" else None
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _tokenizer_files(directory: Path) -> str:
+    """The files that a tokenizer is made of, for errors: which of them is wrong is not always to be told."""
+    names = [name for name in _TOKENIZER_FILES if (directory / name).is_file()]
+    return f"the tokenizer in {directory} ({', '.join(names)})"

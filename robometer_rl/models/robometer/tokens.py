@@ -152,6 +152,16 @@ class PromptTokens:
         # Per instance, so that the cache goes with the tokenizer. Grids and picture numbers are few.
         self.frame = lru_cache(maxsize=512)(self._frame)
 
+    def check_words(self, text: str) -> None:
+        """Raises `CheckpointError` unless the tokenizer makes entries of the vocabulary, and only those, of a text."""
+        entries = len(self._tokenizer)
+        ids = self._ids(text)
+        known = {*self._tokenizer.get_vocab().values(), *ids}
+        if not ids or not all(type(number) is int and 0 <= number < entries for number in known):
+            raise CheckpointError(
+                f"its {entries} entries have numbers from {min(known)} to {max(known)}; expected 0 to {entries - 1}"
+            )
+
     def head(self, text: str) -> Segment:
         """Start of the user turn and ``text``, which ends with the caption of the first frame."""
         return self._text([TURN_START], "user\n" + text)

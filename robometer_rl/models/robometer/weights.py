@@ -11,9 +11,9 @@ Known layouts (docs/reference.md §2.8), all safetensors, one file or shards wit
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,10 +21,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import OutsideError, inside
-from robometer_rl.models.robometer.config import CheckpointError
+from robometer_rl.models.robometer.config import CheckpointError, blamed_on
 
-__all__ = ["State", "check_coverage", "normalise_keys", "read_file", "read_weights", "write_file"]
+__all__ = [
+    "State",
+    "check_coverage",
+    "common_precision",
+    "normalise_keys",
+    "read_file",
+    "read_weights",
+    "require_finite",
+    "write_file",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +43,9 @@ INDEX_FILE = "model.safetensors.index.json"
 
 # Present in some files, without a place in the network: the tied language-model head, and buffers that are computed.
 _IGNORED = re.compile(r"(^|\.)lm_head\.weight$|\.rotary_emb\.inv_freq$")
+
+# What a network can compute in. Others are stored with scales beside them, which nobody would apply here.
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 State = dict[str, torch.Tensor]
 
@@ -49,20 +62,28 @@ def read_weights(directory: Path) -> State:
     index = directory / INDEX_FILE
     if not index.is_file():
         raise CheckpointError(f"{directory} has no weights: expected {WEIGHTS_FILE} or {INDEX_FILE}")
-    try:
-        places: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is not a weight index: {error!r}") from error
+    with blamed_on(f"{index} is not a weight index"):
+        places = _places(parse_json(read_text(index)))
     state: State = {}
     for name in sorted(set(places.values())):
-        path = _shard(index, name)
+        with blamed_on(index):
+            path = _shard(index, name)
         shard = read_file(path)
         if twice := sorted(set(state) & set(shard)):
             raise CheckpointError(f"{path} holds tensors that another shard holds too: {_listed(twice)}")
         state |= shard
     if absent := sorted(set(places) - set(state)):
-        raise CheckpointError(f"{index} promises tensors that no shard has: {_listed(absent)}")
+        named = [f"{key} ({places[key]})" for key in absent]
+        raise CheckpointError(f"{index} promises tensors that no shard has: {_listed(named)}")
     return state
+
+
+def _places(index: object) -> Mapping[str, str]:
+    """The shard of every tensor."""
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise CheckpointError("expected an object with 'weight_map', the file name of every tensor")
+    return places
 
 
 def _shard(index: Path, name: str) -> Path:
@@ -87,6 +108,11 @@ def read_file(path: Path) -> State:
             metadata: Mapping[str, str] = file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    if others := sorted(key for key, tensor in state.items() if tensor.dtype not in _PRECISIONS):
+        raise CheckpointError(
+            f"{path} holds {_listed(others)} in {state[others[0]].dtype}; expected float16, bfloat16 or float32 (give "
+            "the checkpoint that was not quantised, and quantise it with the option weights)"
+        )
     return state | {name: state[kept] for name, kept in metadata.items() if kept in state and name not in state}
 
 
@@ -124,6 +150,46 @@ def normalise_keys(state: Mapping[str, torch.Tensor]) -> State:
             raise CheckpointError(f"two tensors are named {name} once prefixes are removed; one of them is {key}")
         renamed[name] = tensor
     return renamed
+
+
+def common_precision(state: Mapping[str, torch.Tensor], where: object) -> torch.dtype:
+    """The precision that most of the numbers of a state have, which the network then has as a whole.
+
+    Trainers leave heads or norms in float32 beside a backbone in bfloat16. Layers of two precisions cannot be
+    multiplied with each other, and the backbone is what takes the memory.
+    """
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        sizes[tensor.dtype] += tensor.numel()
+    if not sizes:
+        raise CheckpointError(f"the weights in {where} are empty")
+    (most, _), *others = sizes.most_common()
+    if others:
+        names = " and ".join(str(dtype).removeprefix("torch.") for dtype, _ in others)
+        logger.info(
+            "%s has weights in %s, too; all are taken in %s, since most are. The option dtype chooses another "
+            "precision",
+            where,
+            names,
+            str(most).removeprefix("torch."),
+        )
+    return most
+
+
+def require_finite(state: Mapping[str, torch.Tensor], where: object) -> None:
+    """Raises `CheckpointError` if a weight is NaN or infinite, since nothing that is predicted with it is a number."""
+    wrong = sorted(key for key, tensor in state.items() if not _is_finite(tensor))
+    if wrong:
+        precision = str(state[wrong[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(f"weights in {where} are NaN or infinite in {precision}: {_listed(wrong)}")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_meta or not tensor.numel():
+        return True
+    # One pass and no copies: a large model's weights are still on disk. NaN is the least and the largest of numbers.
+    low, high = torch.aminmax(tensor.detach())
+    return bool(low.isfinite() & high.isfinite())
 
 
 def check_coverage(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: object) -> None:

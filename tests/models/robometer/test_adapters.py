@@ -21,6 +21,7 @@ LANGUAGE: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"]}
 TOKENS: dict[str, Any] = {**LANGUAGE, "trainable_token_indices": {"embed_tokens": [630, 634]}}
 TOWER: dict[str, Any] = {"target_modules": ["qkv", "linear_fc1"], "lora_alpha": 3}
 ALL: dict[str, Any] = {"target_modules": "all-linear", "use_rslora": True}
+DORA: dict[str, Any] = {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}
 
 
 @torch.inference_mode()
@@ -56,8 +57,11 @@ def fine_tuned(
         ("language_model", TOKENS, False, torch.bfloat16),
         ("language_model", ALL, True, None),
         ("language_model", ALL, False, None),
-        ("language_model", {**LANGUAGE, "use_dora": True}, True, None),
-        ("language_model", {**LANGUAGE, "use_dora": True}, False, None),
+        ("language_model", DORA, True, None),
+        ("language_model", DORA, False, None),
+        ("language_model", {**LANGUAGE, "lora_bias": True}, False, None),
+        ("language_model", {**LANGUAGE, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}}, False, None),
+        ("language_model", {**LANGUAGE, "init_lora_weights": "pissa"}, False, None),
         ("visual", TOWER, True, None),
         ("visual", TOWER, False, None),
     ],
@@ -268,3 +272,60 @@ def test_a_directory_holds_one_kind_of_checkpoint(first: str, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="holds a checkpoint of another kind"):
         save_checkpoint(tmp_path, other)
     assert torch.equal(outputs(load_checkpoint(tmp_path)), outputs(one))
+
+
+def test_a_lora_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    checkpoint = fine_tuned(None, **LANGUAGE, modules_to_save=["norm"])
+    with pytest.raises(CheckpointError, match="not saved, because it could not be loaded again"):
+        save_checkpoint(tmp_path / "saved", checkpoint)
+    assert not any((tmp_path / "saved").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": 0},
+        {"r": "4"},
+        {"r": 8},
+        {"rank_pattern": {"q_proj": 10**9}},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": None},
+        {"lora_dropout": 2.0},
+        {"target_modules": 3},
+        {"target_modules": [3]},
+        {"peft_type": "SWIM"},
+        {"peft_type": None},
+        {"base_model_name_or_path": 3},
+        {"base_model_name_or_path": "x" * 5000},
+        {"revision": ["main"]},
+        {"task_type": {}},
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_file(change: dict[str, Any], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "saved", fine_tuned(CHECKPOINT))
+    file = tmp_path / "saved" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(tmp_path / "saved")
+    assert "adapter_config.json" in str(raised.value)
+    assert len(str(raised.value)) < 5000
+
+
+@pytest.mark.parametrize("change", [{"r": "4"}, {"lora_alpha": float("inf")}, {"target_modules": 3}, {"speed": 9}, [1]])
+def test_a_wrong_section_peft_is_named(change: Any, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "saved", fine_tuned(None))
+    file = tmp_path / "saved" / "config.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["peft"] = settings["peft"] | change if isinstance(change, dict) else change
+    file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        load_checkpoint(tmp_path / "saved")
+
+
+def test_an_adapter_is_not_its_own_base(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "saved", fine_tuned(CHECKPOINT))
+    file = tmp_path / "saved" / "adapter_config.json"
+    described = json.loads(file.read_text())
+    file.write_text(json.dumps(described | {"base_model_name_or_path": str(tmp_path / "saved")}))
+    with pytest.raises(CheckpointError, match="is itself an adapted checkpoint"):
+        load_checkpoint(tmp_path / "saved")

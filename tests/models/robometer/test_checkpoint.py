@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -229,6 +230,134 @@ def test_a_backbone_of_another_kind_is_refused(text: str, named: str, tmp_path: 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=named):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("preprocessor_config.json", {"image_mean": -1}),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5]}),
+        ("preprocessor_config.json", {"image_std": [0.5, 0.5, 0.0]}),
+        ("preprocessor_config.json", {"image_std": [0.5, 0.5, True]}),
+        ("preprocessor_config.json", {"patch_size": "x"}),
+        ("preprocessor_config.json", {"patch_size": 14}),
+        ("preprocessor_config.json", {"patch_size": 10**9}),
+        ("preprocessor_config.json", {"merge_size": 1}),
+        ("tokenizer.json", {"model": None}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": None}}),
+        ("tokenizer_config.json", {"tokenizer_class": ["Qwen2Tokenizer"]}),
+        ("config.json", {"text_config": None}),
+        ("config.json", {"vision_config": [1]}),
+        ("config.json", {"dtype": "float33"}),
+        ("config.json", {"text_config.rope_scaling": {"rope_type": "spiral", "mrope_section": [4, 2, 2]}}),
+        ("config.json", {"text_config.hidden_act": "tanhh"}),
+        ("config.json", {"text_config.hidden_size": 128}),
+        ("config.json", {"text_config.vocab_size": 634}),
+        ("config.json", {"vision_config.dtype": {}}),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_file(name: str, change: dict[str, Any], tmp_path: Path) -> None:
+    copy_of(CHECKPOINT, tmp_path)
+
+    def update(settings: dict[str, Any]) -> None:
+        for key, value in change.items():
+            section, _, inner = key.rpartition(".")
+            (settings[section] if section else settings)[inner] = value
+
+    edit_json(tmp_path, name, update)
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(tmp_path)
+    assert name in str(raised.value)
+    assert len(str(raised.value)) < 5000
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"3", b'{"a": NaN}', b"[" * 100_000, b"\0" * 100])
+@pytest.mark.parametrize("name", ["config.yaml", "config.json", "preprocessor_config.json", "tokenizer_config.json"])
+def test_a_file_of_another_kind_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    copy_of(CHECKPOINT, tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_checkpoint(tmp_path)
+
+
+def test_lerobots_settings_are_named_too(tmp_path: Path) -> None:
+    for change in ({"max_frames": "eight"}, {"vlm_config": [1]}, {"vlm_config": {"model_type": "llama"}}):
+        directory = lerobot(tmp_path / "converted", **change)
+        with pytest.raises(CheckpointError, match=r"converted/config\.json|converted: config\.json"):
+            load_checkpoint(directory)
+
+
+def is_head(key: str) -> bool:
+    return not key.startswith("model.")
+
+
+@pytest.mark.parametrize("is_float", [is_head, lambda key: is_head(key) or "norm" in key], ids=["heads", "norms too"])
+def test_weights_of_two_precisions_are_taken_in_that_of_most(
+    is_float: Callable[[str], bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mix(state: dict[str, torch.Tensor]) -> None:
+        for key, tensor in state.items():
+            state[key] = tensor.float() if is_float(key) else tensor.bfloat16()
+
+    edit_weights(tmp_path, mix)
+    with caplog.at_level("INFO"):
+        mixed = load_checkpoint(tmp_path)
+    assert {parameter.dtype for parameter in mixed.network.parameters()} == {torch.bfloat16}
+    assert "has weights in float32, too; all are taken in bfloat16" in caplog.text
+    assert (outputs(mixed) - outputs(load_checkpoint(CHECKPOINT, dtype=torch.bfloat16))).abs().max() < 1e-6
+    assert {parameter.dtype for parameter in load_checkpoint(tmp_path, dtype=torch.float32).network.parameters()} == {
+        torch.float32
+    }
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_no_numbers_are_named_and_neither_loaded_nor_saved(bad: float, tmp_path: Path) -> None:
+    def poison(state: dict[str, torch.Tensor]) -> None:
+        state["model.language_model.layers.1.mlp.up_proj.weight"][3, 5] = bad
+
+    with pytest.raises(
+        CheckpointError, match=r"NaN or infinite in float32: model\.language_model\.layers\.1\.mlp\.up_proj"
+    ):
+        load_checkpoint(edit_weights(tmp_path / "poisoned", poison))
+    checkpoint = load_checkpoint(CHECKPOINT)
+    with torch.no_grad():
+        checkpoint.network.get_parameter("success_head.4.bias").fill_(bad)
+    with pytest.raises(CheckpointError, match=r"the network are NaN or infinite in float32: success_head\.4\.bias"):
+        save_checkpoint(tmp_path / "saved", checkpoint)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_weights_that_overflow_in_the_precision_asked_for_are_named(tmp_path: Path) -> None:
+    def large(state: dict[str, torch.Tensor]) -> None:
+        state["progress_head.4.bias"][0] = 1e6
+
+    edit_weights(tmp_path, large)
+    load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"NaN or infinite in float16: progress_head\.4\.bias"):
+        load_checkpoint(tmp_path, dtype=torch.float16)
+
+
+def test_nothing_is_saved_that_could_not_be_loaded(tmp_path: Path) -> None:
+    def settings_of(checkpoint: Checkpoint) -> None:
+        checkpoint.processor.config = checkpoint.config.updated(progress_bins=20)
+
+    def shape_of(checkpoint: Checkpoint) -> None:
+        checkpoint.backbone_json = checkpoint.backbone_json.replace('"num_hidden_layers": 3', '"num_hidden_layers": 2')
+
+    def words_of(checkpoint: Checkpoint) -> None:
+        checkpoint.processor.tokenizer.add_tokens(["drawer"])
+
+    def layers_of(checkpoint: Checkpoint) -> None:
+        checkpoint.network.similarity_head = nn.Linear(64, 1)
+
+    for change in (settings_of, shape_of, words_of, layers_of):
+        checkpoint = load_checkpoint(CHECKPOINT)
+        save_checkpoint(tmp_path / change.__name__, checkpoint)
+        before = {path: path.read_bytes() for path in (tmp_path / change.__name__).iterdir()}
+        change(checkpoint)
+        with pytest.raises(CheckpointError, match="not saved, because it could not be loaded again"):
+            save_checkpoint(tmp_path / change.__name__, checkpoint)
+        assert before == {path: path.read_bytes() for path in (tmp_path / change.__name__).iterdir()}
 
 
 def test_a_head_of_the_wrong_kind_is_noticed(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_bad_setting_is_named(sections: dict[str, dict[str, Any]], named: str)
     assert len(str(raised.value)) < 500
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "", "model: 3", "model: [", "\t"])
+@pytest.mark.parametrize("text", ["[1, 2]", "", "model: 3", "{}", "data: {max_frames: 8}", "model: [", "\t"])
 def test_a_file_of_another_kind_is_refused(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"config\.yaml"):
         RobometerConfig.from_yaml(text)

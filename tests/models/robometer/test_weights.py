@@ -10,7 +10,14 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from robometer_rl.models.robometer.config import CheckpointError
-from robometer_rl.models.robometer.weights import check_coverage, normalise_keys, read_file, read_weights
+from robometer_rl.models.robometer.weights import (
+    check_coverage,
+    common_precision,
+    normalise_keys,
+    read_file,
+    read_weights,
+    require_finite,
+)
 from tests.golden import CHECKPOINT, FIXTURES, copy_of, report
 
 SHARDS = FIXTURES / "checkpoint_sharded"
@@ -119,3 +126,45 @@ def test_every_misfit_is_named() -> None:
 def test_a_long_list_of_misfits_is_cut() -> None:
     with pytest.raises(CheckpointError, match=r"missing k0, .*, k7 and 2 more"):
         check_coverage({f"k{number}": torch.zeros(1) for number in range(10)}, {}, "somewhere")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [],
+        {"weight_map": None},
+        {"weight_map": {"a": 1}},
+        {"weight_map": {"a": ["b"]}},
+        {"weight_map": {"a": "x" * 5000}},
+    ],
+)
+def test_an_index_of_another_kind_is_named(index: object, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json") as raised:
+        read_weights(tmp_path)
+    assert len(str(raised.value)) < 12_000
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_a_network_cannot_compute_in_are_named(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2), "b": torch.zeros(2).to(dtype)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors holds b in {dtype}; expected float16"):
+        read_weights(tmp_path)
+
+
+def test_the_common_precision_is_that_of_most_numbers() -> None:
+    state = {"a": torch.zeros(9), "b": torch.zeros(5, dtype=torch.bfloat16), "c": torch.zeros(5, dtype=torch.bfloat16)}
+    assert common_precision(state, "somewhere") == torch.bfloat16
+    with pytest.raises(CheckpointError, match="somewhere are empty"):
+        common_precision({}, "somewhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_is_found_in_any_precision(dtype: torch.dtype, bad: float) -> None:
+    sound = {"a": torch.randn(30, 30).to(dtype), "b": torch.zeros(0), "c": torch.zeros(3, device="meta")}
+    require_finite(sound, "somewhere")
+    poisoned = sound["a"].clone()
+    poisoned[29, 3] = bad
+    with pytest.raises(CheckpointError, match="weights in somewhere are NaN or infinite in .*: d$"):
+        require_finite({**sound, "d": poisoned}, "somewhere")
