@@ -313,7 +313,8 @@ def _base_of(adapter: Adapter, directory: Path, base_model: str | Path | None) -
         return locate(name).directory
     except UnknownModelError as error:
         raise CheckpointError(
-            f"the base {brief(str(name))} of the adapter in {directory} ({ADAPTER_CONFIG_FILE}) is not to be had: {error}"
+            f"the base {brief(str(name))} of the adapter in {directory} ({ADAPTER_CONFIG_FILE}) is not to be had: "
+            f"{error}"
         ) from error
 
 

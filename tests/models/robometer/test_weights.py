@@ -166,5 +166,5 @@ def test_what_is_no_number_is_found_in_any_precision(dtype: torch.dtype, bad: fl
     require_finite(sound, "somewhere")
     poisoned = sound["a"].clone()
     poisoned[29, 3] = bad
-    with pytest.raises(CheckpointError, match="weights in somewhere are NaN or infinite in .*: d$"):
+    with pytest.raises(CheckpointError, match=r"weights in somewhere are NaN or infinite in .*: d$"):
         require_finite({**sound, "d": poisoned}, "somewhere")
