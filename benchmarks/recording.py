@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from robometer_rl.files import write_text
 from robometer_rl.provenance import provenance
 
 __all__ = ["RESULTS", "write_result"]
@@ -17,5 +18,5 @@ def write_result(name: str, numbers: dict[str, Any]) -> Path:
     """Writes ``results/<name>.json`` with the numbers and their origin."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"origin": provenance(), **numbers}, indent=1) + "\n")
+    write_text(path, json.dumps({"origin": provenance(), **numbers}, indent=1) + "\n")
     return path

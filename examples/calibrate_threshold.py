@@ -23,6 +23,7 @@ from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.collecting.collect import CollectConfig, EpisodeCounts, collect
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.calibration import calibrate_success, gather_evidence, score_success
+from robometer_rl.files import write_text
 
 SPLITS = ("calibration", "test")
 
@@ -93,7 +94,7 @@ def main(args: Args) -> RewardSpec:
     Console().print(f"95 % interval of the threshold: {best.threshold_low:.3f} to {best.threshold_high:.3f}")
     if not best.usable:
         Console().print("[bold]It misses most successes: fine-tune the model on such episodes before you use it.")
-    (args.output / "reward.json").write_text(spec.to_json() + "\n")
+    write_text(args.output / "reward.json", spec.to_json() + "\n")
     Console().print(f"RewardSpec.from_json(...) reads {args.output / 'reward.json'}")
     return spec
 

@@ -34,6 +34,7 @@ from robometer_rl.data.labels import EXPERT
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.policies import PolicyRanking, rank_policies
+from robometer_rl.files import write_text
 from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.provenance import provenance
 
@@ -169,7 +170,7 @@ def run(args: Args) -> dict[str, Any]:
         "finished": True,
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / f"{args.recordings.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output / f"{args.recordings.name}.json", json.dumps(result, indent=1) + "\n")
     return result
 
 

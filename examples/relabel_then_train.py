@@ -42,6 +42,7 @@ from torch.nn import functional
 from robometer_rl import Clip, RewardSpec, load_reward_model
 from robometer_rl.collecting.metaworld_policies import ExpertPolicy, NoisyPolicy
 from robometer_rl.envs.metaworld import TASKS, make_env
+from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import episode_rewards, is_scored
 
@@ -259,7 +260,7 @@ def main(args: Args) -> dict[str, Any]:
         table.add_row(arm, f"{curve[-1]['success']:.0%}")
     Console().print(table)
     result = {"task": args.task, "seed": args.seed, "data_success": succeeded, "curves": curves}
-    (args.output / f"{args.task}-{args.seed}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output / f"{args.task}-{args.seed}.json", json.dumps(result, indent=1) + "\n")
     return result
 
 

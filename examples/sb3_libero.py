@@ -41,6 +41,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from robometer_rl import RewardSpec, load_reward_model
+from robometer_rl.files import new_file, write_text
 from robometer_rl.wrappers import RenderToInfo, RewardHonestyCallback, TaskFromInfo, VecRobometerReward
 
 Arm = Literal["robometer_sparse", "robometer", "sparse"]
@@ -229,9 +230,11 @@ class EvaluateAndSave(BaseCallback):
         progress.finished = last
         self.started = time.perf_counter()
         self.logger.record("evaluation/success", success)
-        self.model.save(self.directory / "agent")
-        self.model.save_replay_buffer(self.directory / "replay")
-        (self.directory / "result.json").write_text(json.dumps(asdict(progress), indent=1, default=str) + "\n")
+        with new_file(self.directory / "agent.zip") as path:
+            self.model.save(path)
+        with new_file(self.directory / "replay.pkl") as path:
+            self.model.save_replay_buffer(path)
+        write_text(self.directory / "result.json", json.dumps(asdict(progress), indent=1, default=str) + "\n")
 
     def _on_training_end(self) -> None:
         self.env.close()

@@ -40,6 +40,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.envs.metaworld import TASKS, make_env
+from robometer_rl.files import new_file, write_text
 from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
 from robometer_rl.wrappers.sb3 import layers
 from robometer_rl.wrappers.sb3.callback import RewardHonestyCallback
@@ -250,9 +251,11 @@ class EvaluateAndSave(BaseCallback):
         self.started, self.scored = time.perf_counter(), scored
         self.logger.record("evaluation/success", success)
         self.logger.record("evaluation/success_at_end", at_end)
-        self.model.save(self.directory / "agent")
-        self.model.save_replay_buffer(self.directory / "replay")
-        (self.directory / "result.json").write_text(json.dumps(asdict(progress), indent=1, default=str) + "\n")
+        with new_file(self.directory / "agent.zip") as path:
+            self.model.save(path)
+        with new_file(self.directory / "replay.pkl") as path:
+            self.model.save_replay_buffer(path)
+        write_text(self.directory / "result.json", json.dumps(asdict(progress), indent=1, default=str) + "\n")
 
 
 def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool = True) -> Progress:
