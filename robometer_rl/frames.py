@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -35,6 +35,8 @@ __all__ = [
     "check_task",
     "is_grey_stack",
     "parse_protocol",
+    "refuse_stacks",
+    "rgb_shape",
     "scored_steps",
 ]
 
@@ -67,6 +69,8 @@ class FrameSequence(Protocol):
 
     def __getitem__(self, index: slice, /) -> Any: ...
 
+
+_COMPARED_PAIRS: Final = 16
 
 _EXPECTED = (
     "expected RGB frames: uint8 (or other integers from 0 to 255) (T, H, W, 3), float in [0, 1], or channels first "
@@ -118,6 +122,17 @@ def _advice(shape: tuple[int, ...]) -> str:
     if len(shape) == 3:
         return " (frames on top of each other: give the newest one, in colour)"
     return ""
+
+
+def rgb_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """``(T, H, W, 3)`` of stored frames, which may have their channels first.
+
+    Raises:
+        FrameError: Frames of this shape are not RGB.
+    """
+    count, *_ = shape = tuple(shape)
+    height, width = shape[2:] if _layout(shape) else shape[1:3]
+    return count, height, width, 3
 
 
 def as_frames(frames: Any) -> NDArray[np.uint8]:
@@ -194,6 +209,29 @@ def is_grey_stack(frame: NDArray[np.uint8], before: NDArray[np.uint8]) -> bool:
     return not (np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2]))
 
 
+def refuse_stacks(frames: FrameSequence) -> None:
+    """Refuses a recording of grey frames that are stacked by threes, which has the shape of one in colour.
+
+    Neighbours all over the recording are compared, see `is_grey_stack`, up to the first that are not grey.
+
+    Raises:
+        FrameError: It is one.
+    """
+    for first in np.unique(np.linspace(0, len(frames) - 2, _COMPARED_PAIRS).astype(np.int64)).tolist():
+        before, after = as_frames(frames[first : first + 2])
+        if is_grey_stack(after, before):
+            raise FrameError(
+                f"each picture is three grey frames on top of each other: the first two channels of frame {first + 1} "
+                f"are the last two of the frame before; {_EXPECTED}"
+            )
+        if not _is_grey(after):
+            return
+
+
+def _is_grey(frame: NDArray[np.uint8]) -> bool:
+    return np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2])
+
+
 def check_task(task: Any) -> str:
     """Returns ``task``; raises `TaskError` unless it is a string with something in it, and not a whole book."""
     if not isinstance(task, str) or not task.strip():
@@ -238,8 +276,7 @@ class Clip:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of its frames."""
-        shape = tuple(self.frames.shape)
-        return (shape[2], shape[3]) if _layout(shape) else (shape[1], shape[2])
+        return rgb_shape(self.frames.shape)[1:3]
 
     def read(self, indices: Iterable[int] | None = None) -> NDArray[np.uint8]:
         """Reads frames, all or the chosen ones in the order given, as uint8 (T, H, W, 3); see `as_frames`."""

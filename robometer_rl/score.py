@@ -125,10 +125,12 @@ def episode_scores(recording: Recording, prediction: Prediction, task: str, thre
 def _write(out: Path, recording: Recording, prediction: Prediction, scores: EpisodeScores) -> None:
     out.mkdir(parents=True, exist_ok=True)
     prediction.save(out / "prediction.npz")
-    scores.write_csv(out / "prediction.csv", recording.fps)
+    seconds = recording.seconds
+    is_scored = np.isin(recording.numbers, scores.numbers)
+    scores.write_csv(out / "prediction.csv", None if seconds is None else seconds[is_scored])
     save_picture(_figure(prediction, scores), out / "curves.png")
     overlay = overlay_frames(recording.frames, scores.hold(recording.numbers))
-    write_video(out / "overlay.mp4", overlay, recording.playback_fps or _DEFAULT_FPS)
+    write_video(out / "overlay.mp4", overlay, recording.playback_fps or _DEFAULT_FPS, recording.times)
 
 
 def _figure(prediction: Prediction, scores: EpisodeScores) -> Image.Image:

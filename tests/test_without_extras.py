@@ -9,7 +9,6 @@ import sys
 from tests.library import LIBRARY
 
 EXTRAS = (
-    "av",
     "h5py",
     "libero",
     "matplotlib",

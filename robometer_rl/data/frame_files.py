@@ -25,7 +25,9 @@ from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import OutsideError, new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
-from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video
+from robometer_rl.video import VIDEO_SUFFIXES, VideoError
+from robometer_rl.video.decoding import TimedFrames, check_file
+from robometer_rl.video.index import VideoFile
 
 __all__ = ["StoredFrames", "link_video", "open_frames", "write_frames"]
 
@@ -153,9 +155,9 @@ class _ArchivedFrames(StoredFrames):
 
 
 class _VideoFrames(StoredFrames):
-    """Frames of a video that was not encoded again, decoded from its start: a forward read costs what a player pays.
+    """Frames of a video that was not encoded again, decoded from the key frame before them.
 
-    A process keeps the frames that it decoded last, since they are often asked for one by one.
+    A process decodes a video once more, to know when its frames are shown, and remembers that.
     """
 
     def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
@@ -164,10 +166,10 @@ class _VideoFrames(StoredFrames):
 
     def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
         try:
-            frames = _chosen_frames(self.path, self._numbers, *_version(self.path))
-        except (VideoError, OSError) as error:
+            video = TimedFrames(VideoFile(self.path), check_file(self.path), np.asarray(self._numbers)[indices])
+            return iter(video[:])
+        except (ValueError, OSError, IndexError) as error:
             raise self._undecodable(error) from error
-        return iter(frames[indices])
 
     def verify(self) -> None:
         """See `StoredFrames.verify`; that it can be decoded was seen when it was added."""
@@ -233,6 +235,8 @@ def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
     recording = frames.frames if isinstance(frames, ChosenFrames) else frames
     if not isinstance(recording, VideoFrames) or recording.path.suffix.lower() not in VIDEO_SUFFIXES:
         return None
+    if recording.orientation != "as_stored":
+        return None  # whoever reads the store would see it as it hangs in its file
     numbers = frames.kept.tolist() if isinstance(frames, ChosenFrames) else range(len(frames))
     video = recording.path
     try:
@@ -247,7 +251,8 @@ def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
                 os.link(video.resolve(), temporary)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(video, temporary)
-    _chosen_frames(root / kept, tuple(numbers), *_version(root / kept))
+    if len(check_file(root / kept)) <= max(numbers):
+        raise VideoError(f"{video} ends before frame {max(numbers)}")
     shape = (len(numbers), recording.shape[1], recording.shape[2], 3)
     return FrameFile(kept, shape, sha256, numbers=tuple(numbers))
 
@@ -283,18 +288,3 @@ def _version(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def _known_sha256(path: Path, modified: int, size: int) -> str:
     return file_sha256(path)
-
-
-@lru_cache(maxsize=1)
-def _chosen_frames(path: Path, numbers: tuple[int, ...], modified: int, size: int) -> NDArray[np.uint8]:
-    """(N, H, W, 3) the frames of a video with these numbers."""
-    wanted, last = set(numbers), max(numbers)
-    found: dict[int, NDArray[np.uint8]] = {}
-    for number, frame in enumerate(decode_video(path)):
-        if number in wanted:
-            found[number] = frame
-        if number == last:
-            break
-    if len(found) < len(wanted):
-        raise VideoError(f"{path} ends before frame {last}")
-    return np.stack([found[number] for number in numbers])

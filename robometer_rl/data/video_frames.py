@@ -9,63 +9,80 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.video import Recording, VideoError, read_recording
+from robometer_rl.video import VIDEO_SUFFIXES, Recording, VideoError, read_recording
+from robometer_rl.video.decoding import TimedFrames, check_file
+from robometer_rl.video.index import VideoFile, VideoIndex
+from robometer_rl.video.lazy import LazyFrames, Orientation
 
 __all__ = ["VideoFrames"]
 
 
-class VideoFrames:
+class VideoFrames(LazyFrames):
     """Frames of a video, GIF, ``.npz`` or folder of images, see `robometer_rl.video.read_recording`.
 
     How many frames a video has, and whether they can be decoded, is only known after decoding it, so it is decoded
-    once here and again when frames are asked for, unless it is the recording that this process decoded last. An object
-    holds no frames and no open file: many of them may be alive, and it may travel to a worker process.
+    once here, and again when frames are asked for: from the key frame before them. Other recordings are read at once,
+    and the last one is remembered, one per process. An object holds no frames and no open file: many of them may be
+    alive, and it may travel to a worker process.
 
     Attributes:
         path: The file or folder.
-        shape: ``(T, H, W, 3)``.
-        fps: Frames per second of the file; None where the format stores no frame rate.
+        fps: Frames per second of the file, on average; None where the format stores no times.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, orientation: Orientation = "as_stored") -> None:
         """Decodes ``path`` once.
 
         Raises:
-            VideoError: There is nothing at ``path``, or an unknown format, or an unreadable or empty file.
+            VideoError: There is nothing at ``path``, or an unknown format, or an unreadable or empty file, or a video
+                that is damaged or breaks off.
             FrameError: Arrays that are not RGB frames.
         """
-        recording = _decode(path)
         self.path = path
-        self.shape: tuple[int, ...] = recording.frames.shape
-        self.fps = recording.fps
+        self._version = _version(path)
+        self._index: VideoIndex | None = None
+        self._seconds: NDArray[np.float64] | None = None
+        self.fps: float | None
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            self._index = check_file(path)
+            if self._index.missing_s:
+                raise VideoError(
+                    f"{path} breaks off {self._index.missing_s:.1f} s before its stated end, so that it does not show "
+                    "how the task ended; convert what there is to a whole video if that is meant"
+                )
+            super().__init__((len(self._index), self._index.height, self._index.width, 3), orientation)
+            self.fps = self._index.fps
+        else:
+            recording = _decode_version(path, *self._version)
+            super().__init__(recording.frames.shape, orientation)
+            self.fps, self._seconds = recording.fps, recording.seconds
 
-    def __len__(self) -> int:
-        return self.shape[0]
+    @property
+    def seconds(self) -> NDArray[np.float64] | None:
+        """(T,) when each frame is shown, since the first one; None where the format stores no times."""
+        return self._seconds if self._index is None else self._index.seconds - self._index.seconds[0]
 
-    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
-        """The chosen frames, a copy; an integer gives one image (H, W, 3), anything else a stack of them.
+    def __str__(self) -> str:
+        return str(self.path)
 
-        Raises:
-            VideoError: The file is gone, or is not the one that it was.
-            IndexError: There is no such frame.
-        """
-        frames = _decode(self.path).frames
-        if frames.shape != self.shape:
-            raise VideoError(f"{self.path} has frames of shape {frames.shape} now and had {self.shape} before")
-        return np.array(frames[index])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        if _version(self.path) != self._version:
+            raise VideoError(f"{self.path} has changed since it was opened, when it had {len(self)} frames")
+        if self._index is None:
+            return _decode_version(self.path, *self._version).frames[rows]
+        return TimedFrames(VideoFile(self.path), self._index, rows)[:]
 
 
-def _decode(path: Path) -> Recording:
-    if not path.exists():
-        raise VideoError(f"there is no video {path}")
-    status = path.stat()
-    return _decode_version(path, status.st_mtime_ns, status.st_size)
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when a file is written again."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise VideoError(f"there is no video {path}") from error
+    return status.st_mtime_ns, status.st_size
 
 
-# Whoever copies frames reads a video right after opening it, often frame by frame. One recording bounds the memory.
+# Whoever copies frames reads a recording right after opening it, often frame by frame. One bounds the memory.
 @lru_cache(maxsize=1)
 def _decode_version(path: Path, modified: int, size: int) -> Recording:
     return read_recording(path)

@@ -36,7 +36,7 @@ import tyro
 from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.timed_video import TimedFrames, VideoIndex, index_video
+from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
 
 __all__ = ["AgiBotConfig", "TarMember", "read_agibot"]
 
@@ -78,8 +78,11 @@ class TarMember:
     size: int
 
     def open(self) -> BinaryIO:
-        """See `robometer_rl.formats.timed_video.VideoSource.open`."""
+        """See `robometer_rl.video.index.VideoSource.open`."""
         return io.BufferedReader(_Window(_open(self.archive), self.start, self.size))  # type: ignore[return-value]
+
+    def version(self) -> None:
+        """See `robometer_rl.video.index.VideoSource.version`: not asked for, since the archive may be far away."""
 
     def __str__(self) -> str:
         return f"{self.archive}#{self.name}"

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
-from robometer_rl.formats.orientation import Orientation
 from robometer_rl.frames import Clip, FrameSequence, TaskError, check_task
 from robometer_rl.rewards import RewardSpec
+from robometer_rl.video.lazy import Orientation
 
 __all__ = [
     "DatasetOptions",

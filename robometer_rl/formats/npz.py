@@ -51,8 +51,8 @@ from robometer_rl.formats.dataset import (
 )
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.metadata import read_metadata, write_metadata
-from robometer_rl.formats.orientation import Orientation, orient
 from robometer_rl.true_success import find_success, read_steps
+from robometer_rl.video.lazy import LazyFrames, Orientation
 
 __all__ = ["NpzDataset", "NpzFrames", "is_format", "open_dataset"]
 
@@ -80,40 +80,25 @@ def open_dataset(options: DatasetOptions) -> NpzDataset:
     return NpzDataset(options)
 
 
-class NpzFrames:
-    """Frames in an ``.npz`` file, read from front to back without holding all of them.
-
-    Attributes:
-        shape: Of the array.
-    """
+class NpzFrames(LazyFrames):
+    """Frames in an ``.npz`` file, read from front to back without holding all of them."""
 
     def __init__(self, path: Path, name: str, member: Member, orientation: Orientation = "as_stored") -> None:
         if member.is_fortran:
             raise EpisodeError(f"the array {name!r} is in Fortran order; save it with numpy.ascontiguousarray")
-        self.shape = member.shape
+        super().__init__(member.shape, orientation)
         self._path = path
         self._name = name
         self._member = member
-        self._orientation: Orientation = orientation
         self._stream: IO[bytes] | None = None
 
-    def __len__(self) -> int:
-        return self.shape[0]
+    def __str__(self) -> str:
+        return f"{self._path}, array {self._name!r}"
 
-    def __getitem__(self, index: slice) -> NDArray[Any]:
-        """Reads a slice of frames.
-
-        Raises:
-            EpisodeError: The file is damaged.
-        """
-        start, stop, step = index.indices(len(self))
-        frames = self._read(start, max(stop - start, 0))[::step]
-        upright = frames if frames.shape[-1] == 3 else frames.transpose(0, 2, 3, 1)
-        return orient(upright, self._orientation)
-
-    def _read(self, start: int, count: int) -> NDArray[Any]:
-        dtype, shape = self._member.dtype, (count, *self.shape[1:])
-        frame_bytes = int(np.prod(self.shape[1:])) * dtype.itemsize
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        start, count = int(rows[0]), int(rows[-1] - rows[0]) + 1
+        dtype, shape = self._member.dtype, self._member.shape[1:]
+        frame_bytes = int(np.prod(shape)) * dtype.itemsize
         try:
             if self._stream is None:
                 # The stream lives as long as this object, and is the only one that refers to the file.
@@ -121,9 +106,9 @@ class NpzFrames:
             # Going forward decompresses what is passed over; going back starts again.
             self._stream.seek(self._member.offset + start * frame_bytes)
             content = self._stream.read(count * frame_bytes)
-            return np.frombuffer(content, dtype).reshape(shape)
+            return np.frombuffer(content, dtype).reshape(count, *shape)[rows - start]
         except ARCHIVE_DAMAGE as error:
-            raise EpisodeError(f"{self._path}, array {self._name!r}: {error}") from error
+            raise EpisodeError(f"{self}: {error}") from error
 
 
 class NpzDataset(RelabelDataset):

@@ -32,9 +32,9 @@ from robometer_rl.extras import require
 from robometer_rl.formats.cameras import choose_camera
 from robometer_rl.formats.encoded_images import EncodedImages
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.orientation import Orientation
 from robometer_rl.formats.outcomes import quality_of, success_of_frames
 from robometer_rl.video import VideoError
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["RldsConfig", "read_rlds"]
 

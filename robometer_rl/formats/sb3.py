@@ -46,7 +46,7 @@ from robometer_rl.formats.dataset import (
 )
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.metadata import metadata, stored_provenance
-from robometer_rl.formats.orientation import orient
+from robometer_rl.video.lazy import LazyFrames, Orientation
 
 __all__ = ["ATTRIBUTE", "BufferDataset", "BufferFrames", "is_format", "open_dataset", "store_labels"]
 
@@ -88,35 +88,30 @@ class _Span:
     last_row: int | None
 
 
-class BufferFrames:
-    """The observations of one episode in a buffer, copied when they are read.
-
-    Attributes:
-        shape: ``(F, H, W, 3)``, or ``(F, 3, H, W)`` as `stable_baselines3.common.vec_env.VecTransposeImage` makes them.
-    """
+class BufferFrames(LazyFrames):
+    """The observations of one episode in a buffer, copied when they are read."""
 
     def __init__(
-        self, observations: NDArray[Any], environment: int, rows: NDArray[np.int64], last: NDArray[Any] | None
+        self,
+        observations: NDArray[Any],
+        environment: int,
+        rows: NDArray[np.int64],
+        last: NDArray[Any] | None,
+        orientation: Orientation = "as_stored",
     ) -> None:
+        super().__init__((len(rows) + (last is not None), *observations.shape[2:]), orientation)
         self._observations = observations
         self._environment = environment
         self._rows = rows
         self._last = last
-        self.shape = (len(rows) + (last is not None), *observations.shape[2:])
 
-    def __len__(self) -> int:
-        return self.shape[0]
+    def __str__(self) -> str:
+        return f"environment {self._environment} of a replay buffer"
 
-    def __getitem__(self, index: slice) -> NDArray[Any]:
-        """Copies a slice of observations."""
-        numbers = np.arange(len(self))[index]
-        inside = numbers[numbers < len(self._rows)]
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        inside = rows[rows < len(self._rows)]
         frames = self._observations[self._rows[inside], self._environment]
-        if len(inside) == len(numbers):
-            return frames
-        assert self._last is not None
-        last = np.broadcast_to(self._last, (len(numbers) - len(inside), *self._last.shape))
-        return np.concatenate([frames, last])
+        return frames if len(inside) == len(rows) else np.concatenate([frames, np.asarray(self._last)[None]])
 
 
 class BufferDataset(RelabelDataset):
@@ -179,15 +174,11 @@ class BufferDataset(RelabelDataset):
             return _BufferWriter(self, self.options.path, replaces=True)
         return _BufferWriter(self, output or default_output(self.options.path), replaces=False)
 
-    def _frames(self, camera: str, span: _Span) -> Any:
+    def _frames(self, camera: str, span: _Span) -> BufferFrames:
         observations, following = self._arrays[camera]
         source = observations if following is None else following
         last = None if span.last_row is None else source[span.last_row, span.environment]
-        frames = BufferFrames(observations, span.environment, span.rows, last)
-        if self.options.orientation in (None, "as_stored"):
-            return frames
-        # Buffers are in memory anyway.
-        return orient(_channels_last(frames[:]), self.options.orientation)
+        return BufferFrames(observations, span.environment, span.rows, last, self.options.orientation or "as_stored")
 
     def _spans(self, environment: int) -> Iterator[_Span]:
         """The episodes of one environment in order of time."""
@@ -350,7 +341,3 @@ def _original_rewards(buffer: Any, where: Path) -> NDArray[Any]:
             "known any more"
         )
     return stored["original_rewards"]
-
-
-def _channels_last(frames: NDArray[Any]) -> NDArray[Any]:
-    return frames if frames.shape[-1] == 3 else frames.transpose(0, 2, 3, 1)

@@ -12,7 +12,6 @@ import tyro
 from rich.table import Table
 
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
-from robometer_rl.formats.orientation import Orientation
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.batches import PACK_TOKENS
@@ -24,6 +23,7 @@ from robometer_rl.relabeling.report import write_report
 from robometer_rl.relabeling.verify import verify_labels
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import Mode, RewardSpec
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["RelabelConfig", "journal_path", "parse_reward", "relabel", "report_path", "run_relabel"]
 

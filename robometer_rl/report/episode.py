@@ -60,16 +60,19 @@ class EpisodeScores:
             self.threshold,
         )
 
-    def write_csv(self, path: str | Path, fps: float | None = None) -> None:
+    def write_csv(self, path: str | Path, seconds: NDArray[np.float64] | None = None) -> None:
         """Writes ``frame,seconds,progress,success,success_detected``, a row per frame.
 
-        Seconds are empty without ``fps``; success is where the model says none.
+        Args:
+            path: File to write.
+            seconds: (N,) when each frame is shown; the column is empty if that is not known, and success is where the
+                model says none.
         """
         with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["frame", "seconds", "progress", "success", "success_detected"])
+            shown = [""] * len(self) if seconds is None else [f"{second:.3f}" for second in seconds]
             success = [""] * len(self) if self.success is None else [f"{value:.6f}" for value in self.success]
-            rows = zip(self.numbers, self.progress, success, self.success_detected, strict=True)
-            for number, progress, probability, success_detected in rows:
-                seconds = f"{number / fps:.3f}" if fps else ""
-                writer.writerow([number, seconds, f"{progress:.6f}", probability, int(success_detected)])
+            rows = zip(self.numbers, shown, self.progress, success, self.success_detected, strict=True)
+            for number, second, progress, probability, success_detected in rows:
+                writer.writerow([number, second, f"{progress:.6f}", probability, int(success_detected)])

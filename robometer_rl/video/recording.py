@@ -3,50 +3,46 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-import imageio_ffmpeg
+import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from robometer_rl.archives import ArchiveError, read_arrays, read_members
 from robometer_rl.frames import FrameError, as_frames
+from robometer_rl.video.decoding import check_file, read_frames
+from robometer_rl.video.images import IMAGE_SUFFIXES, VideoError, decode_image
+from robometer_rl.video.index import VideoFile, VideoIndex
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Recording",
-    "VideoError",
     "decode_video",
     "read_recording",
+    "thinned",
 ]
 
 VIDEO_SUFFIXES: Final = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-IMAGE_SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 # Decoded frames beyond this size go to a temporary file, so that the length of a video is bounded by the disk.
 SPILL_BYTES: Final = 1 << 30
 
 # What viewers assume for a GIF frame that states no duration.
-_GIF_FPS: Final = 10.0
+_GIF_PAUSE_MS: Final = 100
 
-_EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
+_ROUNDING: Final = 1e-9  # of times in seconds
 
 Frame = NDArray[np.uint8]
 
 logger = logging.getLogger(__name__)
-
-
-class VideoError(ValueError):
-    """A recording that cannot be read; the message says which file, what was wrong and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +52,32 @@ class Recording:
     Attributes:
         frames: (T, H, W, 3) uint8 RGB; a memory map of a temporary file if they are many.
         numbers: (T,) int64, the number of each frame in the file, counted from 0.
-        fps: Frames per second of the file, None where the format stores no frame rate.
+        fps: Frames per second of the file, on average; None where the format stores no times.
+        times: (T,) seconds of each frame since the first one of the file; None if they are as ``fps`` says.
     """
 
     frames: Frame
     numbers: NDArray[np.int64]
     fps: float | None = None
+    times: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
 
     @property
     def seconds(self) -> NDArray[np.float64] | None:
-        """(T,) time of each frame since the start of the file; None without a frame rate."""
+        """(T,) time of each frame since the first one of the file; None if nothing is known of times."""
+        if self.times is not None:
+            return self.times
         return None if self.fps is None else self.numbers / self.fps
 
     @property
     def playback_fps(self) -> float | None:
-        """Frame rate at which the kept frames play in real time."""
-        if self.fps is None or len(self) < 2:
+        """Frame rate at which the kept frames play in real time, on average."""
+        seconds = self.seconds
+        if seconds is None or len(self) < 2 or self.numbers[-1] - self.numbers[0] == len(self) - 1:
             return self.fps
-        return self.fps / float(np.diff(self.numbers).mean())
+        return (len(self) - 1) / float(seconds[-1] - seconds[0])
 
 
 def read_recording(path: str | Path, fps: float | None = None) -> Recording:
@@ -131,46 +132,38 @@ def decode_video(path: str | Path) -> Iterator[Frame]:
         raise FileNotFoundError(f"no video at {path}")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"{path} is not a video; expected {', '.join(VIDEO_SUFFIXES)}")
-    with _open_video(path) as (_, decoded):
-        yield from decoded
+    index = _index(path)
+    yield from read_frames(VideoFile(path), index, range(len(index)))
+
+
+def _index(path: Path) -> VideoIndex:
+    index = check_file(path)
+    if index.missing_s:
+        logger.warning(
+            "%s breaks off %.1f s before its stated end: it may be cut off or damaged", path, index.missing_s
+        )
+    return index
 
 
 def _read_video(path: Path, fps: float | None) -> Recording:
-    with _open_video(path) as (meta, decoded):
-        recording = _collect(path, decoded, meta["fps"] or None, fps)
-    seconds, stated = recording.seconds, meta["duration"]
-    if seconds is not None and seconds[-1] < 0.9 * stated - 1.0:
-        logger.warning("%s ends after %.1f s of %.1f s: it may be cut off or damaged", path, seconds[-1], stated)
-    return recording
-
-
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[Frame]]]:
-    """What the file says about itself, and its frames in order."""
-    try:
-        # Without "passthrough" ffmpeg repeats and drops frames to make a variable frame rate constant.
-        with closing(imageio_ffmpeg.read_frames(path, output_params=["-fps_mode", "passthrough"])) as reader:
-            meta = next(reader)
-            width, height = meta["size"]
-            yield meta, (np.frombuffer(image, np.uint8).reshape(height, width, 3) for image in reader)
-    # The reader has no error of its own: these are what it raises for a file without a header or a video stream, and
-    # for one that breaks off within a frame.
-    except (OSError, RuntimeError, IndexError) as error:
-        raise VideoError(f"{path} cannot be decoded: {_last_line(error)}") from error
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "it holds no video stream"
+    index = _index(path)
+    seconds = index.seconds - index.seconds[0]
+    numbers = thinned(seconds, fps)
+    frames = _gather(path, read_frames(VideoFile(path), index, numbers.tolist()))
+    return Recording(frames, numbers, index.fps, seconds[numbers])
 
 
 def _read_gif(path: Path, fps: float | None) -> Recording:
+    # imageio takes some names for addresses, so it is given an open file.
     try:
-        with Image.open(path) as gif:
-            durations = [image.info.get("duration", 0) for image in ImageSequence.Iterator(gif)]
-            native = 1000.0 / float(np.mean(durations)) if any(durations) else _GIF_FPS
-            decoded = (np.asarray(image.convert("RGB")) for image in ImageSequence.Iterator(gif))
-            return _collect(path, decoded, native, fps)
+        with path.open("rb") as file, iio.imopen(file, "r", plugin="pillow") as opened:
+            gif: Any = opened  # its type is that of all plugins, and knows less
+            count = gif.properties(index=...).shape[0]
+            pauses = np.array([gif.metadata(index=number).get("duration") or _GIF_PAUSE_MS for number in range(count)])
+            seconds = np.cumsum([0, *pauses[:-1]]) / 1000
+            numbers = thinned(seconds, fps)
+            frames = _gather(path, itertools.compress(gif.iter(mode="RGB"), np.isin(np.arange(count), numbers)))
+            return Recording(frames, numbers, 1000 / float(pauses.mean()), seconds[numbers])
     except (OSError, SyntaxError, EOFError) as error:
         raise VideoError(f"{path} cannot be decoded: {error}") from error
 
@@ -197,7 +190,7 @@ def _read_folder(path: Path) -> Frame:
     )
     if not files:
         raise VideoError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return _collect(path, (_read_image(file) for file in files), None, None).frames
+    return _gather(path, (decode_image(file) for file in files))
 
 
 def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
@@ -205,42 +198,43 @@ def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _read_image(file: Path) -> Frame:
-    try:
-        with Image.open(file) as image:
-            if image.mode not in _EIGHT_BIT_MODES:
-                raise VideoError(f"{file} is an image of mode {image.mode}; expected 8 bits per channel")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise VideoError(f"{file} is not a readable image: {error}") from error
+def thinned(seconds: NDArray[np.float64], fps: float | None) -> NDArray[np.int64]:
+    """Which frames of a recording are kept of it at a lower rate: those nearest to an even grid of times.
+
+    Args:
+        seconds: (T,) when each frame is shown, ascending from 0.
+        fps: Frames per second; None keeps all of them.
+
+    Returns:
+        (N,) their numbers; the first and the last always are among them, and no two of the others are closer to each
+        other than half of what is asked for.
+
+    Example:
+        >>> thinned(np.array([0.0, 1.0, 2.0, 2.1, 2.2, 2.3, 3.1]), fps=1).tolist()
+        [0, 1, 2, 6]
+    """
+    if fps is None or len(seconds) < 2:
+        return np.arange(len(seconds))
+    grid = np.arange(np.floor(seconds[-1] * fps + _ROUNDING) + 1) / fps
+    after = np.clip(np.searchsorted(seconds, grid), 1, len(seconds) - 1)
+    nearness = (seconds[after] - grid) - (grid - seconds[after - 1])
+    # Halfway between two frames the even one is taken, whatever rounding makes of it.
+    is_tie = np.abs(nearness) < _ROUNDING
+    nearest = np.where(np.where(is_tie, after % 2 == 0, nearness < 0), after, after - 1)
+    kept = [0]
+    for number in nearest.tolist():
+        if number > kept[-1] and seconds[number] - seconds[kept[-1]] > 0.5 / fps - _ROUNDING:
+            kept.append(number)
+    # It decides whether the task was done.
+    return np.array(kept if kept[-1] == len(seconds) - 1 else [*kept, len(seconds) - 1])
 
 
-def _collect(path: Path, decoded: Iterable[Frame], native: float | None, fps: float | None) -> Recording:
-    """Gathers decoded frames of one size, thinned from ``native`` to ``fps`` frames per second."""
-    if fps is not None and native is None:
-        raise VideoError(f"{path} states no frame rate, so it cannot be thinned to {fps:g} frames per second")
-    step = max(1.0, native / fps) if native is not None and fps is not None else 1.0
+def _gather(path: Path, decoded: Iterable[Frame]) -> Frame:
+    """(T, H, W, 3) of decoded frames of one size."""
     store = _FrameStore(path)
-    numbers: list[int] = []
-    for number, frame in _thin(decoded, step):
+    for frame in decoded:
         store.append(frame)
-        numbers.append(number)
-    return Recording(store.frames(), np.array(numbers, np.int64), native)
-
-
-def _thin(frames: Iterable[Frame], step: float) -> Iterator[tuple[int, Frame]]:
-    """Every ``step``-th frame with its number, and always the last one: it decides whether the task was done."""
-    kept = 0
-    skipped: tuple[int, Frame] | None = None
-    for number, frame in enumerate(frames):
-        if number == round(kept * step):
-            yield number, frame
-            kept += 1
-            skipped = None
-        else:
-            skipped = number, frame
-    if skipped is not None:
-        yield skipped
+    return store.frames()
 
 
 class _FrameStore:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
 import os
-import signal
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import imageio_ffmpeg
+import av
+import av.error
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.files import new_file
 from robometer_rl.frames import FrameError, as_frames
-from robometer_rl.video.recording import VideoError
+from robometer_rl.video.images import VideoError
 
 __all__ = ["write_video"]
 
 Frame = NDArray[np.uint8]
 
+_OPTIONS: Final = {"crf": "20", "preset": "veryfast"}
+_TICK: Final = Fraction(1, 90_000)  # seconds
+_UNEVEN_S: Final = 2e-3  # intervals differ by less where a file rounds an even rate to milliseconds
 
-def write_video(path: str | Path, frames: Iterable[Any], fps: float) -> None:
+
+def write_video(
+    path: str | Path, frames: Iterable[Any], fps: float, seconds: NDArray[np.floating] | None = None
+) -> None:
     """Encodes frames as H.264 in an ``.mp4`` that every browser plays. The file appears when the video is whole.
 
     Args:
@@ -35,11 +38,12 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: float) -> None:
         frames: RGB images (H, W, 3) of one size, see `robometer_rl.frames.as_frame`; an odd width or height is
             extended by repeating the last column or row, since the pixel format has half as many colours as pixels.
         fps: Frames per second.
+        seconds: (T,) when each frame is shown, ascending from 0, where the rate varies; at an even one ``fps`` counts.
 
     Raises:
         VideoError: No frames, another suffix than ``.mp4``, or no frame rate.
         FrameError: An image that is not RGB, or of another size than the first.
-        OSError: It cannot be written; the message has the reason that ffmpeg gives.
+        OSError: It cannot be written; the message has the reason that FFmpeg gives.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
@@ -50,46 +54,36 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: float) -> None:
     first = next(images, None)
     if first is None:
         raise VideoError(f"got no frames to write to {path}")
-    height, width = first.shape[:2]
-    # An absolute path is neither an option nor a protocol to ffmpeg, whatever the name of the file is.
+    rate = Fraction(fps).limit_denominator(65_535)
     with new_file(path) as partial:
-        options = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "pipe:0"]
-        options += ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-preset", "veryfast"]
-        options += ["-movflags", "+faststart", "-y", os.path.abspath(partial)]
-        _encode(path, options, itertools.chain([first], images))
-
-
-def _encode(path: Path, options: list[str], images: Iterable[Frame]) -> None:
-    """Pours images into ffmpeg, and looks at how it ended; ``path`` is what errors are about."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", *options]
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said) as encoder,
-    ):
-        assert encoder.stdin is not None
         try:
-            for image in images:
-                encoder.stdin.write(image.data)
-            encoder.stdin.close()
-        except BrokenPipeError:  # it has ended before its input, and has said why
-            with suppress(BrokenPipeError):
-                encoder.stdin.close()
-        except BaseException:
-            encoder.kill()
-            raise
-        if encoder.wait() != 0:
-            said.seek(0)
-            raise OSError(
-                errno.EIO, f"ffmpeg could not write it: {_reason(encoder.returncode, said.read())}", str(path)
-            )
+            _encode(partial, itertools.chain([first], images), rate, None if _is_even(seconds, fps) else seconds)
+        except av.error.FFmpegError as error:
+            raise OSError(error.errno, f"FFmpeg could not write it: {error.strerror}", str(path)) from error
 
 
-def _reason(code: int, said: bytes) -> str:
-    """Why ffmpeg ended with an exit code: the first line that it said; the others follow from it."""
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-    if lines:
-        return lines[0]
-    return f"exit code {code}" if code > 0 else f"{signal.strsignal(-code)}"
+def _is_even(seconds: NDArray[np.floating] | None, fps: float) -> bool:
+    return seconds is None or np.allclose(np.diff(seconds), 1 / fps, rtol=0, atol=_UNEVEN_S)
+
+
+def _encode(path: Path, images: Iterable[Frame], rate: Fraction, seconds: NDArray[np.floating] | None) -> None:
+    """Encodes images that are shown at an even rate, or at other times."""
+    tick = 1 / rate if seconds is None else _TICK
+    # As an address, of which everything behind "file:" is a name. An open file could not be read again, which it is
+    # when the index is put before the pictures, so that a browser need not fetch the whole file to start.
+    address = f"file:{os.path.abspath(path)}"
+    with av.open(address, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate, options=dict(_OPTIONS))
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = tick
+        for number, image in enumerate(images):
+            if number == 0:
+                stream.height, stream.width, _ = image.shape
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = number if seconds is None else round(float(seconds[number]) / tick)
+            frame.time_base = tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 def _even_images(frames: Iterable[Any]) -> Iterator[Frame]:

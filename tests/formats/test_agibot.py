@@ -19,7 +19,7 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.agibot import AgiBotConfig, read_agibot
 from tests.formats import counters
-from tests.formats.test_timed_video import write
+from tests.video.test_decoding import write
 
 LENGTH = 20
 ACTIONS = [

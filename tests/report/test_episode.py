@@ -27,12 +27,12 @@ def test_values_are_held_between_frames() -> None:
 
 
 def test_a_row_per_frame_is_written(tmp_path: Path) -> None:
-    scores([False, True, True]).write_csv(tmp_path / "episode.csv", fps=20)
+    scores([False, True, True]).write_csv(tmp_path / "episode.csv", np.array([0, 0.15, 2.3]))
     assert (tmp_path / "episode.csv").read_text().splitlines() == [
         "frame,seconds,progress,success,success_detected",
         "0,0.000,0.000000,0.000000,0",
         "3,0.150,0.500000,0.250000,1",
-        "6,0.300,1.000000,1.000000,1",
+        "6,2.300,1.000000,1.000000,1",
     ]
 
 

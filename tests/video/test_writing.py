@@ -31,7 +31,7 @@ def test_what_ffmpeg_says_is_passed_on(tmp_path):
     (tmp_path / "clip.mp4").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left.*clip\.mp4"):
         write_video(tmp_path / "clip.mp4", NOISE, 10)
-    with pytest.raises(OSError, match=r"ffmpeg could not write it: .*wide\.mp4"):
+    with pytest.raises(OSError, match=r"FFmpeg could not write it: .*wide\.mp4"):
         write_video(tmp_path / "wide.mp4", np.zeros((1, 2, 20_000, 3), np.uint8), 10)
     assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
 

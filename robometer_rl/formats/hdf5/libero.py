@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.hdf5.reader import Demonstration, HDF5Frames, Images, read_demonstrations
-from robometer_rl.formats.orientation import Orientation
+from robometer_rl.video.lazy import Orientation
 
 __all__ = [
     "LiberoHDF5Config",

@@ -26,9 +26,9 @@ from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.hdf5.links import check_links
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.orientation import Orientation, orient
 from robometer_rl.frames import FrameError
 from robometer_rl.video import VideoError
+from robometer_rl.video.lazy import LazyFrames, Orientation
 
 if TYPE_CHECKING:
     import h5py
@@ -65,7 +65,7 @@ class Images:
     stop: int
 
 
-class HDF5Frames:
+class HDF5Frames(LazyFrames):
     """Frames that stay in an HDF5 file until somebody asks for them.
 
     The file is opened for every request, which takes a millisecond and leaves no handle behind: many objects may be
@@ -74,52 +74,33 @@ class HDF5Frames:
     Attributes:
         path: The file.
         parts: Where the frames are, in order.
-        orientation: See `Orientation`.
-        shape: ``(T, H, W, 3)``.
     """
 
     def __init__(
         self, path: Path, parts: tuple[Images, ...], image_shape: tuple[int, ...], orientation: Orientation
     ) -> None:
         """Frames of ``image_shape`` (H, W, 3) in ``path``."""
+        super().__init__((sum(part.stop - part.start for part in parts), *image_shape), orientation)
         self.path = path
         self.parts = parts
-        self.orientation: Orientation = orientation
-        self.shape: tuple[int, ...] = (sum(part.stop - part.start for part in parts), *image_shape)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[Any]:
-        """Reads the chosen frames; an integer gives one image (H, W, 3), anything else a stack of them.
-
-        Raises:
-            VideoError: The file is missing or damaged.
-            IndexError: There is no such frame.
-        """
-        chosen = np.arange(len(self))[index]
-        rows, places = np.unique(chosen, return_inverse=True)
-        try:
-            frames = orient(self._read(rows), self.orientation)
-        except DAMAGE as error:
-            raise VideoError(f"{self.path}, {self.parts[0].dataset}: frames cannot be read: {error}") from error
-        return np.ascontiguousarray(frames[places.reshape(np.shape(chosen))])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
+    def __str__(self) -> str:
+        return f"{self.path}, {self.parts[0].dataset}"
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Frames at ``rows``, which increase."""
-        blocks = [np.empty((0, *self.shape[1:]), np.uint8)] if not len(rows) else []
+        blocks: list[NDArray[Any]] = []
         first = 0
-        with open_hdf5(self.path) as file:
-            for part in self.parts:
-                length = part.stop - part.start
-                wanted = rows[(rows >= first) & (rows < first + length)] - first + part.start
-                if len(wanted):
-                    dataset: Any = file[part.dataset]
-                    blocks.append(dataset[selection(wanted)])
-                first += length
+        try:
+            with open_hdf5(self.path) as file:
+                for part in self.parts:
+                    length = part.stop - part.start
+                    wanted = rows[(rows >= first) & (rows < first + length)] - first + part.start
+                    if len(wanted):
+                        dataset: Any = file[part.dataset]
+                        blocks.append(dataset[selection(wanted)])
+                    first += length
+        except DAMAGE as error:
+            raise VideoError(f"{self}: frames cannot be read: {error}") from error
         return np.concatenate(blocks)
 
 

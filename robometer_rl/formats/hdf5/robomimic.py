@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.formats.hdf5.reader import Demonstration, HDF5Frames, Images, read_demonstrations
-from robometer_rl.formats.orientation import Orientation
 from robometer_rl.formats.outcomes import quality_of, success_of_frames
+from robometer_rl.video.lazy import Orientation
 
 __all__ = [
     "RobomimicHDF5Config",

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from robometer_rl.formats.encoded_images import EncodedImages
 from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
-from robometer_rl.formats.orientation import Orientation
-from robometer_rl.formats.timed_video import TimedFrames, VideoFile, index_file
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
+from robometer_rl.video.decoding import TimedFrames, VideoFile, index_file
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["TOLERANCE_S", "ParquetImages", "episode_frames", "frame_times"]
 

@@ -26,9 +26,9 @@ from robometer_rl.formats.cameras import choose_camera
 from robometer_rl.formats.lerobot.frames import TOLERANCE_S, episode_frames
 from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.orientation import Orientation
 from robometer_rl.formats.outcomes import quality_of, success_of_frames
 from robometer_rl.frames import FrameSequence
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["LeRobotConfig", "read_lerobot"]
 

@@ -26,10 +26,10 @@ from robometer_rl.data.reading import Reading, SourceError, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.formats.minari.layout import count_pictures, has_hdf5_storage, read_facts, read_pictures
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.orientation import Orientation, orient
 from robometer_rl.formats.outcomes import quality_of
 from robometer_rl.frames import as_frames
 from robometer_rl.true_success import find_success, read_steps
+from robometer_rl.video.lazy import LazyFrames, Orientation
 
 if TYPE_CHECKING:
     import minari
@@ -79,7 +79,7 @@ class MinariConfig:
             raise ValueError(f"got frames={self.frames!r}; expected 'obs', 'obs/KEY' or 'info/KEY'")
 
 
-class MinariFrames:
+class MinariFrames(LazyFrames):
     """Frames that stay in a Minari data set until somebody asks for them.
 
     In HDF5, Minari's usual storage, only the chosen frames are read. In its other storages, Arrow and Parquet, an
@@ -90,8 +90,6 @@ class MinariFrames:
         path: The folder with the data.
         episode: Number of the episode.
         key: Where the pictures are, see `MinariConfig.frames`.
-        orientation: What is done to them.
-        shape: ``(T, H, W, 3)``.
     """
 
     def __init__(self, path: Path, episode: int, key: str, orientation: Orientation) -> None:
@@ -104,41 +102,22 @@ class MinariFrames:
         self.path = path
         self.episode = episode
         self.key = key
-        self.orientation: Orientation = orientation
         self._is_hdf5 = has_hdf5_storage(path)
+        length = count_pictures(path, episode, key) if self._is_hdf5 else len(self._pictures())
+        if not length:
+            raise SourceError(f"{key!r} has no pictures in this episode")
+        super().__init__((length, *as_frames(self._read(np.zeros(1, np.int64))).shape[1:]), orientation)
+
+    def __str__(self) -> str:
+        return f"{self.path}, episode {self.episode}, {self.key}"
+
+    def _read(self, rows: NDArray[np.int64]) -> Any:
         if self._is_hdf5:
-            length = count_pictures(path, episode, key)
-            self.shape: tuple[int, ...] = (length, *self._read(np.zeros(1, np.int64)).shape[1:])
-        else:
-            self.shape = self._read_all().shape
+            return read_pictures(self.path, self.episode, self.key, rows)
+        return np.asarray(self._pictures())[rows]
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int | slice | NDArray[np.integer] | list[int]) -> NDArray[np.uint8]:
-        """The chosen frames, a copy; an integer gives one image (H, W, 3), anything else a stack of them.
-
-        Raises:
-            SourceError: The episode is damaged.
-            IndexError: There is no such frame.
-        """
-        if not self._is_hdf5:
-            return np.array(self._read_all()[index])
-        chosen = np.arange(len(self))[index]
-        rows, places = np.unique(chosen, return_inverse=True)
-        if not len(rows):
-            return np.empty((0, *self.shape[1:]), np.uint8)
-        return np.ascontiguousarray(self._read(rows)[places.reshape(np.shape(chosen))])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
-
-    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return orient(as_frames(read_pictures(self.path, self.episode, self.key, rows)), self.orientation)
-
-    def _read_all(self) -> NDArray[np.uint8]:
-        episode = stored_episode(self.path, self.episode)
-        return orient(as_frames(_pictures(episode, self.key)), self.orientation)
+    def _pictures(self) -> Any:
+        return _pictures(stored_episode(self.path, self.episode), self.key)
 
 
 def read_minari(config: MinariConfig) -> Reading:

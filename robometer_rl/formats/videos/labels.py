@@ -8,22 +8,21 @@ A video of F frames is an episode of T = F - 1 steps: the first frame is that of
 t + 1. Videos hold neither rewards nor dones: an episode counts as truncated.
 
 What is written: a folder with ``labels.csv``, one row per frame with the columns ``video``, ``task``, ``frame``,
-``progress``, ``success``, ``reward`` and ``success_detected``. The row of frame t + 1 has the reward of step t, and
-that of the first frame has none; ``success_detected`` is 1 where the success rule holds. Numbers are written so that
-they read back exactly. Beside it is ``robometer.json``, see `robometer_rl.formats.metadata`. The videos are not
+``seconds``, ``progress``, ``success``, ``reward`` and ``success_detected``. ``seconds`` is when the frame is shown,
+since the first one, as the file has it; nothing for files without times. The row of frame t + 1 has the reward of step
+t, and that of the first frame has none; ``success_detected`` is 1 where the success rule holds. Numbers are written so
+that they read back exactly. Beside it is ``robometer.json``, see `robometer_rl.formats.metadata`. The videos are not
 touched.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.video_frames import VideoFrames
@@ -42,18 +41,19 @@ from robometer_rl.formats.destinations import choose_cameras, default_output, fi
 from robometer_rl.formats.jsonl import Field, Line, check_record, is_text, read_lines
 from robometer_rl.formats.metadata import read_metadata, write_metadata
 from robometer_rl.formats.naming import fingerprint as text_fingerprint
-from robometer_rl.formats.orientation import Orientation, orient
 from robometer_rl.formats.videos.reader import FILE_NAME
-from robometer_rl.frames import FrameSequence
-from robometer_rl.video import VIDEO_SUFFIXES, VideoError, decode_video
+from robometer_rl.frames import FrameError
+from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 
-__all__ = ["LABELS", "StreamedVideo", "VideoDataset", "is_format", "open_dataset"]
+__all__ = ["LABELS", "VideoDataset", "is_format", "open_dataset"]
+
+logger = logging.getLogger(__name__)
 
 LABELS: Final = "labels.csv"
 """The file of labels."""
 
 _CAMERA: Final = "video"
-_COLUMNS: Final = ("video", "task", "frame", "progress", "success", "reward", "success_detected")
+_COLUMNS: Final = ("video", "task", "frame", "seconds", "progress", "success", "reward", "success_detected")
 _RECORDINGS: Final = (*VIDEO_SUFFIXES, ".gif")
 
 
@@ -88,55 +88,6 @@ class _Listed:
     success: bool | None = None
 
 
-class StreamedVideo:
-    """The frames of a video file, decoded from front to back without holding all of them.
-
-    It is decoded once here, to count the frames and find damage, and again when they are read.
-
-    Attributes:
-        shape: ``(F, H, W, 3)``.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Decodes the video.
-
-        Raises:
-            VideoError: There is no such video, or it cannot be decoded.
-        """
-        if not path.exists():
-            raise VideoError(f"there is no video {path}")
-        count, shape = 0, None
-        for frame in decode_video(path):
-            count, shape = count + 1, frame.shape
-        if shape is None:
-            raise VideoError(f"{path} holds no frames")
-        self.path = path
-        self.shape = (count, *shape)
-        self._decoded: Iterator[NDArray[np.uint8]] = iter(())
-        self._next = count
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
-        """Decodes a slice of frames; one that begins before the end of the last begins the video again."""
-        wanted = range(len(self))[index]
-        if not wanted:
-            return np.empty((0, *self.shape[1:]), np.uint8)
-        if wanted[0] < self._next:
-            self._decoded, self._next = decode_video(self.path), 0
-        chosen = set(wanted)
-        frames: list[NDArray[np.uint8]] = []
-        while self._next <= wanted[-1]:
-            frame = next(self._decoded, None)
-            if frame is None:
-                raise VideoError(f"{self.path} has {self._next} frames now and had {len(self)} before")
-            if self._next in chosen:
-                frames.append(frame)
-            self._next += 1
-        return np.stack(frames)
-
-
 class VideoDataset(RelabelDataset):
     """A folder of videos; see the module."""
 
@@ -159,13 +110,11 @@ class VideoDataset(RelabelDataset):
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
         listed = self._listed[key]
-        # Other recordings are small, or files per frame: they are read at once.
-        is_video = listed.path.suffix.lower() in VIDEO_SUFFIXES
-        frames = StreamedVideo(listed.path) if is_video else VideoFrames(listed.path)
+        frames = VideoFrames(listed.path, self.options.orientation or "as_stored")
         return Episode(
             key=key,
             tasks=listed.tasks,
-            cameras={_CAMERA: _oriented(frames, self.options.orientation)},
+            cameras={_CAMERA: frames},
             num_steps=len(frames) - 1,
             truncated=True,
             success=listed.success,
@@ -186,6 +135,17 @@ class VideoDataset(RelabelDataset):
         """The address of a video relative to the dataset, and its instructions."""
         folder = self.options.path if self.options.path.is_dir() else self.options.path.parent
         return self._listed[key].path.relative_to(folder).as_posix(), self._listed[key].tasks
+
+    def seconds(self, key: str, num_frames: int) -> Sequence[object]:
+        """When each frame of a video is shown, since the first one; empty texts where that is not known any more."""
+        seconds = None
+        try:
+            seconds = VideoFrames(self._listed[key].path).seconds
+        except (VideoError, FrameError) as error:  # it was there when it was labelled: no reason to lose the labels
+            logger.warning("the times of %s cannot be read any more: %s", key, error)
+        if seconds is None or len(seconds) != num_frames:
+            return [""] * num_frames
+        return [round(second, 6) for second in seconds.tolist()]
 
     def _from_folder(self) -> dict[str, _Listed]:
         videos = _recordings(self.options.path)
@@ -261,39 +221,18 @@ class _VideoWriter(LabelWriter):
                 writer.writerow(_COLUMNS)
                 for key, episode in labels.episodes.items():
                     video, tasks = self._dataset.video_and_tasks(key)
-                    writer.writerows(_rows(video, tasks[0], episode))
+                    seconds = self._dataset.seconds(key, len(episode.progress))
+                    writer.writerows(_rows(video, tasks[0], seconds, episode))
             write_metadata(directory, labels)
 
 
-def _rows(video: str, task: str, episode: EpisodeLabels) -> Iterator[tuple[Any, ...]]:
+def _rows(video: str, task: str, seconds: Sequence[object], episode: EpisodeLabels) -> Iterator[tuple[Any, ...]]:
     paid = ["", *map(repr, episode.rewards.tolist())]
     success_detected = [0, *episode.success_detected.astype(int).tolist()]
-    values = zip(episode.progress, episode.success, paid, success_detected, strict=True)
-    for frame, (progress, success, reward, done) in enumerate(values):
+    values = zip(seconds, episode.progress, episode.success, paid, success_detected, strict=True)
+    for frame, (shown, progress, success, reward, done) in enumerate(values):
         # The shortest decimals that read back as the same float32.
-        yield video, task, frame, str(progress), str(success), reward, done
-
-
-@dataclass(frozen=True)
-class _Oriented:
-    """Frames that are turned when they are read; see `robometer_rl.frames.FrameSequence`."""
-
-    frames: FrameSequence
-    orientation: Orientation
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.frames.shape
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
-        return orient(self.frames[index], self.orientation)
-
-
-def _oriented(frames: FrameSequence, orientation: Orientation | None) -> FrameSequence:
-    return frames if orientation in (None, "as_stored") else _Oriented(frames, orientation)
+        yield video, task, frame, shown, str(progress), str(success), reward, done
 
 
 def _recordings(folder: Path) -> list[Path]:

@@ -12,9 +12,9 @@ import pytest
 from av.video.stream import VideoStream
 
 from benchmarks.lerobot_dataset import kept_scheduling
-from robometer_rl.formats.timed_video import TimedFrames, VideoFile, VideoIndex, index_file, index_video
 from robometer_rl.frames import Clip
 from robometer_rl.video import VideoError
+from robometer_rl.video.decoding import TimedFrames, VideoFile, VideoIndex, index_file, index_video
 from tests.formats import counters
 
 LENGTH = 60

@@ -1,0 +1,69 @@
+"""Encoded images to RGB, in one place for every reader: files of a folder, cells of a table, members of an archive."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+__all__ = ["IMAGE_SUFFIXES", "VideoError", "decode_image"]
+
+IMAGE_SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+_FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+# Pillow makes RGB of any mode by clipping: depth in 16 bits would become white.
+_EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
+
+# What Pillow raises for files that are damaged, are none of these formats, or claim to be huge.
+_DAMAGE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class VideoError(ValueError):
+    """A recording that cannot be read; the message says which file, what was wrong and what is expected."""
+
+
+def decode_image(image: bytes | Path, name: object = None) -> NDArray[np.uint8]:
+    """The pixels of an encoded image, the right way up as its EXIF data have it.
+
+    Grey and palette images become RGB, transparency is dropped.
+
+    Args:
+        image: The content of a file, or its path.
+        name: What error messages call it; its path by default.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        VideoError: It cannot be decoded, or has more than 8 bits per channel, as images of depth do.
+    """
+    name = image if name is None else name
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=_FORMATS) as opened:
+            mode = opened.mode
+            if mode in _EIGHT_BIT_MODES:
+                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    except _DAMAGE as error:
+        # Only what Pillow says of files has their names in it.
+        reason = str(error).partition(": ")[0] if isinstance(error, FileNotFoundError) else str(error)
+        raise VideoError(f"{name} is not a readable image: {reason}") from error
+    raise VideoError(
+        f"{name} is an image of mode {mode}; expected 8 bits per channel: images of depth hold distances, not colours"
+    )
