@@ -150,7 +150,7 @@ def test_bad_lerobot_episodes_are_skipped_and_keep_their_rewards(tmp_path):
     (root / "data/chunk-000/file-003.parquet").write_bytes(b"broken")
     with pytest.raises(OSError, match="repair it, or write a sidecar"):
         dataset.writer("copy", tmp_path / "other").check()
-    with pytest.raises(OSError, match="inside the dataset"):
+    with pytest.raises(OSError, match="which is to be copied"):
         dataset.writer("copy", root / "other").check()
 
 

@@ -55,7 +55,7 @@ def test_frames_on_disk_are_sliced_like_an_array():
     [
         (np.full((3, 4, 4, 3), np.nan), "NaN"),
         (np.full((3, 4, 4, 3), 7.0), "from 7 to 7"),
-        (np.zeros((3, 4, 4, 3), np.int64), "int64"),
+        (np.full((3, 4, 4, 3), 700, np.uint16), "depth is no colour"),
     ],
 )
 def test_frames_of_a_wrong_type_are_named(frames, message):
