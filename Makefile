@@ -3,10 +3,12 @@
 #   make demo     a robot environment paid by the embedded reward model: table, plots, videos, one HTML page
 #   make test     the fast tests
 #
-# PYTHON=python3.12 chooses the interpreter that .venv is made with.
+# PYTHON=python3.12 chooses the interpreter that .venv is made with, WORKERS=2 how many processes run tests (by default
+# one per core, as far as memory goes; 0 for none but the first, where a debugger works).
 
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= auto
 
 # Headless rendering through Mesa; only Linux has EGL.
 ifeq ($(shell uname -s),Linux)
@@ -49,11 +51,14 @@ $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 demo: $(DEMO)
 	$(BIN)/robometer-rl demo
 
+# A file of tests is one worker's: what its tests share is made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(ALL)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 $(RLDS): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh .venv-rlds rlds,dev

@@ -5,12 +5,18 @@ import signal
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-# The networks of tests are tiny, and some tests ask them from many threads or processes. Each brings a pool of its own,
-# by default as wide as the whole machine: on a machine with many cores, or a share of them, pools would wait for each
-# other most of the time. Read when torch is imported, here and in every process that a test starts.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# The networks of tests are tiny, and `make test` gives every core a process of its own: threads of several processes
+# would wait for each other most of the time. Read when torch is imported, here and in every process of a test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# No test depends on how fast or how busy the machine is, and each does the same every time.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+GIGABYTES_OF_A_WORKER = 2.5
 
 # Who is started in the background of a script ignores Ctrl-C, and so does all that he starts; tests interrupt programs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +39,17 @@ def pytest_runtest_teardown() -> None:
         raise AssertionError(f"the test left this process with the scheduling {found} instead of {AT_START}")
 
 
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One per processor, as far as memory goes, and no more than there are large files of tests."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return max(1, min(processors(), int(memory / GIGABYTES_OF_A_WORKER), 16))
+
+
 def pytest_report_header() -> str:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"processors: {available}, threads of a pool: {os.environ['OMP_NUM_THREADS']}"
+    return f"processors: {processors()}, threads of a pool: {os.environ['OMP_NUM_THREADS']}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import os
 import re
 import shutil
@@ -20,20 +19,8 @@ import yaml
 from setuptools import find_packages
 
 import robometer_rl
+from tests.imports import LIGHT, imports_of
 from tests.library import LIBRARY, ROOT
-
-HEAVY = ("torch", "transformers", "peft", "datasets", "mujoco", "metaworld", "libero", "stable_baselines3")
-
-# Prints the CPU seconds of importing the module named on the command line, and which heavy packages came with it.
-# CPU time does not depend on what else the machine is doing.
-MEASURE = f"""
-import sys, time, importlib
-start = time.process_time()
-importlib.import_module(sys.argv[1])
-seconds = time.process_time() - start
-import json
-print(json.dumps([seconds, sorted(set(sys.modules) & set({HEAVY!r}))]))
-"""
 
 
 def project() -> dict:
@@ -43,10 +30,8 @@ def project() -> dict:
 
 @pytest.mark.parametrize("module", ["robometer_rl", "robometer_rl.wrappers.rendering", "robometer_rl.envs.libero"])
 def test_worker_processes_import_neither_torch_nor_transformers(module: str) -> None:
-    output = subprocess.run([sys.executable, "-c", MEASURE, module], check=True, capture_output=True, text=True).stdout
-    seconds, heavy = json.loads(output)
-    assert heavy == []
-    assert seconds < 1.5
+    imported, _ = imports_of(f"import {module}")
+    assert imported <= LIGHT
 
 
 def test_every_public_name_is_importable_and_listed() -> None:

@@ -21,7 +21,7 @@ def run(tmp_path: Path, name: str, *arguments: str) -> dict:
     fixtures.parent.mkdir()
     fixtures.symlink_to(ROOT / "tests" / "fixtures")
     command = [sys.executable, str(tmp_path / "benchmarks" / f"{name}.py"), *arguments]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     (result,) = (tmp_path / "benchmarks" / "results").glob("*.json")
     return json.loads(result.read_text())
 

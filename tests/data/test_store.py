@@ -34,7 +34,7 @@ def test_what_was_appended_is_read_back(tmp_path):
     assert_same(store[0], run)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     state=arrays(np.float32, (2, 3), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
     frames=arrays(np.uint8, st.tuples(st.just(2), st.integers(1, 5), st.integers(1, 5), st.just(3))),
@@ -180,7 +180,7 @@ def test_two_processes_with_the_same_ids_leave_one_trajectory_each(tmp_path):
     for writer in writers:
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait() for writer in writers] == [0, 0]
     store = TrajectoryStore(tmp_path)
     store.verify()
     assert len(store) == 40
@@ -426,7 +426,7 @@ class TestSealed:
         }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=st.lists(st.sampled_from(["append", "seal", "open"]), max_size=8), data=st.data())
 def test_two_writers_who_seal_when_they_like_lose_nothing(tmp_path_factory, steps, data):
     path = tmp_path_factory.mktemp("store")

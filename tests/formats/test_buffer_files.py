@@ -160,7 +160,7 @@ WHOLE = pickle.dumps(made(), pickle.HIGHEST_PROTOCOL)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=8), st.integers(0, len(WHOLE)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damage_is_an_error_in_words(tmp_path_factory, changes, length):
     content = bytearray(WHOLE)
     for place, value in changes:

@@ -40,7 +40,7 @@ def expected(frames: NDArray[np.uint8], task: str, protocol: FrameProtocol) -> N
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), PROTOCOLS, st.integers(1, 7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_dense_scores_show_each_step_its_history(lengths: list[int], protocol: FrameProtocol, every: int) -> None:
     clips = [Clip(episode(seed, length, height=2 + seed), f"task {seed}") for seed, length in enumerate(lengths)]
     predictions = PixelModel().predict_steps(clips, protocol, every)
@@ -70,7 +70,7 @@ actions = st.lists(
 
 
 @given(actions, PROTOCOLS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_stream_is_dense_scores_one_frame_at_a_time(
     script: list[tuple[str, set[int]]], protocol: FrameProtocol
 ) -> None:

@@ -1,6 +1,7 @@
 """What runs in the workers of Ray in tests, and a driver that can be killed.
 
-``python -m tests.relabeling.ray_runs DATASET OUTPUT NOTES`` relabels on the Ray that ``RAY_ADDRESS`` names.
+``python -m tests.relabeling.ray_runs DATASET OUTPUT NOTES ENDLESS`` relabels on the Ray that ``RAY_ADDRESS`` names, up
+to the episode whose first pixels are ENDLESS.
 """
 
 from __future__ import annotations
@@ -25,27 +26,29 @@ PACK_TOKENS = 30
 
 
 class NotingModel(PixelModel):
-    """Notes in a folder that it was loaded, and what it is asked about; may die, slow down or say another name.
+    """Notes in a folder that it was loaded, and what it is asked about; may die, stand still or say another name.
 
-    A clip is told by its first pixels. ``deaths`` says how often asking about the clip ``deadly`` ends the process.
+    A clip is told by its first pixels. ``deaths`` says how often asking about the clip ``deadly`` ends the process;
+    who asks about the clip ``endless`` waits until the process is ended.
     """
 
     def __init__(
-        self, notes: Path, deadly: bytes = b"", deaths: int = 0, seconds: float = 0.0, name: str = "pixel"
+        self, notes: Path, deadly: bytes = b"", deaths: int = 0, endless: bytes = b"", name: str = "pixel"
     ) -> None:
         super().__init__()
         self.model_id = name
-        self._notes, self._deadly, self._deaths, self._seconds = notes, deadly, deaths, seconds
+        self._notes, self._deadly, self._deaths, self._endless = notes, deadly, deaths, endless
         self._note("loads", str(os.getpid()))
 
     def predict_steps(self, clips, protocol=None, every=1):
         asked = [first_pixels(clip.read([0])) for clip in clips]
         for pixels in asked:
             self._note("asked", pixels.hex())
+        while self._endless in asked:
+            time.sleep(0.05)
         if self._deadly in asked and len(notes(self._notes, "deaths")) < self._deaths:
             self._note("deaths", str(os.getpid()))
             os._exit(1)
-        time.sleep(self._seconds)
         return super().predict_steps(clips, protocol, every)
 
     def _note(self, name: str, text: str) -> None:
@@ -73,5 +76,5 @@ def run(folder: Path, output: Path, engine: Engine) -> None:
 
 
 if __name__ == "__main__":
-    dataset, output, noted = map(Path, sys.argv[1:])
-    run(dataset, output, RayEngine(partial(NotingModel, noted, seconds=0.3), workers=2))
+    dataset, output, noted = map(Path, sys.argv[1:4])
+    run(dataset, output, RayEngine(partial(NotingModel, noted, endless=bytes.fromhex(sys.argv[4])), workers=2))

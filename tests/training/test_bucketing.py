@@ -45,7 +45,7 @@ def _places(sampler, tokens, **changes):
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 1)), min_size=12, max_size=12), st.integers(0, 5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_an_order_keeps_the_samples_and_the_kinds_of_every_batch(samples, seed):
     lengths, kinds = (np.array(column) for column in zip(*samples, strict=True))
     order = bucketed_order(lengths, kinds, 3, np.random.default_rng(seed))

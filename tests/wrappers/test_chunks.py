@@ -55,7 +55,7 @@ class TestAroundTheReward:
         assert infos[-1]["robometer/episode"]["length"] == 5
         assert all(type(reward) is float for reward in rewards)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         seed=st.integers(0, 1000),
         size=st.integers(1, 6),

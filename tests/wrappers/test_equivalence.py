@@ -160,7 +160,7 @@ SPEC_STRATEGY = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), kind=st.sampled_from(KINDS), spec=SPEC_STRATEGY)
 def test_any_order_of_steps_and_resets(data: st.DataObject, kind: str, spec: RewardSpec) -> None:
     num_envs = data.draw(st.integers(1, 3), label="num_envs")

@@ -83,7 +83,7 @@ def test_every_kind_of_wrapper_pays_stages_as_episodes(kind: str, spec: RewardSp
     assert len(completed) >= 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 1000),

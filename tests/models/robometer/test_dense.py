@@ -131,7 +131,7 @@ def stream_steps(draw: st.DrawFn) -> list[tuple[str, list[int], int]]:
 
 
 @pytest.mark.parametrize("protocol", [NestedFrames(2), NestedFrames(4), UniformFrames(3), EveryOther()], ids=str)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(steps=stream_steps())
 def test_streams_equal_whole_histories(
     model: Robometer, protocol: FrameProtocol, steps: list[tuple[str, list[int], int]]

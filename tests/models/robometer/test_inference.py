@@ -202,7 +202,7 @@ def test_every_answer_waits_for_the_lock() -> None:
                 waiting[0].result(timeout=0.3)
             assert not any(future.done() for future in waiting)
         for future in waiting:
-            future.result(timeout=60)
+            future.result()
 
 
 def test_a_model_cannot_be_pickled_by_accident() -> None:

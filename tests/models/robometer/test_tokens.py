@@ -92,7 +92,7 @@ grids = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda grid: (2 * gr
 
 
 @given(st.lists(grids, min_size=1, max_size=12))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_positions_are_those_of_transformers(sizes: list[tuple[int, int]]) -> None:
     frames = [tokens().frame(number + 1 if number else None, grid) for number, grid in enumerate(sizes)]
     prompt = join([tokens().head("Open the drawer.Picture 1: "), *frames, tokens().tail()])

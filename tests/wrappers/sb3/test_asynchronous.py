@@ -77,7 +77,7 @@ class GatedModel(PixelModel):
         self.gate = threading.Event()
 
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
-        assert self.gate.wait(30)
+        assert self.gate.wait(300)
         return super().predict(clips)
 
 
@@ -134,7 +134,7 @@ def step_and_store(venv: Any, buffer: ReplayBuffer, observations: Any) -> tuple[
     return next_observations, infos
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     delays=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.004]), min_size=1, max_size=6),
     pauses=st.lists(st.sampled_from([0.0, 0.0, 0.002]), min_size=1, max_size=6),
@@ -260,14 +260,13 @@ class TestQueue:
 
         actor = threading.Thread(target=act)
         actor.start()
-        deadline = time.monotonic() + 10
         # The reset and two steps wait to be scored; the third step waits for a place.
-        while len(stored) < 2 and time.monotonic() < deadline:
+        while len(stored) < 2:
             time.sleep(0.005)
         time.sleep(0.1)
         assert stored == [0, 1]
         model.gate.set()
-        actor.join(10)
+        actor.join()
         assert stored == list(range(8))
         buffer.drain()
         assert buffer.labels_written == 16
@@ -295,11 +294,9 @@ class TestShutdown:
 
     def test_a_wrapper_that_was_forgotten_ends_its_thread(self) -> None:
         make().reset()
-        deadline = time.monotonic() + 10
-        while scoring_threads() and time.monotonic() < deadline:
+        while scoring_threads():
             gc.collect()
             time.sleep(0.01)
-        assert not scoring_threads()
 
     @pytest.mark.parametrize("number", [0, 3, 20])
     def test_what_the_model_raises_is_raised_in_the_training_thread(self, number: int) -> None:

@@ -128,7 +128,7 @@ class Timings(RuleBasedStateMachine):
 
 
 TestTimings = Timings.TestCase
-TestTimings.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTimings.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_a_label_that_comes_after_its_slot_was_overwritten_is_counted_and_dropped() -> None:
