@@ -1,0 +1,54 @@
+"""Attacks the commands of ``robometer-rl`` with damaged files, odd command lines, traps and kills, and counts the harm.
+
+    python tools/fuzz.py                    # the whole attack: an hour or so on two cores
+    python tools/fuzz.py --quick            # a tenth of it
+    python tools/fuzz.py --only files       # one of its parts: files, lines, probes, kills
+    python tools/fuzz.py --seed 7           # other damage; equal seeds do equal damage
+
+It prints a table of figures, and ends with 0 only if no try ended in a traceback, by a signal, not at all, or with
+something torn or touched that should not be. What it found is told with the command that shows it; the folders of such
+tries stay in ``--folder``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# Read when the libraries are imported. One thread: forks of a process with more would wait for those it lacks.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MUJOCO_GL=os.environ.get("MUJOCO_GL", "egl"))
+os.environ.update(HF_ENDPOINT="http://127.0.0.1:9", COLUMNS="200")
+os.environ.pop("ROBOMETER_DEBUG", None)
+
+from fuzzing.attack import PARTS, Attack
+from fuzzing.trying import preload
+
+
+def main() -> int:
+    """Runs the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the tries")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="only this part; may be given again")
+    parser.add_argument("--match", default="", help="only kinds, commands or probes whose name has this in it")
+    parser.add_argument("--folder", type=Path, help="where to work, and to keep what was found; a temporary one if None")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="robometer-fuzz-"))
+    begin = time.monotonic()
+    preload()
+    attack = Attack(folder.resolve(), options.seed, 0.1 if options.quick else 1.0, options.match)
+    for part in options.only or PARTS:
+        PARTS[part](attack)
+    print(attack.table())
+    print(f"{time.monotonic() - begin:.0f} s; seed {options.seed}; what was found is in {folder}")
+    return int(attack.harm() > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
