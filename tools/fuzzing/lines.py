@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
-from fuzzing.kinds import CHECKPOINT, KINDS, TASK, TINY, TRAINING, words
+from fuzzing.kinds import KINDS, TASK, TINY, TRAINING, words
 from fuzzing.mutations import STRINGS
 
 COUNTS: Final = ("-1", "0", "1", "7", "1.5", "x", "", "nan", "-9223372036854775809", "True", "1e3", " 2", "٣")
@@ -49,11 +49,11 @@ COMMANDS: Final[dict[str, Command]] = {
     "score": Command(("score", "{npz}", *TASK, *TINY, "--out", "%"), "robometer_rl.score:ScoreConfig"),
     "score a video": Command(("score", "{mp4}", *TASK, *TINY, "--out", "%"), "robometer_rl.score:ScoreConfig"),
     "evaluate": Command(
-        ("evaluate", str(CHECKPOINT), "{store}", "--split", "train", "--output", "%.json"),
+        ("evaluate", "{checkpoint}", "{store}", "--split", "train", "--output", "%.json"),
         "robometer_rl.evaluation.evaluate:EvaluateConfig",
     ),
     "calibrate": Command(
-        ("calibrate", str(CHECKPOINT), "{store}", "--max-false-alarms", "0.99", "--output", "%"),
+        ("calibrate", "{checkpoint}", "{store}", "--max-false-alarms", "0.99", "--output", "%"),
         "robometer_rl.evaluation.calibrate:CalibrateConfig",
     ),
     "relabel": Command(
@@ -65,7 +65,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "train": Command((*TRAINING, "--data", "{store}", "--output", "%"), "robometer_rl.training.config:TrainConfig"),
     "publish": Command(
-        ("publish", str(CHECKPOINT), "me/robometer", "--dry-run"), "robometer_rl.training.publish:PublishConfig"
+        ("publish", "{checkpoint}", "me/robometer", "--dry-run"), "robometer_rl.training.publish:PublishConfig"
     ),
     "collect": Command(
         ("collect", "--output", "%", "--tasks", "reach", "--size", "16", "--workers", "1", "--episodes.expert=0")
@@ -77,7 +77,7 @@ COMMANDS: Final[dict[str, Command]] = {
         ("data", "inspect", "{store}", "--output", "%.png"), "robometer_rl.data.inspect:InspectConfig"
     ),
     "data verify": Command(("data", "verify", "{store}"), "robometer_rl.data.inspect:VerifyConfig"),
-    "data push": Command(("data", "push", "{store}", "me/store", "--dry-run"), "robometer_rl.data.hub:PushConfig"),
+    "data push": Command(("data", "push", "{sealed}", "me/store", "--dry-run"), "robometer_rl.data.hub:PushConfig"),
     "data pull": Command(("data", "pull", "me/store", "%"), "robometer_rl.data.hub:PullConfig"),
     "data import videos": Command(("data", "import", "videos", "{videos}", "%"), _IMPORT),
     "data import lerobot": Command(
@@ -89,8 +89,10 @@ COMMANDS: Final[dict[str, Command]] = {
 
 EXAMPLES: Final = {
     "{npz}": "npz",
+    "{checkpoint}": "checkpoint",
     "{mp4}": "mp4",
     "{store}": "store",
+    "{sealed}": "sealed store",
     "{episodes}": "npz episodes",
     "{hdf5}": "LIBERO HDF5",
     "{videos}": "listed videos",

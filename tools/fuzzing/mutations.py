@@ -50,6 +50,8 @@ def mutate(root: Path, rng: random.Random, others: list[Path]) -> str:
         What was done to which file.
     """
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        return "nothing is left"
     file = rng.choice(files)
     ways: list[Callable[[Path, random.Random], str]] = [*BYTES]
     if file.suffix in TEXT:
