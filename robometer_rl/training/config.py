@@ -86,6 +86,8 @@ class StageConfig:
         for name in ("batch_size", "accumulate", "bucket_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a stage must be at least 1, got {getattr(self, name)}")
+        if self.steps < 0:
+            raise ValueError(f"steps of a stage must be at least 0, got {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,11 @@ class TrainConfig:
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        for name in ("save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.feature_views < 1:
             raise ValueError(f"feature_views must be at least 1, got {self.feature_views}")
         if not 0.0 <= self.validation_fraction < 1.0:

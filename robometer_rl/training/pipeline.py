@@ -214,13 +214,16 @@ class _Run:
         """Starts a run, or goes on with one of the same configuration."""
         settings = json.dumps(asdict(config), indent=2, default=str)
         file = config.output / "config.json"
-        if file.exists() and file.read_text() != settings:
+        if file.exists() and file.read_text() != settings and _has_trained(config.output):
             differing = _differing(json.loads(file.read_text()), json.loads(settings))
             raise ValueError(
                 f"{config.output} holds a run with another configuration: {'; '.join(differing)}. Choose another output"
             )
         with main_process_first():
             config.output.mkdir(parents=True, exist_ok=True)
+            if file.exists() and file.read_text() != settings:  # of a start that failed, and with it what it computed
+                shutil.rmtree(config.output / "start", ignore_errors=True)
+                (config.output / "features.npy").unlink(missing_ok=True)
             write_text(file, settings)
         run = cls(config.output)
         if run._report_file.exists():
@@ -255,6 +258,12 @@ class _Run:
         self.note(seconds=self.report.get("seconds", {}) | {name: spent})
         logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
+
+
+def _has_trained(output: Path) -> bool:
+    """Whether a run has anything to lose: a finished stage, or a save of one."""
+    stages = [file for file in output.glob(f"*/{SETTINGS_FILE}") if file.parent.name != "start"]
+    return bool(stages) or any(output.glob("*/saves/checkpoint-*")) or any(output.glob(f"best/*/{SETTINGS_FILE}"))
 
 
 def _remove(saves: Path) -> None:

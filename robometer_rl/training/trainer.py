@@ -39,6 +39,7 @@ __all__ = [
     "SampleDataset",
     "SavingTrainer",
     "StageData",
+    "TrainingDivergedError",
     "last_save",
     "run_stage",
     "training_arguments",
@@ -97,8 +98,22 @@ class SampleDataset(Dataset[Sample]):
         return self._sampler.sample(self._stage, index if self._order is None else self._order(index))
 
 
+class TrainingDivergedError(ValueError):
+    """A loss that is NaN or infinite; saves from before are sound."""
+
+
 class SavingTrainer(Trainer):
     """A Trainer that leaves no half of a save where the disk is full, and says so."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See the Trainer's; a loss that is no number ends the training, before it is in the weights of a save."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss).all():
+            raise TrainingDivergedError(
+                f"the loss of step {self.state.global_step + 1} is {loss.mean().item()}: the training has diverged. "
+                "Lower the learning rate, and train into another output"
+            )
+        return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save = Path(str(self.args.output_dir)) / f"{_SAVE}{self.state.global_step}"

@@ -90,6 +90,22 @@ def test_an_output_belongs_to_one_configuration(data, tmp_path):
         train(replace(config, seed=1))
 
 
+def test_a_start_that_failed_does_not_refuse_the_corrected_one(data, tmp_path):
+    config = _config(data, tmp_path, start="nope", pretraining=VisionPretraining(steps=0))
+    with pytest.raises(ValueError, match="nope"):
+        train(config)
+    corrected = replace(config, start=None, joint=StageConfig(steps=0), frozen=StageConfig(steps=1, batch_size=4))
+    assert load_reward_model(train(corrected)).predict
+
+
+def test_training_that_diverges_stops(data, tmp_path):
+    diverging = StageConfig(steps=5, batch_size=4, learning_rate=1e30, warmup=0.0, max_grad_norm=0.0)
+    settings = {"pretraining": VisionPretraining(steps=0), "joint": StageConfig(steps=0)}
+    with pytest.raises(ValueError, match=r"the training has diverged|NaN or infinite"):
+        train(_config(data, tmp_path, frozen=diverging, **settings))
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_training_goes_on_from_a_checkpoint(data, tmp_path):
     first = train(_config(data, tmp_path / "first"))
     config = _config(data, tmp_path / "second", start=str(first), pretraining=VisionPretraining(steps=0))
