@@ -62,6 +62,10 @@ class DemoConfig:
     out: Path = Path("outputs/demo")
     """Folder for the results."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
 
 @dataclass(frozen=True)
 class DemoEpisode:

@@ -19,6 +19,7 @@ from robometer_rl.collecting.simulators import SKILLS
 from robometer_rl.data.store import TrajectoryStore
 from tests.data.runs import trajectory
 from tests.imports import LIGHT, imports_of
+from tests.library import ROOT
 
 FIXTURE = Path(__file__).parent / "fixtures" / "robometer_tiny" / "checkpoint"
 
@@ -283,3 +284,16 @@ def test_a_task_that_is_not_text_is_an_error_of_one_line(clip: Path) -> None:
     ended = run_program(["score", str(clip), "--task", "caf\udce9"], stdout=subprocess.PIPE)
     assert ended.returncode == 2
     assert ended.stderr.startswith(r"robometer-rl score: got the task 'caf\udce9', which is not text")
+
+
+@pytest.mark.parametrize("words", [["data", "pull", "me/store", "out"], ["data", "push", "store", "me/store"]])
+def test_a_hub_that_cannot_be_reached_is_an_error_of_one_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TrajectoryStore(tmp_path / "store").append(trajectory())
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    ended = run_program(words, cwd=tmp_path, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "http://127.0.0.1:9 does not answer" in ended.stderr
+    assert not (tmp_path / "out").exists()

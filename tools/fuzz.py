@@ -37,7 +37,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(PARTS), help="only this part; may be given again")
     parser.add_argument("--match", default="", help="only kinds, commands or probes whose name has this in it")
-    parser.add_argument("--folder", type=Path, help="where to work, and to keep what was found; a temporary one if None")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work, and to keep what was found; a temporary one if None"
+    )
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="robometer-fuzz-"))
     begin = time.monotonic()
@@ -45,8 +47,8 @@ def main() -> int:
     attack = Attack(folder.resolve(), options.seed, 0.1 if options.quick else 1.0, options.match)
     for part in options.only or PARTS:
         PARTS[part](attack)
-    print(attack.table())
-    print(f"{time.monotonic() - begin:.0f} s; seed {options.seed}; what was found is in {folder}")
+    sys.stdout.write(attack.table() + "\n")
+    sys.stdout.write(f"{time.monotonic() - begin:.0f} s; seed {options.seed}; what was found is in {folder}\n")
     return int(attack.harm() > 0)
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, snapshot_download
 from robometer_rl.data.inspect import StoreSummary, summarise
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.files import inside
-from robometer_rl.models.locations import is_hub_id
+from robometer_rl.models.locations import hub_errors, is_hub_id
 from robometer_rl.report.markup import markdown
 from robometer_rl.report.terminal import open_console
 
@@ -76,7 +76,7 @@ def push(config: PushConfig) -> list[str]:
         StoreError: There is no store, some of its rows are damaged, or it has more files than the Hub takes.
         OutsideError: A file of the store is a link out of it.
         ValueError: ``repo`` is no id of the Hub.
-        OSError: The Hub cannot be reached or refuses.
+        HubError: The Hub cannot be reached or refuses.
     """
     _check_id(config.repo)
     store = TrajectoryStore.open(config.path)
@@ -97,7 +97,8 @@ def push(config: PushConfig) -> list[str]:
     if config.dry_run:
         open_console().print(f"would upload {what} to https://huggingface.co/datasets/{config.repo}", soft_wrap=True)
     else:
-        _upload(config, _card(config.repo, summarise(store)))
+        with hub_errors(f"upload the dataset {config.repo}"):
+            _upload(config, _card(config.repo, summarise(store)))
         logger.info("uploaded %s", what)
     return [path.relative_to(config.path).as_posix() for path in files]
 
@@ -107,18 +108,20 @@ def pull(config: PullConfig) -> TrajectoryStore:
 
     Raises:
         ValueError: ``repo`` is no id of the Hub.
-        OSError: There is no such dataset, or the Hub cannot be reached.
+        HubError: There is no such dataset, or the Hub cannot be reached.
         StoreError: The dataset is not a store, or ``output`` holds trajectories that are not from the Hub.
         OutsideError: It has files whose names lead out of ``output``.
     """
     _check_id(config.repo)
     _check_free(config)
-    # Asked first: where the Hub cannot be reached, `snapshot_download` takes half a download for the whole.
-    found = HfApi().dataset_info(config.repo, revision=config.revision)
-    for file in found.siblings or ():
-        inside(config.output, file.rfilename)
-    commit = found.sha
-    snapshot_download(config.repo, repo_type="dataset", revision=commit, local_dir=config.output, allow_patterns=PARTS)
+    with hub_errors(f"download the dataset {config.repo}"):
+        # Asked first: where the Hub cannot be reached, `snapshot_download` takes half a download for the whole.
+        found = HfApi().dataset_info(config.repo, revision=config.revision)
+        for file in found.siblings or ():
+            inside(config.output, file.rfilename)
+        snapshot_download(
+            config.repo, repo_type="dataset", revision=found.sha, local_dir=config.output, allow_patterns=PARTS
+        )
     return TrajectoryStore.open(config.output)
 
 

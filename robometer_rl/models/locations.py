@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from robometer_rl.documents import brief
 
-__all__ = ["CHECKPOINT_FILES", "EMBEDDED", "TOKENIZER_FILES", "Location", "UnknownModelError", "is_hub_id", "locate"]
+__all__ = [
+    "CHECKPOINT_FILES",
+    "EMBEDDED",
+    "TOKENIZER_FILES",
+    "HubError",
+    "Location",
+    "UnknownModelError",
+    "hub_errors",
+    "is_hub_id",
+    "locate",
+]
 
 EMBEDDED = {"mini": "robometer-mini"}
 """Checkpoints inside the package: name to folder under ``assets``."""
@@ -23,6 +34,10 @@ _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 class UnknownModelError(ValueError):
     """A name that is neither an embedded checkpoint, a directory, nor a Hub id; the message says what exists."""
+
+
+class HubError(OSError):
+    """The Hub cannot be reached or refuses; the message says what was wanted of it and what it said."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +93,39 @@ def is_hub_id(name: str) -> bool:
     return match is not None and match["revision"] is None
 
 
+@contextmanager
+def hub_errors(wanted: str, kind: type[Exception] = HubError) -> Iterator[None]:
+    """Turns whatever the Hub's library raises within the block into one kind of error with one line.
+
+    Args:
+        wanted: What is done there, as in "download the dataset someone/drawers".
+        kind: What is raised instead.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    # What the library does not catch itself is passed on as its HTTP client raises it, and that is not always the same.
+    client_error = HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise kind(f"could not {wanted}: {' '.join(str(error).split())}") from error
+    except client_error as error:
+        raise kind(
+            f"could not {wanted}: {constants.ENDPOINT} does not answer ({' '.join(str(error).split())}); check the "
+            "network, and give the same command again"
+        ) from error
+
+
 def _download(repository: str, revision: str | None, patterns: Sequence[str]) -> Location:
     from huggingface_hub import is_offline_mode, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
+    wanted = f"{repository}@{revision}" if revision else repository
+    with hub_errors(f"get {wanted!r} from the Hub, and no directory of that name exists here", UnknownModelError):
         # Said outright: releases below 2 ask the network about a revision that is a commit, even when they are offline.
         offline = is_offline_mode()
         path = Path(
             snapshot_download(repository, revision=revision, allow_patterns=list(patterns), local_files_only=offline)
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        wanted = f"{repository}@{revision}" if revision else repository
-        raise UnknownModelError(
-            f"could not get {wanted!r} from the Hub, and no directory of that name exists here: {error}"
-        ) from error
     # The cache lays snapshots out by commit, so this is exact even where a branch was asked for.
     return Location(path, repository, path.name)

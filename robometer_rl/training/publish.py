@@ -13,7 +13,7 @@ import tyro
 import yaml
 from rich.table import Table
 
-from robometer_rl.models.locations import CHECKPOINT_FILES, is_hub_id
+from robometer_rl.models.locations import CHECKPOINT_FILES, hub_errors, is_hub_id
 from robometer_rl.report.markup import markdown, markdown_code
 from robometer_rl.report.terminal import open_console
 from robometer_rl.training.record import read_record
@@ -215,7 +215,7 @@ def publish(config: PublishConfig) -> None:
     Raises:
         PublishError: See `prepare`.
         CheckpointError: The directory does not load.
-        OSError: The Hub cannot be reached or refuses.
+        HubError: The Hub cannot be reached or refuses.
     """
     release = prepare(config)
     console = open_console()
@@ -291,9 +291,10 @@ def _push(config: PublishConfig, release: Release) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     hub = HfApi()
-    hub.create_repo(config.repo_id, private=config.private, exist_ok=True)
-    operations = [CommitOperationAdd(name, content) for name, content in release.files.items()]
-    return hub.create_commit(config.repo_id, operations, commit_message=config.message).commit_url
+    with hub_errors(f"upload the model {config.repo_id}"):
+        hub.create_repo(config.repo_id, private=config.private, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in release.files.items()]
+        return hub.create_commit(config.repo_id, operations, commit_message=config.message).commit_url
 
 
 def _text(content: Path | bytes) -> str:

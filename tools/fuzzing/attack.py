@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shlex
 import shutil
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
@@ -79,7 +80,9 @@ class Attack:
         problems = {outcome.problem: _end(outcome.output)} if outcome.problem else {}
         for problem, what in (problems | harm).items():
             self.found[part, problem] += 1
-            print(f"{part}, {name}: {problem}: {told}\n    robometer-rl {shlex.join(outcome.words)}\n    {what}", flush=True)
+            line = f"robometer-rl {shlex.join(outcome.words)}"
+            sys.stdout.write(f"{part}, {name}: {problem}: {told}\n    {line}\n    {what}\n")
+            sys.stdout.flush()
         if not problems and not harm:
             shutil.rmtree(folder, ignore_errors=True)
         return not problems and not harm

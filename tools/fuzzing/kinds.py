@@ -148,7 +148,9 @@ def _video_store(path: Path) -> None:
 
 
 def _copy(source: Path) -> Callable[[Path], None]:
-    return lambda path: Path(shutil.copytree(source, path) if source.is_dir() else shutil.copyfile(source, path)) and None
+    return lambda path: (
+        Path(shutil.copytree(source, path) if source.is_dir() else shutil.copyfile(source, path)) and None
+    )
 
 
 def _with_tokenizer(name: str) -> Callable[[Path], None]:
@@ -189,7 +191,9 @@ def _run(path: Path) -> None:
     path.mkdir()
     _store(path / "store")
     command = [*TRAINING, "--joint.steps", "200", "--data", "data/store", "--output", "data/run"]
-    _killed(command, path.parent, lambda: any((path / "run" / "joint" / "saves").glob("checkpoint-*/trainer_state.json")))
+    _killed(
+        command, path.parent, lambda: any((path / "run" / "joint" / "saves").glob("checkpoint-*/trainer_state.json"))
+    )
     # What is damaged is finished in a few steps.
     settings = path / "run" / "config.json"
     settings.write_text(settings.read_text().replace('"steps": 200', '"steps": 4'))

@@ -17,9 +17,18 @@ REALS: Final = ("nan", "inf", "-inf", "-1", "0", "1e308", "-0.0", "1e-320", "x",
 SAID: Final = (*(text for text in STRINGS if "\0" not in text and text != "\ud800"), "\udce9", "None", "--", "~", "@")
 DEVICES: Final = ("cuda", "cuda:99", "mps", "meta", "xla", "cpu:7", "nonsense", "", "-1", "privateuseone")
 PROTOCOLS: Final = (
-    "nested(0)", "nested(1)", "uniform(0)", "nested(-1)", "nested(99999999999)", "uniform(8", "NESTED", "nested (8)", "(",
+    "nested(0)", "nested(1)", "uniform(0)", "nested(-1)", "nested(99999999999)", "uniform(8", "NESTED", "nested (8)",
 )  # fmt: skip
-MODELS: Final = ("nobody/nothing", "nobody/nothing@main", "http://127.0.0.1:9", "mini2", "../..", "a/b/c", "@", "mini@1")
+MODELS: Final = (
+    "nobody/nothing",
+    "nobody/nothing@main",
+    "http://127.0.0.1:9",
+    "mini2",
+    "../..",
+    "a/b/c",
+    "@",
+    "mini@1",
+)
 REWARDS: Final = (
     "{}", "{", "[]", "null", '{"mode": 3}', '{"mode": "delta", "scale": NaN}', '{"every": 1e9}', "potential", "x.json",
     '{"terminate_on_success": true}', '{"mode": "potential", "gamma": 2}', '{"unknown": 1}',
@@ -40,7 +49,8 @@ class Command:
 NO_EPISODES: Final = tuple(
     f"--episodes.{skill}=0"
     for skill in (
-        "noisy", "stop-halfway", "wrong-place", "random", "hover", "undo", "wrong-push", "flail", "drop", "wrong-object",
+        "expert", "noisy", "stop-halfway", "wrong-place", "random", "hover", "undo", "wrong-push", "flail", "drop",
+        "wrong-object",
     )
 )  # fmt: skip
 
@@ -68,8 +78,7 @@ COMMANDS: Final[dict[str, Command]] = {
         ("publish", "{checkpoint}", "me/robometer", "--dry-run"), "robometer_rl.training.publish:PublishConfig"
     ),
     "collect": Command(
-        ("collect", "--output", "%", "--tasks", "reach", "--size", "16", "--workers", "1", "--episodes.expert=0")
-        + NO_EPISODES,
+        ("collect", "--output", "%", "--tasks", "reach", "--size", "16", "--workers", "1", *NO_EPISODES),
         "robometer_rl.collecting.collect:CollectConfig",
     ),
     "demo": Command(("demo", "--out", "%", "--every", "60", "--task", "reach", *TINY), "robometer_rl.demo:DemoConfig"),
@@ -146,7 +155,18 @@ def inputs(folder: Path) -> tuple[str, ...]:
         (odd / "dangling").symlink_to("nowhere")
         (odd / "[red]\x1b[2J\nname").mkdir()
     made = tuple(str(path) for path in sorted(odd.iterdir()))
-    return (*made, f"{odd}/file/below", f"{odd}/nothing", "", "/dev/null", "x" * 300, f"{odd}/caf\udce9", "-", "~", "..")
+    return (
+        *made,
+        f"{odd}/file/below",
+        f"{odd}/nothing",
+        "",
+        "/dev/null",
+        "x" * 300,
+        f"{odd}/caf\udce9",
+        "-",
+        "~",
+        "..",
+    )
 
 
 def outputs(folder: Path) -> tuple[str, ...]:

@@ -35,7 +35,19 @@ STRINGS = (
     "null",
 )
 NUMBERS = (0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 1.5, -0.0, 1e308, float("nan"), float("inf"))
-VALUES: tuple[Any, ...] = (*STRINGS, *NUMBERS, None, True, False, [], {}, [[]], {"": None}, [1, "a", None], list(range(999)))
+VALUES: tuple[Any, ...] = (
+    *STRINGS,
+    *NUMBERS,
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    {"": None},
+    [1, "a", None],
+    list(range(999)),
+)
 
 
 def mutate(root: Path, rng: random.Random, others: list[Path]) -> str:
@@ -75,7 +87,9 @@ def _flip(file: Path, rng: random.Random) -> str:
     content = bytearray(file.read_bytes())
     count = min(len(content), rng.choice([1, 3, 20, 300]))
     # Headers are at the beginning, directories at the end.
-    area = rng.choice([range(min(len(content), 64)), range(len(content)), range(max(0, len(content) - 200), len(content))])
+    area = rng.choice(
+        [range(min(len(content), 64)), range(len(content)), range(max(0, len(content) - 200), len(content))]
+    )
     for _ in range(count):
         if content:
             content[rng.choice(area)] = rng.randrange(256)
@@ -145,7 +159,9 @@ def _replace_value(file: Path, rng: random.Random) -> str:
 
 
 def _places(value: Any, path: str = "") -> list[tuple[Any, Any, str]]:
-    entries = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    entries = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
     found = [(value, key, f"{path}/{key}") for key, _ in entries]
     for key, entry in entries[:200]:
         found += _places(entry, f"{path}/{key}")

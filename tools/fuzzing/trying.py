@@ -67,7 +67,7 @@ def preload() -> None:
     import robometer_rl
 
     for module in pkgutil.walk_packages(robometer_rl.__path__, "robometer_rl."):
-        # The simulators start threads of their own; what needs an extra that is missing here is reported by its command.
+        # The simulators start threads of their own; a missing extra is its command's to report.
         try:
             importlib.import_module(module.name)
         except ImportError:
