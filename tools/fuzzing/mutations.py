@@ -137,11 +137,12 @@ def _replace_token(file: Path, rng: random.Random) -> str:
 
 def _replace_value(file: Path, rng: random.Random) -> str:
     """A value somewhere within a JSON document, or one line of several, is another one or missing."""
-    lines = file.read_bytes().decode("utf-8", "replace").splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+    text = file.read_bytes().decode("utf-8", "replace")  # another mutation may have been here before
+    lines = text.splitlines() if file.suffix == ".jsonl" else [text]
     number = rng.randrange(len(lines)) if lines else 0
     try:
         document = json.loads(lines[number])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return _replace_token(file, rng)
     places = list(_places(document))
     if not places:
