@@ -40,7 +40,7 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of (obs, info), or a tuple of these
             for several cameras.
         protocol: Which frames of a history the model is shown; None for the model's default.
-        success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
+        success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 
     Example:
         >>> from robometer_rl.envs.metaworld import make_env

@@ -66,7 +66,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's (obs, info), or
             a tuple of these for several cameras.
         protocol: Which frames of a history the model is shown; None for the model's default.
-        success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
+        success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 
     Example:
         >>> from gymnasium.vector import AsyncVectorEnv

@@ -122,7 +122,7 @@ class AsyncVecRobometerReward(VecRobometerReward):
             must be known when it is made.
         frames: See `VecRobometerReward`.
         protocol: Which frames of a history the model is shown; None for the model's default.
-        success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
+        success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
         max_pending: How many steps may wait to be scored.
 
     Attributes:

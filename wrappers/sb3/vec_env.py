@@ -71,7 +71,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's (obs, info), or
             a tuple of these for several cameras.
         protocol: Which frames of a history the model is shown; None for the model's default.
-        success_key: Info key of true success; None for ``is_success``, else ``success``, if there is one.
+        success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 
     Attributes:
         reset_infos: The info of each environment's last reset, with ``robometer/reset_progress``.

@@ -28,7 +28,7 @@ from robometer_rl.wrappers import (
     RobometerReward,
     VecRobometerReward,
 )
-from robometer_rl.wrappers.moments import SharedBufferWarning
+from robometer_rl.wrappers.observation_reader import SharedBufferWarning
 from robometer_rl.wrappers.sb3.callback import OutcomeCounter
 from robometer_rl.wrappers.vector import RobometerReward as VectorRobometerReward
 from robometer_rl.wrappers.vector_infos import env_info
