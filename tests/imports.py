@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import packages_distributions
 
 # What every start may cost: arrays, pictures, videos, command lines and environments.
-LIGHT = frozenset({"PIL", "farama_notifications", "gymnasium", "imageio_ffmpeg", "numpy", "typing_extensions", "yaml"})
+LIGHT = frozenset({"PIL", "av", "farama_notifications", "gymnasium", "imageio", "numpy", "typing_extensions", "yaml"})
 LIGHT |= {"docstring_parser", "rich", "typeguard", "tyro"}
 
 _REPORT = """

@@ -145,14 +145,14 @@ def test_the_store_that_train_and_evaluate_need_is_asked_for(
 
 HIDDEN = """
 import sys
-sys.modules["datasets"] = None
+sys.modules["pyarrow"] = None
 from robometer_rl.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("words", [["data", "inspect"], ["data", "verify"], ["evaluate", "mini"]])
-def test_a_sealed_store_without_datasets_says_what_to_install(words: list[str], tmp_path: Path) -> None:
+def test_a_sealed_store_without_pyarrow_says_what_to_install(words: list[str], tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path / "store")
     store.append(trajectory())
     store.seal()
