@@ -11,6 +11,7 @@ Files are handed to FFmpeg as open files, never by name, so that names mean noth
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import threading
@@ -214,6 +215,7 @@ class _Video:
 
     def close(self) -> None:
         """Closes the file."""
+        self._running = iter(())  # it refers to this object: a circle would be collected some day, perhaps in a fork
         self._container.close()
         self._file.close()
 
@@ -419,6 +421,8 @@ def _leave_to_parent() -> None:
     """
     _inherited.extend(_open_videos.values())
     _open_videos.clear()
+    # Nor does it collect what the parent has not: freeing a converter or decoder waits for its threads, for ever.
+    gc.freeze()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
