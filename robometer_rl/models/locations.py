@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 from robometer_rl.documents import brief
 
@@ -105,7 +106,7 @@ def hub_errors(wanted: str, kind: type[Exception] = HubError) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     # What the library does not catch itself is passed on as its HTTP client raises it, and that is not always the same.
-    client_error = HfHubHTTPError.__bases__[0]
+    client_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])
     try:
         yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
