@@ -60,7 +60,15 @@ def test_the_extras_are_really_hidden() -> None:
 # Everything that is for Stable-Baselines3 only.
 FOR_SB3 = [
     f"robometer_rl.wrappers.{name}"
-    for name in ("sb3", "sb3.asynchronous", "sb3.callback", "sb3.check", "sb3.recorders", "sb3.replay_buffer", "sb3.vec_env")
+    for name in (
+        "sb3",
+        "sb3.asynchronous",
+        "sb3.callback",
+        "sb3.check",
+        "sb3.recorders",
+        "sb3.replay_buffer",
+        "sb3.vec_env",
+    )
 ]
 
 

@@ -28,6 +28,7 @@ def test_texts_are_shown_as_they_are_wherever_they_stand(capsys: pytest.CaptureF
 def test_the_log_shows_texts_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     logger = logging.getLogger("tests.terminal")
+    logger.setLevel(logging.WARNING)  # whatever commands of other tests have made of the root's level
     handler = log_handler(show_path=False)
     logger.addHandler(handler)
     try:
