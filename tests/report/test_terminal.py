@@ -29,6 +29,7 @@ def test_the_log_shows_texts_as_they_are(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setenv("COLUMNS", "200")
     logger = logging.getLogger("tests.terminal")
     logger.setLevel(logging.WARNING)  # whatever commands of other tests have made of the root's level
+    logger.propagate = False  # pytest's own report of the log cannot be sent between processes with such letters
     handler = log_handler(show_path=False)
     logger.addHandler(handler)
     try:
