@@ -23,6 +23,22 @@ BASE = FIXTURES / "base_processor"
 # How far logits may be apart in float32; the recording machine's own attention implementations differ by 3e-6.
 LOGITS = 1e-4
 
+# How far probabilities of the same weights may be apart, whatever the batch, the pass, the number of threads, the
+# processor and the place of the weights in memory: docs/protocols.md promises it.
+OUTPUTS = {torch.float32: 1e-6, torch.bfloat16: 0.02}
+
+
+def assert_same_outputs(logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Logits of the same weights give the same probabilities."""
+    torch.testing.assert_close(logits.sigmoid(), expected.sigmoid(), rtol=0, atol=OUTPUTS[expected.dtype])
+
+
+def assert_same_weights(checkpoint: Checkpoint, expected: Checkpoint) -> None:
+    """Weights are equal bit for bit."""
+    found, wanted = checkpoint.network.state_dict(), expected.network.state_dict()
+    assert found.keys() == wanted.keys()
+    assert [key for key, tensor in wanted.items() if not torch.equal(found[key], tensor)] == []
+
 
 @cache
 def arrays(name: str) -> dict[str, NDArray[Any]]:

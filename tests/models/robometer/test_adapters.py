@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from robometer_rl.models.robometer.adapters import adapter_of
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.config import CheckpointError
-from tests.golden import CHECKPOINT, FIXTURES, clips, copy_of
+from tests.golden import CHECKPOINT, FIXTURES, assert_same_outputs, assert_same_weights, clips, copy_of
 
 LANGUAGE: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"]}
 TOKENS: dict[str, Any] = {**LANGUAGE, "trainable_token_indices": {"embed_tokens": [630, 634]}}
@@ -66,7 +66,7 @@ def fine_tuned(
         ("visual", TOWER, False, None),
     ],
 )
-def test_saving_and_loading_gives_bit_equal_outputs(
+def test_saving_and_loading_gives_equal_weights_and_outputs(
     part: str, lora: dict[str, Any], stated: bool, dtype: torch.dtype | None, tmp_path: Path
 ) -> None:
     checkpoint = fine_tuned(CHECKPOINT if stated else None, part, dtype, **lora)
@@ -74,13 +74,14 @@ def test_saving_and_loading_gives_bit_equal_outputs(
     assert not torch.allclose(expected, outputs(load_checkpoint(CHECKPOINT, dtype=dtype)), atol=0.1)
     save_checkpoint(tmp_path, checkpoint)
     again = load_checkpoint(tmp_path, dtype=dtype)
-    assert torch.equal(outputs(again), expected)
+    assert_same_weights(again, checkpoint)
+    assert_same_outputs(outputs(again), expected)
     everything = [*again.network.named_parameters(), *again.network.named_buffers()]
     assert [name for name, tensor in everything if tensor.is_meta] == []
     assert not again.network.training
     # And once more, over itself.
     save_checkpoint(tmp_path, again)
-    assert torch.equal(outputs(load_checkpoint(tmp_path, dtype=dtype)), expected)
+    assert_same_weights(load_checkpoint(tmp_path, dtype=dtype), checkpoint)
 
 
 def test_an_adapter_is_small_and_has_its_standard_names(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_peft_reads_our_adapters(tmp_path: Path) -> None:
     plain = load_checkpoint(CHECKPOINT)
     PeftModel.from_pretrained(plain.network.model, str(tmp_path))  # in place
     plain.network.load_state_dict(load_file(tmp_path / "custom_heads.safetensors"), strict=False)
-    assert torch.equal(outputs(plain), outputs(checkpoint))
+    assert_same_outputs(outputs(plain), outputs(checkpoint))
 
 
 def test_adapters_go_on_training_after_loading(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_the_base_may_have_moved(moved: str, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"the base .* is not to be had"):
             load_checkpoint(tmp_path / "adapter")
         again = load_checkpoint(tmp_path / "adapter", base_model=tmp_path / "elsewhere")
-    assert torch.equal(outputs(again), outputs(checkpoint))
+    assert_same_outputs(outputs(again), outputs(checkpoint))
 
 
 def test_another_base_of_the_same_shape_is_noticed(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_an_adapter_that_does_not_say_its_base_asks_for_it(tmp_path: Path) -> No
     (tmp_path / "adapter_config.json").write_text(json.dumps({**described, "base_model_name_or_path": None}))
     with pytest.raises(CheckpointError, match="does not say what its base is"):
         load_checkpoint(tmp_path)
-    assert torch.equal(outputs(load_checkpoint(tmp_path, base_model=CHECKPOINT)), outputs(checkpoint))
+    assert_same_outputs(outputs(load_checkpoint(tmp_path, base_model=CHECKPOINT)), outputs(checkpoint))
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "custom_heads.safetensors", "config.yaml"])
@@ -271,7 +272,7 @@ def test_a_directory_holds_one_kind_of_checkpoint(first: str, tmp_path: Path) ->
     save_checkpoint(tmp_path, one)
     with pytest.raises(CheckpointError, match="holds a checkpoint of another kind"):
         save_checkpoint(tmp_path, other)
-    assert torch.equal(outputs(load_checkpoint(tmp_path)), outputs(one))
+    assert_same_outputs(outputs(load_checkpoint(tmp_path)), outputs(one))
 
 
 def test_a_lora_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
