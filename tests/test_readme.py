@@ -81,6 +81,10 @@ def test_the_episodes_behind_the_numbers_are_counted() -> None:
         assert "<!-- numbers: robometer_mini" in page
 
 
-def test_ci_runs_the_test_command_of_the_readme() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
+def test_ci_runs_all_checks_and_with_them_the_test_command_of_the_readme() -> None:
+    command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+    assert command.startswith("exec make check")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    (checks,) = re.findall(r"^check: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"lint", "test"} <= set(checks.split())
+    assert "make test " in README

@@ -44,11 +44,14 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
         success_key: Info key of true success, see `robometer_rl.true_success`.
 
     Example:
-        >>> from robometer_rl.envs.metaworld import make_env
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
         >>> from robometer_rl.wrappers import ActionChunk, RobometerReward
-        >>> env = RobometerReward(make_env("drawer-open"), "mini", task="open the drawer")  # doctest: +SKIP
-        >>> env = ActionChunk(env, size=5, gamma=0.99)  # doctest: +SKIP
-        >>> env.action_space.shape  # doctest: +SKIP
+        >>> env = RobometerReward(make_env(), "mini", task="open the drawer")
+        >>> env.action_space.shape
+        (4,)
+        >>> env = ActionChunk(env, size=5, gamma=0.99)
+        >>> env.action_space.shape
         (5, 4)
     """
 

@@ -70,10 +70,15 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
         every: The ``every`` of the `robometer_rl.RewardSpec`.
 
     Example:
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
         >>> from gymnasium.vector import AsyncVectorEnv
-        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo
-        >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env("drawer-open"))] * 4)  # doctest: +SKIP
+        >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env())] * 2)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> "robometer/frame" in infos
+        True
+        >>> envs.close()
     """
 
     def __init__(self, env: gym.Env[ObsType, ActType], every: int = 1) -> None:

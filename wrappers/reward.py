@@ -43,11 +43,14 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
         success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 
     Example:
-        >>> from robometer_rl.envs.metaworld import make_env
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
         >>> from robometer_rl.wrappers import RobometerReward
-        >>> env = RobometerReward(make_env("drawer-open"), "mini", task="open the drawer")  # doctest: +SKIP
-        >>> observation, info = env.reset(seed=0)  # doctest: +SKIP
-        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())  # doctest: +SKIP
+        >>> env = RobometerReward(make_env(), "mini", task="open the drawer")
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> reward == info["robometer/reward"], info["robometer/task_reward"]
+        (True, 0.0)
     """
 
     def __init__(

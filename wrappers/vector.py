@@ -69,12 +69,18 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 
     Example:
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
         >>> from gymnasium.vector import AsyncVectorEnv
-        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo
         >>> from robometer_rl.wrappers.vector import RobometerReward
-        >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env("drawer-open"))] * 4)  # doctest: +SKIP
-        >>> envs = RobometerReward(envs, "mini", task="open the drawer")  # doctest: +SKIP
+        >>> envs = AsyncVectorEnv([lambda: RenderToInfo(make_env())] * 2)
+        >>> envs = RobometerReward(envs, "mini", task="open the drawer")
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations, rewards, terminations, truncations, infos = envs.step(envs.action_space.sample())
+        >>> rewards.shape
+        (2,)
+        >>> envs.close()
     """
 
     def __init__(

@@ -260,10 +260,11 @@ def make_env(
         render_mode: ``rgb_array``, or None if no frame is ever asked for.
 
     Example:
-        >>> env = make_env("drawer-open")                     # doctest: +SKIP
-        >>> observation, info = env.reset(seed=0)             # doctest: +SKIP
-        >>> env.render().shape, env.unwrapped.instruction     # doctest: +SKIP
+        >>> env = make_env("drawer-open")
+        >>> observation, info = env.reset(seed=0)
+        >>> env.render().shape, env.unwrapped.instruction
         ((128, 128, 3), 'open the drawer')
+        >>> env.close()
     """
     if not 1 <= max_episode_steps <= 500:
         raise ValueError(f"max_episode_steps {max_episode_steps}; Meta-World episodes have 1 to 500 steps")

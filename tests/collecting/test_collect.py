@@ -67,7 +67,7 @@ from tests.collecting.test_collect import config, counts
 from robometer_rl.collecting.collect import collect
 
 if __name__ == "__main__":
-    collect(config(Path(sys.argv[1]), tasks=("drawer-close",), episodes=counts(expert=60), workers=1))
+    collect(config(Path(sys.argv[1]), tasks=("drawer-close",), episodes=counts(expert=6000), workers=1))
 """
 
 
@@ -97,15 +97,15 @@ def test_an_interrupt_leaves_a_valid_store(tmp_path):
     program.write_text(MAIN)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, str(program), str(output)], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list((output / "rows").glob("*.json")) and time.monotonic() < deadline:
+    while not list((output / "rows").glob("*.json")):
+        assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C: everyone is told
-    process.wait(timeout=120)
+    process.wait()
     assert process.returncode != 0
     store = TrajectoryStore(output)
     store.verify()
-    assert 1 <= len(store) < 60
+    assert 1 <= len(store) < 6000
 
 
 def test_any_part_of_a_recording_is_balanced():

@@ -146,7 +146,7 @@ def test_options_that_make_no_sense_are_refused(tmp_path):
 
 
 MAIN = """
-import sys, time
+import itertools, sys, time
 from pathlib import Path
 from robometer_rl.formats.importing import ImportOptions, import_trajectories
 from robometer_rl.data.reading import Unreadable
@@ -154,7 +154,7 @@ from tests.data.runs import trajectory
 
 def reading():
     yield Unreadable("x", "no frames")
-    for number in range(1000):
+    for number in itertools.count():
         yield trajectory(f"{number:03d}")
         print(number, flush=True)
         time.sleep(0.05)
@@ -174,5 +174,5 @@ def test_an_interrupt_leaves_a_store_and_a_list(tmp_path):
     assert process.returncode != 0
     store = TrajectoryStore.open(tmp_path / "store")
     store.verify()
-    assert 3 <= len(store) < 1000
+    assert len(store) >= 3
     assert json.loads(unreadable_path(tmp_path / "store").read_text()) == {"name": "x", "reason": "no frames"}

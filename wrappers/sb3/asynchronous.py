@@ -130,12 +130,19 @@ class AsyncVecRobometerReward(VecRobometerReward):
             ``robometer/true_success``, with the number of their ``environment``.
 
     Example:
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
         >>> from stable_baselines3 import SAC
-        >>> from robometer_rl.wrappers import AsyncVecRobometerReward, LabelledReplayBuffer
-        >>> venv = AsyncVecRobometerReward(venv, "mini", task="open the drawer")  # doctest: +SKIP
-        >>> agent = SAC("MlpPolicy", venv, replay_buffer_class=LabelledReplayBuffer)  # doctest: +SKIP
-        >>> agent.learn(100_000)  # doctest: +SKIP
-        >>> venv.close()  # doctest: +SKIP
+        >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> from robometer_rl.wrappers import AsyncVecRobometerReward, LabelledReplayBuffer, RenderToInfo
+        >>> venv = make_vec_env(make_env, wrapper_class=RenderToInfo)
+        >>> venv = AsyncVecRobometerReward(venv, "mini", task="open the drawer")
+        >>> agent = SAC("MlpPolicy", venv, replay_buffer_class=LabelledReplayBuffer, buffer_size=100)
+        >>> agent = agent.learn(10)
+        >>> agent.replay_buffer.drain()
+        >>> agent.replay_buffer.labels_written
+        10
+        >>> venv.close()
     """
 
     def __init__(

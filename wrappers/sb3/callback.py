@@ -156,8 +156,13 @@ class RewardHonestyCallback(BaseCallback):
         RewardFarmingWarning: Learned return rises while true success does not. Once, until true success rises.
 
     Example:
-        >>> from robometer_rl.wrappers.sb3.callback import RewardHonestyCallback
-        >>> agent.learn(100_000, callback=RewardHonestyCallback())  # doctest: +SKIP
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
+        >>> from stable_baselines3 import SAC
+        >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> from robometer_rl.wrappers import RenderToInfo, RewardHonestyCallback, VecRobometerReward
+        >>> venv = VecRobometerReward(make_vec_env(make_env, wrapper_class=RenderToInfo), "mini", task="open the drawer")
+        >>> agent = SAC("MlpPolicy", venv, buffer_size=100).learn(10, callback=RewardHonestyCallback())
     """
 
     def __init__(

@@ -38,9 +38,14 @@ def check_algorithm(algorithm: BaseAlgorithm) -> None:
         ValueError: The environment pays no learned reward, or `VecNormalize` normalises rewards that arrive later.
 
     Example:
-        >>> from robometer_rl.wrappers import check_algorithm
-        >>> agent = SAC("MlpPolicy", venv, gamma=0.99)  # doctest: +SKIP
-        >>> check_algorithm(agent)  # doctest: +SKIP
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
+        >>> from stable_baselines3 import SAC
+        >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> from robometer_rl.wrappers import RenderToInfo, VecRobometerReward, check_algorithm
+        >>> venv = VecRobometerReward(make_vec_env(make_env, wrapper_class=RenderToInfo), "mini", task="open the drawer")
+        >>> agent = SAC("MlpPolicy", venv, gamma=0.99)
+        >>> check_algorithm(agent)
     """
     env = algorithm.get_env()
     if env is None:

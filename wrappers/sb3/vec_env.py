@@ -77,11 +77,17 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         reset_infos: The info of each environment's last reset, with ``robometer/reset_progress``.
 
     Example:
+        With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
+
         >>> from stable_baselines3.common.env_util import make_vec_env
-        >>> from robometer_rl.envs.metaworld import make_env
         >>> from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
-        >>> venv = make_vec_env(lambda: make_env("drawer-open"), 4, wrapper_class=RenderToInfo)  # doctest: +SKIP
-        >>> venv = VecRobometerReward(venv, "mini", task="open the drawer")  # doctest: +SKIP
+        >>> venv = make_vec_env(make_env, 2, wrapper_class=RenderToInfo)
+        >>> venv = VecRobometerReward(venv, "mini", task="open the drawer")
+        >>> observations = venv.reset()
+        >>> observations, rewards, dones, infos = venv.step(np.zeros((2, 4)))
+        >>> rewards.shape
+        (2,)
+        >>> venv.close()
     """
 
     def __init__(

@@ -158,7 +158,7 @@ class _Question:
 
 
 class RobometerStream(RewardStream):
-    """See `RewardStream`; the same numbers as `RewardModel.predict_steps`.
+    """See `RewardStream`; equal to `RewardModel.predict_steps` to a rounding error.
 
     Args:
         network: One progress token per frame.
