@@ -33,7 +33,7 @@ class Toy(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def step(self, action: NDArray[np.float32]) -> Any:
         self.steps += 1
-        return np.zeros(3, np.float32), 0.0, False, self.steps == 5, {}
+        return np.zeros(3, np.float32), 0.0, False, self.steps == 5, {"is_success": False}
 
     def render(self) -> Any:
         return self.np_random.integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -1,9 +1,10 @@
 """Packs: episodes that go through the model together, decoded while the model works on those before them.
 
 Which episodes share a pack decides the last bits of their labels, since a network sums in another order in a larger
-batch, as it does with another number of threads or on another processor. So packs depend on the order of the dataset and on the settings alone, and a pack is labelled whole or not at
-all: a run that goes on after the last whole pack makes the packs that an unbroken one would have made. Episodes are put
-together by their sizes, before any is decoded, so that packs can be decoded elsewhere.
+batch, as it does with another number of threads or on another processor. So packs depend on the order of the dataset
+and on the settings alone, and a pack is labelled whole or not at all: a run that goes on after the last whole pack
+makes the packs that an unbroken one would have made. Episodes are put together by their sizes, before any is decoded,
+so that packs can be decoded elsewhere.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ def test_it_is_a_checkpoint_like_any_other(tmp_path):
     inputs = checkpoint.processor.progress_inputs([Clip(frames, "push the block")])
     with torch.inference_mode():
         expected = checkpoint.network.eval()(inputs).success.sigmoid().numpy()
+    assert prediction.success is not None
     np.testing.assert_allclose(prediction.success, expected, rtol=0, atol=1e-6)
 
 

@@ -33,7 +33,7 @@ SHARDED_LAYERS = (Qwen3VLTextDecoderLayer,)
 def launch(directory: Path, config: TrainConfig) -> None:
     """Trains in two processes as ``accelerate launch`` would start them, on CPU: a stage, a run, and sharded steps."""
     # Held while they run, so that no other program takes the port between its choice and its use.
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     spawn(_start, (str(store.port), directory, config), nprocs=PROCESSES)
 
 

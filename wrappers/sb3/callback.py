@@ -161,7 +161,8 @@ class RewardHonestyCallback(BaseCallback):
         >>> from stable_baselines3 import SAC
         >>> from stable_baselines3.common.env_util import make_vec_env
         >>> from robometer_rl.wrappers import RenderToInfo, RewardHonestyCallback, VecRobometerReward
-        >>> venv = VecRobometerReward(make_vec_env(make_env, wrapper_class=RenderToInfo), "mini", task="open the drawer")
+        >>> venv = make_vec_env(make_env, wrapper_class=RenderToInfo)
+        >>> venv = VecRobometerReward(venv, "mini", task="open the drawer")
         >>> agent = SAC("MlpPolicy", venv, buffer_size=100).learn(10, callback=RewardHonestyCallback())
     """
 

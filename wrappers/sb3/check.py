@@ -43,7 +43,8 @@ def check_algorithm(algorithm: BaseAlgorithm) -> None:
         >>> from stable_baselines3 import SAC
         >>> from stable_baselines3.common.env_util import make_vec_env
         >>> from robometer_rl.wrappers import RenderToInfo, VecRobometerReward, check_algorithm
-        >>> venv = VecRobometerReward(make_vec_env(make_env, wrapper_class=RenderToInfo), "mini", task="open the drawer")
+        >>> venv = make_vec_env(make_env, wrapper_class=RenderToInfo)
+        >>> venv = VecRobometerReward(venv, "mini", task="open the drawer")
         >>> agent = SAC("MlpPolicy", venv, gamma=0.99)
         >>> check_algorithm(agent)
     """
