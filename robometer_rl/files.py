@@ -27,6 +27,7 @@ __all__ = [
     "new_directory",
     "new_file",
     "new_files",
+    "remove_left_over",
     "whole_lines",
     "write_bytes",
     "write_text",
@@ -176,6 +177,15 @@ def check_destination(destination: Path, *, replace: bool = False) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with _partial(place) as partial:
         partial.touch()
+
+
+def remove_left_over(destination: str | Path) -> None:
+    """Removes what a process left that was killed when ``destination`` was in place and its hidden directory not gone.
+
+    Only needed where a file is found to be complete and is not written again.
+    """
+    with _partial(_place(Path(destination))):
+        pass
 
 
 def check_outside(destination: Path, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 import tyro
 from rich.table import Table
 
+from robometer_rl.files import remove_left_over
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
@@ -144,6 +145,7 @@ def relabel(
         writer.check()
     elif writer.destination == dataset.options.path and writer.written() == provenance:
         # Killed between replacing the dataset and removing the journal, which knows the dataset as it was.
+        remove_left_over(writer.destination)
         path.unlink()
         return None
     with Journal(path, run_facts(dataset, labeller)) as journal:
@@ -157,6 +159,8 @@ def relabel(
             if report:
                 write_report(report_path(writer), dataset, labels)
             writer.write(labels)
+        else:
+            remove_left_over(writer.destination)
         path.unlink()
     return None if is_written else labels
 

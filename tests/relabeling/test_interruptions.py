@@ -52,6 +52,37 @@ def test_fifty_runs_killed_at_random_moments_leave_what_an_unbroken_one_leaves(t
         assert found["resumed"] > 0
 
 
+def killing_at(output: Path, move: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """Moves files, and kills its process when the output has come to its place."""
+
+    def moved(source: Path, destination: Path) -> None:
+        move(source, destination)
+        if Path(destination).resolve() == output.resolve():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return moved
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_when_its_output_is_in_place_leaves_nothing_beside_it(tmp_path, kind):
+    dataset = make(kind, tmp_path / "original")
+    path, unbroken = (copied(dataset, tmp_path / name) for name in ("killed", "unbroken"))
+    label(kind, unbroken)
+    child = os.fork()
+    if child == 0:
+        output = KINDS[kind].output(path)
+        os.replace, os.rename = (killing_at(output, move) for move in (os.replace, os.rename))
+        label(kind, path)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert content(KINDS[kind].output(path)) == content(KINDS[kind].output(unbroken))
+    label(kind, path)
+    assert content(KINDS[kind].output(path)) == content(KINDS[kind].output(unbroken))
+    assert sorted(each.name for each in path.parent.iterdir()) == sorted(
+        each.name for each in unbroken.parent.iterdir()
+    )
+
+
 def label(kind: str, path: Path) -> Labeller:
     labeller = Labeller(PixelModel(), pack_tokens=PACK_TOKENS)
     KINDS[kind].run(path, labeller, verify=True)
