@@ -63,7 +63,7 @@ class RewardSpec:
 
     With p_t the predicted progress, ``learned`` is one of
 
-    * ``"level"``: p_{t+1}. Farmable: an agent is paid for standing still near the goal.
+    * ``"level"``: p_{t+1}. Open to reward hacking: an agent is paid for standing still near the goal.
     * ``"delta"``: p_{t+1} - p_t, which sums to p_T - p_0 over an episode.
     * ``"potential"``: gamma Phi' - Phi with Phi = p, potential-based shaping (Ng, Harada and Russell, 1999), which
       leaves optimal policies as the task reward has them (docs/reference.md §9.2).

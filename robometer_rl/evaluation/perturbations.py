@@ -1,4 +1,4 @@
-"""What an episode looks like under a condition: the same run, said in other words or seen by another camera."""
+"""Perturbations of episodes, under which a model is measured again: the same run, said in other words or seen by another camera."""
 
 from __future__ import annotations
 

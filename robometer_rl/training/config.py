@@ -21,7 +21,8 @@ class LossWeights:
         progress: Of frame-level progress. The published model was trained with 1 / clip length.
         success: Of frame-level success.
         preference: Of pairs.
-        grounding: Of naming the task said and the task shown, which teaches a new decoder to read; see `grounding`.
+        grounding: Of the auxiliary loss, naming the task said and the task shown, which teaches a new decoder to read;
+            see `robometer_rl.training.objective.AuxiliaryTaskLoss`.
             0 for networks that come from a language model.
         legacy: Take the losses as the reference does: success without balancing its classes, progress divided by the
             length of its clip once more, and of a pair only the first trajectory.

@@ -133,7 +133,7 @@ class _Step:
 
 
 class RewardHonestyCallback(BaseCallback):
-    """Logs what is paid beside what is achieved, and warns of reward farming.
+    """Logs what is paid beside what is achieved, and warns of reward hacking (farming).
 
     Under ``honesty/`` the logger gets, over the last ``window`` episodes, the fields of
     `robometer_rl.evaluation.reward_hacking.Agreement`: learned and true return and their correlation, predicted and

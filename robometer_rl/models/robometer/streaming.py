@@ -1,6 +1,6 @@
 """Histories that grow by a frame at a time: only what changed goes through the decoder.
 
-For every history the stream holds the keys and values of the frames that its last question began with. The next
+For every history the stream holds a KV cache: the keys and values of the frames that its last question began with. The next
 question begins with some of the same frames; the rest is computed anew. Under nested frames with four at most::
 
     step   shown          cached before       computed
