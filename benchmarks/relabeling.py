@@ -55,13 +55,13 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.evaluation.metrics import bootstrap
 from robometer_rl.files import new_directory
 from robometer_rl.formats.dataset import DatasetOptions, Labels, RelabelDataset
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import versions
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.decoding import decode
 from robometer_rl.relabeling.engine import Engine, Labeller, one_process
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.ray_engine import RayEngine
 
 PROTOCOLS: dict[str, FrameProtocol] = {"uniform": UniformFrames(8), "nested": NestedFrames(8)}

@@ -64,6 +64,7 @@ MOVED: Final = {
     "models.robometer.prefix": "models.robometer.kv_cache",
     "models.robometer.repeated": "models.robometer.protocol_pass",
     "relabeling.dataset": "formats.dataset",
+    "relabeling.formats": "formats.table",
     "relabeling.destinations": "formats.destinations",
     "relabeling.hdf5": "formats.hdf5.labels",
     "relabeling.lerobot": "formats.lerobot.labels",

@@ -230,7 +230,7 @@ def _preference(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
 
 
 def _farming(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
-    """Reward hacking: what learning agents are paid without achieving anything, and whether their progress is about the goal.
+    """Reward hacking: what learning agents are paid for nothing, and whether their progress is about the goal.
 
     ``farming_final_progress`` and ``farming_max_progress``: of episodes without success by agents that never succeed
     (a task and a skill, none of whose episodes does). ``farming_success_progress``: final progress of successful

@@ -1,4 +1,4 @@
-"""Perturbations of episodes, under which a model is measured again: the same run, said in other words or seen by another camera."""
+"""Perturbations, under which a model is measured again: the same run in other words or by another camera."""
 
 from __future__ import annotations
 

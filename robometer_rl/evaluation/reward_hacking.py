@@ -1,4 +1,4 @@
-"""Whether a learned reward tells the truth about episodes whose truth is known, and whether an agent farms it (reward hacking).
+"""Whether a learned reward tells the truth where it is known, and whether an agent farms it (reward hacking).
 
 Everything here works on outcomes of whole episodes; `robometer_rl.wrappers.sb3.callback` collects them while an agent
 of Stable-Baselines3 learns.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import tyro
 
-from robometer_rl.formats.table import FORMATS, Format
+from robometer_rl.formats.table import FORMATS, IMPORTED, Reader
 
 __all__ = ["parse_data", "run_data"]
 
@@ -48,8 +48,8 @@ def parse_data(words: Sequence[str], program: str) -> Callable[[], Any]:
     command = _choose(words, program, _COMMANDS)
     program, words = f"{program} {command}", words[1:]
     if command == "import":
-        name = _choose(words, program, {name: kind.description for name, kind in FORMATS.items()})
-        return _parse_import(FORMATS[name], words[1:], f"{program} {name}")
+        name = _choose(words, program, {name: FORMATS[name].description for name in IMPORTED})
+        return _parse_import(IMPORTED[name], words[1:], f"{program} {name}")
     if command in ("inspect", "verify"):
         from robometer_rl.data.inspect import InspectConfig, VerifyConfig, inspect_store, verify
 
@@ -68,7 +68,7 @@ def run_data(command: Callable[[], Any]) -> None:
     command()
 
 
-def _parse_import(kind: Format, words: Sequence[str], program: str) -> Callable[[], Any]:
+def _parse_import(kind: Reader, words: Sequence[str], program: str) -> Callable[[], Any]:
     from robometer_rl.formats.importing import ImportOptions, import_trajectories, print_report
 
     # The reader's own options, its path first, and those of every import behind them.

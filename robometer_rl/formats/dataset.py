@@ -1,7 +1,7 @@
 """What relabelling asks of a data format: episodes in a fixed order, and a writer for their labels.
 
 A format is one module beside this one: a `RelabelDataset`, a `LabelWriter`, and an entry in
-`robometer_rl.relabeling.formats`. It knows where things are in its files and nothing about models; the engine knows
+`robometer_rl.formats.table`. It knows where things are in its files and nothing about models; the engine knows
 models and nothing about files.
 
 Time. An episode has T steps and F observations. ``F = T + 1``: every step has an observation before and one after it.
@@ -328,6 +328,6 @@ class RelabelDataset(ABC):
         """What writes labels of this dataset.
 
         Args:
-            mode: One of those that `robometer_rl.relabeling.formats` states for this format.
+            mode: One of those that `robometer_rl.formats.table` states for this format.
             output: Where to; None for a name derived from that of the dataset. Not given with ``in_place``.
         """

@@ -1,60 +1,154 @@
-"""The data formats that can be imported, by name. What reads a format is imported when that format is asked for."""
+"""The recorded formats, by name: what reads one and what writes labels into it, imported when it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from robometer_rl.data.reading import Reading
+from robometer_rl.data.reading import Reading, SourceError
 
-__all__ = ["FORMATS", "Format"]
+if TYPE_CHECKING:
+    from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset, WriteMode
 
-_SOURCES: Final = "robometer_rl.formats"
+__all__ = ["FORMATS", "IMPORTED", "RELABELLED", "Format", "Labelling", "Reader", "detect_format", "open_dataset"]
 
 
 @dataclass(frozen=True)
-class Format:
-    """Where a reader lives.
+class Reader:
+    """What turns a data set into trajectories, for ``robometer-rl data import``.
 
     Attributes:
-        module: Module of this package.
-        options: Name of the dataclass of its options, the path among them.
-        function: Name of the function that is called with them.
-        description: What kind of data set it reads.
+        options: The dataclass of its options, the path among them, as in ``npz:NpzConfig`` below this package.
+        function: The function that is called with them and yields what it reads.
     """
 
-    module: str
     options: str
     function: str
-    description: str
 
     @property
     def config(self) -> type[Any]:
         """The dataclass of the options."""
-        return resolve_name(f"{_SOURCES}.{self.module}:{self.options}")
+        return _named(self.options)
 
     def read(self, config: Any) -> Reading:
         """The episodes of the data set that ``config``, an instance of `config`, describes."""
-        return resolve_name(f"{_SOURCES}.{self.module}:{self.function}")(config)
+        return _named(self.function)(config)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What opens a dataset for ``robometer-rl relabel``.
+
+    Attributes:
+        module: Of this package, with two functions: ``is_format(path) -> bool``, which looks at names and headers only
+            and needs no extra, and ``open_dataset(options) -> RelabelDataset``, which raises `SourceError` for what it
+            cannot read.
+        modes: How labels can be written, the usual way first.
+    """
+
+    module: str
+    modes: tuple[WriteMode, ...]
+
+    def matches(self, path: Path) -> bool:
+        """Whether what is at ``path`` looks like this format."""
+        return _named(f"{self.module}:is_format")(path)
+
+    def open(self, options: DatasetOptions) -> RelabelDataset:
+        """Opens a dataset of this format."""
+        return _named(f"{self.module}:open_dataset")(options)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way in which runs of robots are recorded.
+
+    Attributes:
+        description: What kind of data set it is.
+        reader: What reads it; None if it cannot be imported.
+        labelling: What labels it; None if it cannot be relabelled.
+    """
+
+    description: str
+    reader: Reader | None = None
+    labelling: Labelling | None = None
 
 
 FORMATS: Final[Mapping[str, Format]] = {
+    "lerobot": Format(
+        "A LeRobot data set, v3.0 or v2.x; labels of v2.x go to a sidecar.",
+        Reader("lerobot.reader:LeRobotConfig", "lerobot.reader:read_lerobot"),
+        Labelling("lerobot.labels", ("copy", "sidecar")),
+    ),
+    "minari": Format(
+        "A local Minari data set with pictures.",
+        Reader("minari.reader:MinariConfig", "minari.reader:read_minari"),
+        Labelling("minari.labels", ("copy",)),
+    ),
+    "npz": Format("A folder of .npz episodes.", labelling=Labelling("npz", ("copy",))),
+    "sb3": Format("A replay buffer that Stable-Baselines3 saved.", labelling=Labelling("sb3", ("copy", "in_place"))),
+    "hdf5": Format("HDF5 files of LIBERO or robomimic.", labelling=Labelling("hdf5.labels", ("copy", "in_place"))),
+    "libero_hdf5": Format(
+        "LIBERO's demonstrations in HDF5.", Reader("hdf5.libero:LiberoHDF5Config", "hdf5.libero:read_libero_hdf5")
+    ),
+    "robomimic_hdf5": Format(
+        "robomimic's image data sets in HDF5.",
+        Reader("hdf5.robomimic:RobomimicHDF5Config", "hdf5.robomimic:read_robomimic_hdf5"),
+    ),
     "videos": Format(
-        "videos.reader", "VideosConfig", "read_videos", "Your own videos, with a JSONL file of task and quality."
+        "Your own videos, with a JSONL file of task and quality.",
+        Reader("videos.reader:VideosConfig", "videos.reader:read_videos"),
+        Labelling("videos.labels", ("sidecar",)),
     ),
     "roboreward": Format(
-        "roboreward", "RoboRewardConfig", "read_roboreward", "RoboReward: graded videos and metadata.jsonl."
+        "RoboReward: graded videos and metadata.jsonl.",
+        Reader("roboreward:RoboRewardConfig", "roboreward:read_roboreward"),
     ),
-    "libero_hdf5": Format("hdf5.libero", "LiberoHDF5Config", "read_libero_hdf5", "LIBERO's demonstrations in HDF5."),
-    "robomimic_hdf5": Format(
-        "hdf5.robomimic", "RobomimicHDF5Config", "read_robomimic_hdf5", "robomimic's image data sets in HDF5."
-    ),
-    "minari": Format("minari.reader", "MinariConfig", "read_minari", "A local Minari data set with pictures."),
-    "lerobot": Format("lerobot.reader", "LeRobotConfig", "read_lerobot", "A LeRobot data set, v3.0 or v2.x."),
-    "rlds": Format("rlds", "RldsConfig", "read_rlds", "RLDS, as Open X-Embodiment is published."),
-    "store": Format("store", "StoredConfig", "read_stored", "Another store, as collect and import make it."),
-    "agibot": Format("agibot", "AgiBotConfig", "read_agibot", "AgiBot World in tar shards."),
+    "rlds": Format("RLDS, as Open X-Embodiment is published.", Reader("rlds:RldsConfig", "rlds:read_rlds")),
+    "agibot": Format("AgiBot World in tar shards.", Reader("agibot:AgiBotConfig", "agibot:read_agibot")),
+    "store": Format("Another store, as collect and import make it.", Reader("store:StoredConfig", "store:read_stored")),
 }
-"""By the name that `robometer-rl data import` takes."""
+"""By the name that the commands take, in the order in which `detect_format` tries those that can be relabelled."""
+
+IMPORTED: Final[Mapping[str, Reader]] = {name: kind.reader for name, kind in FORMATS.items() if kind.reader}
+"""What ``robometer-rl data import`` reads."""
+
+RELABELLED: Final[Mapping[str, Labelling]] = {name: kind.labelling for name, kind in FORMATS.items() if kind.labelling}
+"""What ``robometer-rl relabel`` labels."""
+
+
+def detect_format(path: Path) -> str:
+    """The name of the format of what is at ``path``, of those that can be relabelled.
+
+    Raises:
+        FileNotFoundError: Nothing is.
+        SourceError: No format looks like it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no dataset at {path}")
+    found = next((name for name, kind in RELABELLED.items() if kind.matches(path)), None)
+    if found is None:
+        names = ", ".join(RELABELLED)
+        raise SourceError(f"{path} looks like none of the formats {names}; name one if it is one of them")
+    return found
+
+
+def open_dataset(options: DatasetOptions, name: str | None = None) -> tuple[Labelling, RelabelDataset]:
+    """Opens a dataset of the format called ``name``, or of the one that it looks like, for its labels.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``options.path``.
+        SourceError: No such dataset, or no such format.
+    """
+    if name is not None and name not in RELABELLED:
+        raise SourceError(f"there is no format {name!r}; expected one of {', '.join(RELABELLED)}")
+    if not options.path.exists():
+        raise FileNotFoundError(f"there is no dataset at {options.path}")
+    kind = RELABELLED[name or detect_format(options.path)]
+    return kind, kind.open(options)
+
+
+def _named(name: str) -> Any:
+    return resolve_name(f"{__package__}.{name}")

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from robometer_rl.files import remove_left_over
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.batches import PACK_TOKENS
 from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_process, run_facts
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report

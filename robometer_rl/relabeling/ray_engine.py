@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robometer_rl.extras import require
 from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError
 from robometer_rl.relabeling.batches import decode_pack, groups, open_episode, tokens
 from robometer_rl.relabeling.engine import Labeller, run_facts
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Entry
 from robometer_rl.rewards import RewardSpec
 
@@ -102,7 +102,7 @@ class RayEngine:
         """See `robometer_rl.relabeling.engine.Engine`.
 
         Args:
-            dataset: One that `robometer_rl.relabeling.formats.open_dataset` opened.
+            dataset: One that `robometer_rl.formats.table.open_dataset` opened.
             labeller: Its model is only asked what it is, and may be on torch's device ``meta``.
             keys: Of the episodes; their sizes are found out, on Ray too, before the first is labelled.
             pack_tokens: See there.

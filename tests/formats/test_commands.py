@@ -9,7 +9,7 @@ import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
-from robometer_rl.formats.table import FORMATS
+from robometer_rl.formats.table import IMPORTED
 from robometer_rl.video import write_video
 
 
@@ -65,13 +65,13 @@ def test_words_that_are_no_command_are_answered_with_the_choice(words, capsys):
     assert "videos" in (text := capsys.readouterr().err) or "inspect" in text
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", sorted(IMPORTED))
 def test_every_format_has_options_that_can_be_read(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["data", "import", name, "--help"])
     assert stop.value.code == 0
     assert "STORE" in capsys.readouterr().out
-    config = FORMATS[name].config
+    config = IMPORTED[name].config
     required = [each.name for each in fields(config) if each.default is MISSING and each.default_factory is MISSING]
     assert required == ["path"], "what must be given stands before the store, by position"
 

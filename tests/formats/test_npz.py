@@ -13,9 +13,9 @@ from robometer_rl.data.reading import SourceError
 from robometer_rl.formats import npz
 from robometer_rl.formats.dataset import DatasetOptions, EpisodeError
 from robometer_rl.formats.npz import NpzFrames, open_dataset
+from robometer_rl.formats.table import detect_format
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.formats import detect_format
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel
 from tests.relabeling.episodes import SPECS, TASK, live_rewards, record, without_last_frame, write_npz

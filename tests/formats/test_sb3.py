@@ -16,10 +16,10 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.sb3 import ATTRIBUTE, BufferDataset, open_dataset
+from robometer_rl.formats.table import detect_format
 from robometer_rl.relabeling.buffers import relabel_buffer
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.formats import detect_format
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel
 from tests.relabeling.episodes import SPECS, TASK, Recorded, live_rewards, record, without_last_frame

@@ -16,8 +16,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[r
 from lerobot.rewards.sarm.rabc import RABCWeights  # pyright: ignore[reportMissingImports]
 
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.relabeling.engine import Labeller, label_dataset
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel
 from tests.library import ROOT

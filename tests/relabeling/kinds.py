@@ -13,9 +13,9 @@ import numpy as np
 from gymnasium import spaces
 
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.video import write_video
 from tests.library import ROOT
 from tests.relabeling.episodes import TASK, record, write_npz

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Engine, Labeller
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.ray_engine import RayEngine
 from tests.fixed_models import PixelModel
 

@@ -8,9 +8,9 @@ import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.relabeling.commands import journal_path, parse_reward, relabel, report_path
 from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import JournalError
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import PixelModel

@@ -15,9 +15,9 @@ import pytest
 from robometer_rl import load_reward_model
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.engine import Labeller, label_dataset
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.wrappers import RobometerReward
 from tests.fixed_models import PixelModel

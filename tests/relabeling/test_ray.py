@@ -12,9 +12,9 @@ import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.table import open_dataset
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.relabeling.engine import Labeller, label_dataset, one_process, run_facts
-from robometer_rl.relabeling.formats import open_dataset
 from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.ray_engine import RayEngine, WorkerError
 from tests.fixed_models import PixelModel

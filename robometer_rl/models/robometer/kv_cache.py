@@ -1,4 +1,4 @@
-"""The KV cache: rows of new tokens behind cached prefixes, the one operation that the packed and the streaming pass are made of.
+"""The KV cache: rows of new tokens behind cached prefixes, of which the packed and the streaming pass are made.
 
 The decoder is causal and the heads read a token that follows each frame. So what a frame contributes to the decoder,
 its keys and values, depends on the prompt and the frames before it alone, and serves every later question that begins

@@ -1,7 +1,7 @@
 """Histories that grow by a frame at a time: only what changed goes through the decoder.
 
-For every history the stream holds a KV cache: the keys and values of the frames that its last question began with. The next
-question begins with some of the same frames; the rest is computed anew. Under nested frames with four at most::
+For every history the stream holds a KV cache, the keys and values of the frames that its last question began with. The
+next question begins with some of the same frames; the rest is computed anew. Under nested frames with four at most::
 
     step   shown          cached before       computed
     2      0 1 2          0 1                       2

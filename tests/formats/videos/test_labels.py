@@ -8,10 +8,10 @@ import pytest
 
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.table import detect_format
 from robometer_rl.formats.videos.labels import open_dataset
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
-from robometer_rl.relabeling.formats import detect_format
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video import VideoError, read_recording, write_video
 from tests.fixed_models import PixelModel
