@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
@@ -16,7 +16,8 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.frames import Clip, FrameProtocol, as_frame, check_task, same_length, scored_steps
+from robometer_rl.documents import brief
+from robometer_rl.frames import Clip, FrameError, FrameProtocol, as_frame, check_task, same_length, scored_steps
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.rewards import RewardSpec
 
@@ -64,6 +65,52 @@ class RewardStream(ABC):
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
         """Empties the chosen histories (all by default) and, if ``tasks`` is given, changes their instructions."""
 
+    @abstractmethod
+    def peek(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
+        """Scores possible next frames, each with a history, and leaves the histories as they are.
+
+        Which of several actions is best, what a world model imagines: candidates are scored together, as `append`
+        would score them one by one.
+
+        Args:
+            frames: K RGB images, see `robometer_rl.frames.as_frame`, each of its history's size.
+            indices: The history of each; as many candidates of one history as you like. The only history by default.
+
+        Returns:
+            One value per frame.
+
+        Raises:
+            FrameError: As for `append`.
+
+        Example:
+            >>> import numpy as np
+            >>> from robometer_rl import load_reward_model
+            >>> frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+            >>> stream = load_reward_model("mini").stream(["open the drawer"])
+            >>> _ = stream.append(frames[:1])
+            >>> candidates = stream.peek(frames[1:]).progress
+            >>> bool(abs(stream.append(frames[2:3]).progress[0] - candidates[1]) < 1e-6)
+            True
+        """
+
+    @abstractmethod
+    def restore(self, index: int, length: int, frames: Mapping[int, Any]) -> None:
+        """Makes a history what it was after ``length`` frames, of which only some are left.
+
+        Args:
+            index: The history; its task stays.
+            length: Frames it had seen.
+            frames: By number, those that a later step may show: ``protocol.retained(length - 1)``.
+
+        Raises:
+            ValueError: Other frames than these.
+            FrameError: A frame that is not RGB, or not of the size of the others. The history is empty then.
+        """
+
+    def memory_for(self, index: int, height: int, width: int) -> int:
+        """Bytes that a history of such frames takes at most, beside the frames that its protocol retains."""
+        return 0
+
     def _chosen(self, indices: Sequence[int] | None) -> list[int]:
         if indices is None:
             return list(range(len(self)))
@@ -71,6 +118,31 @@ class RewardStream(ABC):
         if len(set(chosen)) != len(chosen) or any(not 0 <= index < len(self) for index in chosen):
             raise IndexError(f"got histories {chosen}; expected distinct numbers from 0 to {len(self) - 1}")
         return chosen
+
+    def _of_candidates(self, count: int, indices: Sequence[int] | None) -> list[int]:
+        """The history of each candidate of `peek`."""
+        if indices is None:
+            if len(self) != 1:
+                raise ValueError(f"got no indices; expected the history of each candidate, from 0 to {len(self) - 1}")
+            return [0] * count
+        rows = [int(index) for index in indices]
+        if any(not 0 <= row < len(self) for row in rows):
+            raise IndexError(f"got histories {rows}; expected numbers from 0 to {len(self) - 1}")
+        return rows
+
+    def _restored(self, index: int, length: int, frames: Mapping[int, Any]) -> dict[int, NDArray[np.uint8]]:
+        """The frames of `restore`, if they are those that it takes."""
+        self._chosen([index])
+        wanted = self.protocol.retained(length - 1).tolist() if length > 0 else []
+        if length < 0 or sorted(frames) != wanted:
+            raise ValueError(
+                f"history {index} of {length} frames under {self.protocol} is restored from the frames "
+                f"{brief(wanted)}; got {brief(sorted(frames))}"
+            )
+        images = self._frames_for([frames[number] for number in wanted], wanted)
+        if len({image.shape for image in images}) > 1:
+            raise FrameError(f"history {index} is restored from frames of different sizes")
+        return dict(zip(wanted, images, strict=True))
 
     def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
         same_length("frames", len(frames), len(chosen))
@@ -263,6 +335,20 @@ class HistoryStream(RewardStream):
         self._change_tasks(chosen, tasks)
         for index in chosen:
             self._histories[index] = _History()
+
+    def peek(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
+        """See `RewardStream.peek`."""
+        rows = self._of_candidates(len(frames), indices)
+        images = self._frames_for(frames, rows)
+        clips = [self._shown(row, image) for row, image in zip(rows, images, strict=True)]
+        with self.model.lock:
+            answers = self.model.predict(clips)
+        same_length("predictions of the model", len(answers), len(clips))
+        return StepPrediction(**_newest(answers), names=[f"candidate {n} of history {r}" for n, r in enumerate(rows)])
+
+    def restore(self, index: int, length: int, frames: Mapping[int, Any]) -> None:
+        """See `RewardStream.restore`."""
+        self._histories[index] = _History(self._restored(index, length, frames), length)
 
     def _shown(self, index: int, image: NDArray[np.uint8]) -> Clip:
         """What the model is shown once ``image`` is the newest frame of a history, which it is not yet."""

@@ -17,8 +17,9 @@ from typing import Any, Literal, cast, get_args
 
 import yaml
 
-from robometer_rl.documents import BoundedLoader, DocumentError, brief, parse_yaml
+from robometer_rl.documents import DocumentError, brief
 from robometer_rl.frames import MAX_FRAMES, FrameProtocol, UniformFrames, parse_protocol
+from robometer_rl.yaml_documents import BoundedLoader, parse_yaml
 
 __all__ = ["CheckpointError", "FramePooling", "ProgressType", "RobometerConfig", "blamed_on"]
 

@@ -22,7 +22,7 @@ all others wait for its padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,8 +63,10 @@ class _Cache:
         if longest == 0:
             return None
         visible = torch.arange(longest) < torch.tensor(lengths)[:, None]
-        layers = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self._layers]
-        in_order = list(rows) == list(range(len(self.lengths)))
+        first, last = rows[0], rows[0] + len(rows)
+        in_order = list(rows) == list(range(first, last))
+        part = slice(first, last) if in_order else slice(None)
+        layers = [(keys[part, :, :longest], values[part, :, :longest]) for keys, values in self._layers]
         return Prefix(layers, visible.to(device), None if in_order else torch.tensor(rows, device=device))
 
     def append(self, rows: Sequence[int], layers: KeyValues, counts: Sequence[int], capacity: int) -> None:
@@ -147,6 +149,11 @@ class _Question:
     shown: list[int]
     cached: int
 
+    @property
+    def newest(self) -> int:
+        """Where the newest frame is shown first; what follows repeats it."""
+        return self.shown.index(self.shown[-1])
+
     def tokens(self, until: int, features: list[torch.Tensor]) -> Row:
         """The blocks from the first that is not cached up to ``until``."""
         blocks = self.layout.blocks[self.cached : until]
@@ -194,11 +201,8 @@ class RobometerStream(RewardStream):
         chosen = self._chosen(indices)
         images = self._frames_for(frames, chosen)
         if not chosen:
-            bins = self._network.config.progress_bins if self._network.config.discrete else 0
-            return StepPrediction(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, bins), np.float32))
-        patcher = self._processor.patcher
-        newest = sum(patcher.tokens(patcher.grid(*image.shape[:2])) for image in images)
-        with self._computing(newest), ExitStack() as undo:
+            return self._nothing()
+        with self._computing(self._tokens(images)), ExitStack() as undo:
             undo.callback(self._undo, chosen)
             for row, image in zip(chosen, images, strict=True):
                 self._open(row, image)
@@ -212,6 +216,29 @@ class RobometerStream(RewardStream):
                 self._close(question, features)
         return values
 
+    @torch.inference_mode()
+    def peek(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
+        """See `RewardStream.peek`; what the candidates of a history have in common is computed once."""
+        rows = self._of_candidates(len(frames), indices)
+        images = self._frames_for(frames, rows)
+        if not rows:
+            return self._nothing()
+        with self._computing(self._tokens(images)), ExitStack() as undo:
+            begun = sorted({row for row in rows if self._histories[row].length})
+            undo.callback(self._undo, begun)
+            for row, image in zip(rows, images, strict=True):
+                self._require_size(row, image)
+            questions = {row: self._question(row) for row in begun}
+            behind = [question for question in questions.values() if question.cached < question.newest]
+            if behind:
+                ends = [question.newest for question in behind]
+                self._run(behind, self._encode(behind, ends), ends)
+            vectors = self._answer_candidates(rows, images, questions)
+            names = [f"candidate {number} of history {row}" for number, row in enumerate(rows)]
+            values = frame_values(self._network, *self._network.read(vectors), names)
+            undo.pop_all()
+        return values
+
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
         """See `RewardStream.reset`."""
         chosen = self._chosen(indices)
@@ -223,20 +250,54 @@ class RobometerStream(RewardStream):
                 self._histories[row] = _History()
                 self._cache.lengths[row] = 0
 
+    def restore(self, index: int, length: int, frames: Mapping[int, Any]) -> None:
+        """See `RewardStream.restore`; keys and values are computed when the next frame needs them."""
+        images = self._restored(index, length, frames)
+        with self._computing(0):
+            self.reset([index])
+            for image in images.values():
+                self._open(index, image)
+            self._histories[index].frames = images
+            self._histories[index].length = length
+
+    def memory_for(self, index: int, height: int, width: int) -> int:
+        """See `RewardStream.memory_for`."""
+        grid = self._processor.patcher.grid(height, width)
+        layout = self._processor.frame_blocks(self.tasks[index], grid, self.protocol.max_frames)
+        config = self._network.model.language_model.config
+        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        return layout.ends[-1] * per_token * self._network.dtype.itemsize
+
     def _check_task(self, task: str) -> str:
         return self._processor.check_task(task)
+
+    def _nothing(self) -> StepPrediction:
+        """Of no frames."""
+        bins = self._network.config.progress_bins if self._network.config.discrete else 0
+        return StepPrediction(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, bins), np.float32))
+
+    def _tokens(self, images: Sequence[NDArray[np.uint8]]) -> int:
+        patcher = self._processor.patcher
+        return sum(patcher.tokens(patcher.grid(*image.shape[:2])) for image in images)
+
+    def _layout(self, row: int, image: NDArray[np.uint8]) -> FrameBlocks:
+        """Where frames like this one stand in the prompt of a history."""
+        grid = self._processor.patcher.grid(image.shape[0], image.shape[1])
+        layout = self._processor.frame_blocks(self.tasks[row], grid, self.protocol.max_frames)
+        self._network.require_room(layout)
+        return layout
+
+    def _require_size(self, row: int, image: NDArray[np.uint8]) -> None:
+        size, given = self._histories[row].size, image.shape[:2]
+        if size is not None and size != given:
+            raise FrameError(f"history {row} got a frame of {given} pixels after frames of {size}")
 
     def _open(self, row: int, image: NDArray[np.uint8]) -> None:
         """Begins a step: the image is the history's newest frame."""
         history = self._histories[row]
-        size = (image.shape[0], image.shape[1])
+        self._require_size(row, image)
         if history.layout is None:
-            grid = self._processor.patcher.grid(*size)
-            layout = self._processor.frame_blocks(self.tasks[row], grid, self.protocol.max_frames)
-            self._network.require_room(layout)
-            history.size, history.layout = size, layout
-        elif history.size != size:
-            raise FrameError(f"history {row} got a frame of {size} pixels after frames of {history.size}")
+            history.size, history.layout = (image.shape[0], image.shape[1]), self._layout(row, image)
         history.frames[history.length] = image
 
     def _undo(self, rows: list[int]) -> None:
@@ -252,31 +313,39 @@ class RobometerStream(RewardStream):
     def _question(self, row: int) -> _Question:
         history = self._histories[row]
         assert history.layout is not None  # set when the step was opened
-        shown = self.protocol.slots(history.length).tolist()
+        question = _Question(row, history.layout, self.protocol.slots(history.length).tolist(), 0)
         # The newest frame is read, so it is computed, and with it the padding that repeats it.
-        cached = _common(history.kept, shown[: shown.index(history.length)])
-        del history.kept[cached:]
-        self._cache.lengths[row] = history.layout.ends[cached]
-        return _Question(row, history.layout, shown, cached)
+        question.cached = _common(history.kept, question.shown[: question.newest])
+        del history.kept[question.cached :]
+        self._cache.lengths[row] = history.layout.ends[question.cached]
+        return question
 
     def _answer(self, questions: list[_Question], features: dict[tuple[int, int], torch.Tensor]) -> torch.Tensor:
         """(questions, hidden): what the heads read at each newest frame."""
         behind = [question for question in questions if len(question.shown) - question.cached > 1]
         if 0 < len(behind) < len(questions):
-            self._run(behind, features, ahead=1)
-        return self._run(questions, features, ahead=0)
+            self._run(behind, features, [len(question.shown) - 1 for question in behind])
+        return self._run(questions, features)
 
     def _run(
-        self, questions: list[_Question], features: dict[tuple[int, int], torch.Tensor], ahead: int
+        self,
+        questions: list[_Question],
+        features: dict[tuple[int, int], torch.Tensor],
+        ends: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """Computes the blocks that are not cached, all but the last ``ahead``, and caches those to be shown again."""
+        """Computes the blocks that are not cached, and caches those to be shown again.
+
+        Given ``ends``, only the blocks before them, for a pass that will need them all.
+        """
         rows, counts, kept = [], [], []
-        for question in questions:
-            until = len(question.shown) - ahead
+        for number, question in enumerate(questions):
+            until = len(question.shown) if ends is None else ends[number]
             wanted = question.shown[question.cached : until]
             rows.append(question.tokens(until, [features[question.row, frame] for frame in wanted]))
             # What only this step shows is not worth caching; what the last pass still needs is.
-            again = until if ahead else _common(question.shown, self.protocol.slots(self._now(question) + 1).tolist())
+            again = until
+            if ends is None:
+                again = _common(question.shown, self.protocol.slots(self._now(question) + 1).tolist())
             kept.append(max(again, question.cached))
             counts.append(question.count(again))
         histories = [question.row for question in questions]
@@ -285,15 +354,40 @@ class RobometerStream(RewardStream):
         self._cache.append(histories, layers, counts, max(question.layout.ends[-1] for question in questions))
         for question, until in zip(questions, kept, strict=True):
             self._histories[question.row].kept = question.shown[:until]
-            question.cached = until if ahead else question.cached
+            question.cached = question.cached if ends is None else until
+        return torch.stack([read[-1] for read in reads])
+
+    def _answer_candidates(
+        self, rows: list[int], images: list[NDArray[np.uint8]], questions: Mapping[int, _Question]
+    ) -> torch.Tensor:
+        """(rows, hidden): what the heads read at each candidate, behind the cached frames of its history."""
+        encoded = self._network.encode([self._processor.patcher(image[None]) for image in images])
+        asked = []
+        for row, image, features in zip(rows, images, encoded, strict=True):
+            # The first frame of a history may have any size.
+            question = questions.get(row) or _Question(
+                row, self._layout(row, image), self.protocol.slots(0).tolist(), cached=0
+            )
+            repeated = len(question.shown) - question.cached
+            asked.append(question.tokens(len(question.shown), [features] * repeated))
+        prefix = self._cache.prefix(rows, self._network.device)
+        reads, _ = extend(self._network, asked, prefix, keep=False)
         return torch.stack([read[-1] for read in reads])
 
     def _now(self, question: _Question) -> int:
         return self._histories[question.row].length
 
-    def _encode(self, questions: list[_Question]) -> dict[tuple[int, int], torch.Tensor]:
-        """Vision features of all frames that are computed in this step, from the store where possible."""
-        wanted = {(question.row, frame): None for question in questions for frame in question.shown[question.cached :]}
+    def _encode(
+        self, questions: list[_Question], ends: Sequence[int] | None = None
+    ) -> dict[tuple[int, int], torch.Tensor]:
+        """Vision features of all frames that are computed by `_run`, from the store where possible."""
+        parts = [
+            slice(question.cached, end)
+            for question, end in zip(questions, ends or [None] * len(questions), strict=True)
+        ]
+        wanted = dict.fromkeys(
+            (q.row, frame) for q, part in zip(questions, parts, strict=True) for frame in q.shown[part]
+        )
         found = {key: self._features.get(key) for key in wanted}
         missing = [key for key, feature in found.items() if feature is None]
         patched = [self._processor.patcher(self._histories[row].frames[frame][None]) for row, frame in missing]

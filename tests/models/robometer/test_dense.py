@@ -124,9 +124,9 @@ def test_progress_of_the_reference_wrapper(model: Robometer) -> None:
 
 @st.composite
 def stream_steps(draw: st.DrawFn) -> list[tuple[str, list[int], int]]:
-    """Appends to, resets of and task changes of some of three histories, in any order."""
+    """What can happen to some of three histories, in any order."""
     rows = st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True)
-    kinds = st.sampled_from(["append"] * 8 + ["reset", "task"])
+    kinds = st.sampled_from(["append"] * 8 + ["reset", "task", "peek", "peek", "restore"])
     return draw(st.lists(st.tuples(kinds, rows, st.integers(0, 2)), min_size=1, max_size=24))
 
 
@@ -142,6 +142,15 @@ def test_streams_equal_whole_histories(
         if kind == "append":
             frames = [noise(number * 3 + row, 1, SIZES[row])[0] for row in rows]
             assert_equal([stream.append(frames, rows)], [histories.append(frames, rows)])
+        elif kind == "peek":
+            candidates = [row for row in rows for _ in range(task + 1)]
+            frames = [noise(900 + number * 9 + n, 1, SIZES[row])[0] for n, row in enumerate(candidates)]
+            assert_equal([stream.peek(frames, candidates)], [histories.peek(frames, candidates)])
+        elif kind == "restore":
+            for row in rows:
+                kept = histories._histories[row]
+                stream.restore(row, kept.length, kept.frames)
+                histories.restore(row, kept.length, kept.frames)
         else:
             tasks = [TASKS[task]] * len(rows) if kind == "task" else None
             stream.reset(rows, tasks)
@@ -156,6 +165,68 @@ def test_a_stream_equals_predict_steps(model: Robometer, protocol: FrameProtocol
     steps = [stream.append([clip.read([t])[0] for clip in clips]) for t in range(30)]
     for number, prediction in enumerate(model.predict_steps(clips, protocol)):
         np.testing.assert_allclose([step.progress[number] for step in steps], prediction.progress, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("protocol", [NestedFrames(4), UniformFrames(4), UniformFrames(8)], ids=str)
+def test_candidates_are_scored_as_if_each_were_appended(model: Robometer, protocol: FrameProtocol) -> None:
+    frames, candidates = noise(0, 14, (64, 64)), noise(1, 3, (64, 64))
+    stream = model.stream(["push"], protocol)
+    for t, frame in enumerate(frames):
+        peeked = stream.peek(candidates)
+        for number, candidate in enumerate(candidates):
+            clip = Clip(np.concatenate([frames[:t], candidate[None]]), "push")
+            (expected,) = model.predict_steps([clip], protocol)
+            np.testing.assert_allclose(peeked.progress[number], expected.progress[-1], atol=TOLERANCE)
+        stream.append([frame])
+
+
+def test_a_candidate_costs_one_frame(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = model.stream(["push"], NestedFrames(8))
+    for t in range(14):
+        stream.append(noise(t, 1, (64, 64)))
+    stream.append(noise(14, 1, (64, 64)))  # the stride doubles here; from now on its prefix is cached
+    tokens = []
+    decode = model.network.decode
+    monkeypatch.setattr(model.network, "decode", lambda ids, *rest: tokens.append(ids.numel()) or decode(ids, *rest))
+    stream.append(noise(15, 1, (64, 64)))
+    one_frame = sum(tokens)
+    for count in (1, 5):
+        tokens.clear()
+        stream.peek(noise(20, count, (64, 64)))
+        # The four keyframes of the next stride once, and what the candidates have of their own.
+        assert sum(tokens) <= (count + 4) * one_frame * 1.1
+        tokens.clear()
+        stream.peek(noise(20, count, (64, 64)))
+        assert sum(tokens) <= count * one_frame * 1.1
+
+
+def test_peeking_and_restoring_refuse_what_does_not_fit(model: Robometer) -> None:
+    for stream in (model.stream(["push", "pull"]), HistoryStream(model, ["push", "pull"], NestedFrames(8))):
+        stream.append(noise(0, 2, (32, 32)))
+        with pytest.raises(ValueError, match="got no indices"):
+            stream.peek(noise(1, 2, (32, 32)))
+        with pytest.raises(IndexError, match="from 0 to 1"):
+            stream.peek(noise(1, 1, (32, 32)), [2])
+        with pytest.raises(ValueError, match=r"is restored from the frames \[0, 1\]"):
+            stream.restore(0, 2, {0: noise(0, 1, (32, 32))[0]})
+        with pytest.raises(FrameError, match="different sizes"):
+            stream.restore(0, 2, {0: noise(0, 1, (32, 32))[0], 1: noise(0, 1, (64, 32))[0]})
+        assert len(stream.peek([], [])) == 0
+    stream = model.stream(["push"])
+    stream.append(noise(0, 1, (32, 32)))
+    with pytest.raises(FrameError, match="after frames of"):
+        stream.peek(noise(0, 1, (64, 32)))
+
+
+def test_memory_is_known_before_it_is_taken(model: Robometer) -> None:
+    stream = model.stream(["push"] * 3, NestedFrames(4))
+    assert isinstance(stream, RobometerStream)
+    for t in range(5):
+        stream.append(noise(t, 3, (64, 64)))
+    layers = stream._cache._layers
+    taken = sum(part[0, :, : stream._histories[0].layout.ends[-1]].nbytes for pair in layers for part in pair)
+    assert stream.memory_for(0, 64, 64) == taken
+    assert HistoryStream(model, ["push"], NestedFrames(4)).memory_for(0, 64, 64) == 0
 
 
 def test_a_stream_computes_one_frame_per_step_within_a_stride(
