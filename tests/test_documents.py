@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robometer_rl.documents import BoundedLoader, DocumentError, brief, parse_json, parse_yaml, read_text
+from robometer_rl.documents import DocumentError, brief, parse_json, read_text
+from robometer_rl.yaml_documents import BoundedLoader, parse_yaml
 
 # Nine levels, each ten times the one below: a billion values in 400 bytes.
 LEVELS = [

@@ -22,8 +22,9 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 import tyro
 
-from robometer_rl.documents import DocumentError, brief, parse_yaml, read_text
+from robometer_rl.documents import DocumentError, brief, read_text
 from robometer_rl.training.config import TrainConfig
+from robometer_rl.yaml_documents import parse_yaml
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "parse_training", "recipe_names"]
 
