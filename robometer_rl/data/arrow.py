@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from robometer_rl.data.rows import (
     ID,
+    LATER,
     PER_FRAME,
     SCALARS,
     ChecksumError,
@@ -153,7 +154,7 @@ def _values(batch: pyarrow.RecordBatch, name: str) -> list[Any]:
 
 
 def _check_schema(found: pyarrow.Schema) -> None:
-    expected = sealed_schema()
+    expected = [field for field in sealed_schema() if field.name in found.names or field.name not in LATER]
     wrong = [field.name for field in expected if field.name not in found.names or found.field(field.name) != field]
     if wrong:
         raise ValueError(f"its columns {', '.join(wrong)} are missing, or of another type")
@@ -176,6 +177,7 @@ def sealed_schema() -> pyarrow.Schema:
             "instructions": pa.list_(text),
             "metadata": text,
             "success": pa.list_(pa.bool_()),
+            "progress": numbers,
             "state": pa.list_(numbers),
             "distance": numbers,
             "steps": pa.list_(integer),
@@ -214,5 +216,6 @@ def _row(columns: dict[str, Any]) -> Row:
         columns["frames_sha256"],
         numbers=None if numbers is None else tuple(numbers),
     )
-    values = {name: columns[name] for name in (*SCALARS, *PER_FRAME, "instructions")}
+    values = {name: columns.get(name) for name in LATER}
+    values |= {name: columns[name] for name in (*SCALARS, *PER_FRAME, "instructions") if name not in LATER}
     return Row(with_arrays({**values, "metadata": json.loads(columns["metadata"])}), frames, columns["sha256"])

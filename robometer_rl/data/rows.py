@@ -18,7 +18,7 @@ from robometer_rl.documents import brief, parse_json
 from robometer_rl.files import OutsideError, inside
 from robometer_rl.frames import FrameSequence
 
-__all__ = ["ID", "PER_FRAME", "SCALARS", "ChecksumError", "FrameFile", "Row", "StoreError", "are_plausible"]
+__all__ = ["ID", "LATER", "PER_FRAME", "SCALARS", "ChecksumError", "FrameFile", "Row", "StoreError", "are_plausible"]
 
 SCALARS: Final = (
     "id",
@@ -36,11 +36,15 @@ SCALARS: Final = (
 
 PER_FRAME: Final[Mapping[str, type[np.generic]]] = {
     "success": np.bool_,
+    "progress": np.float32,
     "state": np.float32,
     "distance": np.float32,
     "steps": np.int64,
 }
 """Fields of `Trajectory` with one entry per frame, and their types."""
+
+LATER: Final = frozenset({"progress"})
+"""Fields of `PER_FRAME` that rows of version 2 can lack, because they were written before there were such."""
 
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 """Ids of trajectories, which are names of files."""
@@ -214,8 +218,8 @@ def _is_shape(value: Any) -> bool:
 
 
 def with_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with the lists of `PER_FRAME` as arrays."""
-    lists = {name: values[name] for name in PER_FRAME}
+    """``values`` with the lists of `PER_FRAME` as arrays; None for one that rows did not have when it was written."""
+    lists = {name: values[name] if name not in LATER else values.get(name) for name in PER_FRAME}
     arrays = {name: None if rows is None else np.asarray(rows, PER_FRAME[name]) for name, rows in lists.items()}
     return {**values, **arrays}
 

@@ -36,8 +36,10 @@ class Trajectory:
         is_robot: False for videos of people.
         partial_success: Graded outcome in [0, 1], if the source grades.
         success: (T,) bool per frame: the source's own judgement that the task is done in that frame.
+        progress: (T,) float32 per frame, in [0, 1]: how far the task has come, as the source measures it itself.
         state: (T, D) float32 per frame: low-dimensional simulator state.
-        distance: (T,) float32 per frame: distance to the goal in metres, as the simulator measures it.
+        distance: (T,) float32 per frame: distance to the goal, as the simulator measures it; smaller is better, the
+            unit is the source's own.
         steps: (T,) int64 per frame: environment steps since reset; frame 0 is the reset observation's.
         instructions: Paraphrases of ``task``, without ``task`` itself.
         skill: Name of the policy that acted, if known.
@@ -50,8 +52,8 @@ class Trajectory:
     Raises:
         TaskError: ``task`` is not a non-empty string.
         FrameError: The frames are not RGB images.
-        TrajectoryError: Fewer than 2 frames, a per-frame array of another length, an unknown quality label, a partial
-            success outside [0, 1], or an empty id, data source, split or source.
+        TrajectoryError: Fewer than 2 frames, a per-frame array of another length, progress or a partial success
+            outside [0, 1], an unknown quality label, or an empty id, data source, split or source.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Trajectory:
     is_robot: bool = True
     partial_success: float | None = None
     success: NDArray[np.bool_] | None = None
+    progress: NDArray[np.float32] | None = None
     state: NDArray[np.float32] | None = None
     distance: NDArray[np.float32] | None = None
     steps: NDArray[np.int64] | None = None
@@ -92,6 +95,12 @@ class Trajectory:
                 f"trajectory {self.id!r} has partial success {self.partial_success!r}; expected a value in [0, 1]"
             )
         self._set_per_frame("success", np.bool_, ndim=1)
+        self._set_per_frame("progress", np.float32, ndim=1)
+        if self.progress is not None and not (self.progress.min() >= 0.0 and self.progress.max() <= 1.0):
+            raise TrajectoryError(
+                f"trajectory {self.id!r} has progress from {self.progress.min():g} to {self.progress.max():g}; "
+                "expected values in [0, 1], 0 where nothing is done and 1 where the task is"
+            )
         self._set_per_frame("state", np.float32, ndim=2)
         self._set_per_frame("distance", np.float32, ndim=1)
         self._set_per_frame("steps", np.int64, ndim=1)

@@ -33,6 +33,7 @@ def trajectory(name: str = "a", num_frames: int = 5, seed: int = 0, **fields: An
         "is_robot": False,
         "partial_success": 0.1,
         "success": np.arange(num_frames) > 2,
+        "progress": np.linspace(0.0, 0.9, num_frames),
         "distance": np.linspace(0.3, 0.1, num_frames),
         "steps": 3 * np.arange(num_frames),
         "instructions": ("zieh sie auf",),
@@ -48,7 +49,7 @@ def trajectory(name: str = "a", num_frames: int = 5, seed: int = 0, **fields: An
 def assert_same(found: Trajectory, expected: Trajectory) -> None:
     for name in (*FIELDS, "split", "metadata"):
         assert getattr(found, name) == getattr(expected, name), name
-    for name in ("frames", "success", "state", "distance", "steps"):
+    for name in ("frames", "success", "progress", "state", "distance", "steps"):
         one, other = getattr(found, name), getattr(expected, name)
         if other is None:
             assert one is None, name

@@ -449,6 +449,30 @@ def test_two_writers_who_seal_when_they_like_lose_nothing(tmp_path_factory, step
         assert_same(store[name], trajectory(name, num_frames=2, seed=ord(name)))
 
 
+def test_rows_that_were_written_before_there_was_progress_are_read(tmp_path):
+    pytest.importorskip("datasets", reason="needs the extra 'data'")
+    pyarrow = pytest.importorskip("pyarrow")
+    store = TrajectoryStore(tmp_path)
+    for name in ("a", "b"):
+        store.append(trajectory(name, progress=None))
+    for row in (tmp_path / "rows").iterdir():
+        values = json.loads(row.read_text())
+        assert values.pop("progress") is None
+        row.write_text(json.dumps(values))
+    assert_same(TrajectoryStore.open(tmp_path)["a"], trajectory("a", progress=None))
+    store.seal()
+    table = pyarrow.ipc.open_stream((tmp_path / "rows.arrow").read_bytes()).read_all().drop_columns("progress")
+    with pyarrow.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table)
+    store = TrajectoryStore.open(tmp_path)
+    store.append(trajectory("c"))
+    for _ in range(2):
+        assert_same(store["b"], trajectory("b", progress=None))
+        assert_same(store["c"], trajectory("c"))
+        store.verify()
+        store.seal()
+
+
 class TestVersion1:
     """Stores of release 0.1.0: rows and frames had one checksum together."""
 
@@ -456,7 +480,7 @@ class TestVersion1:
     def path(self, tmp_path):
         store = TrajectoryStore(tmp_path)
         for name in ("a", "b"):
-            store.append(trajectory(name, source=None))
+            store.append(trajectory(name, source=None, progress=None))
             downgrade(tmp_path, name)
         (tmp_path / "store.json").write_text('{"format": "robometer-trajectories", "version": 1}')
         return tmp_path
@@ -465,7 +489,7 @@ class TestVersion1:
         before = files(path)
         store = TrajectoryStore.open(path)
         for name in ("a", "b"):
-            assert_same(store[name], trajectory(name, source=None))
+            assert_same(store[name], trajectory(name, source=None, progress=None))
         store.verify()
         assert files(path) == before
 
@@ -483,7 +507,7 @@ class TestVersion1:
         assert json.loads((path / "store.json").read_text())["version"] == 2
         store = TrajectoryStore.open(path)
         store.verify()
-        assert_same(store["b"], trajectory("b", source=None))
+        assert_same(store["b"], trajectory("b", source=None, progress=None))
 
     def test_what_is_damaged_is_not_sealed(self, path):
         archive = path / "frames" / "b.zip"
@@ -495,7 +519,7 @@ class TestVersion1:
 def downgrade(path, name):
     """Writes a row again as release 0.1.0 did."""
     row = json.loads((path / "rows" / f"{name}.json").read_text())
-    for added in ("source", "frames_file", "frames_sha256", "frames_numbers", "sha256"):
+    for added in ("source", "progress", "frames_file", "frames_sha256", "frames_numbers", "sha256"):
         del row[added]
     content = json.dumps(row, sort_keys=True, ensure_ascii=False).encode()
     row["sha256"] = hashlib.sha256((path / "frames" / f"{name}.zip").read_bytes() + content).hexdigest()

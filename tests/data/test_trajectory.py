@@ -39,6 +39,10 @@ def test_paraphrases_are_instructions_too(instruction):
         ({"partial_success": float("nan")}, "partial success nan"),
         ({"quality_label": "optimal"}, "'optimal'.*successful"),
         ({"success": [True, False]}, r"success of shape \(2,\) for 3 frames"),
+        ({"progress": [0.0, 0.5, 1.2]}, r"progress from 0 to 1.2; expected values in \[0, 1\]"),
+        ({"progress": [-0.1, 0.5, 1.0]}, "progress from -0.1 to 1"),
+        ({"progress": [0.0, np.nan, 1.0]}, "NaN or infinite values in progress"),
+        ({"progress": [0.0, 1.0]}, r"progress of shape \(2,\) for 3 frames"),
         ({"state": np.zeros(3)}, r"state of shape \(3,\) for 3 frames; expected 2"),
         ({"distance": [0.1, np.nan, 0.2]}, "NaN or infinite values in distance"),
         ({"id": ""}, "the id ''"),
@@ -58,7 +62,9 @@ def test_frames_must_be_pictures():
 
 
 def test_per_frame_arrays_get_their_types():
-    run = trajectory(success=[0, 1, 1], state=[[1, 2]] * 3, distance=[3, 2, 1], steps=[0, 4, 8])
+    run = trajectory(success=[0, 1, 1], progress=[0, 1, 1], state=[[1, 2]] * 3, distance=[3, 2, 1], steps=[0, 4, 8])
+    assert run.progress is not None
+    assert run.progress.dtype == np.float32
     assert run.success is not None
     assert run.success.dtype == np.bool_
     assert run.state is not None
