@@ -86,9 +86,10 @@ def _correlations(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
     curves = {
         "": [scored.progress for scored in experts],
         "_clock": [np.linspace(0.0, 1.0, len(scored.progress)) for scored in experts],
-        "_single_frame": [_known(scored.single_frame) for scored in experts],
-        "_still": [_known(scored.still) for scored in experts],
     }
+    if all(scored.still is not None for scored in experts):
+        curves["_single_frame"] = [_known(scored.single_frame) for scored in experts]
+        curves["_still"] = [_known(scored.still) for scored in experts]
     metrics: dict[str, Estimate] = {}
     for name, values in curves.items():
         truth, time, spearman = [], [], []
@@ -101,7 +102,8 @@ def _correlations(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
         metrics[f"voc_pearson{name}"] = bootstrap(truth)
         metrics[f"voc_pearson_time{name}"] = bootstrap(time)
         metrics[f"voc_spearman{name}"] = bootstrap(spearman)
-    metrics["still_progress_range"] = bootstrap([float(np.ptp(progress)) for progress in curves["_still"]])
+    if "_still" in curves:
+        metrics["still_progress_range"] = bootstrap([float(np.ptp(progress)) for progress in curves["_still"]])
     return metrics
 
 

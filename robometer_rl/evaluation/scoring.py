@@ -7,7 +7,7 @@ alone (repeated to a full clip), and the model shown a still picture, the episod
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,6 +46,7 @@ class Scoring:
         pairs: Most pairs per task that preference is asked about.
         seed: Of the choice of pairs, wrong tasks, paraphrases and jitter.
         reaching: What an expert's way to the object is worth at most, see `TargetConfig`.
+        controls: Ask about impostors and wrong tasks, too, which costs several times as much.
         show_progress: Draw progress bars on standard error.
     """
 
@@ -54,6 +55,7 @@ class Scoring:
     pairs: int = 20
     seed: int = 0
     reaching: float = TargetConfig.reaching
+    controls: bool = True
     show_progress: bool = False
 
 
@@ -65,7 +67,8 @@ class ScoredEpisode:
         episode: As recorded.
         progress: (T,).
         success: (T,) probability; None of a model that says none.
-        single_frame: (T,) progress of each frame when it is all that the model sees. Of experts only, like the rest.
+        single_frame: (T,) progress of each frame when it is all that the model sees. Of experts only, like the rest;
+            None without controls.
         still: (T,) progress when the first frame is shown over and over.
         wrong_task: (T,) progress under another task's instruction; None if there is no other task.
         truth: (T,) true progress as training labels it (`robometer_rl.data.labels`): of the simulator's states, where
@@ -151,7 +154,8 @@ def score_episodes(
     questions = _Questions(model, list(episodes), scoring, condition)
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()
-    beside = questions.beside_experts(rng)
+    wrong = questions.wrong_tasks(rng)  # drawn in any case: the pairs are the same with and without controls
+    beside = questions.beside_experts(wrong) if scoring.controls else {}
     truths = [each.progress if each.progress_known.all() else None for each in labelled]
     scored = [
         ScoredEpisode(episode, progress, success, *beside.get(index, ()), truth=truth)
@@ -178,12 +182,15 @@ class _Questions:
             values += self._steps([self._clip(episode) for episode in batch])
         return values
 
-    def beside_experts(self, rng: np.random.Generator) -> dict[int, tuple[Floats, Floats, Floats | None]]:
-        """Single frames, the still picture and the wrong task, by position of the expert episode."""
+    def wrong_tasks(self, rng: np.random.Generator) -> dict[int, str | None]:
+        """Another task's instruction, if there is one, by position of the expert episode."""
         experts = [index for index, episode in enumerate(self.episodes) if _is_expert(episode)]
-        wrong = {index: self._other_instruction(index, rng) for index in experts}
+        return {index: self._other_instruction(index, rng) for index in experts}
+
+    def beside_experts(self, wrong: Mapping[int, str | None]) -> dict[int, tuple[Floats, Floats, Floats | None]]:
+        """Single frames, the still picture and the wrong task, by position of the expert episode."""
         values: dict[int, tuple[Floats, Floats, Floats | None]] = {}
-        for (index,) in self._batches(experts, "impostors", size=1):
+        for (index,) in self._batches(list(wrong), "impostors", size=1):
             clip = self._clip(self.episodes[index])
             frames, other = clip.read(), wrong[index]
             asked = [Clip(np.repeat(frames[:1], len(frames), axis=0), clip.task)]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.training.sampling import SamplingConfig
 from robometer_rl.training.shape import NetworkShape
 
 __all__ = ["LoRA", "LossWeights", "Selection", "StageConfig", "TrainConfig", "VisionPretraining"]
+
+
+_RENAMED: Final = {
+    "ranking_accuracy": "success_above_failure",
+    "tau_a": "final_tau_a",
+    "preference_accuracy": "preference_accuracy_mean",
+}
+"""Metrics of evaluation during training in version 0.1, and those of `evaluate` that stand in for them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Selection:
     """
 
     every: int = 0
-    metrics: tuple[str, ...] = ("voc_pearson", "ranking_accuracy", "success_auroc")
+    metrics: tuple[str, ...] = ("voc_pearson", "success_above_failure", "success_auroc")
     split: str | None = None
     episodes: int = 60
     keep: int = 3
@@ -143,6 +152,10 @@ class Selection:
     def __post_init__(self) -> None:
         if self.every and not self.metrics:
             raise ValueError("evaluation during training needs the name of at least one metric")
+        for old in sorted(set(self.metrics) & set(_RENAMED)):
+            message = f"the metric {old} is now {_RENAMED[old]}, as in `evaluate`; the old name goes with version 0.3"
+            warnings.warn(message, DeprecationWarning, stacklevel=3)
+        object.__setattr__(self, "metrics", tuple(_RENAMED.get(name, name) for name in self.metrics))
         if self.keep < 1:
             raise ValueError(f"keep must be at least 1, got {self.keep}")
 

@@ -75,7 +75,7 @@ def train(config: TrainConfig) -> Path:
     kept, held_out = split_episodes(trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     sampler = Sampler(make_episodes(kept, config.targets), config.sampling, config.seed)
-    data = _Data(kept, sampler, _validation(config, kept, held_out))
+    data = _Data(kept, sampler, _validation(config, held_out))
     checkpoint = _start(config, kept)
     if config.pretraining.steps:
         checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, kept, saves))
@@ -183,16 +183,14 @@ class _Data:
     validation: Validation | None
 
 
-def _validation(
-    config: TrainConfig, trained_on: Sequence[Trajectory], held_out: Sequence[Trajectory]
-) -> Validation | None:
+def _validation(config: TrainConfig, held_out: Sequence[Trajectory]) -> Validation | None:
     selection = config.selection
     if not selection.every:
         return None
     episodes = held_out
     if selection.split is not None:
         episodes = open_verified(config.data, lambda trajectory: trajectory.split == selection.split).trajectories
-    return Validation(episodes, selection, config.output / "best", trained_on, config.targets)
+    return Validation(episodes, selection, config.output / "best", config.targets.reaching)
 
 
 def _save(directory: Path, checkpoint: Checkpoint) -> None:

@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from robometer_rl.data.labels import label_trajectories
+from robometer_rl.evaluation.evaluate import evaluate_model
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
-from robometer_rl.prediction import Prediction
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, Selection, StageConfig
 from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
-from robometer_rl.training.validation import METRICS, BestCheckpoints, Validation, _Scored, choose_episodes
+from robometer_rl.training.validation import METRICS, BestCheckpoints, Validation, choose_episodes
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny
 
@@ -26,30 +25,35 @@ def episodes():
     return make_episodes_of_two_tasks(2)
 
 
-def _scored(episodes, predict):
-    labels = label_trajectories(episodes)
-    predictions = []
-    for label in labels:
-        progress = predict(label.progress).astype(np.float32)
-        distribution = np.full((len(progress), 10), 0.1, np.float32)
-        success = predict(label.success).astype(np.float32)
-        predictions.append(Prediction(progress, success, distribution, "nested(4)", "made-up"))
-    return _Scored(Robometer(make_tiny(), "made-up", "made-up"), episodes, labels, predictions)
+def test_what_a_checkpoint_is_chosen_by_is_what_evaluate_reports(episodes, tmp_path):
+    checkpoint = make_tiny()
+    validation = Validation(episodes, Selection(every=1, metrics=METRICS), tmp_path, reaching=0.3)
+    measured = validation.measure(checkpoint)
+    reported = evaluate_model(Robometer(checkpoint, "a", "a"), validation.episodes, reaching=0.3).metrics
+    assert list(measured) == list(METRICS)
+    for name, value in measured.items():
+        told = reported[name].value if name in reported else np.nan
+        # Beside the controls the model is asked in other batches.
+        np.testing.assert_allclose(value, told, atol=1e-4, err_msg=name)
+    assert {name for name, value in measured.items() if np.isnan(value)} == {"final_tau_a", "graded_ranking_accuracy"}
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"preference_accuracy"}))
-def test_the_truth_scores_one_and_its_opposite_does_not(episodes, name):
-    assert METRICS[name](_scored(episodes, lambda truth: truth)) == pytest.approx(1.0)
-    assert METRICS[name](_scored(episodes, lambda truth: 1.0 - truth)) < 0.5
+def test_the_model_is_asked_for_what_is_wanted_only(episodes, tmp_path, monkeypatch):
+    compared = []
+    compare = Robometer.compare
+    monkeypatch.setattr(Robometer, "compare", lambda self, pairs: (compared.extend(pairs), compare(self, pairs))[1])
+    Validation(episodes, Selection(every=1), tmp_path).measure(make_tiny())
+    assert not compared
+    Validation(episodes, Selection(every=1, metrics=("preference_accuracy_mean",)), tmp_path).measure(make_tiny())
+    assert len(compared) == 2 * 8, "all pairs of both tasks, in both orders"
 
 
-def test_preferences_are_asked_about_in_both_orders(episodes):
-    scored = _scored(episodes, lambda truth: truth)
-    asked = []
-    scored.model.compare = lambda pairs: (asked.extend(pairs), np.full(len(pairs), 0.9, np.float32))[1]
-    assert METRICS["preference_accuracy"](scored) == 0.5, "who always prefers the first is right half of the time"
-    assert len(asked) == 8
-    assert all(a.task == b.task for a, b in asked)
+def test_names_of_version_0_1_are_taken_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="ranking_accuracy is now success_above_failure"):
+        selection = Selection(metrics=("ranking_accuracy", "voc_pearson"))
+    assert selection.metrics == ("success_above_failure", "voc_pearson")
+    with pytest.warns(DeprecationWarning, match="tau_a is now final_tau_a"):
+        assert set(Selection(metrics=("tau_a", "preference_accuracy")).metrics) < set(METRICS)
 
 
 def test_episodes_are_taken_in_turn_from_every_task_and_outcome():
@@ -77,12 +81,14 @@ def test_the_best_are_kept_and_equals_are_not_taken(tmp_path):
 
 def test_what_cannot_be_measured_is_named_before_training(episodes, tmp_path):
     with pytest.raises(ValueError, match="unknown metrics \\['accuracy'\\]"):
-        Validation(episodes, Selection(every=1, metrics=("accuracy",)), tmp_path, episodes)
+        Validation(episodes, Selection(every=1, metrics=("accuracy",)), tmp_path)
     with pytest.raises(ValueError, match="no episodes"):
-        Validation([], Selection(every=1), tmp_path, episodes)
+        Validation([], Selection(every=1), tmp_path)
     failures = [episode for episode in episodes if episode.quality_label != "successful"]
-    validation = Validation(failures, Selection(every=1), tmp_path, episodes)
-    with pytest.raises(ValueError, match=r"\['voc_pearson', 'ranking_accuracy', 'success_auroc'\] are not defined"):
+    validation = Validation(failures, Selection(every=1), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"\['voc_pearson', 'success_above_failure', 'success_auroc'\] are not defined"
+    ):
         validation.check(make_tiny())
 
 
@@ -93,7 +99,7 @@ def test_evaluation_keeps_checkpoints_and_leaves_training_alone(episodes, tmp_pa
         sampler = Sampler(make_episodes(episodes), SamplingConfig(max_frames=4, pair_fraction=0.4))
         collator = Collator(checkpoint.processor, PixelSource(episodes, augment=False, seed=0))
         selection = Selection(every=1, metrics=("success_auroc", "voc_pearson"), keep=1)
-        validation = Validation(episodes, selection, tmp_path / name / "best", episodes) if name == "with" else None
+        validation = Validation(episodes, selection, tmp_path / name / "best") if name == "with" else None
         arguments = training_arguments(
             tmp_path / name / "frozen" / "saves",
             2,
