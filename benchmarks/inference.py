@@ -42,6 +42,7 @@ from tqdm import tqdm
 from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import provenance
+from robometer_rl.report.figures import LIGHT, Key, house_style, panels, rendered, save_picture
 from robometer_rl.training.from_scratch import make_checkpoint
 from robometer_rl.training.shape import NetworkShape
 
@@ -255,26 +256,30 @@ def show(results: dict[str, dict], console: Console) -> None:
 
 def plot(results: dict[str, dict], path: Path) -> None:
     """Milliseconds per step against episode length."""
-    import matplotlib
+    from matplotlib.ticker import LogLocator
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 4), squeeze=False)
-    for axis, (name, numbers) in zip(axes[0], results.items(), strict=True):
-        lengths = list(numbers["episodes"])
-        for method in next(iter(numbers["episodes"].values())):
-            times = [numbers["episodes"][length][method]["ms_per_step"] for length in lengths]
-            axis.plot([int(length) for length in lengths], times, marker="o", label=method)
-        axis.set(title=f"{name}, {numbers['frame_side']} px", xlabel="steps of an episode", ylabel="ms per step")
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_xticks([int(length) for length in lengths], lengths)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0][0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    methods = list(
+        dict.fromkeys(m for numbers in results.values() for cells in numbers["episodes"].values() for m in cells)
+    )
+    colors = dict(zip(methods, LIGHT.series, strict=False))
+    keys = [Key(method, color, ring=True) for method, color in colors.items()]
+    with house_style(LIGHT):
+        title, subtitle = "Time to score an episode", "CPU · both axes logarithmic"
+        size = (390, 300)
+        figure, places = panels(
+            title, subtitle, 1, len(results), size, LIGHT, "steps of an episode", "ms per step", keys
+        )
+        for axes, (name, numbers) in zip(places, results.items(), strict=True):
+            lengths = [int(length) for length in numbers["episodes"]]
+            for method, color in colors.items():
+                times = [cells[method]["ms_per_step"] for cells in numbers["episodes"].values()]
+                axes.loglog(lengths, times, marker="o", mfc="none", color=color)
+            axes.set_title(f"{name}, {numbers['frame_side']} px")
+            axes.set_xticks(lengths, [str(length) for length in lengths])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+        save_picture(rendered(figure), path)
 
 
 def main(args: Args) -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import RESULTS, write_result
 from benchmarks.runs import ROOT, Run, run_all
+from robometer_rl.report.figures import save_picture
 
 ARMS = ("robometer", "robometer_sparse", "sparse", "dense")
 REWARD = ("model", "mode", "scale", "success_bonus")
@@ -165,7 +166,7 @@ def picture(found: dict[str, Any], args: Args) -> None:
     }
     subtitle = f"SAC on states, rewards from {args.model} ({args.settings.mode}) · thin: seeds · thick: their mean"
     image = draw_learning_curves("True success on unseen seeds", subtitle, panels, "decisions")
-    image.save(RESULTS / f"{args.name}.png")
+    save_picture(image, RESULTS / f"{args.name}.png")
 
 
 def main(args: Args) -> dict[str, Any]:

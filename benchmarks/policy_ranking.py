@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import RESULTS, write_result
 from benchmarks.runs import Run, run_all
+from robometer_rl.report.figures import save_picture
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ def main(args: Args) -> dict[str, dict[str, Any]]:
     for task, result in found.items():
         policies = sorted(result["policies"], key=lambda policy: policy["success_rate"])
         points = [100 * policy["success_rate"] for policy in policies], [each["score"]["value"] for each in policies]
-        panels[task] = [Series("mean final progress of a policy", [points], dashed=True)]
+        panels[task] = [Series("mean final progress of a policy", [points], rings=True)]
     title = "Ranked by their videos, and in truth"
-    draw_learning_curves(title, f"final progress by {args.model}", panels, "true success (%)").save(
-        RESULTS / f"{args.name}.png"
-    )
+    subtitle = f"final progress by {args.model}"
+    picture = draw_learning_curves(title, subtitle, panels, "true success (%)", "final progress")
+    save_picture(picture, RESULTS / f"{args.name}.png")
     return found
 
 

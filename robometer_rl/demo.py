@@ -21,9 +21,8 @@ from robometer_rl.envs.metaworld import CONTROL_HZ, TASKS, make_env
 from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import versions
-from robometer_rl.report.canvas import DARK, LIGHT, Theme, save_picture
 from robometer_rl.report.episode import EpisodeScores
-from robometer_rl.report.figure import Curve, Panel, draw_figure
+from robometer_rl.report.figures import DARK, LIGHT, Curve, Panel, Theme, draw_figure, save_picture
 from robometer_rl.report.overlay import overlay_frames
 from robometer_rl.report.page import EpisodeCard, render_page
 from robometer_rl.report.terminal import open_console

@@ -14,9 +14,8 @@ from rich.table import Table
 from robometer_rl.frames import Clip, FrameProtocol, check_task, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
-from robometer_rl.report.canvas import LIGHT, save_picture
 from robometer_rl.report.episode import EpisodeScores
-from robometer_rl.report.figure import Curve, Panel, draw_figure
+from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, save_picture
 from robometer_rl.report.overlay import overlay_frames
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import RewardSpec, episode_rewards

@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import RESULTS, write_result
 from benchmarks.runs import ROOT, Run, run_all
+from robometer_rl.report.figures import save_picture
 
 PUBLISHED_STEPS: Final = (20_000, 30_000, 40_000, 50_000, 100_000)
 PUBLISHED: Final = {
@@ -116,10 +117,11 @@ def main(args: Args) -> dict[str, Any]:
     task = f"{args.suite} {args.task_id}"
     write_result(args.name, {"model": args.model, "task": task, "arms": found, "published": published})
     series = [Series(arm, [(run["steps"], run["success"]) for run in runs.values()]) for arm, runs in found.items()]
-    series += [Series(label, [(PUBLISHED_STEPS, values)], dashed=True) for label, values in PUBLISHED.items()]
+    series += [Series(label, [(PUBLISHED_STEPS, values)], rings=True) for label, values in PUBLISHED.items()]
     title = "Success on unseen initial states"
     subtitle = f"SAC on states, rewards from {args.model} · thin: seeds · thick: their mean · rings: published"
-    draw_learning_curves(title, subtitle, {task: series}, "environment steps").save(RESULTS / f"{args.name}.png")
+    picture = draw_learning_curves(title, subtitle, {task: series}, "environment steps")
+    save_picture(picture, RESULTS / f"{args.name}.png")
     return found
 
 

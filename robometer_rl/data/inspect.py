@@ -17,7 +17,16 @@ from robometer_rl.data.store import ChecksumError, StoreError, TrajectoryStore
 from robometer_rl.data.subsampling import kept_frames
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.verified import verify_store
-from robometer_rl.report.canvas import LIGHT, Box, Canvas, save_picture, shortened
+from robometer_rl.report.figures import (
+    LIGHT,
+    MARGIN,
+    fitted,
+    house_style,
+    new_figure,
+    rendered,
+    save_picture,
+    write_line,
+)
 from robometer_rl.report.terminal import open_console
 
 __all__ = ["InspectConfig", "StoreSummary", "VerifyConfig", "contact_sheet", "inspect_store", "summarise", "verify"]
@@ -28,9 +37,11 @@ _QUALITIES: Final[tuple[str, ...]] = get_args(QualityLabel)
 _FIELDS: Final = ("task", "quality_label", "data_source", "skill", "split", "frames_shape")
 
 _COLUMNS: Final = 8  # frames of a trajectory on the contact sheet
-_PICTURE: Final = 96  # their height
-_CAPTION: Final = 22
-_MARGIN: Final = 16
+_PICTURE: Final = 96  # their height, in units of two pixels like the rest
+_CAPTION: Final = 24
+_GAP: Final = 4
+_LEAST: Final = 480  # a title needs room
+_ROW: Final = _CAPTION + _PICTURE + 12
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,9 @@ def inspect_store(config: InspectConfig) -> StoreSummary:
         console.print(table)
     output = config.output or config.path.resolve().with_name(f"{config.path.resolve().name}-contact-sheet.png")
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(contact_sheet(_chosen(store, config.rows)), output)
+    chosen = _chosen(store, config.rows)
+    subtitle = f"{len(chosen)} of {len(summary.lengths)} trajectories · first frame to last · green: successful"
+    save_picture(contact_sheet(chosen, config.path.resolve().name, subtitle), output)
     console.print(f"contact sheet: {output}", soft_wrap=True)
     return summary
 
@@ -149,7 +162,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def contact_sheet(trajectories: Sequence[Trajectory]) -> Image.Image:
+def contact_sheet(trajectories: Sequence[Trajectory], title: str = "", subtitle: str = "") -> Image.Image:
     """One row of frames per trajectory, evenly spread from the first to the last, under what it is said to be.
 
     It is what shows at a glance whether pictures are upright and colours right, and whether the last frame of a
@@ -161,21 +174,20 @@ def contact_sheet(trajectories: Sequence[Trajectory]) -> Image.Image:
     if not trajectories:
         raise StoreError("there is no sound trajectory to show on a contact sheet")
     pictures = [_pictures(trajectory) for trajectory in trajectories]
-    width = 2 * _MARGIN + max(sum(picture.width + 4 for picture in row) for row in pictures)
-    height = 2 * _MARGIN + len(trajectories) * (_CAPTION + _PICTURE + 10)
-    canvas = Canvas(width, height, LIGHT.background)
-    top = _MARGIN
-    for trajectory, row in zip(trajectories, pictures, strict=True):
-        room = width - 2 * _MARGIN
-        color = LIGHT.success if trajectory.quality_label == "successful" else LIGHT.ink
-        canvas.text((_MARGIN, top + 14), shortened(_caption(trajectory), room, 12), color, size=12)
-        left = _MARGIN
-        for picture in row:
-            box = Box(left, top + _CAPTION, left + picture.width, top + _CAPTION + _PICTURE)
-            canvas.paste(picture, box)
-            left += picture.width + 4
-        top += _CAPTION + _PICTURE + 10
-    return canvas.finish()
+    width = max(_LEAST, 2 * MARGIN + max(sum(frame.width // 2 + _GAP for frame in row) - _GAP for row in pictures))
+    with house_style(LIGHT):
+        figure, top = new_figure(title, subtitle, (width, _GAP + len(trajectories) * _ROW), LIGHT)
+        height = round(figure.bbox.height)
+        for number, (trajectory, row) in enumerate(zip(trajectories, pictures, strict=True)):
+            upper = top + _GAP + number * _ROW
+            color = LIGHT.success if trajectory.quality_label == "successful" else LIGHT.ink
+            write_line(figure, MARGIN, upper + 14, fitted(_caption(trajectory), width - 2 * MARGIN, 11), color, 11)
+            left = 2 * MARGIN
+            for frame in row:
+                lower = height - 2 * (upper + _CAPTION) - frame.height
+                figure.figimage(np.asarray(frame), left, round(lower))
+                left += frame.width + 2 * _GAP
+        return rendered(figure)
 
 
 def _caption(trajectory: Trajectory) -> str:
@@ -192,8 +204,9 @@ def _caption(trajectory: Trajectory) -> str:
 def _pictures(trajectory: Trajectory) -> list[Image.Image]:
     """Frames of one height; a recording that is shorter than a row leaves the rest of it empty."""
     frames = trajectory.clip().read(kept_frames(len(trajectory), max_frames=_COLUMNS).tolist())
-    width = max(1, round(frames.shape[2] * _PICTURE / frames.shape[1]))
-    return [Image.fromarray(frame).resize((width, _PICTURE), Image.Resampling.LANCZOS) for frame in frames]
+    width = 2 * max(1, round(frames.shape[2] * _PICTURE / frames.shape[1]))
+    # Small ones are enlarged smoothly, as a model's processor does it.
+    return [Image.fromarray(frame).resize((width, 2 * _PICTURE), Image.Resampling.LANCZOS) for frame in frames]
 
 
 def _chosen(store: TrajectoryStore, count: int) -> list[Trajectory]:

@@ -16,7 +16,7 @@ from robometer_rl.data.verified import open_verified
 from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol, scored_steps
 from robometer_rl.provenance import provenance
-from robometer_rl.report.canvas import save_picture
+from robometer_rl.report.figures import save_picture
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image
 
 from robometer_rl.evaluation.calibration import SuccessCalibration
 from robometer_rl.evaluation.measures import judged_episodes
 from robometer_rl.evaluation.metrics import auroc, roc_curve
 from robometer_rl.evaluation.ranking import QUALITY_RANKS
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
-from robometer_rl.report.canvas import LIGHT, Box, Canvas, Theme, save_picture, shortened, text_width
+from robometer_rl.report.figures import (
+    LIGHT,
+    MARGIN,
+    Key,
+    Theme,
+    dodge,
+    fitted,
+    house_style,
+    name_lines,
+    new_figure,
+    panels,
+    place_axes,
+    points,
+    rendered,
+    save_picture,
+    text_width,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["draw_calibration", "draw_curves", "draw_ranking", "draw_roc", "write_plots"]
 
-_DENSITY: Final = 2
-_MARGIN: Final = 24
-_HEAD: Final = 64  # title and subtitle
 _POINTS: Final = 101  # of a curve over an episode of any length
 _TICKS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+_ROW: Final = 26  # height of a cell
 
 
 def write_plots(folder: Path, scores: Mapping[str, Scores], model: str, theme: Theme = LIGHT) -> list[Path]:
@@ -55,27 +72,28 @@ def draw_curves(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = LI
     """Progress along the episodes of each skill: thin lines are episodes, the thick one is their mean."""
     groups = _by_skill(episodes)
     columns = min(len(groups), 4)
-    rows = -(-len(groups) // columns)
-    width, height = 250, 210
-    canvas = Canvas(
-        _MARGIN + columns * (width + _MARGIN), _HEAD + rows * (height + _MARGIN), theme.background, _DENSITY
-    )
-    _head(canvas, "Progress along the episodes of each skill", f"{model} · thin: episodes · thick: their mean", theme)
-    for number, (skill, members) in enumerate(groups.items()):
-        left = _MARGIN + (number % columns) * (width + _MARGIN)
-        top = _HEAD + (number // columns) * (height + _MARGIN)
-        axes = _axes(
-            canvas,
-            Box(left, top, left + width, top + height),
-            f"{skill} ({len(members)})",
-            "part of the episode",
+    subtitle = f"{model} · thin: episodes · thick: their mean"
+    time = np.linspace(0, 1, _POINTS)
+    with house_style(theme):
+        size = (250 if columns > 1 else 432, 215)
+        figure, places = panels(
+            "Progress along the episodes of each skill",
+            subtitle,
+            -(-len(groups) // columns),
+            columns,
+            size,
             theme,
+            "part of the episode",
         )
-        curves = np.stack([_resampled(scored.progress) for scored in members])
-        for curve in curves:
-            _curve(canvas, axes, np.linspace(0, 1, _POINTS), curve, _mixed(theme.progress, theme.surface, 0.25), 0.7)
-        _curve(canvas, axes, np.linspace(0, 1, _POINTS), curves.mean(axis=0), theme.progress, 2.6)
-    return canvas.finish()
+        for axes in places[len(groups) :]:
+            axes.remove()
+        for axes, (skill, members) in zip(places, groups.items(), strict=False):
+            _unit_square(axes)
+            axes.set_title(fitted(f"{skill} ({len(members)})", axes.bbox.width / 2, 12.5))
+            curves = np.clip(np.stack([_resampled(scored.progress) for scored in members]), 0, 1)
+            axes.plot(time, curves.T, color=theme.progress, alpha=0.25, linewidth=points(0.8), clip_on=False)
+            axes.plot(time, curves.mean(axis=0), color=theme.progress, linewidth=points(2.6), clip_on=False)
+        return rendered(figure)
 
 
 def draw_roc(scores: Mapping[str, Scores], model: str, theme: Theme = LIGHT) -> Image.Image | None:
@@ -123,50 +141,77 @@ def _draw_roc(
 ) -> Image.Image | None:
     if not curves:
         return None
-    side = 380
-    canvas = Canvas(side + 2 * _MARGIN, side + _HEAD + _MARGIN, theme.background, _DENSITY)
-    _head(canvas, title, subtitle, theme)
-    box = Box(_MARGIN, _HEAD, _MARGIN + side, _HEAD + side)
-    axes = _axes(canvas, box, "true positive rate", "false positive rate", theme)
-    canvas.line([axes.at(0, 0), axes.at(1, 1)], theme.muted)
-    for number, (label, false_rate, true_rate) in enumerate(curves):
-        color = theme.series[number % len(theme.series)]
-        _curve(canvas, axes, false_rate, true_rate, color, 2.4)
-        height = axes.bottom - 14 - 18 * (len(curves) - 1 - number)
-        left = axes.right - 10 - text_width(label, 12)
-        canvas.line([(left - 24, height - 4), (left - 8, height - 4)], color, 2.6)
-        canvas.text((left, height), label, theme.ink, size=12)
-    for number, (false_rate, true_rate) in enumerate(dots):
-        canvas.dot(axes.at(false_rate, true_rate), 5, theme.series[number % len(theme.series)])
-    return canvas.finish()
+    with house_style(theme):
+        size = (440, 432)
+        figure, (axes,) = panels(
+            title, subtitle, 1, 1, size, theme, "false positive rate", "true positive rate", titled=False
+        )
+        _unit_square(axes)
+        axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=points(1), dashes=(4, 4))
+        colors = [theme.series[number % len(theme.series)] for number in range(len(curves))]
+        for number, ((_, false_rate, true_rate), color) in enumerate(zip(curves, colors, strict=True)):
+            place = dodge(axes, number, len(curves), slope=True)
+            axes.plot(false_rate, true_rate, color=color, transform=place, clip_on=False)
+        for number, (dot, color) in enumerate(zip(dots, colors, strict=bool(dots))):
+            place = dodge(axes, number, len(curves), slope=True)
+            axes.plot(
+                *dot, "o", color=color, transform=place, ms=points(11), mec=theme.surface, clip_on=False, zorder=3
+            )
+        name_lines(axes, [Key(label, color) for (label, _, _), color in zip(curves, colors, strict=True)], inside=True)
+        return rendered(figure)
 
 
 def draw_ranking(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = LIGHT) -> Image.Image:
     """Mean final progress by task and skill; a good model's rows grow from left to right."""
     skills = _by_skill(episodes)
     tasks = sorted({scored.task for scored in episodes})
-    cell_width = min(140, max(74, round(max(text_width(skill, 11) for skill in skills)) + 14))
-    cell_height = 24
-    label_width = min(260.0, max(text_width(task, 12) for task in tasks) + 14)
-    canvas = Canvas(
-        round(2 * _MARGIN + label_width + len(skills) * cell_width),
-        _HEAD + 34 + len(tasks) * cell_height + _MARGIN,
-        theme.background,
-        _DENSITY,
+    wide = min(150, max(76, round(max(text_width(skill, 10.5) for skill in skills)) + 16))
+    label_width = min(280.0, max(text_width(task, 11.5) for task in tasks) + 14)
+    width = max(440.0, 2 * MARGIN + label_width + len(skills) * wide)
+    finals = [
+        [[scored.final for scored in members if scored.task == task] for members in skills.values()] for task in tasks
+    ]
+    means = np.array([[np.mean(cell) if cell else np.nan for cell in row] for row in finals])
+    with house_style(theme):
+        subtitle = f"{model} · mean over episodes · worst skill first"
+        figure, top = new_figure(
+            "Final progress by task and skill", subtitle, (width, 30 + len(tasks) * _ROW + 12), theme
+        )
+        axes = place_axes(figure, MARGIN + label_width, top + 30, len(skills) * wide, len(tasks) * _ROW)
+        _draw_cells(axes, means, theme)
+        axes.set_xticks(np.arange(len(skills)) + 0.5, [fitted(skill, wide - 8, 10.5) for skill in skills])
+        axes.set_yticks(np.arange(len(tasks)) + 0.5, [fitted(task, label_width - 10, 11.5) for task in tasks])
+        axes.tick_params("x", labelsize=points(10.5), length=0, top=False, labeltop=True, labelbottom=False)
+        axes.tick_params("y", labelsize=points(11.5), labelcolor=theme.ink, pad=points(label_width))
+        for label in axes.get_yticklabels():
+            label.set_horizontalalignment("left")
+        return rendered(figure)
+
+
+def _draw_cells(axes: Axes, values: NDArray[np.float64], theme: Theme) -> None:
+    """Cells as dark as their values in [0, 1] are high; NaN leaves one empty."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("progress", [theme.surface, theme.progress]).with_extremes(
+        bad=theme.surface
     )
-    _head(canvas, "Final progress by task and skill", f"{model} · mean over episodes; worst skill first", theme)
-    for column, (skill, members) in enumerate(skills.items()):
-        left = _MARGIN + label_width + column * cell_width
-        heading = shortened(skill, cell_width - 8, 11)
-        canvas.text((left + cell_width / 2, _HEAD + 20), heading, theme.muted, size=11, anchor="ms")
-        for row, task in enumerate(tasks):
-            top = _HEAD + 30 + row * cell_height
-            finals = [scored.final for scored in members if scored.task == task]
-            _cell(canvas, Box(left, top, left + cell_width, top + cell_height), finals, theme)
-    for row, task in enumerate(tasks):
-        baseline = _HEAD + 30 + row * cell_height + 16
-        canvas.text((_MARGIN, baseline), shortened(task, label_width - 10, 12), theme.ink, size=12)
-    return canvas.finish()
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    shown = np.ma.masked_invalid(np.clip(values, 0, 1))
+    axes.pcolormesh(shown, cmap=shades, vmin=0, vmax=1, edgecolors=theme.background, linewidth=points(2))
+    axes.invert_yaxis()
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            color = theme.background if value > 0.55 else theme.ink
+            place = (column + 0.5, row + 0.53)
+            axes.text(*place, f"{value:.2f}", color=color, fontsize=points(11), ha="center", va="center")
+
+
+def _unit_square(axes: Axes) -> None:
+    """From 0 to 1 both ways, with room for lines along the edges."""
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03), xticks=_TICKS, yticks=_TICKS)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _by_skill(episodes: Sequence[ScoredEpisode]) -> dict[str, list[ScoredEpisode]]:
@@ -183,45 +228,3 @@ def _by_skill(episodes: Sequence[ScoredEpisode]) -> dict[str, list[ScoredEpisode
 
 def _resampled(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.interp(np.linspace(0, 1, _POINTS), np.linspace(0, 1, len(values)), values)
-
-
-def _head(canvas: Canvas, title: str, subtitle: str, theme: Theme) -> None:
-    room = canvas.width - 2 * _MARGIN
-    canvas.text((_MARGIN, 30), shortened(title, room, 17), theme.ink, size=17)
-    canvas.text((_MARGIN, 49), shortened(subtitle, room, 11.5), theme.muted, size=11.5)
-
-
-def _axes(canvas: Canvas, box: Box, title: str, x_label: str, theme: Theme) -> Box:
-    """Axes from 0 to 1 both ways; returns the box between them."""
-    axes = Box(box.left + 30, box.top + 26, box.right - 6, box.bottom - 34)
-    canvas.text((axes.left, box.top + 16), shortened(title, axes.width, 12.5), theme.ink, size=12.5)
-    canvas.rectangle(axes, fill=theme.surface)
-    for value in _TICKS:
-        left, height = axes.at(0, value)
-        canvas.line([(left, height), (axes.right, height)], theme.grid)
-        canvas.text((left - 6, height), f"{value:g}", theme.muted, size=10, anchor="rm")
-        x, bottom = axes.at(value, 0)
-        canvas.text((x, bottom + 6), f"{value:g}", theme.muted, size=10, anchor="mt")
-    canvas.text(((axes.left + axes.right) / 2, axes.bottom + 20), x_label, theme.muted, size=10.5, anchor="mt")
-    return axes
-
-
-def _curve(canvas: Canvas, axes: Box, x: NDArray[Any], y: NDArray[Any], color: str, width: float) -> None:
-    canvas.line([axes.at(float(a), float(b)) for a, b in zip(x, np.clip(y, 0, 1), strict=True)], color, width)
-
-
-def _cell(canvas: Canvas, box: Box, finals: list[float], theme: Theme) -> None:
-    inner = Box(box.left + 1, box.top + 1, box.right - 1, box.bottom - 1)
-    if not finals:
-        canvas.rectangle(inner, fill=theme.surface)
-        return
-    value = float(np.mean(finals))
-    canvas.rectangle(inner, fill=_mixed(theme.progress, theme.surface, float(np.clip(value, 0, 1))))
-    color = theme.background if value > 0.55 else theme.ink
-    canvas.text(((box.left + box.right) / 2, box.bottom - 8), f"{value:.2f}", color, size=11.5, anchor="ms")
-
-
-def _mixed(color: str, background: str, share: float) -> str:
-    """``share`` of a colour over a background, as hexadecimal RGB."""
-    pairs = zip(ImageColor.getrgb(color)[:3], ImageColor.getrgb(background)[:3], strict=True)
-    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)

@@ -16,9 +16,7 @@ from PIL import Image
 from robometer_rl.files import write_text
 from robometer_rl.formats.dataset import Episode, EpisodeLabels, Labels, RelabelDataset
 from robometer_rl.frames import as_frames
-from robometer_rl.report.canvas import LIGHT
-from robometer_rl.report.figure import Curve, Panel, draw_figure
-from robometer_rl.report.histogram import draw_histogram
+from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, draw_histogram
 from robometer_rl.report.markup import html
 from robometer_rl.report.page import definitions, document
 
@@ -106,16 +104,16 @@ def _lead(facts: Sequence[_Facts], labels: Labels) -> str:
 def _histograms(facts: Sequence[_Facts]) -> Iterable[Image.Image]:
     rewards = {"learned": np.concatenate([fact.labels.rewards for fact in facts])}
     original = [fact.original for fact in facts if fact.original is not None]
-    yield draw_histogram("Reward of a step", rewards)
+    yield draw_histogram("Reward of a step", rewards, "learned reward", "share of steps")
     if original:
         known = np.concatenate(original)
         known = known[np.isfinite(known)]
         if len(known):
-            yield draw_histogram("Original reward of a step", {"original": known})
+            yield draw_histogram("Original reward of a step", {"original": known}, "original reward", "share of steps")
     last = {"progress": np.array([fact.labels.progress[-1] for fact in facts])}
     if judged := [fact.labels.success[-1] for fact in facts if fact.labels.has_success]:
         last["success probability"] = np.array(judged)
-    yield draw_histogram("Last prediction of an episode", last)
+    yield draw_histogram("Last prediction of an episode", last, "prediction", "share of episodes")
 
 
 def _section(title: str, facts: Sequence[_Facts], dataset: RelabelDataset, labels: Labels) -> str:

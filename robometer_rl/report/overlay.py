@@ -1,18 +1,20 @@
-"""Frames of an episode above what the model says about them, as a video."""
+"""Frames of an episode above what the model says about them, as a video; drawn on its pixels by Pillow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from robometer_rl.frames import FrameSequence, as_frame, same_length
-from robometer_rl.report.canvas import DARK, Box, Canvas, Theme, shortened
 from robometer_rl.report.episode import EpisodeScores
-from robometer_rl.report.figure import Curve, draw_curve
+from robometer_rl.report.figures import DARK, Theme, shortened
+from robometer_rl.report.markup import single_line
 
 __all__ = ["overlay_frames"]
 
@@ -21,6 +23,10 @@ _MAX_WIDTH: Final = 960
 _MAX_HEIGHT: Final = 720
 _STRIP_HEIGHT: Final = 150
 _MARGIN: Final = 16
+_TASK: Final = 14.0  # size of its letters
+_SCALE: Final = 3  # the strip is drawn so much larger than it is shown
+
+_Point = tuple[float, float]
 
 
 def overlay_frames(frames: FrameSequence, scores: EpisodeScores, theme: Theme = DARK) -> Iterator[NDArray[np.uint8]]:
@@ -53,11 +59,11 @@ def _picture_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _draw_strip(width: int, scores: EpisodeScores, index: int, theme: Theme) -> Image.Image:
-    canvas = Canvas(width, _STRIP_HEIGHT, theme.background)
+    canvas = _Canvas(width, _STRIP_HEIGHT, theme.background)
     right = width - _MARGIN
     number, last = int(scores.numbers[index]), int(scores.numbers[-1])
     canvas.text((right, 24), f"frame {number} / {last}", theme.muted, size=11, anchor="rs")
-    canvas.text((_MARGIN, 24), shortened(scores.task, width - 2 * _MARGIN - 100, 14), theme.ink, size=14)
+    canvas.text((_MARGIN, 24), shortened(scores.task, width - 2 * _MARGIN - 100, _task_width), theme.ink, _TASK)
     _draw_bar(canvas, 42, "progress", float(scores.progress[index]), theme.progress, theme)
     if scores.success is not None:
         bar = _draw_bar(canvas, 62, "success", float(scores.success[index]), theme.success, theme)
@@ -68,24 +74,24 @@ def _draw_strip(width: int, scores: EpisodeScores, index: int, theme: Theme) -> 
             canvas.dot(lamp, 6, theme.success)
         else:
             canvas.ring(lamp, 5.5, theme.muted)
-    _draw_history(canvas, Box(_MARGIN, 80, right, _STRIP_HEIGHT - 14), scores, index, theme)
+    _draw_history(canvas, _Box(_MARGIN, 80, right, _STRIP_HEIGHT - 14), scores, index, theme)
     return canvas.finish()
 
 
-def _draw_bar(canvas: Canvas, middle: float, label: str, value: float, color: str, theme: Theme) -> Box:
-    bar = Box(_MARGIN + 62, middle - 4, canvas.width - _MARGIN - 58, middle + 4)
+def _draw_bar(canvas: _Canvas, middle: float, label: str, value: float, color: str, theme: Theme) -> _Box:
+    bar = _Box(_MARGIN + 62, middle - 4, canvas.width - _MARGIN - 58, middle + 4)
     canvas.text((_MARGIN, middle), label, theme.muted, size=12, anchor="lm")
     canvas.rectangle(bar, fill=theme.grid, radius=4)
     if value >= 0.005:  # what is not written as 0.00
         end = bar.left + max(value * bar.width, bar.height)
-        canvas.rectangle(Box(bar.left, bar.top, end, bar.bottom), fill=color, radius=4)
+        canvas.rectangle(_Box(bar.left, bar.top, end, bar.bottom), fill=color, radius=4)
     canvas.text((bar.right + 8, middle), f"{value:.2f}", theme.ink, size=12, anchor="lm")
     return bar
 
 
-def _draw_history(canvas: Canvas, box: Box, scores: EpisodeScores, index: int, theme: Theme) -> None:
+def _draw_history(canvas: _Canvas, box: _Box, scores: EpisodeScores, index: int, theme: Theme) -> None:
     canvas.rectangle(box, fill=theme.surface, radius=4)
-    plot = Box(box.left + 5, box.top + 5, box.right - 5, box.bottom - 5)
+    plot = _Box(box.left + 5, box.top + 5, box.right - 5, box.bottom - 5)
     last = int(scores.numbers[-1])
     curves = [(scores.progress, theme.progress)]
     if scores.success is not None:
@@ -94,6 +100,95 @@ def _draw_history(canvas: Canvas, box: Box, scores: EpisodeScores, index: int, t
         curves.insert(0, (scores.success, theme.success))
     seen = slice(0, index + 1)
     for values, color in curves:
-        curve = Curve("", scores.numbers[seen], values[seen], color)
-        draw_curve(canvas, plot, curve, last, width=1.6)
-        canvas.dot(plot.at(scores.numbers[index] / max(last, 1), float(values[index])), 2.6, color)
+        x = scores.numbers[seen] / max(last, 1)
+        places = [plot.at(*point) for point in zip(x.tolist(), np.clip(values[seen], 0.0, 1.0).tolist(), strict=True)]
+        if len(places) > 1:
+            canvas.line(places, color, 1.6)
+        canvas.dot(places[-1], 2.6, color)
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A rectangle in pixels of the finished picture."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def width(self) -> float:
+        """Distance from left to right."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        """Distance from top to bottom."""
+        return self.bottom - self.top
+
+    def at(self, x: float, y: float) -> _Point:
+        """The point ``x`` of the way to the right and ``y`` of the way *up*, both in [0, 1]."""
+        return self.left + x * self.width, self.bottom - y * self.height
+
+
+class _Canvas:
+    """A picture that is drawn larger than it is, which smooths its edges."""
+
+    def __init__(self, width: int, height: int, background: str) -> None:
+        self.width, self.height = width, height
+        self._image = Image.new("RGB", (width * _SCALE, height * _SCALE), background)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def line(self, points: Sequence[_Point], color: str, width: float = 1.0) -> None:
+        """A line through ``points``, with round ends and corners."""
+        scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
+        thickness = max(1, round(width * _SCALE))
+        self._draw.line(scaled, fill=color, width=thickness, joint="curve")
+        if width > 1.0:
+            for point in (points[0], points[-1]):
+                self.dot(point, width / 2.0, color)
+
+    def dashed(self, start: _Point, end: _Point, color: str, width: float = 1.0, dash: float = 4.0) -> None:
+        """A dashed line, horizontal or vertical, with gaps as long as its dashes."""
+        length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
+        count = max(1, int(length // (2 * dash)) + 1)
+        for number in range(count):
+            ends = [min(2 * dash * number / length, 1.0), min(dash * (2 * number + 1) / length, 1.0)]
+            self.line(
+                [(start[0] + (end[0] - start[0]) * s, start[1] + (end[1] - start[1]) * s) for s in ends], color, width
+            )
+
+    def dot(self, center: _Point, radius: float, color: str) -> None:
+        """A filled circle."""
+        x, y = center
+        self._draw.ellipse([v * _SCALE for v in (x - radius, y - radius, x + radius, y + radius)], fill=color)
+
+    def ring(self, center: _Point, radius: float, color: str, width: float = 1.5) -> None:
+        """The outline of a circle."""
+        x, y = center
+        corners = [v * _SCALE for v in (x - radius, y - radius, x + radius, y + radius)]
+        self._draw.ellipse(corners, outline=color, width=round(width * _SCALE))
+
+    def rectangle(self, box: _Box, fill: str, radius: float = 0.0) -> None:
+        """A filled rectangle with rounded corners."""
+        corners = [v * _SCALE for v in (box.left, box.top, box.right, box.bottom)]
+        self._draw.rounded_rectangle(corners, radius * _SCALE, fill)
+
+    def text(self, point: _Point, text: str, color: str, size: float = 12.0, anchor: str = "ls") -> None:
+        """A line of text at a Pillow anchor (``"ls"`` starts on the baseline, ``"mm"`` is centred)."""
+        scaled = (point[0] * _SCALE, point[1] * _SCALE)
+        self._draw.text(scaled, single_line(text), color, _font(size * _SCALE), anchor)
+
+    def finish(self) -> Image.Image:
+        """The picture in its final size."""
+        return self._image.resize((self.width, self.height), Image.Resampling.BOX)
+
+
+def _task_width(text: str) -> float:
+    """Width of the line above the bars, in pixels of the finished picture."""
+    return _font(_TASK * _SCALE).getlength(text) / _SCALE
+
+
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

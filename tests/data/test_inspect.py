@@ -49,7 +49,7 @@ def test_the_contact_sheet_shows_both_ends_of_each_trajectory():
     frames = np.zeros((30, 10, 10, 3), np.uint8)
     frames[0, ..., 0] = frames[-1, ..., 1] = 255
     sheet = np.asarray(contact_sheet([trajectory("a", num_frames=30, frames=frames)]))
-    row = sheet[80]  # through the pictures
+    row = sheet[200]  # through the pictures
     assert (row == (255, 0, 0)).all(axis=1).any()
     assert (row == (0, 255, 0)).all(axis=1).any()
     red, green = ((row == colour).all(axis=1).argmax() for colour in ((255, 0, 0), (0, 255, 0)))
@@ -57,8 +57,8 @@ def test_the_contact_sheet_shows_both_ends_of_each_trajectory():
     upright = np.zeros((2, 10, 10, 3), np.uint8)
     upright[:, 5:] = 200
     column = np.asarray(contact_sheet([trajectory("a", num_frames=2, frames=upright)]))[:, 60, 0]
-    assert column[50] == 0
-    assert column[125] == 200
+    assert column[150] == 0
+    assert column[300] == 200
 
 
 def test_what_is_damaged_is_counted_and_left_out_of_the_picture(store, capsys, caplog):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robometer_rl.report.canvas import DARK
 from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.figures import DARK
 from robometer_rl.report.overlay import overlay_frames
 
 
@@ -65,3 +65,11 @@ def test_a_long_task_does_not_run_into_the_frame_number() -> None:
 def test_every_frame_has_its_values() -> None:
     with pytest.raises(ValueError, match="got 4 frames, expected 3"):
         list(overlay_frames(frames(4, 32, 32), scores(3)))
+
+
+@pytest.mark.parametrize("task", ["two\nlines", "a\x1b[2J\r\x00b", "caf\udce9", "", "😀 抽屉"])
+def test_any_task_is_drawn_as_one_line(task: str) -> None:
+    (plain,) = overlay_frames(frames(1, 128, 128), scores(1, task="x"))
+    (image,) = overlay_frames(frames(1, 128, 128), scores(1, task=task))
+    np.testing.assert_array_equal(image[480 + 32 :], plain[480 + 32 :])
+    assert np.ptp(image[480 : 480 + 6].reshape(-1, 3), axis=0).max() == 0
