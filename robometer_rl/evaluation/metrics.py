@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 __all__ = [
     "Estimate",
@@ -106,17 +107,12 @@ def bootstrap(
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Linear correlation of (n,) and (n,); NaN if either is constant or n < 2."""
-    a, b = _same_shape(x, y)
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+    return _of_two(stats.pearsonr, x, y)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Rank correlation with average ranks for ties; NaN where `pearson` is."""
-    a, b = _same_shape(x, y)
-    return pearson(_average_ranks(a), _average_ranks(b))
+    return _of_two(stats.spearmanr, x, y)
 
 
 def kendall_tau_a(x: ArrayLike, y: ArrayLike) -> float:
@@ -124,15 +120,15 @@ def kendall_tau_a(x: ArrayLike, y: ArrayLike) -> float:
 
     The reference calls this "tau-b" (docs/reference.md §8.2).
     """
-    concordance, _, _, pairs = _concordance(x, y)
-    return concordance / pairs if pairs else float("nan")
+    a, b = _same_shape(x, y)
+    first, second = np.triu_indices(len(a), k=1)
+    concordance = np.sign(a[first] - a[second]) * np.sign(b[first] - b[second])
+    return float(concordance.mean()) if len(concordance) else float("nan")
 
 
 def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
     """Tau with the denominator corrected for ties; NaN if either is constant or n < 2."""
-    concordance, untied_x, untied_y, _ = _concordance(x, y)
-    scale = np.sqrt(float(untied_x) * float(untied_y))
-    return float(concordance / scale) if scale else float("nan")
+    return _of_two(stats.kendalltau, x, y)
 
 
 def voc_pearson(progress: ArrayLike, true_progress: ArrayLike) -> float:
@@ -242,7 +238,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return float("nan")
-    rank_sum = _average_ranks(score)[positive].sum() + positives  # ranks counted from 1
+    rank_sum = stats.rankdata(score)[positive].sum()
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
@@ -380,20 +376,12 @@ def _scored_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArra
     return score, label.astype(bool)
 
 
-def _average_ranks(values: Floats) -> Floats:
-    """Ranks from 0; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[inverse]
-
-
-def _concordance(x: ArrayLike, y: ArrayLike) -> tuple[int, int, int, int]:
-    """Concordant minus discordant pairs, pairs untied in x, pairs untied in y, all pairs."""
+def _of_two(statistic: Callable[[Floats, Floats], Any], x: ArrayLike, y: ArrayLike) -> float:
+    """A correlation of SciPy; NaN where it is undefined, of which SciPy would warn."""
     a, b = _same_shape(x, y)
-    upper = np.triu_indices(len(a), k=1)
-    sign_a = np.sign(a[:, None] - a[None, :])[upper]
-    sign_b = np.sign(b[:, None] - b[None, :])[upper]
-    return int((sign_a * sign_b).sum()), int((sign_a != 0).sum()), int((sign_b != 0).sum()), len(sign_a)
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(statistic(a, b).statistic)
 
 
 def _operating_points(score: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
-from robometer_rl.evaluation.metrics import auroc, pearson
+from robometer_rl.evaluation.metrics import pearson
 
 __all__ = [
     "RETURN_RISES",
@@ -119,13 +120,12 @@ def mann_whitney_z(earlier: ArrayLike, later: ArrayLike) -> float:
     """
     before, after = np.asarray(earlier, np.float64), np.asarray(later, np.float64)
     n, m = len(before), len(after)
-    pooled = np.concatenate([before, after])
-    _, counts = np.unique(pooled, return_counts=True)
-    total = n + m
-    variance = n * m / 12.0 * (total + 1 - float((counts**3 - counts).sum()) / (total * (total - 1)))
+    ranks = stats.rankdata(np.concatenate([before, after]))
+    variance = n * m * (n + m + 1) / 12.0 * stats.tiecorrect(ranks)
     if variance <= 0:
         return 0.0
-    wins = auroc(pooled, np.arange(total) >= n) * n * m
+    # SciPy's test gives a probability only, in which large deviates are all alike.
+    wins = ranks[n:].sum() - m * (m + 1) / 2.0
     return float((wins - n * m / 2.0) / np.sqrt(variance))
 
 
