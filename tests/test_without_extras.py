@@ -65,9 +65,11 @@ FOR_SB3 = [
         "sb3.asynchronous",
         "sb3.callback",
         "sb3.check",
+        "sb3.record_trajectories",
         "sb3.recorders",
         "sb3.replay_buffer",
         "sb3.vec_env",
+        "sb3.vec_reader",
     )
 ]
 

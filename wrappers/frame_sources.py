@@ -13,9 +13,18 @@ from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, as_frame
-from robometer_rl.wrappers.rendering import FRAME_KEY
+from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 
-__all__ = ["Camera", "FrameSource", "FrameSources", "View", "info_camera", "parse_cameras", "scalar_stacks"]
+__all__ = [
+    "Camera",
+    "FrameSource",
+    "FrameSources",
+    "View",
+    "info_camera",
+    "parse_cameras",
+    "scalar_render_camera",
+    "scalar_stacks",
+]
 
 FrameSource = str | Callable[[Any, Mapping[str, Any]], Any]
 """``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, or a callable of one environment's observation and info."""
@@ -97,6 +106,19 @@ def scalar_stacks(env: gym.Env[Any, Any]) -> list[spaces.Space[Any]]:
             found.append(env.observation_space)
         env = env.env
     return found
+
+
+def scalar_render_camera(env: gym.Env[Any, Any], every: int) -> Camera:
+    """The camera for ``frames="render"`` of one environment, of which every ``every``-th picture is wanted.
+
+    Raises:
+        ValueError: The environment does not render RGB arrays, or renders to its info at another interval.
+    """
+    wrapped = [env.has_wrapper_attr(INTERVAL_ATTRIBUTE)]
+    if renders_to_info(wrapped, lambda: [env.get_wrapper_attr(INTERVAL_ATTRIBUTE)], every):
+        return info_camera(FRAME_KEY)
+    require_rgb_array(env.render_mode)
+    return Camera("render", lambda view: env.render())
 
 
 def _parse_camera(

@@ -54,7 +54,9 @@ def renders_to_info(wrapped: Sequence[bool], read_intervals: Callable[[], Sequen
         raise ValueError(f"wrap every sub-environment in RenderToInfo or none of them; {bare} are not")
     intervals = sorted(set(read_intervals()))
     if intervals != [every]:
-        raise ValueError(f"RenderToInfo renders every {intervals} steps, but the RewardSpec scores with every={every}")
+        raise ValueError(
+            f"RenderToInfo renders every {intervals} steps, but frames are wanted with every={every}: make them equal"
+        )
     return True
 
 

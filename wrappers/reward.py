@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -13,9 +14,9 @@ from gymnasium.utils import RecordConstructorArgs
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
-from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera, scalar_stacks
+from robometer_rl.wrappers.frame_sources import FrameSources, View, scalar_render_camera, scalar_stacks
 from robometer_rl.wrappers.recorders import scalar_recorders
-from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
+from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 
@@ -81,7 +82,7 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
             num_envs=1,
             observation_space=env.observation_space,
             stacked_spaces=scalar_stacks(env),
-            render_camera=self._render_camera,
+            render_camera=partial(scalar_render_camera, env),
             read_attribute=self._read_attribute,
         )
         # Not the live objects: a spec is compared, copied and written as JSON. Copies of callables would be useless.
@@ -125,13 +126,6 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
             if step.terminated[0] and not (terminated or truncated):
                 info |= {recorder.key: recorder.end(info) for recorder in scalar_recorders(self.env)}
         return observation, float(step.rewards[0]), bool(step.terminated[0]), truncated, info
-
-    def _render_camera(self, every: int) -> Camera:
-        wrapped = [self.env.has_wrapper_attr(INTERVAL_ATTRIBUTE)]
-        if renders_to_info(wrapped, lambda: [self.env.get_wrapper_attr(INTERVAL_ATTRIBUTE)], every):
-            return info_camera(FRAME_KEY)
-        require_rgb_array(self.env.render_mode)
-        return Camera("render", lambda view: self.env.render())
 
     def _read_attribute(self, name: str, indices: Sequence[int]) -> list[Any]:
         return [self.env.get_wrapper_attr(name) for _ in indices]

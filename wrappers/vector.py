@@ -1,42 +1,36 @@
-"""The reward wrapper for Gymnasium's vector environments, and its reading of vector infos."""
+"""The wrappers for Gymnasium's vector environments; the one that records has a module of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from functools import cache
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.core import ActType, ObsType
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.utils import iterate
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, FrameProtocol, as_array
+from robometer_rl.frames import FrameProtocol, as_array
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
-from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera, scalar_stacks
+from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.masked_reset import MaskedResets
-from robometer_rl.wrappers.observation_reader import Views
-from robometer_rl.wrappers.recorders import VectorRecorders, add_batched, vector_layers
-from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
+from robometer_rl.wrappers.recorders import VectorRecorders, add_batched
+from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
-from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskSource
+from robometer_rl.wrappers.tasks import TaskSource
 from robometer_rl.wrappers.vector_infos import (
     add_info,
     as_infos,
-    batch_row,
     env_info,
-    final_info,
     forget_info,
     keep_types,
-    on_host,
 )
+from robometer_rl.wrappers.vector_reader import VectorReader, parse_reset_mask
+from robometer_rl.wrappers.vector_record_trajectories import RecordTrajectories
 
-__all__ = ["RobometerReward", "env_info", "forget_info"]
+__all__ = ["RecordTrajectories", "RobometerReward", "env_info", "forget_info"]
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -102,12 +96,10 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             TypeError: A model, reward or protocol of another type.
         """
         super().__init__(env)
-        observation_space = _single_observation_space(env)
-        self._mode = _autoreset_mode(env)
+        self._reader = VectorReader(env, task)
+        self._mode = self._reader.mode
         # For wrappers outside, which ask the metadata.
         self.metadata = {**env.metadata, "autoreset_mode": self._mode}
-        if isinstance(task, TaskFromAttribute) and not isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
-            raise ValueError(f"{task} needs sub-environments to ask, a SyncVectorEnv or an AsyncVectorEnv, not {env}")
         self._scorer = EpisodeScorer(
             model,
             task=task,
@@ -116,11 +108,11 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             protocol=protocol,
             success_key=success_key,
             num_envs=env.num_envs,
-            observation_space=observation_space,
-            stacked_spaces=_stacked_spaces(env),
+            observation_space=self._reader.observation_space,
+            stacked_spaces=self._reader.stacked_spaces,
             resets_inside=self._mode is AutoresetMode.SAME_STEP,
-            render_camera=self._render_camera,
-            read_attribute=self._read_attribute,
+            render_camera=self._reader.render_camera,
+            read_attribute=self._reader.read_attribute,
         )
         self._require_resettable()
         if isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
@@ -130,7 +122,6 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         self._resets = MaskedResets(env, self._recorders)
         # Sub-environments whose episode predicted success ended, though they do not know it.
         self._running_on = np.zeros(env.num_envs, np.bool_)
-        self._rendered: Sequence[Any] | None = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
         """Resets the environments, those in ``options["reset_mask"]`` if there is one, and starts new histories.
@@ -141,7 +132,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             ResetMaskError: Only some are to be reset, and the environment resets others, too.
         """
         others = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
-        mask = _reset_mask(options, self.num_envs)
+        mask = parse_reset_mask(options, self.num_envs)
         with self._scorer.guard.resetting(everything=bool(mask.all())):
             if options is not None and "reset_mask" in options:
                 observations, infos = self._resets.reset(mask, seed, others)
@@ -149,10 +140,10 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
                 observations, infos = self.env.reset(seed=seed, options=None if options is None else others)
             infos = as_infos(infos, self.num_envs)
             self._resets.shown = observations
-            self._rendered = None
+            self._reader.forget_pictures()
             self._running_on &= ~mask
             restarted = np.flatnonzero(mask)
-            entries = self._scorer.start(restarted, self._views(observations, infos))
+            entries = self._scorer.start(restarted, self._reader.views(observations, infos))
             infos |= self._batched(dict(zip(restarted.tolist(), entries, strict=True)))
         return observations, _without_frames(infos)
 
@@ -174,7 +165,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
     def _step(self, actions: ActType) -> tuple[ObsType, Array, Array, Array, dict[str, Any]]:
         starting = self._scorer.over
         observations, rewards, terminations, truncations, infos = self._receive(actions)
-        view = self._views(observations, infos, terminations | truncations)
+        view = self._reader.views(observations, infos, terminations | truncations)
         step = self._scorer.step(view, rewards, terminations, truncations, starting)
         self._running_on = step.terminated & ~(terminations | truncations)
         shortened = np.flatnonzero(self._running_on)
@@ -203,22 +194,8 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             for values in (rewards, terminations, truncations):
                 values[running_on] = 0
             observations, infos = self._reset_running_on(observations, infos)
-        self._rendered = None
+        self._reader.forget_pictures()
         return observations, rewards, terminations, truncations, infos
-
-    def _views(self, observations: ObsType, infos: dict[str, Any], ended: Bools | None = None) -> Views:
-        """What each environment shows; where it ``ended`` inside a step that has reset it, its last moment."""
-        rows = list(iterate(self.env.observation_space, observations))
-        readable = on_host(infos)
-        was_reset = ended if self._mode is AutoresetMode.SAME_STEP else None
-
-        @cache
-        def view(index: int) -> View:
-            if was_reset is not None and was_reset[index]:
-                return View(index, _final_observation(infos, index), final_info(readable, index, self.num_envs))
-            return View(index, rows[index], env_info(readable, index, self.num_envs))
-
-        return view
 
     def _restart_in_same_step(
         self,
@@ -238,7 +215,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         ended = np.flatnonzero(self._scorer.over)
         if not len(ended):
             return observations, infos
-        view = self._views(observations, infos)
+        view = self._reader.views(observations, infos)
         # Copies, since the reset below overwrites both in their batches.
         last = {index: deepcopy(view(index)) for index in recorded}
         if last:
@@ -248,7 +225,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             add_info(infos, final, index, self.num_envs)
         for index in ended.tolist():
             add_info(infos, {"final_info": entries[index]}, index, self.num_envs)
-        reset_entries = self._scorer.start(ended, self._views(observations, infos))
+        reset_entries = self._scorer.start(ended, self._reader.views(observations, infos))
         for index, entry in zip(ended.tolist(), reset_entries, strict=True):
             entries[index] |= entry
         return observations, infos
@@ -283,115 +260,6 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
                 "terminate_on_success needs AsyncVectorEnv(shared_memory=True) under NEXT_STEP: without it a worker "
                 "that was reset with reset_mask after a done resets once more on the next step (Gymnasium 1.4)"
             )
-
-    def _render_camera(self, every: int) -> Camera:
-        base = self.env.unwrapped
-        if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
-            wrapped = base.call("has_wrapper_attr", INTERVAL_ATTRIBUTE)
-            if renders_to_info(wrapped, lambda: base.get_attr(INTERVAL_ATTRIBUTE), every):
-                return info_camera(FRAME_KEY)
-        if self._mode is AutoresetMode.SAME_STEP:
-            raise ValueError(
-                "frames='render' cannot work under autoreset mode SAME_STEP: after a done, render() shows the next "
-                f"episode. Wrap each sub-environment in robometer_rl.wrappers.RenderToInfo(env, every={every})"
-            )
-        if isinstance(base, AsyncVectorEnv) and every > 1:
-            raise ValueError(
-                f"AsyncVectorEnv.render() renders all environments whenever one is scored, which every={every} is "
-                f"meant to save. Wrap each sub-environment in robometer_rl.wrappers.RenderToInfo(env, every={every})"
-            )
-        require_rgb_array(self.env.render_mode)
-        return Camera("render", self._render)
-
-    def _render(self, view: View) -> Any:
-        base = self.env.unwrapped
-        if isinstance(base, SyncVectorEnv):
-            return base.envs[view.index].render()
-        if self._rendered is None:
-            self._rendered = self.env.render()
-            if self._rendered is None:
-                raise FrameError(f"render() of {self.env} returned None; expected one RGB image per environment")
-        return self._rendered[view.index]
-
-    def _read_attribute(self, name: str, indices: Sequence[int]) -> list[Any]:
-        base = self.env.unwrapped
-        assert isinstance(base, (SyncVectorEnv, AsyncVectorEnv)), "checked at construction"
-        values = base.get_attr(name)
-        return [values[index] for index in indices]
-
-
-def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
-    """How this environment resets, whatever others of its class do.
-
-    Raises:
-        ValueError: It does not say, or a recorder inside was made when something else was said.
-    """
-    mode = env.metadata.get("autoreset_mode")
-    base = env.unwrapped
-    if env.metadata is base.metadata:
-        # Some write their mode into the metadata of their class, which another instance may change.
-        try:
-            own = base.autoreset_mode  # pyright: ignore[reportAttributeAccessIssue]
-        except AttributeError:
-            own = None
-        mode = own if isinstance(own, AutoresetMode) else mode
-    if not isinstance(mode, AutoresetMode):
-        raise ValueError(
-            f"metadata['autoreset_mode'] of {env} is {mode!r}; expected a gymnasium.vector."
-            "AutoresetMode: which step shows the end of an episode depends on it. If you know, write it there"
-        )
-    for layer in vector_layers(env):
-        if isinstance(layer, RecordEpisodeStatistics) and layer._autoreset_mode is not mode:
-            raise ValueError(
-                f"{layer} counts episodes as under autoreset_mode {layer._autoreset_mode.name}, and the environment "
-                f"inside resets as under {mode.name}: another environment of its class has changed the metadata that "
-                "they share. Make the recorder right after the environment, before another one is made"
-            )
-    return mode
-
-
-def _single_observation_space(env: VectorEnv[Any, Any, Any]) -> spaces.Space[Any]:
-    try:
-        return env.single_observation_space
-    except AttributeError as error:
-        raise TypeError(
-            f"{env} has no single_observation_space, as every gymnasium.vector.VectorEnv must (SuperSuit's adapters of "
-            "PettingZoo environments have none): use SyncVectorEnv or AsyncVectorEnv around single environments, or "
-            "give it single_observation_space, single_action_space and observation_space = "
-            "gymnasium.vector.utils.batch_space(single_observation_space, num_envs)"
-        ) from error
-
-
-def _stacked_spaces(env: VectorEnv[Any, Any, Any]) -> list[spaces.Space[Any]]:
-    """Observation spaces of stacked frames in the sub-environments."""
-    base = env.unwrapped
-    if isinstance(base, SyncVectorEnv):
-        return scalar_stacks(base.envs[0])
-    if isinstance(base, AsyncVectorEnv) and any(base.call("has_wrapper_attr", "stacked_obs")):
-        return [base.single_observation_space]
-    return []
-
-
-def _reset_mask(options: Mapping[str, Any] | None, num_envs: int) -> Bools:
-    if options is None or "reset_mask" not in options:
-        return np.ones(num_envs, np.bool_)
-    mask = np.array(as_array(options["reset_mask"]), np.bool_)
-    if mask.shape != (num_envs,) or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] is {options['reset_mask']!r}; expected {num_envs} truth values, at least one of "
-            "them True"
-        )
-    return mask
-
-
-def _final_observation(infos: Mapping[str, Any], index: int) -> Any:
-    if "final_obs" not in infos:
-        raise FrameError(
-            f"environment {index} has ended an episode, and the infos have no 'final_obs' with its last observation; "
-            f"they have {sorted(infos)}. Under autoreset mode SAME_STEP the observations are those of the next "
-            "episode: use NEXT_STEP or DISABLED, or write the last observations into infos['final_obs']"
-        )
-    return batch_row(infos["final_obs"], index)
 
 
 def _without_frames(infos: dict[str, Any]) -> dict[str, Any]:

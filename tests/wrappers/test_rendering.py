@@ -94,7 +94,7 @@ def test_all_sub_environments_render_at_one_interval_or_none_does() -> None:
     assert not renders_to_info([False, False], lambda: pytest.fail("asked"), 2)
     with pytest.raises(ValueError, match=r"every sub-environment in RenderToInfo or none of them; \[1\] are not"):
         renders_to_info([True, False], lambda: pytest.fail("asked"), 2)
-    with pytest.raises(ValueError, match=r"renders every \[1, 2\] steps, but the RewardSpec scores with every=2"):
+    with pytest.raises(ValueError, match=r"renders every \[1, 2\] steps, but frames are wanted with every=2"):
         renders_to_info([True, True], lambda: [1, 2], 2)
 
 

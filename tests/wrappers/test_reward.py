@@ -263,7 +263,7 @@ class TestInvalidArguments:
             make(world=BrightnessWorld(render_mode=render_mode))
 
     def test_interval_of_frames_rendered_inside(self) -> None:
-        with pytest.raises(ValueError, match=r"renders every \[2\] steps, but the RewardSpec scores with every=1"):
+        with pytest.raises(ValueError, match=r"renders every \[2\] steps, but frames are wanted with every=1"):
             make(world=RenderToInfo(BrightnessWorld(), every=2))
 
     @pytest.mark.parametrize("frames", ["pixels", "obs/", "info/", "rgb", "render/x", 3, None, (), ("obs", "x")])

@@ -263,7 +263,7 @@ class TestRendering:
 
     @pytest.mark.parametrize("mode", MODES)
     def test_the_interval_inside_must_be_that_of_the_spec(self, mode: AutoresetMode) -> None:
-        with pytest.raises(ValueError, match=r"renders every \[2\] steps, but the RewardSpec scores with every=1"):
+        with pytest.raises(ValueError, match=r"renders every \[2\] steps, but frames are wanted with every=1"):
             make(mode, render=2, frames="render")
 
     def test_all_or_none(self) -> None:

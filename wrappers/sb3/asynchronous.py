@@ -23,7 +23,8 @@ from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.observation_reader import Moment
 from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
-from robometer_rl.wrappers.sb3.vec_env import Received, VecRobometerReward, views
+from robometer_rl.wrappers.sb3.vec_env import Received, VecRobometerReward
+from robometer_rl.wrappers.sb3.vec_reader import views
 from robometer_rl.wrappers.scoring import ScoredStep, as_reward_spec
 from robometer_rl.wrappers.tasks import TaskSource
 

@@ -16,7 +16,8 @@ from robometer_rl.wrappers.chunks import ActionChunk
 from robometer_rl.wrappers.reward import RobometerReward
 from robometer_rl.wrappers.sb3.asynchronous import AsyncVecRobometerReward
 from robometer_rl.wrappers.sb3.replay_buffer import LabelledReplayBuffer
-from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward, layers
+from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward
+from robometer_rl.wrappers.sb3.vec_reader import layers
 
 __all__ = ["check_algorithm"]
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
-from robometer_rl.wrappers.frame_sources import Camera, FrameSources, View, info_camera
+from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.observation_reader import Indices, Views
-from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, RenderToInfo, renders_to_info
+from robometer_rl.wrappers.rendering import FRAME_KEY
 from robometer_rl.wrappers.sb3.recorders import VecEnvRecorders
+from robometer_rl.wrappers.sb3.vec_reader import (
+    render_camera,
+    require_original_images,
+    require_vec_env,
+    stacked_spaces,
+    views,
+)
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 
-__all__ = ["Received", "VecRobometerReward", "layers", "views"]
+__all__ = ["Received", "VecRobometerReward"]
 
 Info = dict[str, Any]
 
@@ -108,9 +113,9 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
                 `robometer_rl.frames.FrameError` if they are not images.
             TypeError: A model, reward or protocol of another type, or ``terminate_on_success`` around another wrapper.
         """
-        _require_vec_env(venv)
+        require_vec_env(venv)
         super().__init__(venv)
-        _require_original_images(venv, frames)
+        require_original_images(venv, frames)
         self._scorer = EpisodeScorer(
             model,
             task=task,
@@ -120,9 +125,9 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
             success_key=success_key,
             num_envs=venv.num_envs,
             observation_space=venv.observation_space,
-            stacked_spaces=_stacked_spaces(venv),
+            stacked_spaces=stacked_spaces(venv),
             resets_inside=True,
-            render_camera=self._render_camera,
+            render_camera=partial(render_camera, venv),
             read_attribute=self._read_attribute,
         )
         self._require_resettable()
@@ -244,76 +249,5 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
                 f"put VecRobometerReward directly around the base VecEnv or a VecMonitor around it, not {self.venv}"
             )
 
-    def _render_camera(self, every: int) -> Camera:
-        wrapped = self.venv.env_is_wrapped(RenderToInfo)
-        if renders_to_info(wrapped, lambda: self.venv.get_attr(INTERVAL_ATTRIBUTE), every):
-            return info_camera(FRAME_KEY)
-        raise ValueError(
-            "frames='render' cannot work around a VecEnv: after a done, render() shows the next episode. Wrap each "
-            f"sub-environment in robometer_rl.wrappers.RenderToInfo(env, every={every})"
-        )
-
     def _read_attribute(self, name: str, indices: Sequence[int]) -> list[Any]:
         return self.venv.get_attr(name, list(indices))
-
-
-def layers(venv: VecEnv) -> Iterator[VecEnv]:
-    """The wrappers of a vector environment from the outside in, and at last what they wrap."""
-    yield venv
-    while isinstance(venv, VecEnvWrapper):
-        venv = venv.venv
-        yield venv
-
-
-def _require_vec_env(venv: VecEnv) -> None:
-    *_, base = layers(venv)
-    if not isinstance(base, VecEnv):
-        raise TypeError(
-            f"{type(venv).__name__} is around a {type(base).__name__}, which is no VecEnv of Stable-Baselines3, and "
-            "does not say how its environments are reset (SuperSuit's SB3VecEnvWrapper is of this kind): use "
-            "DummyVecEnv or SubprocVecEnv around single environments"
-        )
-
-
-def _stacked_spaces(venv: VecEnv) -> list[spaces.Space[Any]]:
-    """Observation spaces of stacked frames, in the sub-environments or around all of them."""
-    around = [layer for layer in layers(venv) if isinstance(layer, VecFrameStack)]
-    found = [layer.observation_space for layer in around if layer.observation_space != layer.venv.observation_space]
-    base = venv.unwrapped
-    return [*found, base.observation_space] if any(base.env_is_wrapped(FrameStackObservation)) else found
-
-
-def _require_original_images(venv: VecEnv, frames: FrameSources) -> None:
-    sources = frames if isinstance(frames, (tuple, list)) else (frames,)
-    for kind, _, key in (source.partition("/") for source in sources if isinstance(source, str)):
-        if kind == "obs" and any(isinstance(layer, VecNormalize) and _normalises(layer, key) for layer in layers(venv)):
-            raise ValueError(
-                f"frames={frames!r} are normalised by the VecNormalize inside, and the model knows images as they are: "
-                "put VecNormalize around VecRobometerReward"
-            )
-
-
-def _normalises(layer: VecNormalize, key: str) -> bool:
-    if isinstance(layer.observation_space, spaces.Dict):
-        return layer.norm_obs and key in (layer.norm_obs_keys or ())
-    return layer.norm_obs
-
-
-def views(observations: VecEnvObs, infos: Sequence[Info], dones: NDArray[np.bool_] | None = None) -> Views:
-    """What each environment shows; where it is done, the last moment of the episode."""
-
-    @cache
-    def view(index: int) -> View:
-        if dones is not None and dones[index]:
-            return View(index, infos[index]["terminal_observation"], infos[index])
-        return View(index, _row(observations, index), infos[index])
-
-    return view
-
-
-def _row(observations: VecEnvObs, index: int) -> Any:
-    if isinstance(observations, dict):
-        return {key: batch[index] for key, batch in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(batch[index] for batch in observations)
-    return observations[index]

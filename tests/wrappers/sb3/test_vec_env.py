@@ -249,7 +249,7 @@ class TestInvalidArguments:
             make(frames="render", reward=RewardSpec(every=2))
 
     def test_the_interval_inside_must_be_that_of_the_spec(self) -> None:
-        with pytest.raises(ValueError, match=r"renders every \[3\] steps, but the RewardSpec scores with every=1"):
+        with pytest.raises(ValueError, match=r"renders every \[3\] steps, but frames are wanted with every=1"):
             make(dummy(LONG, wrapper=partial(RenderToInfo, every=3)), frames="render")
 
     def test_all_or_none(self) -> None:
