@@ -35,7 +35,6 @@ __all__ = [
     "check_task",
     "is_grey_stack",
     "parse_protocol",
-    "refuse_stacks",
     "rgb_shape",
     "scored_steps",
 ]
@@ -69,8 +68,6 @@ class FrameSequence(Protocol):
 
     def __getitem__(self, index: slice, /) -> Any: ...
 
-
-_COMPARED_PAIRS: Final = 16
 
 _EXPECTED = (
     "expected RGB frames: uint8 (or other integers from 0 to 255) (T, H, W, 3), float in [0, 1], or channels first "
@@ -207,29 +204,6 @@ def is_grey_stack(frame: NDArray[np.uint8], before: NDArray[np.uint8]) -> bool:
         return False
     # Grey pictures in three channels look so too, as long as nothing moves.
     return not (np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2]))
-
-
-def refuse_stacks(frames: FrameSequence) -> None:
-    """Refuses a recording of grey frames that are stacked by threes, which has the shape of one in colour.
-
-    Neighbours all over the recording are compared, see `is_grey_stack`, up to the first that are not grey.
-
-    Raises:
-        FrameError: It is one.
-    """
-    for first in np.unique(np.linspace(0, len(frames) - 2, _COMPARED_PAIRS).astype(np.int64)).tolist():
-        before, after = as_frames(frames[first : first + 2])
-        if is_grey_stack(after, before):
-            raise FrameError(
-                f"each picture is three grey frames on top of each other: the first two channels of frame {first + 1} "
-                f"are the last two of the frame before; {_EXPECTED}"
-            )
-        if not _is_grey(after):
-            return
-
-
-def _is_grey(frame: NDArray[np.uint8]) -> bool:
-    return np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2])
 
 
 def check_task(task: Any) -> str:

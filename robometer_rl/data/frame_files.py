@@ -65,7 +65,7 @@ class StoredFrames(ABC):
         self.path = path
         self.shape = frames.shape
         self._name = name
-        self._expected: tuple[str, bytes] | None = (frames.sha256, frames.suffix)
+        self._expected: str | None = frames.sha256
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -98,16 +98,16 @@ class StoredFrames(ABC):
     def _compare_once(self) -> None:
         if self._expected is None:
             return
-        sha256, suffix = self._expected
         try:
-            found = file_sha256(self.path, suffix)
+            found = file_sha256(self.path)
         except FileNotFoundError as error:
             raise ChecksumError(f"trajectory {self._name!r}: its frame file {self.path} is missing") from error
         except OSError as error:
             raise ChecksumError(f"trajectory {self._name!r}: {self.path} cannot be read: {error}") from error
-        if found != sha256:
+        if found != self._expected:
             raise ChecksumError(
-                f"trajectory {self._name!r}: {self.path} has the checksum {found}, expected {sha256}; record it again"
+                f"trajectory {self._name!r}: {self.path} has the checksum {found}, expected {self._expected}; "
+                "record it again"
             )
         self._expected = None
 
@@ -257,12 +257,10 @@ def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
     return FrameFile(kept, shape, sha256, numbers=tuple(numbers))
 
 
-def file_sha256(path: Path, suffix: bytes = b"") -> str:
-    """sha256 of a file with ``suffix`` behind it."""
+def file_sha256(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(suffix)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _member(index: int) -> str:

@@ -76,15 +76,13 @@ class FrameFile:
     Attributes:
         file: The file, relative to the store.
         shape: ``(T, H, W, 3)``.
-        sha256: Of the file and ``suffix`` behind it.
-        suffix: Empty; in rows of version 1 the rest of the row, which had one checksum with its frames.
+        sha256: Of the file.
         numbers: Which T frames of a video these are, counted from 0; None if the file holds these frames only.
     """
 
     file: str
     shape: tuple[int, int, int, int]
     sha256: str
-    suffix: bytes = b""
     numbers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -110,12 +108,12 @@ class Row:
     Attributes:
         values: `SCALARS`, ``instructions`` (a list), ``metadata`` (JSON values), and `PER_FRAME` as arrays or None.
         frames: Where its frames are.
-        sha256: Of both of these; None in rows of version 1.
+        sha256: Of both of these.
     """
 
     values: Mapping[str, Any]
     frames: FrameFile
-    sha256: str | None
+    sha256: str
 
     @classmethod
     def of(cls, trajectory: Trajectory, frames: FrameFile) -> Row:
@@ -147,11 +145,8 @@ class Row:
         return self.values["id"]
 
     def check(self) -> None:
-        """Raises `ChecksumError` if the row is not the one that was written.
-
-        A row of version 1 has one checksum with its frames, which is compared when these are.
-        """
-        if self.sha256 is not None and _checksum(self.values, self.frames) != self.sha256:
+        """Raises `ChecksumError` if the row is not the one that was written."""
+        if _checksum(self.values, self.frames) != self.sha256:
             raise ChecksumError(f"trajectory {self.id!r}: its row has changed since it was written; record it again")
 
     def trajectory(self, frames: FrameSequence) -> Trajectory:
@@ -168,7 +163,7 @@ class Row:
 
     @classmethod
     def from_json(cls, content: bytes) -> Row:
-        """The inverse of `to_json`; also reads rows of version 1.
+        """The inverse of `to_json`.
 
         Raises:
             ValueError: Not JSON.
@@ -178,8 +173,6 @@ class Row:
         if not isinstance(values, dict) or not are_plausible(values):
             raise ValueError("its fields are of other types than those of a trajectory")
         sha256 = values.pop("sha256")
-        if "frames_sha256" not in values:
-            return cls._from_version_1(values, sha256)
         numbers = values.pop("frames_numbers")
         frames = FrameFile(
             file=values.pop("frames_file"),
@@ -188,18 +181,6 @@ class Row:
             numbers=None if numbers is None else tuple(numbers),
         )
         return cls(with_arrays(values), frames, sha256)
-
-    @classmethod
-    def _from_version_1(cls, values: dict[str, Any], sha256: str) -> Row:
-        suffix = _dump(values)
-        shape = tuple(values.pop("frames_shape"))
-        frames = FrameFile(f"frames/{values['id']}.zip", shape, sha256, suffix)
-        return cls(with_arrays({"source": None, **values}), frames, None)
-
-    def renewed(self, frames_sha256: str) -> Row:
-        """The row of this version in place of one of version 1, given the checksum of its frame file alone."""
-        frames = FrameFile(self.frames.file, self.frames.shape, frames_sha256)
-        return Row(self.values, frames, _checksum(self.values, frames))
 
 
 def are_plausible(values: Mapping[str, Any]) -> bool:

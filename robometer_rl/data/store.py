@@ -30,7 +30,6 @@ from robometer_rl.data.arrow import SealedRows, write_sealed
 from robometer_rl.data.frame_files import (
     FRAMES,
     StoredFrames,
-    file_sha256,
     link_video,
     open_frames,
     write_frames,
@@ -46,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT: Final = "robometer-trajectories"
 _VERSION: Final = 2
-_READABLE: Final = ({"format": _FORMAT, "version": 1}, {"format": _FORMAT, "version": _VERSION})
+_HEADER: Final = {"format": _FORMAT, "version": _VERSION}
 _JOURNAL: Final = "rows"
 _SEALED: Final = "rows.arrow"
 
@@ -118,12 +117,7 @@ class TrajectoryStore:
             raise KeyError(f"no trajectory {trajectory_id!r} in {self.path}")
         row = self._row(trajectory_id)
         row.check()
-        try:
-            return row.trajectory(open_frames(self.path, row.frames, trajectory_id))
-        except StoreError:
-            raise
-        except (ValueError, TypeError) as error:  # in a row of version 1, whose checksum is compared with its frames
-            raise ChecksumError(f"trajectory {trajectory_id!r}: its row is damaged ({error})") from error
+        return row.trajectory(open_frames(self.path, row.frames, trajectory_id))
 
     def ids(self) -> tuple[str, ...]:
         """Ids in the order of iteration."""
@@ -177,7 +171,6 @@ class TrajectoryStore:
         with ExitStack() as place:
             if kept is not None:
                 row = Row.of(trajectory, kept)
-                self._claim_version()
                 self._take_place(place, trajectory.id)
             else:
                 with new_file(self.path / FRAMES / f"{trajectory.id}.zip") as temporary:
@@ -190,7 +183,7 @@ class TrajectoryStore:
     def seal(self) -> None:
         """Merges the journal into the Arrow file, whatever other processes append meanwhile.
 
-        A trajectory of version 1 whose frames fail their checksum stays in the journal, where `verify` finds it.
+        A damaged row stays in the journal, where `verify` finds it.
 
         Raises:
             ModuleNotFoundError: The package ``datasets`` is not installed; the store works unsealed, too.
@@ -202,7 +195,6 @@ class TrajectoryStore:
                 return
             merged: list[str] = []
             write_sealed(self.path / _SEALED, self._merged(names, merged))
-            self._claim_version()
             self._refresh()
             for name in merged:
                 self._row_path(name).unlink(missing_ok=True)
@@ -246,20 +238,15 @@ class TrajectoryStore:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
 
     def _write_header(self) -> None:
-        write_text(self._header, json.dumps({"format": _FORMAT, "version": _VERSION}))
+        write_text(self._header, json.dumps(_HEADER))
 
     def _check_version(self) -> None:
         try:
             found = parse_json(read_text(self._header))
         except (ValueError, OSError) as error:
             raise StoreError(f"{self._header} is not readable: {error}") from error
-        if found not in _READABLE:
-            raise StoreError(f"{self._header} says {found}; this release reads {_READABLE[0]} and {_READABLE[1]}")
-
-    def _claim_version(self) -> None:
-        """Tells releases that read version 1 only that they cannot read this store any more."""
-        if json.loads(self._header.read_text())["version"] != _VERSION:
-            self._write_header()
+        if found != _HEADER:
+            raise StoreError(f"{self._header} says {found}; this release reads {_HEADER}")
 
     def _take_place(self, place: ExitStack, trajectory_id: str) -> None:
         """Keeps other writers out of the store until ``place`` is left, and makes sure that none was faster."""
@@ -313,15 +300,11 @@ class TrajectoryStore:
         return row
 
     def _sealable(self, trajectory_id: str) -> Row | None:
-        """A row of the journal if it is sound, in this version's form."""
+        """A row of the journal if it is sound."""
         try:
             row = self._journal_row(trajectory_id)
             row.check()
-            if row.sha256 is not None:
-                return row
-            frames = open_frames(self.path, row.frames, trajectory_id)
-            frames[:0]  # compares the checksum that the row has together with its frames
-            return row.renewed(file_sha256(frames.path))
+            return row
         except ChecksumError as error:
             logger.warning("not sealed: %s", error)
             return None

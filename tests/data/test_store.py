@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import shutil
@@ -471,59 +470,6 @@ def test_rows_that_were_written_before_there_was_progress_are_read(tmp_path):
         assert_same(store["c"], trajectory("c"))
         store.verify()
         store.seal()
-
-
-class TestVersion1:
-    """Stores of release 0.1.0: rows and frames had one checksum together."""
-
-    @pytest.fixture
-    def path(self, tmp_path):
-        store = TrajectoryStore(tmp_path)
-        for name in ("a", "b"):
-            store.append(trajectory(name, source=None, progress=None))
-            downgrade(tmp_path, name)
-        (tmp_path / "store.json").write_text('{"format": "robometer-trajectories", "version": 1}')
-        return tmp_path
-
-    def test_it_is_read_and_left_as_it_is(self, path):
-        before = files(path)
-        store = TrajectoryStore.open(path)
-        for name in ("a", "b"):
-            assert_same(store[name], trajectory(name, source=None, progress=None))
-        store.verify()
-        assert files(path) == before
-
-    def test_a_changed_row_and_changed_frames_are_found(self, path):
-        row = path / "rows" / "a.json"
-        row.write_text(row.read_text().replace("suboptimal", "successful"))
-        archive = path / "frames" / "b.zip"
-        archive.write_bytes(archive.read_bytes()[:-1])
-        for name in ("a", "b"):
-            with pytest.raises(ChecksumError, match=f"'{name}'"):
-                TrajectoryStore.open(path)[name].frames[:1]
-
-    def test_it_is_sealed_into_the_present_version(self, path):
-        TrajectoryStore(path).seal()
-        assert json.loads((path / "store.json").read_text())["version"] == 2
-        store = TrajectoryStore.open(path)
-        store.verify()
-        assert_same(store["b"], trajectory("b", source=None, progress=None))
-
-    def test_what_is_damaged_is_not_sealed(self, path):
-        archive = path / "frames" / "b.zip"
-        archive.write_bytes(archive.read_bytes()[:-1])
-        TrajectoryStore(path).seal()
-        assert [file.name for file in (path / "rows").iterdir()] == ["b.json"]
-
-
-def downgrade(path, name):
-    """Writes a row again as release 0.1.0 did."""
-    row = json.loads((path / "rows" / f"{name}.json").read_text())
-    for added in ("source", "progress", "frames_file", "frames_sha256", "frames_numbers", "sha256"):
-        del row[added]
-    content = json.dumps(row, sort_keys=True, ensure_ascii=False).encode()
-    row["sha256"] = hashlib.sha256((path / "frames" / f"{name}.zip").read_bytes() + content).hexdigest()
-    (path / "rows" / f"{name}.json").write_text(json.dumps(row, sort_keys=True, ensure_ascii=False))
 
 
 WITHOUT_DATASETS = """
