@@ -7,7 +7,6 @@ of zeros. Nothing is unpickled here.
 from __future__ import annotations
 
 import math
-import os
 import struct
 import tokenize
 import zipfile
@@ -21,7 +20,9 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ARCHIVE_DAMAGE", "ArchiveError", "Member", "check_room", "open_member", "read_arrays", "read_members"]
+from robometer_rl.limits import check_packed, check_room
+
+__all__ = ["ARCHIVE_DAMAGE", "ArchiveError", "Member", "open_member", "read_arrays", "read_members"]
 
 ARCHIVE_DAMAGE: Final = (
     zipfile.BadZipFile,
@@ -40,9 +41,6 @@ ARCHIVE_DAMAGE: Final = (
     ValueError,
 )
 """What reading a damaged archive, or an array in one, fails with."""
-
-# What packs best packs zeros about as many times as small.
-_MOST_PACKED: Final = 100_000
 
 
 class ArchiveError(ValueError):
@@ -100,13 +98,6 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
         return found
 
 
-def check_room(nbytes: int, what: str) -> None:
-    """Raises `ValueError` unless so many bytes fit into the memory of this machine, whatever else is in it."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if nbytes > memory:
-        raise ValueError(f"{what} has {nbytes / 1e9:,.1f} GB, more than the {memory / 1e9:,.1f} GB of memory here")
-
-
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
     """The stream of an array and its header."""
@@ -115,8 +106,7 @@ def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
-    if info.file_size > _MOST_PACKED * max(1, info.compress_size):
-        raise ValueError(f"{info.filename} has {info.compress_size} bytes and claims to unpack to {info.file_size}")
+    check_packed(info.file_size, info.compress_size, info.filename)
     with archive.open(info) as stream:
         major = np.lib.format.read_magic(stream)[0]
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0

@@ -121,14 +121,21 @@ def _advice(shape: tuple[int, ...]) -> str:
     return ""
 
 
-def rgb_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """``(T, H, W, 3)`` of stored frames, which may have their channels first.
+def rgb_shape(shape: Sequence[int], dtype: np.dtype[Any] | None = None) -> tuple[int, int, int, int]:
+    """``(T, H, W, 3)`` of stored frames, which may have their channels first; no pixel is looked at.
+
+    Args:
+        shape: As they are stored.
+        dtype: As they are stored, if that is known.
 
     Raises:
-        FrameError: Frames of this shape are not RGB.
+        FrameError: Frames of this shape or type are not RGB.
     """
-    count, *_ = shape = tuple(shape)
-    height, width = shape[2:] if _layout(shape) else shape[1:3]
+    channels_first = _layout(tuple(shape))
+    if dtype is not None and (dtype.kind not in "uif" or (dtype.kind in "ui" and dtype.itemsize == 2)):
+        what = "16-bit integers, as depth is: distances, not colours" if dtype.itemsize == 2 else f"{dtype}"
+        raise FrameError(f"got frames stored as {what}; {_EXPECTED}")
+    count, height, width = (shape[0], *shape[2:]) if channels_first else shape[:3]
     return count, height, width, 3
 
 

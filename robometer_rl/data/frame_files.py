@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robometer_rl.data.reading import EPISODE_DAMAGE
 from robometer_rl.data.rows import ChecksumError, FrameFile
 from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
@@ -272,8 +273,10 @@ def _images(frames: FrameSequence) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(frames), _CHUNK):
         try:
             chunk = as_frames(frames[start : start + _CHUNK])
-        except OSError as error:
-            raise FrameError(f"frame {start} or one soon after it cannot be read: {error}") from error
+        except ValueError:
+            raise
+        except EPISODE_DAMAGE as error:
+            raise FrameError(f"frame {start} or one soon after it cannot be read: {error!r}") from error
         yield from chunk
 
 

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from robometer_rl.data.trajectory import Trajectory
 
-__all__ = ["Reading", "SourceError", "Unreadable", "attempt"]
+__all__ = ["EPISODE_DAMAGE", "Reading", "SourceError", "Unreadable", "attempt", "unreadable"]
+
+EPISODE_DAMAGE: Final = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # of HDF5 and of FFmpeg
+    TypeError,
+    ValueError,
+)
+"""What reading an episode fails with whose file is damaged, or holds something else than its format says."""
 
 
 class SourceError(ValueError):
@@ -36,9 +49,21 @@ def attempt(name: str, read: Callable[[], Trajectory]) -> Trajectory | Unreadabl
 
     Args:
         name: See `Unreadable`.
-        read: Reads the episode; a `ValueError` or `OSError` of it is taken to be about the episode.
+        read: Reads the episode; an error among `EPISODE_DAMAGE` is taken to be about the episode.
     """
     try:
         return read()
-    except (ValueError, OSError) as error:
-        return Unreadable(name, str(error))
+    except EPISODE_DAMAGE as error:
+        return unreadable(name, error)
+
+
+def unreadable(name: str, error: Exception) -> Unreadable:
+    """The entry for an episode that ended in an error.
+
+    Example:
+        >>> unreadable("demo_3", KeyError("rewards")).reason
+        "its file is damaged, or not what its format says: KeyError: 'rewards'"
+    """
+    says_what_is_wrong = isinstance(error, (ValueError, OSError)) and str(error)
+    damage = f"its file is damaged, or not what its format says: {type(error).__name__}: {error}"
+    return Unreadable(name, str(error) if says_what_is_wrong else damage)

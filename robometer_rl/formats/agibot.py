@@ -13,7 +13,8 @@ Every episode gives one trajectory with the name of its task, and one for each a
 and the frames from ``start_frame`` up to, but without, ``end_frame``. The robot is teleoperated and the data sets note
 no outcomes: the quality of all trajectories is one option.
 
-Pictures. ``head_color`` is the camera in the robot's head. Frames are taken as they are stored, which is upright.
+Pictures. ``head_color`` is the camera in the robot's head. Frames are taken as they are stored, which is upright,
+unless ``orientation`` says otherwise.
 
 Shards may stay where they are: a path like ``hf://datasets/agibot-world/AgiBotWorld-Beta`` is read through fsspec with
 range requests, so that depth images and other cameras are never fetched. Videos are not held in memory either: a
@@ -26,17 +27,20 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, BinaryIO
 
 import fsspec
 import tyro
 
-from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
+from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.documents import brief
+from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.naming import episode_id
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["AgiBotConfig", "TarMember", "read_agibot"]
 
@@ -50,14 +54,18 @@ class AgiBotConfig:
             hf://datasets/agibot-world/AgiBotWorld-Beta.
         camera: Video to read, without its suffix.
         tasks: Numbers of the tasks to read; left out, all of which there are shards.
-        quality: Quality label of all trajectories; AgiBot World notes no outcomes.
+        orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
+            "rotate" turns them by 180 degrees.
+        quality: Quality label of all trajectories. AgiBot World notes no outcomes; demonstrations are taken for
+            successful.
         data_source: Tag of the data set, as training and evaluation name it.
     """
 
     path: Annotated[str, tyro.conf.arg(metavar="PATH")]
     camera: str = "head_color"
     tasks: tuple[int, ...] = ()
-    quality: QualityLabel = "successful"
+    orientation: Orientation | None = None
+    quality: QualityLabel | None = None
     data_source: str = "agibotworld"
 
 
@@ -144,7 +152,18 @@ def read_agibot(config: AgiBotConfig) -> Reading:
         raise SourceError(
             f"{config.path} holds no shards {wanted}; expected task_info/ and observations/ of AgiBot World"
         )
-    return _read_tasks(_Dataset(files, root, config), {task: shards[task] for task in config.tasks or sorted(shards)})
+    return _read_tasks(
+        _Dataset(files, root, _with_assumptions(config)),
+        {task: shards[task] for task in config.tasks or sorted(shards)},
+    )
+
+
+def _with_assumptions(config: AgiBotConfig) -> AgiBotConfig:
+    """The options, those that were left out filled in, which is said."""
+    assumed = Assumptions(config.path)
+    if config.quality is None:
+        assumed.say("demonstrations are taken for successful, since no outcomes are noted; --quality says otherwise")
+    return replace(config, orientation=assumed.orientation(config.orientation), quality=config.quality or "successful")
 
 
 @dataclass(frozen=True)
@@ -161,7 +180,7 @@ def _read_tasks(dataset: _Dataset, shards: Mapping[int, list[str]]) -> Reading:
     for task, paths in shards.items():
         try:
             episodes = _episodes(dataset, task)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except EPISODE_DAMAGE as error:
             yield Unreadable(
                 f"task_info/task_{task}.json", f"not a list of episodes, so none of them is read: {error!r}"
             )
@@ -184,10 +203,13 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
             while (member := archive.next()) is not None:
                 # The archive would remember every depth image that it has passed.
                 archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-                number, *inside = PurePosixPath(member.name).parts
+                number, *inside = PurePosixPath(member.name).parts or ("",)
                 if tuple(inside) != wanted:
                     continue
                 source = f"{shard}#{member.name}"
+                if not member.isreg():
+                    yield Unreadable(source, "it is a link or another special entry of the shard; expected a video")
+                    continue
                 if number not in episodes:
                     yield Unreadable(source, f"task_info/task_{task}.json does not describe the episode {number}")
                     continue
@@ -197,8 +219,9 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end mark")
-    except (OSError, tarfile.TarError) as error:
-        yield Unreadable(shard, f"the shard breaks off: {error}")
+    # What tarfile makes of a damaged header is an error of any kind.
+    except (*EPISODE_DAMAGE, tarfile.TarError) as error:
+        yield Unreadable(shard, f"the shard breaks off or is damaged: {error!r}")
 
 
 @dataclass(frozen=True)
@@ -221,6 +244,8 @@ class _Episode:
             raise SourceError(
                 f"action {number} lacks {error}; expected action_text, start_frame and end_frame"
             ) from error
+        if not isinstance(text, str):
+            raise SourceError(f"action {number} has the text {brief(text)}; expected a string")
         if not 0 <= start < end <= len(index):
             raise SourceError(f"action {number} is frames {start} to {end} of a video of {len(index)}")
         notes = {"action": number, "start_frame": start, "end_frame": end, "action_skill": action.get("skill")}
@@ -235,8 +260,8 @@ class _Episode:
         return Trajectory(
             id=episode_id(config.data_source, str(self.task), self.number, config.camera, *suffix),
             task=text.strip(),
-            frames=TimedFrames(self.video, index, numbers),
-            quality_label=config.quality,
+            frames=TimedFrames(self.video, index, numbers, config.orientation or "as_stored"),
+            quality_label=config.quality or "successful",
             data_source=config.data_source,
             source="-".join((self.source, *suffix)),
             metadata={**metadata, **rate, "init_scene_text": self.record.get("init_scene_text"), **notes},

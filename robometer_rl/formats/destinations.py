@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from robometer_rl.formats.cameras import choose_camera
@@ -11,9 +11,11 @@ from robometer_rl.formats.cameras import choose_camera
 __all__ = ["choose_cameras", "default_output", "fingerprint"]
 
 
-def choose_cameras(where: object, cameras: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
+def choose_cameras(
+    where: object, cameras: tuple[str, ...], asked: tuple[str, ...], refused: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """The cameras asked for, each once, or the only one there is; raises `SourceError` like `choose_camera`."""
-    return tuple(dict.fromkeys(choose_camera(where, cameras, name) for name in asked or (None,)))
+    return tuple(dict.fromkeys(choose_camera(where, cameras, name, refused) for name in asked or (None,)))
 
 
 def fingerprint(keys: Iterable[str], files: Iterable[Path], *facts: object) -> str:

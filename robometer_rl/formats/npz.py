@@ -38,6 +38,8 @@ from numpy.typing import NDArray
 from robometer_rl.archives import ARCHIVE_DAMAGE, ArchiveError, Member, read_arrays, read_members
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.files import check_destination, new_directory
+from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     Episode,
@@ -86,7 +88,7 @@ class NpzFrames(LazyFrames):
     def __init__(self, path: Path, name: str, member: Member, orientation: Orientation = "as_stored") -> None:
         if member.is_fortran:
             raise EpisodeError(f"the array {name!r} is in Fortran order; save it with numpy.ascontiguousarray")
-        super().__init__(member.shape, orientation)
+        super().__init__(member.shape, orientation, member.dtype)
         self._path = path
         self._name = name
         self._member = member
@@ -122,17 +124,18 @@ class NpzDataset(RelabelDataset):
         self.keys = tuple(sorted(path.name for path in options.path.glob("*.npz")))
         if not self.keys:
             raise SourceError(f"{options.path} has no .npz files")
-        self.cameras = choose_cameras(options.path, self._cameras(), options.cameras)
+        found = self._cameras()
+        self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
 
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
         path = self.options.path / key
         members = read_members(path)
-        missing = [name for name in self.cameras if name not in members or not _is_video(members[name])]
+        missing = [name for name in self.cameras if name not in members]
         if missing:
             raise EpisodeError(f"it has no pictures of {', '.join(missing)}; its arrays are {sorted(members)}")
-        orientation = self.options.orientation or "as_stored"
-        frames = {name: NpzFrames(path, name, members[name], orientation) for name in self.cameras}
+        frames = {name: NpzFrames(path, name, members[name], self._orientation) for name in self.cameras}
         values = _small_arrays(path)
         rewards = _first(values, (_ORIGINAL, *_REWARDS))
         # An episode that had no rewards of its own before it was labelled has an empty array in their place.
@@ -159,15 +162,20 @@ class NpzDataset(RelabelDataset):
         """See `RelabelDataset.writer`."""
         return _NpzWriter(self, output or default_output(self.options.path))
 
-    def _cameras(self) -> tuple[str, ...]:
+    def _cameras(self) -> Cameras:
         """Those of the first file that has any."""
+        refused: dict[str, str] = {}
         for key in self.keys:
             try:
                 members = read_members(self.options.path / key)
             except ArchiveError:
                 continue
-            if cameras := tuple(name for name, member in members.items() if _is_video(member)):
-                return cameras
+            found = cameras_among({name: (member.shape, member.dtype) for name, member in members.items()})
+            if found.names:
+                return found
+            refused |= found.refused
+        if refused:
+            return Cameras((), refused)
         raise SourceError(f"not one of the {len(self.keys)} .npz files in {self.options.path} has pictures in it")
 
 
@@ -251,11 +259,6 @@ def _small_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Everything that is read of an episode besides its pictures."""
     names = (_ORIGINAL, *_REWARDS, *_DONES, *_SUCCESS, "truncated", "task", "tasks")
     return read_arrays(path, *names)
-
-
-def _is_video(member: Member) -> bool:
-    """Whether it can be the observations of a camera."""
-    return len(member.shape) == 4 and 3 in (member.shape[1], member.shape[3])
 
 
 def _num_steps(members: Mapping[str, Member], num_frames: int) -> int:

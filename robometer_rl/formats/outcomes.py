@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.reading import SourceError
 from robometer_rl.data.trajectory import QualityLabel
 
-__all__ = ["quality_of", "success_of_frames"]
+__all__ = ["Outcome", "outcome_of", "quality_of", "success_of_frames"]
+
+
+class Outcome(NamedTuple):
+    """How an episode ended.
+
+    Attributes:
+        quality: `Trajectory.quality_label`.
+        success: (T,) `Trajectory.success`; None if nobody knows of single frames.
+    """
+
+    quality: QualityLabel
+    success: NDArray[np.bool_] | None
+
+
+def outcome_of(success: NDArray[np.bool_] | None, stated: QualityLabel | None, unknown: str) -> Outcome:
+    """The outcome of an episode, of which the user has the last word.
+
+    Args:
+        success: (T,) whether the task is done in each frame, as the data set notes it; None if it says nothing.
+        stated: What the user says. Notes of single frames that contradict it are left out.
+        unknown: What the error message says if neither knows.
+
+    Raises:
+        SourceError: Neither knows.
+
+    Example:
+        >>> outcome_of(np.zeros(3, bool), "successful", "")
+        Outcome(quality='successful', success=None)
+    """
+    if stated is None:
+        if success is None:
+            raise SourceError(unknown)
+        return Outcome(quality_of(success), success)
+    contradicts = success is not None and stated != "suboptimal" and quality_of(success) != stated
+    return Outcome(stated, None if contradicts else success)
 
 
 def success_of_frames(next_success: NDArray[np.bool_]) -> NDArray[np.bool_]:

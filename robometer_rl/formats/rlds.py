@@ -29,10 +29,11 @@ from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import brief, parse_json, read_text
 from robometer_rl.extras import require
-from robometer_rl.formats.cameras import choose_camera
+from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.cameras import cameras_among, choose_camera
 from robometer_rl.formats.encoded_images import EncodedImages
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.outcomes import quality_of, success_of_frames
+from robometer_rl.formats.outcomes import outcome_of, success_of_frames
 from robometer_rl.video import VideoError
 from robometer_rl.video.lazy import Orientation
 
@@ -43,6 +44,9 @@ _LIBRARY: Final = "tensorflow_datasets."
 _INSTRUCTIONS: Final = ("natural_language_instruction", "language_instruction", "instruction")
 _PARAPHRASES: Final = ("language_instruction_2", "language_instruction_3")
 
+# Stands for a size that differs between episodes.
+_SOME_SIZE: Final = 64
+
 _BGR: Final = frozenset({"nyu_rot_dataset_converted_externally_to_rlds"})
 
 
@@ -52,9 +56,10 @@ class RldsConfig:
 
     Attributes:
         path: Directory of one version of the dataset, with features.json in it.
+        task: The instruction of every episode; by default each episode's own.
         camera: Key of the observation that holds the pictures; may be left out if there is one.
-        orientation: "as_stored" for pictures that are upright; "flip" reverses their rows; "rotate" turns them by 180
-            degrees.
+        orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
+            "rotate" turns them by 180 degrees.
         split: Split to read.
         quality: Quality label of all episodes; left out, success_reward decides.
         success_reward: Reward from which on a step counts as success.
@@ -63,8 +68,9 @@ class RldsConfig:
     """
 
     path: Path
+    task: str | None = None
     camera: str | None = None
-    orientation: Orientation = "as_stored"
+    orientation: Orientation | None = None
     split: str = "train"
     quality: QualityLabel | None = None
     success_reward: float | None = None
@@ -107,7 +113,8 @@ def read_rlds(config: RldsConfig) -> Reading:
     builder = tfds.builder_from_directory(config.path)
     _check(config, builder)
     camera = _camera(config, tfds, builder.info.features["steps"].feature["observation"])
-    return _read_files(_Reader(config, builder.info.name, camera), builder)
+    orientation: Orientation = Assumptions(config.path).orientation(config.orientation)
+    return _read_files(_Reader(config, builder.info.name, camera, orientation), builder)
 
 
 def _check(config: RldsConfig, builder: Any) -> None:
@@ -148,12 +155,10 @@ def _import_tensorflow() -> tuple[Any, Any]:
 
 def _camera(config: RldsConfig, tfds: Any, observation: Mapping[str, Any]) -> str:
     # The library returns features in no particular order.
-    cameras = [
-        key
-        for key, feature in sorted(observation.items())
-        if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 3 and feature.np_dtype == np.uint8
-    ]
-    return choose_camera(config.path, cameras, config.camera)
+    images = {key: feature for key, feature in sorted(observation.items()) if isinstance(feature, tfds.features.Image)}
+    shapes = {key: tuple(size or _SOME_SIZE for size in feature.shape) for key, feature in images.items()}
+    found = cameras_among({key: ((1, *shape), np.dtype(images[key].np_dtype)) for key, shape in shapes.items()})
+    return choose_camera(config.path, found.names, config.camera, found.refused)
 
 
 def _read_files(reader: _Reader, builder: Any) -> Reading:
@@ -180,6 +185,7 @@ class _Reader:
     config: RldsConfig
     dataset: str
     camera: str
+    orientation: Orientation
 
     @property
     def data_source(self) -> str:
@@ -192,23 +198,23 @@ class _Reader:
         """One episode of its steps; `SourceError` if they are too few, or have no instruction."""
         if len(steps) < 2:
             raise SourceError(f"{len(steps)} steps; expected at least 2")
-        texts = list(_instructions(steps[0]))
+        texts = [self.config.task] if self.config.task else list(_instructions(steps[0]))
         if not texts:
             raise SourceError(f"no instruction; expected one of {', '.join(_INSTRUCTIONS)} in the steps")
         images = _StepImages(
             f"{self.name(number)}, {self.camera}", [step["observation"][self.camera] for step in steps]
         )
-        frames = EncodedImages(images, self.config.orientation, bgr=self.dataset in _BGR)
+        frames = EncodedImages(images, self.orientation, bgr=self.dataset in _BGR)
         if not frames[0].any():
             raise VideoError(f"the first picture of {self.camera} is black: this episode was recorded without it")
-        success = self._success(steps)
+        outcome = outcome_of(self._success(steps), self.config.quality, "it does not say whether it succeeded")
         return Trajectory(
             id=episode_id(self.data_source, self.config.split, f"{number:06d}", self.camera),
             task=texts[0],
             frames=frames,
-            quality_label=self.config.quality or quality_of(np.zeros(0, bool) if success is None else success),
+            quality_label=outcome.quality,
             data_source=self.data_source,
-            success=success,
+            success=outcome.success,
             steps=np.arange(len(steps)),
             instructions=tuple(texts[1:]),
             skill=self.config.skill,

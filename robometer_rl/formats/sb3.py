@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, new_file
+from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.buffer_files import load_buffer
 from robometer_rl.formats.dataset import (
     DatasetOptions,
@@ -99,7 +100,7 @@ class BufferFrames(LazyFrames):
         last: NDArray[Any] | None,
         orientation: Orientation = "as_stored",
     ) -> None:
-        super().__init__((len(rows) + (last is not None), *observations.shape[2:]), orientation)
+        super().__init__((len(rows) + (last is not None), *observations.shape[2:]), orientation, observations.dtype)
         self._observations = observations
         self._environment = environment
         self._rows = rows
@@ -134,6 +135,7 @@ class BufferDataset(RelabelDataset):
         self._arrays = _image_arrays(buffer)
         self.cameras = choose_cameras(options.path, tuple(self._arrays), options.cameras)
         self.original_rewards = _original_rewards(buffer, options.path)
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
         spans: dict[str, _Span] = {}
         skipped: list[Unreadable] = []
         for environment in range(buffer.n_envs):
@@ -178,7 +180,7 @@ class BufferDataset(RelabelDataset):
         observations, following = self._arrays[camera]
         source = observations if following is None else following
         last = None if span.last_row is None else source[span.last_row, span.environment]
-        return BufferFrames(observations, span.environment, span.rows, last, self.options.orientation or "as_stored")
+        return BufferFrames(observations, span.environment, span.rows, last, self._orientation)
 
     def _spans(self, environment: int) -> Iterator[_Span]:
         """The episodes of one environment in order of time."""

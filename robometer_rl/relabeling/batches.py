@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from robometer_rl.data.reading import Unreadable
+from robometer_rl.data.reading import EPISODE_DAMAGE, Unreadable, unreadable
 from robometer_rl.formats.dataset import Episode, EpisodeError, RelabelDataset
 from robometer_rl.frames import Clip, FrameSequence, scored_steps
 from robometer_rl.relabeling.decoding import decode
@@ -70,8 +70,8 @@ def open_episode(dataset: RelabelDataset, key: str) -> Opened:
     """Opens an episode; what the format says is wrong with it takes its place."""
     try:
         return dataset.episode(key)
-    except (ValueError, OSError) as error:
-        return Unreadable(key, str(error))
+    except EPISODE_DAMAGE as error:
+        return unreadable(key, error)
 
 
 def decode_pack(together: Iterable[Opened], every: int) -> Pack:

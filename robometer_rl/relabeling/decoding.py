@@ -14,6 +14,7 @@ from typing import IO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.reading import EPISODE_DAMAGE, unreadable
 from robometer_rl.formats.dataset import EpisodeError
 from robometer_rl.frames import Clip, FrameSequence, as_frames
 
@@ -113,9 +114,8 @@ def _pieces(frames: FrameSequence, every: int, shape: tuple[int, ...]) -> Iterat
     for part in slices:
         try:
             piece = as_frames(frames[part])
-        # Whatever decodes frames and checks them has errors of these kinds.
-        except (ValueError, OSError) as error:
-            raise EpisodeError(str(error)) from error
+        except EPISODE_DAMAGE as error:
+            raise EpisodeError(unreadable("", error).reason) from error
         expected = (len(range(len(frames))[part]), *shape)
         if piece.shape != expected:
             raise EpisodeError(f"its pictures from number {part.start} on have the shape {piece.shape}, not {expected}")

@@ -35,6 +35,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from robometer_rl.limits import check_picture
 from robometer_rl.video.images import VideoError
 from robometer_rl.video.index import VideoFile, VideoIndex, VideoSource
 from robometer_rl.video.lazy import LazyFrames, Orientation
@@ -229,6 +230,7 @@ class _Video:
         try:
             self._container: InputContainer = av.open(self._file, "r", options={"format_whitelist": _CONTAINERS})
             self.stream = _video_stream(self._container, self.source)
+            _require_possible(self.stream, self.source)
         except BaseException:
             self._file.close()
             raise
@@ -356,6 +358,14 @@ def _video_stream(container: InputContainer, source: VideoSource) -> VideoStream
     if found is None:
         raise VideoError(f"{source} holds no video stream")
     return found
+
+
+def _require_possible(stream: VideoStream, source: object) -> None:
+    """Raises `VideoError` if the file claims pictures that are larger than any are."""
+    try:
+        check_picture(stream.height, stream.width, "its header")
+    except ValueError as error:
+        raise VideoError(f"{source} cannot be decoded: {error}") from error
 
 
 def check_colours(kind: VideoFormat, source: object) -> None:

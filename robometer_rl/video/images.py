@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["IMAGE_SUFFIXES", "VideoError", "decode_image"]
+from robometer_rl.limits import check_picture
+
+__all__ = ["IMAGE_SUFFIXES", "VideoError", "check_image", "decode_image"]
 
 IMAGE_SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -52,18 +56,33 @@ def decode_image(image: bytes | Path, name: object = None) -> NDArray[np.uint8]:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        VideoError: It cannot be decoded, or has more than 8 bits per channel, as images of depth do.
+        VideoError: It cannot be decoded, claims more than `robometer_rl.limits.MAX_PIXELS`, or has more than 8 bits per
+            channel, as images of depth do.
     """
     name = image if name is None else name
+    with _opened(image, name) as opened:
+        mode = opened.mode
+        if mode in _EIGHT_BIT_MODES:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    raise VideoError(
+        f"{name} is an image of mode {mode}; expected 8 bits per channel: images of depth hold distances, not colours"
+    )
+
+
+def check_image(path: Path) -> None:
+    """Raises `VideoError` unless a file begins as an image of at most `robometer_rl.limits.MAX_PIXELS` does."""
+    with _opened(path, path):
+        pass
+
+
+@contextmanager
+def _opened(image: bytes | Path, name: object) -> Iterator[Image.Image]:
+    """An image of which the header has been read; what goes wrong with it is a `VideoError`."""
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=_FORMATS) as opened:
-            mode = opened.mode
-            if mode in _EIGHT_BIT_MODES:
-                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+            check_picture(opened.height, opened.width, "it")
+            yield opened
     except _DAMAGE as error:
         # Only what Pillow says of files has their names in it.
         reason = str(error).partition(": ")[0] if isinstance(error, FileNotFoundError) else str(error)
         raise VideoError(f"{name} is not a readable image: {reason}") from error
-    raise VideoError(
-        f"{name} is an image of mode {mode}; expected 8 bits per channel: images of depth hold distances, not colours"
-    )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, as_frames, rgb_shape
+from robometer_rl.limits import check_recording
 
 __all__ = ["LazyFrames", "Orientation", "orient"]
 
@@ -33,13 +34,24 @@ class LazyFrames(ABC):
         orientation: What is done to the frames when they are read.
     """
 
-    def __init__(self, shape: tuple[int, ...], orientation: Orientation = "as_stored") -> None:
-        """Frames of ``shape``, as `robometer_rl.frames.rgb_shape` takes it.
+    def __init__(
+        self, shape: tuple[int, ...], orientation: Orientation = "as_stored", dtype: np.dtype[Any] | None = None
+    ) -> None:
+        """Frames of one recording; nothing is read.
+
+        Args:
+            shape: As they are stored, see `robometer_rl.frames.rgb_shape`.
+            orientation: What is done to them when they are read.
+            dtype: Of what is stored, where that is known.
 
         Raises:
-            FrameError: Frames of this shape are not RGB.
+            FrameError: Frames of this shape or type are not RGB, or claim to be more than any recording has.
         """
-        self.shape: tuple[int, ...] = rgb_shape(shape)
+        self.shape: tuple[int, ...] = rgb_shape(shape, dtype)
+        try:
+            check_recording(self.shape, "a recording")
+        except ValueError as error:
+            raise FrameError(str(error)) from error
         self.orientation: Orientation = orientation
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from robometer_rl.archives import ArchiveError, read_arrays, read_members
 from robometer_rl.frames import FrameError, as_frames
 from robometer_rl.video.decoding import check_file, read_frames
-from robometer_rl.video.images import IMAGE_SUFFIXES, VideoError, decode_image
+from robometer_rl.video.images import IMAGE_SUFFIXES, VideoError, check_image, decode_image
 from robometer_rl.video.index import VideoFile, VideoIndex
 
 __all__ = [
@@ -156,6 +156,7 @@ def _read_video(path: Path, fps: float | None) -> Recording:
 def _read_gif(path: Path, fps: float | None) -> Recording:
     # imageio takes some names for addresses, so it is given an open file.
     try:
+        check_image(path)
         with path.open("rb") as file, iio.imopen(file, "r", plugin="pillow") as opened:
             gif: Any = opened  # its type is that of all plugins, and knows less
             count = gif.properties(index=...).shape[0]

@@ -183,3 +183,65 @@ def test_no_shards(dataset: Path, tmp_path: Path) -> None:
         read_agibot(AgiBotConfig(str(tmp_path / "elsewhere")))
     with pytest.raises(SourceError, match=r"no shards of the tasks \[5\]"):
         read_agibot(AgiBotConfig(str(dataset), tasks=(5, 327)))
+
+
+@pytest.mark.parametrize("damage", ["link", "device", "no name", "sparse", "size", "number"])
+def test_what_tar_files_may_hold_costs_at_most_the_rest_of_the_shard(tmp_path: Path, video: bytes, damage: str) -> None:
+    root = tmp_path / "data"
+    (root / "task_info").mkdir(parents=True)
+    (root / "task_info/task_5.json").write_text(json.dumps([description(1), description(2)]))
+    (root / "observations/5").mkdir(parents=True)
+    shard = root / "observations/5/1-2.tar"
+    with tarfile.open(shard, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("" if damage == "no name" else "1/videos/head_color.mp4")
+        if damage in ("link", "device"):
+            member.type, member.linkname = (
+                (tarfile.SYMTYPE, "/etc/passwd") if damage == "link" else (tarfile.CHRTYPE, "")
+            )
+        if damage == "sparse":
+            member.pax_headers = {"GNU.sparse.map": "a,b", "GNU.sparse.size": "x"}
+        if damage == "number":
+            member.pax_headers = {"size": "1e9"}
+        member.size = 0
+        archive.addfile(member, io.BytesIO())
+        whole = tarfile.TarInfo("2/videos/head_color.mp4")
+        whole.size = len(video)
+        archive.addfile(whole, io.BytesIO(video))
+    if damage == "size":
+        content = bytearray(shard.read_bytes())
+        content[124:136] = b"77777777777\0"
+        shard.write_bytes(content)
+    found = read(root)
+    bad = [entry for entry in found if isinstance(entry, Unreadable)]
+    assert all(entry.name.startswith("observations/5/1-2.tar") for entry in bad)
+    if damage in ("link", "device"):
+        assert "special entry" in bad[0].reason
+    if damage in ("link", "device", "no name"):
+        assert next(entry.id for entry in found if isinstance(entry, Trajectory)) == "agibotworld-5-2-head_color"
+    else:
+        assert bad
+
+
+def test_a_text_that_is_none_is_one_bad_action(tmp_path: Path, video: bytes) -> None:
+    root = tmp_path / "data"
+    (root / "task_info").mkdir(parents=True)
+    actions = [ACTIONS[0] | {"action_text": 7}, 3, ACTIONS[1]]
+    record = description(1, label_info={"action_config": actions})
+    (root / "task_info/task_5.json").write_text(json.dumps([record]))
+    write_shard(root / "observations/5/1-1.tar", {"1/videos/head_color.mp4": video})
+    found = read(root)
+    assert [isinstance(entry, Unreadable) for entry in found] == [False, True, True, False]
+    assert "action 0 has the text 7" in found[1].reason
+
+
+def test_what_is_assumed_is_said_and_what_is_stated_wins(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "robometer_rl"):
+        stored = read(dataset, tasks=(1024,))
+        assert len(caplog.messages) == 2
+        assert "taken for successful" in caplog.messages[0]
+        assert "--orientation" in caplog.messages[1]
+        caplog.clear()
+        flipped = read(dataset, tasks=(1024,), orientation="flip", quality="failure")
+        assert caplog.messages == []
+    np.testing.assert_array_equal(flipped[0].frames[:], stored[0].frames[:][:, ::-1])
+    assert {entry.quality_label for entry in flipped} == {"failure"}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -190,3 +193,42 @@ def test_a_video_needs_frames_of_one_size_and_a_known_name(tmp_path: Path) -> No
         write_video(tmp_path / "clip.avi", gradient(), fps=5)
     with pytest.raises(FrameError, match=r"frame 1 has shape \(6, 4, 3\), the first one \(4, 4, 3\)"):
         write_video(tmp_path / "clip.mp4", [np.zeros((4, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)], fps=5)
+
+
+def claim(height: int, width: int) -> bytes:
+    """A PNG of a few bytes that says how large it is, and has nothing else."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(8193, 8192), (100_000, 1_000), (100_000, 100_000)])
+def test_pictures_that_claim_to_be_huge_are_refused_before_they_are_decoded(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/0.png").write_bytes(claim(*size))
+    (tmp_path / "a.gif").write_bytes(
+        b"GIF89a" + struct.pack("<HH", min(size[1], 65535), min(size[0], 65535)) + b"\0\0\0;"
+    )
+    tracemalloc.start()
+    for name in ("photos", "a.gif"):
+        with pytest.raises(VideoError, match=r"claims|exceeds limit"):
+            read_recording(tmp_path / name)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_a_gif_that_is_cut_off_is_damaged_and_its_pauses_are_its_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)) for _ in range(4)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[100, 20, 500, 70])
+    assert read_recording(tmp_path / "a.gif").seconds.tolist() == pytest.approx([0, 0.1, 0.12, 0.62])
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(VideoError, match="cannot be decoded"):
+        read_recording(tmp_path / "a.gif")

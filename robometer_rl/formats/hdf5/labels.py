@@ -4,8 +4,8 @@ Time. With ``next_obs``, as robomimic stores it on request, F = T + 1. Without i
 is the pair of ``obs[t]`` and ``actions[t]``, as those who train on such files read it, its reward is about
 ``obs[t + 1]``, and that of the last step is imputed.
 
-Cameras are named as below ``obs``. LIBERO's pictures hang upside down and are turned over unless ``orientation`` says
-otherwise; see `robometer_rl.formats.hdf5.libero`.
+Cameras are named as below ``obs``. How pictures hang, what was to be done and how it ended is found out as for import,
+see `robometer_rl.formats.hdf5.origin`; LIBERO's pictures are turned over unless ``orientation`` says otherwise.
 
 Success. LIBERO and robosuite with sparse rewards pay for a task that is done; other rewards do not say it. Both write
 ``dones`` at the end of every demonstration, so one is taken to be terminated if its last step succeeded, and truncated
@@ -39,8 +39,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import SourceError, Unreadable
+from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError, Unreadable
 from robometer_rl.files import check_destination, check_outside, new_directory, new_file
+from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.cameras import Cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     Episode,
@@ -53,8 +55,16 @@ from robometer_rl.formats.dataset import (
     WriteMode,
 )
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
-from robometer_rl.formats.hdf5.libero import is_libero, libero_frames, libero_instruction, upright_orientation
 from robometer_rl.formats.hdf5.links import take_in
+from robometer_rl.formats.hdf5.origin import (
+    LABELS_GROUP,
+    ORIGINAL_REWARDS,
+    camera_frames,
+    hanging_of,
+    instruction_of,
+    original_rewards,
+    says_success,
+)
 from robometer_rl.formats.hdf5.reader import (
     DAMAGE,
     Demonstration,
@@ -64,7 +74,6 @@ from robometer_rl.formats.hdf5.reader import (
     open_demonstration,
     open_hdf5,
 )
-from robometer_rl.formats.hdf5.robomimic import has_sparse_rewards, robomimic_frames, robomimic_instruction
 from robometer_rl.formats.metadata import read_metadata, write_metadata
 
 if TYPE_CHECKING:
@@ -73,8 +82,6 @@ if TYPE_CHECKING:
 __all__ = ["HDF5Dataset", "is_format", "open_dataset"]
 
 _SUFFIXES: Final = (".hdf5", ".h5")
-_GROUP: Final = "robometer"
-_ORIGINAL: Final = f"{_GROUP}/original_rewards"
 _ARRAYS: Final = ("progress", "success", "success_detected", "imputed")
 _PROVENANCE: Final = "robometer"
 _SKIPPED: Final = "robometer_skipped"
@@ -111,19 +118,23 @@ class HDF5Dataset(RelabelDataset):
         """
         self.options = options
         self.files = find_files(options.path)
+        self._assumed = Assumptions(options.path)
         self._places: dict[str, _Place] = {}
         cameras: dict[str, None] = {}
+        refused: dict[str, str] = {}
         skipped: list[Unreadable] = []
         for path, name in self.files:
             try:
-                cameras |= dict.fromkeys(self._list_demonstrations(path, name))
+                found = self._list_demonstrations(path, name)
+                cameras |= dict.fromkeys(found.names)
+                refused |= found.refused
             except (SourceError, *DAMAGE) as error:
                 skipped.append(Unreadable(name, str(error)))
         if not self._places:
             raise SourceError(f"{options.path} has no demonstrations that can be read: {skipped[0].reason}")
         self.skipped = tuple(skipped)
         self.keys = list(self._places)
-        self.cameras = choose_cameras(options.path, tuple(cameras), options.cameras)
+        self.cameras = choose_cameras(options.path, tuple(cameras), options.cameras, refused)
 
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
@@ -151,23 +162,34 @@ class HDF5Dataset(RelabelDataset):
             return _FolderWriter(self, output or default_output(path))
         return _FileWriter(self, path if mode == "in_place" else output or default_output(path))
 
-    def _list_demonstrations(self, path: Path, file_name: str) -> list[str]:
-        """Notes the demonstrations of a file, and returns the cameras of the first of them."""
+    def _list_demonstrations(self, path: Path, file_name: str) -> Cameras:
+        """Notes the demonstrations of a file, and returns the cameras of the first of them that can be read."""
         with open_hdf5(path) as file:
             names = demonstration_names(file, path)
-        with open_demonstration(path, file_name, names[0]) as demonstration:
-            cameras = demonstration.cameras
+        cameras = self._first_cameras(path, file_name, names)
         self._places |= {demonstration_key(file_name, name): _Place(path, file_name, name) for name in names}
         return cameras
 
+    def _first_cameras(self, path: Path, file_name: str, names: list[str]) -> Cameras:
+        damage = ""
+        for name in names:
+            try:
+                with open_demonstration(path, file_name, name) as demonstration:
+                    self._assumed.orientation(self.options.orientation, *hanging_of(demonstration))
+                    return demonstration.cameras
+            except EPISODE_DAMAGE as error:
+                damage = damage or f"{name}: {error}"
+        raise SourceError(f"not one of its demonstrations can be read; {damage}")
+
     def _read(self, key: str, demonstration: Demonstration) -> Episode:
-        rewards = demonstration.values(_ORIGINAL if _is_labelled(demonstration.group) else "rewards")
-        done = None if rewards is None or not _says_success(demonstration) else rewards > 0
+        _is_labelled(demonstration.group)  # raises where somebody else uses the name
+        rewards = original_rewards(demonstration)
+        done = None if rewards is None or not says_success(demonstration) else rewards > 0
         is_done_last = done is not None and len(done) > 0 and bool(done[-1])
         cameras = {name: self._frames(demonstration, name) for name in self.cameras}
         return Episode(
             key=key,
-            tasks=self.options.tasks or (_instruction(demonstration),),
+            tasks=self.options.tasks or (self._instruction(demonstration),),
             cameras=cameras,
             num_steps=_num_steps(demonstration, len(next(iter(cameras.values())))),
             task_rewards=None if rewards is None else rewards.astype(np.float64),
@@ -177,10 +199,14 @@ class HDF5Dataset(RelabelDataset):
         )
 
     def _frames(self, demonstration: Demonstration, camera: str) -> HDF5Frames:
-        orientation = self.options.orientation
-        if is_libero(demonstration):
-            return libero_frames(demonstration, camera, orientation or upright_orientation(demonstration))
-        return robomimic_frames(demonstration, camera, orientation or "as_stored")
+        orientation = self._assumed.orientation(self.options.orientation, *hanging_of(demonstration))
+        return camera_frames(demonstration, camera, orientation)
+
+    def _instruction(self, demonstration: Demonstration) -> str:
+        found = instruction_of(demonstration)
+        if found.is_name:
+            self._assumed.say("instructions are made of the names of the files; --task says otherwise")
+        return found.text
 
 
 def demonstration_key(file_name: str, name: str) -> str:
@@ -188,23 +214,15 @@ def demonstration_key(file_name: str, name: str) -> str:
     return f"{file_name}#{name}"
 
 
-def _instruction(demonstration: Demonstration) -> str:
-    return libero_instruction(demonstration) if is_libero(demonstration) else robomimic_instruction(demonstration)
-
-
-def _says_success(demonstration: Demonstration) -> bool:
-    return is_libero(demonstration) or has_sparse_rewards(demonstration)
-
-
 def _is_labelled(group: h5py.Group) -> bool:
     """Whether relabelling has been here; `EpisodeError` where somebody else uses the name."""
     import h5py
 
-    if _GROUP not in group:
+    if LABELS_GROUP not in group:
         return False
-    ours: Any = group[_GROUP]
+    ours: Any = group[LABELS_GROUP]
     if not isinstance(ours, h5py.Group) or any(name not in ours for name in _ARRAYS):
-        raise EpisodeError(f"it has a {_GROUP!r} of its own, where labels are kept; rename that")
+        raise EpisodeError(f"it has a {LABELS_GROUP!r} of its own, where labels are kept; rename that")
     return True
 
 
@@ -315,7 +333,7 @@ def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
     except (*DAMAGE, TypeError, EpisodeError):
         return
     group.attrs[_SKIPPED] = reason
-    _replace(group, "rewards", group[_ORIGINAL][()] if _ORIGINAL in group else np.full(steps, np.nan))
+    _replace(group, "rewards", group[ORIGINAL_REWARDS][()] if ORIGINAL_REWARDS in group else np.full(steps, np.nan))
     unknown, no = np.full(steps, np.nan, np.float32), np.zeros(steps, np.bool_)
     _write_arrays(group, unknown, unknown, no, no)
 
@@ -323,10 +341,10 @@ def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
 def _keep_original(group: h5py.Group) -> None:
     """Moves the rewards out of the way, unless they are those of an earlier labelling."""
     if not _is_labelled(group):
-        group.create_group(_GROUP)
+        group.create_group(LABELS_GROUP)
         if "rewards" in group:
             # Not moved: a link to rewards that are elsewhere would lead nowhere from its new place.
-            group.copy("rewards", group, _ORIGINAL)
+            group.copy("rewards", group, ORIGINAL_REWARDS)
 
 
 def _write_arrays(
@@ -337,7 +355,7 @@ def _write_arrays(
     imputed: NDArray[np.bool_],
 ) -> None:
     for name, values in zip(_ARRAYS, (progress, success, success_detected, imputed), strict=True):
-        _replace(group, f"{_GROUP}/{name}", values)
+        _replace(group, f"{LABELS_GROUP}/{name}", values)
 
 
 def _replace(group: h5py.Group, name: str, values: NDArray[Any]) -> None:

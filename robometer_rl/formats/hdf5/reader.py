@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +25,11 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.hdf5.links import check_links
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.frames import FrameError
+from robometer_rl.frames import FrameError, rgb_shape
+from robometer_rl.limits import check_packed, check_room
 from robometer_rl.video import VideoError
 from robometer_rl.video.lazy import LazyFrames, Orientation
 
@@ -38,11 +41,14 @@ __all__ = [
     "Demonstration",
     "HDF5Frames",
     "Images",
+    "check_claim",
+    "demonstration_in",
     "demonstration_names",
     "find_files",
     "open_demonstration",
     "open_hdf5",
     "read_demonstrations",
+    "read_values",
     "selection",
 ]
 
@@ -77,10 +83,15 @@ class HDF5Frames(LazyFrames):
     """
 
     def __init__(
-        self, path: Path, parts: tuple[Images, ...], image_shape: tuple[int, ...], orientation: Orientation
+        self,
+        path: Path,
+        parts: tuple[Images, ...],
+        image_shape: tuple[int, ...],
+        orientation: Orientation,
+        dtype: np.dtype[Any] | None = None,
     ) -> None:
         """Frames of ``image_shape`` (H, W, 3) in ``path``."""
-        super().__init__((sum(part.stop - part.start for part in parts), *image_shape), orientation)
+        super().__init__((sum(part.stop - part.start for part in parts), *image_shape), orientation, dtype)
         self.path = path
         self.parts = parts
 
@@ -155,30 +166,37 @@ class Demonstration:
     group: h5py.Group
     splits: frozenset[str]
 
-    def images(self, dataset: str) -> tuple[int, ...]:
-        """Shape (N, H, W, 3) of the images in ``dataset``, a path below the demonstration.
+    def images(self, dataset: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape, (N, H, W, 3) or (N, 3, H, W), and type of the images in ``dataset``, a path below the demonstration.
 
         Raises:
             SourceError: There is no such data set.
-            FrameError: It does not hold RGB images with the channels last.
+            FrameError: It does not hold RGB images, or claims to hold more than it has bytes for.
         """
         found = self._dataset(dataset)
         if found is None:
             raise SourceError(f"there are no images {dataset!r}; this demonstration has {list(self._images())}")
-        if len(found.shape) != 4 or found.shape[3] != 3:
-            raise FrameError(f"{dataset!r} has shape {found.shape}; expected RGB images (N, H, W, 3)")
-        return found.shape
+        try:
+            rgb_shape(found.shape, found.dtype)
+            check_claim(found)
+        except ValueError as error:
+            raise FrameError(f"{dataset!r} has shape {found.shape} and type {found.dtype}: {error}") from error
+        return found.shape, found.dtype
 
     @property
-    def cameras(self) -> list[str]:
-        """Names of the colour images among the observations."""
-        images = {name: shape for name, shape in self._images().items() if shape[3] == 3}
-        return [name.removeprefix("obs/") for name in images if name.startswith("obs/")]
+    def cameras(self) -> Cameras:
+        """The pictures among the observations, by their names below ``obs``."""
+        found = {name: (item.shape, item.dtype) for name, item in self._images().items()}
+        return cameras_among({name.removeprefix("obs/"): each for name, each in found.items() if name[:4] == "obs/"})
 
     def values(self, dataset: str) -> NDArray[Any] | None:
-        """All of the data set ``dataset``; None if there is no such thing."""
+        """All of the data set ``dataset``; None if there is no such thing.
+
+        Raises:
+            ValueError: It claims more than it has bytes for, or than there is memory.
+        """
         found = self._dataset(dataset)
-        return None if found is None else np.asarray(found[()])
+        return None if found is None else read_values(found)
 
     def environment(self) -> dict[str, Any]:
         """The environment's name and arguments, as robosuite data sets describe them; empty if they do not.
@@ -228,10 +246,30 @@ class Demonstration:
         found = self.group.get(name)
         return found if isinstance(found, h5py.Dataset) else None
 
-    def _images(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all data sets that may hold images, by name."""
+    def _images(self) -> dict[str, h5py.Dataset]:
+        """All data sets that may hold images, by name."""
         datasets = {name: self._dataset(name) for name in _names_below(self.group)}
-        return {name: found.shape for name, found in datasets.items() if found is not None and len(found.shape) == 4}
+        return {name: found for name, found in datasets.items() if found is not None and len(found.shape) >= 3}
+
+
+def check_claim(dataset: h5py.Dataset) -> None:
+    """Raises `ValueError` if the shape of a data set stands for more than its bytes can hold, packed or not.
+
+    What was never written is zeros for HDF5, however many.
+    """
+    if not dataset.is_virtual:  # what those have is in other data sets
+        check_packed(int(dataset.nbytes), int(dataset.id.get_storage_size()), f"the data set {dataset.name}")
+
+
+def read_values(dataset: h5py.Dataset) -> NDArray[Any]:
+    """All of a data set, if that is in it and fits into memory.
+
+    Raises:
+        ValueError: It does not.
+    """
+    check_claim(dataset)
+    check_room(int(dataset.nbytes), f"the data set {dataset.name}")
+    return np.asarray(dataset[()])
 
 
 def _names_below(group: h5py.Group, depth: int = 4) -> list[str]:
@@ -282,8 +320,13 @@ def _read_file(
     """All of a file at once, since it is not to be open while somebody works on an episode."""
     try:
         with open_hdf5(path) as file:
-            demonstrations = list(_demonstrations(file, path, file_name))
-            return [attempt(f"{path}#data/{each.name}", lambda each=each: read(each)) for each in demonstrations]
+            members = _members(file)
+
+            def read_one(name: str) -> Trajectory:
+                return read(demonstration_in(file, path, file_name, name, members))
+
+            names = demonstration_names(file, path)
+            return [attempt(f"{path}#data/{name}", partial(read_one, name)) for name in names]
     except (SourceError, *DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
 
@@ -307,20 +350,35 @@ def demonstration_names(file: h5py.File, path: Path) -> list[str]:
 def open_demonstration(path: Path, file_name: str, name: str) -> Iterator[Demonstration]:
     """One demonstration, and its file while it is being read; errors are those of `DAMAGE`."""
     with open_hdf5(path) as file:
-        yield _demonstration(file, path, file_name, name, {})
+        yield demonstration_in(file, path, file_name, name, {})
 
 
-def _demonstrations(file: h5py.File, path: Path, file_name: str) -> Iterator[Demonstration]:
-    names = demonstration_names(file, path)
+def _members(file: h5py.File) -> dict[str, set[str]]:
+    """Names of the demonstrations in each of the file's ``mask`` lists."""
     masks: Any = file.get("mask", {})
-    members = {mask: {_text(name) for name in masks[mask][()]} for mask in masks}
-    return (_demonstration(file, path, file_name, name, members) for name in names)
+    return {mask: {_text(name) for name in read_values(masks[mask])} for mask in masks}
 
 
-def _demonstration(
+def demonstration_in(
     file: h5py.File, path: Path, file_name: str, name: str, members: Mapping[str, set[str]]
 ) -> Demonstration:
+    """A demonstration of an open file.
+
+    Args:
+        file: The file.
+        path: Where it is.
+        file_name: See `Demonstration.file_name`.
+        name: Name of the demonstration.
+        members: Names of the demonstrations in each of the file's ``mask`` lists.
+
+    Raises:
+        SourceError: It is something else than a group of arrays.
+    """
+    import h5py
+
     data: Any = file["data"]
+    if data.get(name, getclass=True) is not h5py.Group:
+        raise SourceError(f"data/{name} is no group of arrays")
     splits = frozenset(mask for mask, listed in members.items() if name in listed)
     return Demonstration(path, file_name, name, dict(data.attrs), data[name], splits)
 

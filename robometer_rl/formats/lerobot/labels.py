@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError
+from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.dataset import DatasetOptions, Episode, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.lerobot.columns import REWARD, SUCCESS, episode_key, original_column
@@ -24,6 +25,7 @@ from robometer_rl.formats.lerobot.frames import episode_frames
 from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
 from robometer_rl.formats.lerobot.writers import LeRobotCopyWriter, LeRobotSidecarWriter
 from robometer_rl.frames import FrameSequence
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["LeRobotDataset", "is_format", "open_dataset"]
 
@@ -52,8 +54,10 @@ class LeRobotDataset(RelabelDataset):
         """
         self.options = options
         self.layout = LeRobotLayout(options.path)
-        self.cameras = choose_cameras(options.path, self.layout.cameras, options.cameras)
-        self._positions = {episode_key(episode.index): position for position, episode in enumerate(self.layout)}
+        self.cameras = choose_cameras(options.path, self.layout.cameras, options.cameras, self.layout.refused)
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
+        indices = self.layout.episode_indices
+        self._positions = {episode_key(index): position for position, index in enumerate(indices)}
         if len(self._positions) < len(self.layout):
             raise SourceError(f"{options.path} lists an episode twice in its table of episodes")
         self.keys = list(self._positions)
@@ -99,7 +103,7 @@ class LeRobotDataset(RelabelDataset):
         return LeRobotCopyWriter(self.layout, destination)
 
     def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows, camera: str) -> FrameSequence:
-        return episode_frames(self.layout, episode, rows, camera, orientation=self.options.orientation or "as_stored")
+        return episode_frames(self.layout, episode, rows, camera, orientation=self._orientation)
 
     def _task_rewards(self, rows: EpisodeRows) -> NDArray[np.float64] | None:
         return None if self._reward is None else rows.values(self._reward).astype(np.float64)

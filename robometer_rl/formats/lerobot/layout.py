@@ -18,7 +18,6 @@ episode is, and at which second of the video file it begins.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import SourceError
+from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError, unreadable
 from robometer_rl.extras import require
 from robometer_rl.files import inside
+from robometer_rl.formats.lerobot.metadata import VERSIONS, open_parquet, read_info, read_jsonl, read_tasks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,8 +46,6 @@ __all__ = [
     "column_values",
     "open_parquet",
 ]
-
-VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
 
 _ROW_COLUMNS: Final = ("episode_index", "frame_index", "timestamp", "task_index")
 
@@ -128,21 +126,37 @@ class LeRobotLayout:
             ImportError: The extra ``lerobot`` is not installed.
         """
         self.root = root
-        self.info: Mapping[str, Any] = _read_info(root)
+        self.info: Mapping[str, Any] = read_info(root)
         self.version: str = self.info["codebase_version"]
         self.fps = float(self.info["fps"])
         self.features: Mapping[str, Mapping[str, Any]] = self.info["features"]
         packed = self.version == "v3.0"
         try:
-            self.tasks: Mapping[int, str] = _tasks_v3(root) if packed else _tasks_v2(root)
+            self.tasks: Mapping[int, str] = read_tasks(root, self.version)
             self._table = _episodes_v3(root) if packed else _episodes_v2(root)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except EPISODE_DAMAGE as error:
             raise SourceError(
-                f"the metadata in {root / 'meta'} cannot be read as LeRobot {self.version}: {error}"
+                f"the metadata in {root / 'meta'} cannot be read as LeRobot {self.version}: "
+                + unreadable("", error).reason
             ) from error
 
     def __len__(self) -> int:
         return self._table.num_rows
+
+    @property
+    def episode_indices(self) -> list[int]:
+        """The numbers of the episodes, by their position.
+
+        Raises:
+            SourceError: The table of episodes does not have one for each.
+        """
+        names = self._table.column_names
+        found: list[Any] = self._table["episode_index"].to_pylist() if "episode_index" in names else [None]
+        if not all(isinstance(index, int) and not isinstance(index, bool) for index in found):
+            raise SourceError(
+                f"the table of episodes in {self.root / 'meta'} has no whole number in every episode_index"
+            )
+        return found
 
     def __iter__(self) -> Iterator[LeRobotEpisode]:
         return (self[position] for position in range(len(self)))
@@ -161,11 +175,23 @@ class LeRobotLayout:
             return self._episode_v3(row) if self.version == "v3.0" else self._episode_v2(row)
         except KeyError as error:
             raise SourceError(f"the table of episodes in {self.root / 'meta'} has no column {error}") from error
+        except TypeError as error:
+            raise SourceError(
+                f"the table of episodes in {self.root / 'meta'} has a value of another type in row {position}: {error}"
+            ) from error
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """Features that are colour pictures, stored as video or as images."""
-        return tuple(key for key, feature in self.features.items() if _is_picture(feature))
+        return tuple(
+            key for key, feature in self.features.items() if _is_picture(feature) and not _why_refused(feature)
+        )
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Features that are pictures and cannot be shown, with reasons."""
+        pictures = {key: _why_refused(feature) for key, feature in self.features.items() if _is_picture(feature)}
+        return {key: why for key, why in pictures.items() if why}
 
     def is_video(self, camera: str) -> bool:
         """Whether the pictures of a camera are stored as video; otherwise as images in the Parquet files."""
@@ -173,7 +199,7 @@ class LeRobotLayout:
 
     def split_of(self, episode_index: int) -> str | None:
         """The split that ``info.json`` puts an episode into; None if it is in none."""
-        for name, interval in self.info.get("splits", {}).items():
+        for name, interval in (self.info.get("splits") or {}).items():
             start, _, stop = str(interval).partition(":")
             if start.isdecimal() and stop.isdecimal() and int(start) <= episode_index < int(stop):
                 return name
@@ -251,46 +277,6 @@ def column_values(column: pa.ChunkedArray) -> NDArray[Any]:
     return entries[:, 0] if entries.ndim == 2 and entries.shape[1] == 1 else entries
 
 
-def open_parquet(path: Path) -> Any:
-    """A ``pyarrow.parquet.ParquetFile``.
-
-    Raises:
-        ImportError: The extra ``lerobot`` is not installed.
-    """
-    return require("pyarrow.parquet", "lerobot").ParquetFile(path)
-
-
-def _read_info(root: Path) -> Mapping[str, Any]:
-    path = root / "meta" / "info.json"
-    if not path.is_file():
-        raise SourceError(f"{root} is not a LeRobot dataset: it has no meta/info.json")
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        version = info["codebase_version"]
-        missing = [name for name in ("fps", "features", "data_path") if name not in info]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{path} is not the description of a LeRobot dataset: {error!r}") from error
-    if version not in VERSIONS:
-        raise SourceError(
-            f"{path} has the version {version!r}; expected one of {', '.join(VERSIONS)}. "
-            "LeRobot has programs that convert older datasets"
-        )
-    if missing:
-        raise SourceError(f"{path} lacks {', '.join(missing)}")
-    return info
-
-
-def _tasks_v3(root: Path) -> dict[int, str]:
-    table = open_parquet(root / "meta" / "tasks.parquet").read()
-    # The instruction is the index of a data frame, whose name depends on the release that wrote it.
-    (text,) = [name for name in table.column_names if name != "task_index"]
-    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
-
-
-def _tasks_v2(root: Path) -> dict[int, str]:
-    return {line["task_index"]: line["task"] for line in _read_jsonl(root / "meta" / "tasks.jsonl")}
-
-
 def _episodes_v3(root: Path) -> pa.Table:
     paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not paths:
@@ -305,13 +291,9 @@ def _episodes_v3(root: Path) -> pa.Table:
 
 
 def _episodes_v2(root: Path) -> pa.Table:
-    lines = _read_jsonl(root / "meta" / "episodes.jsonl")
+    lines = read_jsonl(root / "meta" / "episodes.jsonl")
     columns = {name: [line[name] for line in lines] for name in ("episode_index", "length", "tasks")}
     return require("pyarrow", "lerobot").table(columns)
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _file_of(row: Mapping[str, Any], kind: str) -> dict[str, int]:
@@ -319,10 +301,15 @@ def _file_of(row: Mapping[str, Any], kind: str) -> dict[str, int]:
 
 
 def _is_picture(feature: Mapping[str, Any]) -> bool:
-    if feature["dtype"] not in ("video", "image"):
-        return False
+    return feature["dtype"] in ("video", "image")
+
+
+def _why_refused(feature: Mapping[str, Any]) -> str:
+    """What is wrong with the pictures of a feature, as far as its description knows; empty if nothing is."""
     notes = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
-    return not (notes.get("is_depth_map") or notes.get("video.is_depth_map"))
+    if notes.get("is_depth_map") or notes.get("video.is_depth_map"):
+        return "they are maps of depth: distances, not colours"
+    return ""
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:

@@ -4,10 +4,10 @@ Pictures. One camera per reading, named as in ``meta/info.json`` (``observation.
 upright; datasets converted from elsewhere keep the orientation that their converter gave them (those of LIBERO are
 often turned by 180 degrees), hence the option ``orientation``.
 
-Success. ``next.success`` says it where it was recorded; with ``success_reward``, so does a ``next.reward`` of at least
-that much. ``next.done`` does not: it also marks the end of an episode that failed. What a row notes as *next* is about
-the frame after it, see `robometer_rl.formats.outcomes`. A dataset with neither column says nothing about success,
-and its quality has to be stated.
+Success. ``next.success`` says it where it was recorded; with ``success_reward``, a ``next.reward`` of at least that
+much says it instead. ``next.done`` does not: it also marks the end of an episode that failed. What a row notes as
+*next* is about the frame after it, see `robometer_rl.formats.outcomes`. Of a labelled copy the values from before
+count. A dataset with neither column says nothing about success, and its quality has to be stated.
 
 Not filled in: partial success, distances, seeds and simulator states, for which LeRobot has no agreed columns.
 """
@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.cameras import choose_camera
+from robometer_rl.formats.lerobot.columns import REWARD, SUCCESS, original_column
 from robometer_rl.formats.lerobot.frames import TOLERANCE_S, episode_frames
 from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.outcomes import quality_of, success_of_frames
+from robometer_rl.formats.outcomes import outcome_of, success_of_frames
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video.lazy import Orientation
 
@@ -39,20 +41,21 @@ class LeRobotConfig:
 
     Attributes:
         path: Directory of the dataset, with meta/info.json in it.
+        task: The instruction of every episode; by default each episode's own.
         camera: The feature that holds the pictures, as in observation.images.top; may be left out if there is one.
-        orientation: "as_stored" for pictures that are upright; "flip" reverses their rows; "rotate" turns them by 180
-            degrees.
+        orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
+            "rotate" turns them by 180 degrees.
         quality: Quality label of all episodes; left out, an episode is successful or a failure as it was recorded.
-        success_reward: Reward from which on a step counts as success, for datasets with next.reward that lack
-            next.success.
+        success_reward: Reward in next.reward from which on a step counts as success, whatever next.success says.
         skill: Who acted; "expert" if every episode heads for its goal all the time, as demonstrations do.
         data_source: Tag of the data set, as training and evaluation name it; by default the name of the directory.
         tolerance_s: How far, in seconds, a frame of a video may be from the time of its row.
     """
 
     path: Path
+    task: str | None = None
     camera: str | None = None
-    orientation: Orientation = "as_stored"
+    orientation: Orientation | None = None
     quality: QualityLabel | None = None
     success_reward: float | None = None
     skill: str | None = None
@@ -71,9 +74,10 @@ def read_lerobot(config: LeRobotConfig) -> Reading:
             that says which episodes succeeded.
     """
     layout = LeRobotLayout(config.path)
-    camera = choose_camera(config.path, layout.cameras, config.camera)
+    camera = choose_camera(config.path, layout.cameras, config.camera, layout.refused)
     outcome = _outcome_column(layout, config)
-    reader = _Reader(config, layout, camera, outcome)
+    orientation: Orientation = Assumptions(config.path).orientation(config.orientation)
+    reader = _Reader(config, layout, camera, outcome, orientation)
     return (
         attempt(reader.name(position), lambda position=position: reader.read(layout[position]))
         for position in range(len(layout))
@@ -82,18 +86,18 @@ def read_lerobot(config: LeRobotConfig) -> Reading:
 
 def _outcome_column(layout: LeRobotLayout, config: LeRobotConfig) -> str | None:
     """The column that says which steps succeeded; None if the quality is stated instead."""
-    if "next.success" in layout.features:
-        return "next.success"
+    # Of a labelled copy what was recorded counts, not what a model has seen in it.
+    success, reward = (original_column(layout.features, name) for name in (SUCCESS, REWARD))
     if config.success_reward is not None:
-        if "next.reward" not in layout.features:
+        if reward is None:
             raise SourceError(f"{layout.root} has no next.reward to compare with {config.success_reward:g}")
-        return "next.reward"
-    if config.quality is None:
+        return reward
+    if success is None and config.quality is None:
         raise SourceError(
             f"{layout.root} does not say which episodes succeeded: it has no next.success. State a quality "
             "('successful' for demonstrations), or a success_reward if next.reward is 1 at success"
         )
-    return None
+    return success
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Reader:
     layout: LeRobotLayout
     camera: str
     outcome: str | None
+    orientation: Orientation
 
     @property
     def data_source(self) -> str:
@@ -113,15 +118,14 @@ class _Reader:
     def read(self, episode: LeRobotEpisode) -> Trajectory:
         """One episode with its outcome, as far as the dataset knows it."""
         rows = self.layout.rows(episode, [self.outcome] if self.outcome else [])
-        success = self._success(rows)
-        quality = self.config.quality or quality_of(np.zeros(0, bool) if success is None else success)
+        outcome = outcome_of(self._success(rows), self.config.quality, "it does not say whether it succeeded")
         return Trajectory(
             id=episode_id(self.data_source, f"{episode.index:06d}", self.camera.removeprefix("observation.images.")),
-            task=self.layout.task(rows),
+            task=self.config.task or self.layout.task(rows),
             frames=self._frames(episode, rows),
-            quality_label=quality,
+            quality_label=outcome.quality,
             data_source=self.data_source,
-            success=success,
+            success=outcome.success,
             steps=np.arange(len(rows)),
             skill=self.config.skill,
             split=self.layout.split_of(episode.index) or "train",
@@ -131,14 +135,13 @@ class _Reader:
 
     def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows) -> FrameSequence:
         config = self.config
-        return episode_frames(self.layout, episode, rows, self.camera, config.tolerance_s, config.orientation)
+        return episode_frames(self.layout, episode, rows, self.camera, config.tolerance_s, self.orientation)
 
     def _success(self, rows: EpisodeRows) -> NDArray[np.bool_] | None:
         if self.outcome is None:
             return None
         noted = rows.values(self.outcome)
-        if self.outcome == "next.reward":
-            assert self.config.success_reward is not None
+        if self.config.success_reward is not None:
             noted = noted >= self.config.success_reward
         return success_of_frames(noted.astype(bool))
 

@@ -6,8 +6,8 @@ Memory. Of data sets in HDF5, Minari's usual storage, a few pictures are read at
 read an episode at a time, as Minari reads them, so that one episode must fit into memory.
 
 Cameras are named as for `robometer_rl.formats.minari.reader.MinariConfig`: ``obs`` where the observation is the
-picture, ``obs/KEY`` or ``info/KEY``. Pictures in infos need the one of the reset, without which the first step has no
-beginning; `minari.DataCollector` stores it.
+picture, ``obs/KEY`` or ``info/KEY``, at any depth. Pictures in infos need the one of the reset, without which the first
+step has no beginning; `minari.DataCollector` stores it.
 
 What is written: a copy of the stored files under the next version, ``NAME-v1`` for ``NAME-v0``. Minari's storage has
 functions that append episodes, and none that changes one; going through buffers would encode pictures again, and lose
@@ -36,9 +36,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import SourceError
+from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
+from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     Episode,
@@ -54,16 +56,19 @@ from robometer_rl.formats.destinations import choose_cameras, fingerprint
 from robometer_rl.formats.hdf5.links import take_in
 from robometer_rl.formats.hdf5.reader import open_hdf5
 from robometer_rl.formats.metadata import metadata, stored_provenance
-from robometer_rl.formats.minari.layout import has_hdf5_storage, info_shapes
+from robometer_rl.formats.minari.arrow import episode_files, read_table
+from robometer_rl.formats.minari.layout import has_hdf5_storage, info_arrays, leaves
 from robometer_rl.formats.minari.reader import (
     MinariFrames,
     episode_facts,
+    episode_metadata,
     episode_success,
     minari_instruction,
     open_minari,
     stored_episode,
 )
 from robometer_rl.frames import FrameSequence
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["MinariLabelDataset", "is_format", "open_dataset"]
 
@@ -117,7 +122,9 @@ class MinariLabelDataset(RelabelDataset):
         if not self.numbers:
             raise SourceError(f"{options.path} has no episodes")
         self.keys = list(self.numbers)
-        self.cameras = choose_cameras(options.path, self._available_cameras(), options.cameras)
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
+        found = self._available_cameras()
+        self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
 
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
@@ -157,44 +164,47 @@ class MinariLabelDataset(RelabelDataset):
         """What Minari calls the data set."""
         return self._dataset.id
 
-    def _available_cameras(self) -> tuple[str, ...]:
+    def _available_cameras(self) -> Cameras:
         asked = tuple(name for name in self.options.cameras if name.startswith("info/"))
-        cameras = _cameras_of_space(self._dataset.observation_space)
-        if cameras or asked:
-            return (*cameras, *asked)
-        shapes = self._info_shapes(next(iter(self.numbers.values())))
-        return tuple(f"info/{name}" for name, shape in shapes.items() if _are_pictures(shape))
+        names, refused = cameras_among(_arrays_of(self._dataset.observation_space, "obs"))
+        if names or asked:
+            return Cameras((*names, *asked), refused)
+        in_infos = cameras_among(self._info_arrays())
+        return Cameras(in_infos.names, {**refused, **in_infos.refused})
 
-    def _info_shapes(self, number: int) -> dict[str, tuple[int, ...]]:
-        if has_hdf5_storage(self.folder):
-            return info_shapes(self.folder, number)
-        infos = stored_episode(self.folder, number)["infos"] or {}
-        return {name: np.shape(values) for name, values in infos.items()}
+    def _info_arrays(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Of the first episode that can be read."""
+        damage = ""
+        for number in self.numbers.values():
+            try:
+                if has_hdf5_storage(self.folder):
+                    return info_arrays(self.folder, number)
+                infos = leaves(stored_episode(self.folder, number)["infos"] or {}, "info")
+                return {place: (np.shape(values), np.asarray(values).dtype) for place, values in infos.items()}
+            except SourceError as error:
+                damage = damage or str(error)
+        raise SourceError(f"{self.options.path} has no episode that can be read: {damage}")
 
     def _frames(self, number: int, camera: str, steps: int) -> FrameSequence:
-        frames = MinariFrames(self.folder, number, camera, self.options.orientation or "as_stored")
+        frames = MinariFrames(self.folder, number, camera, self._orientation)
         if len(frames) == steps and camera.startswith("info/"):
             raise EpisodeError(f"its pictures in {camera!r} lack that of the reset, in which the first step begins")
         return frames
 
     def _instruction(self, number: int) -> str:
-        stored = next(iter(self._dataset.storage.get_episode_metadata([number])))
-        return minari_instruction(self._dataset, stored, None)
+        return minari_instruction(self._dataset, episode_metadata(self._dataset, number), None)
 
 
-def _cameras_of_space(space: Any) -> tuple[str, ...]:
+def _arrays_of(space: Any, place: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array in observations, by its place; dictionaries and tuples may be nested."""
     spaces = require("gymnasium", "minari").spaces
     if isinstance(space, spaces.Dict):
-        return tuple(f"obs/{name}" for name, inner in space.items() if _is_image_space(inner, spaces))
-    return ("obs",) if _is_image_space(space, spaces) else ()
-
-
-def _is_image_space(space: Any, spaces: Any) -> bool:
-    return isinstance(space, spaces.Box) and _are_pictures((1, *space.shape))
-
-
-def _are_pictures(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and 3 in (shape[1], shape[3])
+        inner = {f"{place}/{name}": entry for name, entry in space.items()}
+    elif isinstance(space, spaces.Tuple):
+        inner = {f"{place}/{number}": entry for number, entry in enumerate(space)}
+    else:
+        return {place: ((1, *space.shape), np.dtype(space.dtype))} if isinstance(space, spaces.Box) else {}
+    return {name: found for key, entry in inner.items() for name, found in _arrays_of(entry, key).items()}
 
 
 def _original_rewards(content: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -303,19 +313,14 @@ def _set(group: Any, name: str, values: NDArray[Any]) -> None:
 
 def _replace_in_arrow(folder: Path, episodes: Mapping[int, EpisodeLabels | None]) -> None:
     for number, labels in episodes.items():
-        for path in sorted((folder / str(number)).glob("*.*")):
-            if path.suffix in (".arrow", ".parquet"):
-                _write_episode(path, _with_labels(_read_episode(path), labels))
-
-
-def _read_episode(path: Path) -> Any:
-    """Its table; places and lengths are checked, since reading where a damaged file says would end the process."""
-    if path.suffix == ".parquet":
-        return require("pyarrow.parquet", "minari").ParquetFile(path).read()
-    with require("pyarrow", "minari").memory_map(str(path)) as source:
-        table = require("pyarrow", "minari").ipc.open_file(source).read_all()
-    table.validate(full=True)
-    return table
+        for path in episode_files(folder, number):
+            try:
+                table = _with_labels(read_table(path), labels)
+            except EPISODE_DAMAGE:
+                if labels is not None:
+                    raise
+                continue  # one that Minari cannot read either is left as it is
+            _write_episode(path, table)
 
 
 def _write_episode(path: Path, table: Any) -> None:

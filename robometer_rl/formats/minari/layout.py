@@ -14,26 +14,52 @@ Pictures are arrays, or JPEG files in rows of bytes.
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from robometer_rl.data.reading import SourceError
-from robometer_rl.formats.hdf5.reader import DAMAGE, open_hdf5, selection
+from robometer_rl.formats.hdf5.reader import DAMAGE, check_claim, open_hdf5, read_values, selection
+from robometer_rl.video.images import VideoError, decode_image
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["count_pictures", "has_hdf5_storage", "info_shapes", "read_facts", "read_pictures"]
+__all__ = [
+    "StoredPictures",
+    "children",
+    "find",
+    "has_hdf5_storage",
+    "info_arrays",
+    "leaves",
+    "read_facts",
+    "read_pictures",
+    "stored_pictures",
+]
 
 _FILE: Final = "main_data.hdf5"
 _JPEG: Final = b"\xff\xd8"
+_LISTED: Final = 20
+_DEEPEST: Final = 6
+
+
+class StoredPictures(NamedTuple):
+    """How the pictures of an episode are stored.
+
+    Attributes:
+        shape: Of the array, which has one entry per picture.
+        dtype: Of the array.
+        is_encoded: Whether its entries are JPEG files.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    is_encoded: bool
 
 
 def has_hdf5_storage(folder: Path) -> bool:
@@ -48,26 +74,28 @@ def read_facts(folder: Path, episode: int) -> dict[str, Any]:
         SourceError: It is incomplete or damaged.
     """
     with _opened(folder, episode) as group:
-        facts: dict[str, Any] = {name: group[name][()] for name in ("rewards", "terminations", "truncations")}
+        facts: dict[str, Any] = {name: read_values(group[name]) for name in ("rewards", "terminations", "truncations")}
         infos = group.get("infos")
         return facts | {"infos": None if infos is None else _values(infos)}
 
 
-def info_shapes(folder: Path, episode: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays in the infos of an episode, by name.
+def info_arrays(folder: Path, episode: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array in the infos of an episode, by its place (``info/KEY``).
 
     Raises:
         SourceError: It is incomplete or damaged.
     """
     with _opened(folder, episode) as group:
-        infos = group.get("infos", {})
-        return {name: infos[name].shape for name in infos if not _is_group(infos[name])}
+        return {place: (item.shape, item.dtype) for place, item in leaves(group.get("infos", {}), "info").items()}
 
 
-def count_pictures(folder: Path, episode: int, key: str) -> int:
-    """Number of pictures of an episode; see `read_pictures`."""
+def stored_pictures(folder: Path, episode: int, key: str) -> StoredPictures:
+    """How the pictures of an episode are stored, without reading them; see `read_pictures`."""
     with _opened(folder, episode) as group:
-        return len(_find(group, key))
+        found = _find(group, key)
+        check_claim(found)
+        is_encoded = len(found.shape) in (1, 2) and len(found) > 0 and _are_files(found[:1])
+        return StoredPictures(found.shape, None if is_encoded else found.dtype, is_encoded)
 
 
 def read_pictures(folder: Path, episode: int, key: str, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -76,7 +104,7 @@ def read_pictures(folder: Path, episode: int, key: str, rows: NDArray[np.int64])
     Args:
         folder: The folder with the file.
         episode: Number of the episode.
-        key: Where they are, as in ``obs``, ``obs/KEY`` or ``info/KEY``.
+        key: Where they are, as in ``obs``, ``obs/KEY``, ``obs/KEY/KEY`` or ``info/KEY``; see `find`.
         rows: (N,) numbers of at least one picture, which increase.
 
     Raises:
@@ -87,32 +115,80 @@ def read_pictures(folder: Path, episode: int, key: str, rows: NDArray[np.int64])
     if not _are_files(stored):
         return stored
     try:
-        return np.stack([np.asarray(Image.open(io.BytesIO(bytes(row)))) for row in stored])
-    except OSError as error:
-        raise SourceError(f"episode {episode} of {folder}: a picture of {key!r} is damaged: {error}") from error
+        return np.stack([decode_image(bytes(row), f"a picture of {key!r}") for row in stored])
+    except VideoError as error:
+        raise SourceError(f"episode {episode} of {folder}: {error}") from error
 
 
 @contextmanager
 def _opened(folder: Path, episode: int) -> Iterator[Any]:
     try:
         with open_hdf5(folder / _FILE) as file:
-            yield file[f"episode_{episode}"]
+            group = file[f"episode_{episode}"]
+            if not _is_group(group):
+                raise SourceError(f"episode {episode} of {folder} is no group of arrays")
+            yield group
     except DAMAGE as error:
         raise SourceError(f"episode {episode} of {folder} is incomplete or damaged: {error}") from error
 
 
 def _find(group: h5py.Group, key: str) -> Any:
-    kind, _, name = key.partition("/")
-    words = "observations" if kind == "obs" else "infos"
-    found: Any = group[words] if kind == "obs" else group.get(words, {})
-    keys = sorted(found) if isinstance(found, Mapping) else []
-    if name:
-        if name not in keys:
-            raise SourceError(f"there is no {key!r}; {words} have the keys {keys}")
-        found = found[name]
-    if _is_group(found):
-        raise SourceError(f"{key!r} has the keys {sorted(found)}; choose one, as in '{key}/KEY'")
+    return find({"obs": group["observations"], "info": group.get("infos", {})}, key)
+
+
+def children(content: Any) -> dict[str, Any] | None:
+    """What a dictionary or a tuple holds, by name or by number from 0; None of anything else.
+
+    Minari's HDF5 storage calls the entries of a tuple ``_index_0``, ``_index_1``, ...; here they are ``0``, ``1``, ...
+    """
+    if isinstance(content, tuple):
+        return {str(number): entry for number, entry in enumerate(content)}
+    if not _is_group(content):
+        return None
+    names = list(content)
+    is_tuple = bool(names) and all(re.fullmatch(r"_index_\d+", name) for name in names)
+    return {name.removeprefix("_index_") if is_tuple else name: content[name] for name in names}
+
+
+def leaves(content: Any, place: str, depth: int = _DEEPEST) -> dict[str, Any]:
+    """All that is no dictionary or tuple in ``content``, by its place below ``place``.
+
+    Groups in a file may lead in a circle, so there is an end to it.
+    """
+    below = children(content)
+    if below is None:
+        return {place: content}
+    inner = below.items() if depth else ()
+    return {name: leaf for key, entry in inner for name, leaf in leaves(entry, f"{place}/{key}", depth - 1).items()}
+
+
+def find(content: Mapping[str, Any], key: str) -> Any:
+    """What is at a place of an episode, as in ``obs/pixels/top``, ``obs/0`` (of a tuple) or ``info/frame``.
+
+    Args:
+        content: ``obs`` and ``info`` of an episode.
+        key: Names from there on, with slashes between them.
+
+    Raises:
+        SourceError: There is no such place, or more places below it; the message lists those there are.
+    """
+    kind, *names = key.split("/")
+    found: Any = content[kind]
+    for name in names:
+        below = children(found) or {}
+        if name not in below:
+            raise SourceError(f"there is no {key!r}; expected one of {_places(content)}")
+        found = below[name]
+    below = children(found)
+    if below is not None:
+        raise SourceError(f"{key!r} has the keys {sorted(below)}; choose one of {_places({key: found})}")
     return found
+
+
+def _places(content: Mapping[str, Any]) -> str:
+    places = [place for kind, entry in content.items() for place in leaves(entry, kind)]
+    more = f" and {len(places) - _LISTED} more" if len(places) > _LISTED else ""
+    return ", ".join(places[:_LISTED]) + more or "none: there is nothing"
 
 
 def _is_group(item: Any) -> bool:
@@ -120,11 +196,11 @@ def _is_group(item: Any) -> bool:
     return isinstance(item, Mapping)
 
 
-def _values(infos: Mapping[str, Any]) -> dict[str, Any]:
+def _values(infos: Mapping[str, Any], depth: int = _DEEPEST) -> dict[str, Any]:
     """Nested infos without pictures."""
     return {
-        name: _values(item) if _is_group(item) else item[()]
-        for name, item in infos.items()
+        name: _values(item, depth - 1) if _is_group(item) else read_values(item)
+        for name, item in (infos.items() if depth else ())
         if _is_group(item) or len(item.shape) < 3
     }
 

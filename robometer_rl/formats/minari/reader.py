@@ -22,12 +22,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import Reading, SourceError, attempt
+from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.minari.layout import count_pictures, has_hdf5_storage, read_facts, read_pictures
+from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.minari.arrow import arrow_infos, check_episode
+from robometer_rl.formats.minari.layout import (
+    StoredPictures,
+    find,
+    has_hdf5_storage,
+    read_facts,
+    read_pictures,
+    stored_pictures,
+)
 from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.outcomes import quality_of
-from robometer_rl.frames import as_frames
+from robometer_rl.formats.outcomes import outcome_of
 from robometer_rl.true_success import find_success, read_steps
 from robometer_rl.video.lazy import LazyFrames, Orientation
 
@@ -38,6 +46,7 @@ __all__ = [
     "MinariConfig",
     "MinariFrames",
     "episode_facts",
+    "episode_metadata",
     "episode_success",
     "minari_instruction",
     "open_minari",
@@ -46,6 +55,9 @@ __all__ = [
 ]
 
 _LARGEST_SEED = 2**63 - 1
+# Minari asserts, or takes for granted, what its files hold.
+_MINARI_ERRORS = (AssertionError, AttributeError, StopIteration)
+_UNKNOWN = "its infos do not say whether it succeeded; say it with the option 'quality'"
 
 
 @dataclass(frozen=True)
@@ -54,13 +66,13 @@ class MinariConfig:
 
     Attributes:
         path: Directory of the data set, as in ~/.minari/datasets/D4RL/door/human-v2.
-        frames: Where the pictures are: obs (the observation is one), obs/KEY or info/KEY, as for the
-            wrappers.
+        frames: Where the pictures are: obs (the observation is one), obs/KEY or info/KEY, as for the wrappers; at
+            any depth, as in obs/pixels/top, and by number in a tuple, as in obs/0.
         task: The instruction of every episode; by default what the metadata of the episode, or of the data set, hold
             as task.
-        orientation: as_stored for pictures that are upright; flip reverses their rows; rotate turns them by
-            180 degrees.
-        quality: Outcome of episodes whose infos hold neither success nor is_success.
+        orientation: as_stored for pictures that are upright, which is taken for granted; flip reverses their rows;
+            rotate turns them by 180 degrees.
+        quality: Outcome of every episode; by default what success or is_success in its infos say.
         skill: Who acted; expert if it heads for the goal all the time.
         data_source: Tag of the data set; its Minari id by default.
     """
@@ -68,15 +80,15 @@ class MinariConfig:
     path: Path
     frames: str = "obs"
     task: str | None = None
-    orientation: Orientation = "as_stored"
+    orientation: Orientation | None = None
     quality: QualityLabel | None = None
     skill: str | None = None
     data_source: str | None = None
 
     def __post_init__(self) -> None:
-        kind, slash, key = self.frames.partition("/")
-        if kind not in ("obs", "info") or (slash and not key) or (kind == "info" and not key):
-            raise ValueError(f"got frames={self.frames!r}; expected 'obs', 'obs/KEY' or 'info/KEY'")
+        kind, *names = self.frames.split("/")
+        if kind not in ("obs", "info") or not all(names) or (kind == "info" and not names):
+            raise ValueError(f"got frames={self.frames!r}; expected 'obs', 'obs/KEY' or 'info/KEY', at any depth")
 
 
 class MinariFrames(LazyFrames):
@@ -103,10 +115,11 @@ class MinariFrames(LazyFrames):
         self.episode = episode
         self.key = key
         self._is_hdf5 = has_hdf5_storage(path)
-        length = count_pictures(path, episode, key) if self._is_hdf5 else len(self._pictures())
-        if not length:
+        stored = stored_pictures(path, episode, key) if self._is_hdf5 else self._in_memory()
+        if not stored.shape or not stored.shape[0]:
             raise SourceError(f"{key!r} has no pictures in this episode")
-        super().__init__((length, *as_frames(self._read(np.zeros(1, np.int64))).shape[1:]), orientation)
+        image_shape = self._read(np.zeros(1, np.int64)).shape[1:] if stored.is_encoded else stored.shape[1:]
+        super().__init__((stored.shape[0], *image_shape), orientation, stored.dtype)
 
     def __str__(self) -> str:
         return f"{self.path}, episode {self.episode}, {self.key}"
@@ -116,8 +129,13 @@ class MinariFrames(LazyFrames):
             return read_pictures(self.path, self.episode, self.key, rows)
         return np.asarray(self._pictures())[rows]
 
+    def _in_memory(self) -> StoredPictures:
+        pictures = np.asarray(self._pictures())
+        return StoredPictures(pictures.shape, pictures.dtype, is_encoded=False)
+
     def _pictures(self) -> Any:
-        return _pictures(stored_episode(self.path, self.episode), self.key)
+        content = stored_episode(self.path, self.episode)
+        return find({"obs": content["observations"], "info": content["infos"] or {}}, self.key)
 
 
 def read_minari(config: MinariConfig) -> Reading:
@@ -128,8 +146,11 @@ def read_minari(config: MinariConfig) -> Reading:
         ImportError: Minari is not installed.
     """
     dataset = open_minari(config.path)
+    orientation: Orientation = Assumptions(config.path).orientation(config.orientation)
     return (
-        attempt(f"{config.path}, episode {episode}", lambda episode=episode: _read(dataset, episode, config))
+        attempt(
+            f"{config.path}, episode {episode}", lambda episode=episode: _read(dataset, episode, config, orientation)
+        )
         for episode in dataset.episode_indices.tolist()
     )
 
@@ -173,40 +194,30 @@ def stored_episode(path: Path, episode: int) -> Mapping[str, Any]:
         SourceError: It is incomplete or damaged.
     """
     try:
-        return next(iter(open_minari(path).storage.get_episodes([episode])))
-    except (KeyError, StopIteration, OSError) as error:
+        storage = open_minari(path).storage
+        infos = None if has_hdf5_storage(path) else arrow_infos(check_episode(path, episode))
+        content = next(iter(storage.get_episodes([episode])))
+    except (*EPISODE_DAMAGE, *_MINARI_ERRORS) as error:
         raise SourceError(f"episode {episode} of {path} is incomplete or damaged: {error}") from error
+    return content if infos is None else {**content, "infos": infos}
 
 
-def _pictures(episode: Mapping[str, Any], key: str) -> Any:
-    kind, _, name = key.partition("/")
-    found = episode["observations"] if kind == "obs" else episode["infos"] or {}
-    if not name:
-        if isinstance(found, Mapping):
-            raise SourceError(f"observations have the keys {sorted(found)}; choose one, as in 'obs/KEY'")
-        return found
-    if not isinstance(found, Mapping) or name not in found:
-        keys = sorted(found) if isinstance(found, Mapping) else []
-        raise SourceError(f"there is no {key!r}; {'observations' if kind == 'obs' else 'infos'} have the keys {keys}")
-    return found[name]
-
-
-def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> Trajectory:
+def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig, orientation: Orientation) -> Trajectory:
     folder = Path(dataset.storage.data_path)
-    frames = MinariFrames(folder, episode, config.frames, config.orientation)
+    frames = MinariFrames(folder, episode, config.frames, orientation)
     content = episode_facts(folder, episode)
-    metadata = dict(next(iter(dataset.storage.get_episode_metadata([episode]))))
+    metadata = episode_metadata(dataset, episode)
     steps = _steps(content, len(frames))
-    success = episode_success(content, steps)
+    outcome = outcome_of(episode_success(content, steps), config.quality, _UNKNOWN)
     seed = metadata.get("seed")
     source = dataset.env_spec
     return Trajectory(
         id=episode_id(config.data_source or dataset.id, f"episode_{episode}", config.frames),
         task=minari_instruction(dataset, metadata, config.task),
         frames=frames,
-        quality_label=_quality(success, config.quality),
+        quality_label=outcome.quality,
         data_source=config.data_source or dataset.id,
-        success=success,
+        success=outcome.success,
         steps=steps,
         skill=config.skill,
         # Minari draws seeds of 64 bits, which not every reader of a store can hold.
@@ -214,6 +225,18 @@ def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig) -> 
         source=f"{dataset.id}#episode_{episode}",
         metadata={"frames": config.frames, "frame_interval": 1} | ({} if source is None else {"env_id": source.id}),
     )
+
+
+def episode_metadata(dataset: minari.MinariDataset, episode: int) -> dict[str, Any]:
+    """What Minari notes of an episode beside its arrays.
+
+    Raises:
+        SourceError: It is incomplete or damaged.
+    """
+    try:
+        return dict(next(iter(dataset.storage.get_episode_metadata([episode]))))
+    except (*EPISODE_DAMAGE, *_MINARI_ERRORS) as error:
+        raise SourceError(f"the metadata of episode {episode} are incomplete or damaged: {error!r}") from error
 
 
 def minari_instruction(dataset: minari.MinariDataset, episode_metadata: Mapping[str, Any], task: str | None) -> str:
@@ -250,11 +273,3 @@ def episode_success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDA
     if len(done) not in (num_steps, num_steps + 1):
         raise SourceError(f"infos hold {len(done)} values of {key!r} for {num_steps} steps")
     return (done if len(done) > num_steps else np.append(False, done))[steps]
-
-
-def _quality(success: NDArray[np.bool_] | None, quality: QualityLabel | None) -> QualityLabel:
-    if success is not None:
-        return quality_of(success)
-    if quality is None:
-        raise SourceError("its infos do not say whether it succeeded; say it with the option 'quality'")
-    return quality

@@ -20,13 +20,14 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.video_frames import VideoFrames
-from robometer_rl.files import check_destination, new_directory
+from robometer_rl.files import check_destination, inside, new_directory
+from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     Episode,
@@ -38,12 +39,13 @@ from robometer_rl.formats.dataset import (
     WriteMode,
 )
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
-from robometer_rl.formats.jsonl import Field, Line, check_record, is_text, read_lines
+from robometer_rl.formats.jsonl import Field, Line, check_record, read_lines
 from robometer_rl.formats.metadata import read_metadata, write_metadata
 from robometer_rl.formats.naming import fingerprint as text_fingerprint
-from robometer_rl.formats.videos.reader import FILE_NAME
+from robometer_rl.formats.videos.reader import FIELDS, FILE_NAME
 from robometer_rl.frames import FrameError
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
+from robometer_rl.video.lazy import Orientation
 
 __all__ = ["LABELS", "VideoDataset", "is_format", "open_dataset"]
 
@@ -97,6 +99,7 @@ class VideoDataset(RelabelDataset):
         """See `open_dataset`."""
         self.options = options
         self.cameras = choose_cameras(options.path, (_CAMERA,), options.cameras)
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
         path = options.path / FILE_NAME if options.path.is_dir() else options.path
         self.skipped: tuple[Unreadable, ...] = ()
         if path.is_file():
@@ -110,7 +113,7 @@ class VideoDataset(RelabelDataset):
     def episode(self, key: str) -> Episode:
         """See `RelabelDataset.episode`."""
         listed = self._listed[key]
-        frames = VideoFrames(listed.path, self.options.orientation or "as_stored")
+        frames = VideoFrames(listed.path, self._orientation)
         return Episode(
             key=key,
             tasks=listed.tasks,
@@ -180,21 +183,13 @@ class VideoDataset(RelabelDataset):
         video = PurePosixPath(values["video"]).as_posix()
         own = (values["task"], *(text for text in values.get("instructions", ()) if text != values["task"]))
         success = None if "quality" not in values else values["quality"] == "successful"
-        return video, _Listed(folder / video, self.options.tasks or own, success)
+        return video, _Listed(inside(folder, video), self.options.tasks or own, success)
 
 
+# As for import, but that nothing is refused for lack of an outcome.
 _FIELDS: Final[Mapping[str, Field]] = {
-    "video": Field(
-        lambda value: is_text(value) and not PurePosixPath(value).is_absolute(),
-        "the path of a recording, relative to the JSONL file",
-        required=True,
-    ),
-    "task": Field(is_text, "a non-empty instruction such as 'open the drawer'", required=True),
-    "instructions": Field(
-        lambda value: isinstance(value, list) and all(is_text(text) for text in value),
-        "a list of non-empty instructions",
-    ),
-    "quality": Field(is_text, "successful, suboptimal or failure"),
+    name: replace(FIELDS[name], required=name in ("video", "task"))
+    for name in ("video", "task", "instructions", "quality")
 }
 
 

@@ -39,10 +39,12 @@ from robometer_rl.data.reading import Reading, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import inside
+from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.jsonl import Field, Line, RecordError, check_record, is_text, read_lines
 from robometer_rl.formats.naming import episode_id, fingerprint
+from robometer_rl.video.lazy import Orientation
 
-__all__ = ["FILE_NAME", "VideosConfig", "read_videos"]
+__all__ = ["FIELDS", "FILE_NAME", "VideosConfig", "read_videos"]
 
 FILE_NAME: Final = "videos.jsonl"
 
@@ -53,10 +55,13 @@ class VideosConfig:
 
     Attributes:
         path: The JSONL file, or a folder with a videos.jsonl in it.
+        orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
+            "rotate" turns them by 180 degrees.
         data_source: Tag of the data set, as training and evaluation name it.
     """
 
     path: Path
+    orientation: Orientation | None = None
     data_source: str = "videos"
 
 
@@ -64,7 +69,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-_FIELDS: Final[Mapping[str, Field]] = {
+FIELDS: Final[Mapping[str, Field]] = {
     "video": Field(
         lambda value: is_text(value) and not PurePosixPath(value).is_absolute(),
         "the path of a recording, relative to the JSONL file",
@@ -88,6 +93,7 @@ _FIELDS: Final[Mapping[str, Field]] = {
     "split": Field(is_text, "a non-empty name"),
     "metadata": Field(lambda value: isinstance(value, dict), "a JSON object"),
 }
+"""Of a line of `FILE_NAME`."""
 
 
 def read_videos(config: VideosConfig) -> Reading:
@@ -101,13 +107,16 @@ def read_videos(config: VideosConfig) -> Reading:
     """
     path = config.path / FILE_NAME if config.path.is_dir() else config.path
     lines = read_lines(path)
-    return (attempt(line.name, lambda line=line: _read_line(line, path.parent, config.data_source)) for line in lines)
+    shown: Orientation = Assumptions(config.path).orientation(config.orientation)
+    return (
+        attempt(line.name, lambda line=line: _read_line(line, path.parent, config.data_source, shown)) for line in lines
+    )
 
 
-def _read_line(line: Line, folder: Path, data_source: str) -> Trajectory:
-    values = check_record(line.record(), _FIELDS)
+def _read_line(line: Line, folder: Path, data_source: str, orientation: Orientation) -> Trajectory:
+    values = check_record(line.record(), FIELDS)
     video, task = PurePosixPath(values["video"]).as_posix(), values["task"]
-    frames = VideoFrames(inside(folder, video))
+    frames = VideoFrames(inside(folder, video), orientation)
     rate = {} if frames.fps is None else {"fps": frames.fps}
     return Trajectory(
         id=episode_id(data_source, video, fingerprint(task)),

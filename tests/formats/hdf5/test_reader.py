@@ -17,7 +17,8 @@ from robometer_rl.data.labels import group_key
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.hdf5.libero import LiberoHDF5Config, instruction_from_name, read_libero_hdf5
+from robometer_rl.formats.hdf5.libero import LiberoHDF5Config, read_libero_hdf5
+from robometer_rl.formats.hdf5.origin import instruction_from_name
 from robometer_rl.formats.hdf5.reader import HDF5Frames, Images
 from robometer_rl.formats.hdf5.robomimic import RobomimicHDF5Config, read_robomimic_hdf5
 from robometer_rl.frames import Clip
@@ -99,10 +100,9 @@ def test_files_that_say_they_are_upright_are_not_turned_over(changeable: Path) -
     path = changeable / LIBERO.name
     with h5py.File(path, "a") as file:
         file["data"].attrs["macros_image_convention"] = "opencv"
-    for reading in read_libero_hdf5(LiberoHDF5Config(path)):
-        assert isinstance(reading, Unreadable)
-        assert "as_stored" in reading.reason
-    assert len(libero(path, orientation="as_stored")) == 2
+    pictures = stored(path, "data/demo_0/obs/agentview_rgb")
+    np.testing.assert_array_equal(libero(path)[0].frames[:], pictures)
+    np.testing.assert_array_equal(libero(path, orientation="flip")[0].frames[:], pictures[:, ::-1])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import pytest
 
 from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.minari.labels import open_dataset
@@ -34,3 +35,21 @@ def test_an_episode_that_is_a_link_to_another_file_is_copied_and_not_changed_the
         assert isinstance(file.get("episode_1", getlink=True), h5py.HardLink)
         assert len(episode["infos/robometer_progress"]) == len(episode["rewards"]) + 1
     assert (tmp_path / "reach-v1" / "data" / "session.hdf5").read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+def test_a_damaged_episode_is_skipped_and_copied_as_it_is(tmp_path, data_format):
+    path = tmp_path / "reach-v0"
+    make_minari(path, 3, data_format)
+    data = path / "data"
+    if data_format == "hdf5":
+        with h5py.File(data / "main_data.hdf5", "r+") as file:
+            del file["episode_0/observations"], file["episode_0/rewards"]
+    else:
+        damaged = next((data / "0").glob("*.[ap]*"))
+        damaged.write_bytes(damaged.read_bytes()[:-300])
+    labels = label(path, tmp_path / "reach-v1")
+    assert [entry.name for entry in labels.skipped] == ["episode_0"]
+    assert list(labels.episodes) == ["episode_1", "episode_2"]
+    if data_format != "hdf5":
+        assert (tmp_path / "reach-v1/data" / damaged.relative_to(data)).read_bytes() == damaged.read_bytes()

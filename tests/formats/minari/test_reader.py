@@ -17,6 +17,8 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.minari.labels import open_dataset
 from robometer_rl.formats.minari.reader import MinariConfig, MinariFrames, read_minari
 
 SIZE = 32
@@ -229,7 +231,82 @@ def test_frames_in_hdf5_are_read_a_few_at_a_time(root: Path, encoded: bool) -> N
     assert trajectory.frames[5:5].shape == (0, SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("frames", ["render", "obs/", "info", "info/", ""])
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_pictures_are_found_at_any_depth(root: Path, data_format: str, encoded: bool) -> None:
+    """As gym-aloha and gym-xarm return them, in tuples, and in infos."""
+    depth = spaces.Box(0, 65535, (SIZE, SIZE), np.uint16)
+    space = spaces.Dict(
+        pixels=spaces.Dict(top=IMAGE, depth=depth), views=spaces.Tuple((ACTION, spaces.Dict(wrist=IMAGE))), arm=ACTION
+    )
+    arms = [np.zeros(2, np.float32)] * 6
+    observations = {
+        "pixels": {"top": pictures(0), "depth": [np.zeros((SIZE, SIZE), np.uint16)] * 6},
+        "views": (arms, {"wrist": pictures(1)}),
+        "arm": arms,
+    }
+    infos = {"render": {"side": np.stack(pictures(2))}} | success(*[True] * 6)
+    buffer = episode(0, observations, infos)
+    path = create("reach/nested-v0", space, [buffer], data_format=data_format, jpeg_encoding=encoded)
+    places = {"obs/pixels/top": 0, "obs/views/1/wrist": 1, "info/render/side": 2}
+    for place, number in places.items():
+        (trajectory,) = read(path, frames=place)
+        assert isinstance(trajectory, Trajectory), trajectory
+        difference = np.abs(trajectory.frames[:].astype(int) - np.stack(pictures(number)))
+        assert difference.mean() < (3 if encoded else 1e-9)
+        assert trajectory.frames.shape == (6, SIZE, SIZE, 3)
+    dataset = open_dataset(DatasetOptions(path, tuple(places), ("reach",)))
+    assert dataset.cameras == tuple(places)
+    shown = dataset.episode("episode_0").cameras["info/render/side"]
+    np.testing.assert_array_equal(shown[0:6], pictures(2))
+    for place in ("obs/pixels/left", "obs/pixels", "obs", "info/render"):
+        (wrong,) = read(path, frames=place)
+        assert isinstance(wrong, Unreadable)
+        assert "obs/pixels/top" in wrong.reason or "info/render/side" in wrong.reason
+    with pytest.raises(SourceError, match="expected one of obs/pixels/top, obs/views/1/wrist"):
+        open_dataset(DatasetOptions(path, ("obs/pixels/left",), ("reach",)))
+    with pytest.raises(SourceError, match="'obs/pixels/depth' cannot be shown"):
+        open_dataset(DatasetOptions(path, ("obs/pixels/depth",), ("reach",)))
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [((SIZE, SIZE), np.uint8, "grey"), ((SIZE, SIZE, 12), np.uint8, "on top"), ((SIZE, SIZE, 3), np.uint16, "depth")],
+)
+def test_what_is_no_rgb_is_refused(root: Path, data_format: str, shape: Any, dtype: Any, message: str) -> None:
+    space = spaces.Box(0, 255, shape, dtype)
+    path = create("reach/grey-v0", space, [episode(0, [np.zeros(shape, dtype)] * 6, None)], data_format=data_format)
+    (reading,) = read(path, quality="failure")
+    assert isinstance(reading, Unreadable)
+    assert message in reading.reason
+    with pytest.raises(SourceError, match=message):
+        open_dataset(DatasetOptions(path, (), ("reach",)))
+
+
+def test_a_stated_quality_wins(root: Path) -> None:
+    path = create("reach/told-v0", IMAGE, [episode(0, pictures(0), success(*[False] * 6))])
+    (told,) = read(path, quality="successful")
+    assert (told.quality_label, told.success) == ("successful", None)
+    (same,) = read(path, quality="failure")
+    assert (same.quality_label, same.success.any()) == ("failure", False)
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_a_damaged_episode_in_arrow_is_listed_and_the_others_are_read(root: Path, data_format: str) -> None:
+    buffers = [episode(number, pictures(number), success(*[True] * 6)) for number in range(4)]
+    path = create("reach/damaged-v0", IMAGE, buffers, data_format=data_format)
+    files = [next((path / "data" / str(number)).glob("*.[ap]*")) for number in range(4)]
+    files[0].write_bytes(files[0].read_bytes()[:-500])
+    files[1].unlink()
+    (path / "data/3/metadata.json").write_text("{")
+    readings = read(path)
+    assert [isinstance(each, Unreadable) for each in readings] == [True, True, False, True]
+    for number in (0, 1, 3):
+        assert f"episode {number} of" in readings[number].reason or f"episode {number} are" in readings[number].reason
+
+
+@pytest.mark.parametrize("frames", ["render", "obs//top", "info/a//b", "obs/", "info", "info/", ""])
 def test_an_unknown_place_of_frames_is_refused(frames: str) -> None:
     with pytest.raises(ValueError, match="'obs/KEY'"):
         MinariConfig(Path("any"), frames=frames)

@@ -119,3 +119,22 @@ def test_another_list_is_another_dataset(folder):
     assert open_dataset(DatasetOptions(folder)).fingerprint() == before
     (folder / "videos.jsonl").write_text(json.dumps({"video": "take_0.mp4", "task": "shut"}))
     assert open_dataset(DatasetOptions(folder)).fingerprint() != before
+
+
+def test_names_that_lead_out_of_the_folder_are_skipped(folder):
+    (folder.parent / "secret.mp4").write_bytes((folder / "take_0.mp4").read_bytes())
+    (folder / "link.mp4").symlink_to(folder.parent / "secret.mp4")
+    names = ("../secret.mp4", "x/../../secret.mp4", str(folder.parent / "secret.mp4"), "link.mp4", "take_0.mp4")
+    lines = [{"video": name, "task": "open"} for name in names]
+    (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = open_dataset(DatasetOptions(folder))
+    assert dataset.keys == ("take_0.mp4",)
+    assert len(dataset.skipped) == 4
+
+
+def test_outcomes_that_import_would_refuse_are_refused(folder):
+    lines = [{"video": "take_0.mp4", "task": "open", "quality": "sucessful"}, {"video": "take_1.mp4", "task": "open"}]
+    (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = open_dataset(DatasetOptions(folder))
+    assert dataset.keys == ("take_1.mp4",)
+    assert "expected one of successful, suboptimal, failure" in dataset.skipped[0].reason

@@ -242,3 +242,13 @@ def test_a_line_names_recordings_of_its_folder(tmp_path: Path, video: str) -> No
     assert isinstance(refused, Unreadable)
     assert "secret.mp4" in refused.reason
     assert isinstance(own, Trajectory)
+
+
+def test_a_stated_orientation_wins_and_an_assumed_one_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_lines(folder, record())
+    with caplog.at_level("INFO", "robometer_rl"):
+        (stored,) = read_videos(VideosConfig(path))
+        assert ["--orientation says otherwise" in message for message in caplog.messages] == [True]
+        (flipped,) = read_videos(VideosConfig(path, orientation="flip"))
+        assert len(caplog.messages) == 1
+    np.testing.assert_array_equal(flipped.frames[:], stored.frames[:][:, ::-1])

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robometer_rl.data.reading import SourceError
+from robometer_rl.formats.cameras import cameras_among, choose_camera
+
+ARRAYS = {
+    "front": ((9, 64, 64, 3), np.dtype("uint8")),
+    "first": ((9, 3, 64, 64), np.dtype("float32")),
+    "depth": ((9, 64, 64, 3), np.dtype("uint16")),
+    "grey": ((9, 64, 64), np.dtype("uint8")),
+    "stack": ((9, 64, 64, 12), np.dtype("uint8")),
+    "pose": ((9, 4, 4), np.dtype("float64")),
+    "joints": ((9, 7), np.dtype("float64")),
+    "words": ((9, 64, 64), np.dtype(object)),
+}
+
+
+def test_pictures_are_told_from_other_arrays_by_shape_and_type():
+    found = cameras_among(ARRAYS)
+    assert found.names == ("front", "first")
+    assert list(found.refused) == ["depth", "grey", "stack"]
+    assert "16-bit" in found.refused["depth"]
+    assert "grey frames" in found.refused["grey"]
+    assert "on top of each other" in found.refused["stack"]
+
+
+def test_a_camera_that_cannot_be_shown_is_refused_with_the_reason():
+    found = cameras_among(ARRAYS)
+    assert choose_camera("it", found.names, "first", found.refused) == "first"
+    with pytest.raises(SourceError, match=r"'depth' cannot be shown: .*16-bit"):
+        choose_camera("it", found.names, "depth", found.refused)
+    with pytest.raises(SourceError, match="no camera is called 'top'; expected one of front, first"):
+        choose_camera("it", found.names, "top", found.refused)
+    with pytest.raises(SourceError, match=r"no pictures in colour .*depth cannot be shown"):
+        choose_camera("it", (), None, found.refused)
