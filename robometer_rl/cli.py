@@ -6,16 +6,18 @@ recording needs no torch.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Annotated, Any, Final
+from traceback import walk_tb
+from typing import Annotated, Any, Final, TextIO
 
 import tyro
 
@@ -159,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal has ended: 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
-        SystemExit: After ``--help``, for options that do not exist or do not fit, and where nobody reads the output.
+        SystemExit: After ``--help``, for options that do not exist or are of another type, and where nobody reads the
+            output.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     split = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words)) + 1
@@ -206,9 +209,20 @@ def _run(first: list[str], rest: list[str], name: str) -> int:
 
 @contextmanager
 def _parsing(name: str) -> Iterator[None]:
-    """Ends the program where options cannot be read from a file, or help on them cannot be printed."""
+    """Ends the program where options cannot be read from a file, or help on them cannot be printed.
+
+    Raises:
+        ValueError: What an options' own dataclass says of a value, for which tyro has drawn a box of several lines.
+    """
+    held = _Held(sys.stderr)
+    wrong = None
     try:
-        yield
+        with redirect_stderr(held):
+            yield
+    except SystemExit as stop:
+        wrong = _wrong_value(stop)
+        if wrong is None:
+            raise
     except BrokenPipeError:
         close_output()
         raise SystemExit(NO_READER) from None
@@ -216,6 +230,33 @@ def _parsing(name: str) -> Iterator[None]:
         logger.debug("the error came from here:", exc_info=True)
         show_error(f"{name}: {explain(error)}")
         raise SystemExit(2) from None
+    finally:
+        if wrong is None:
+            sys.stderr.write(held.getvalue())
+    if wrong is not None:
+        raise wrong
+
+
+def _wrong_value(stop: SystemExit) -> ValueError | None:
+    """The error of a dataclass of ours that made tyro stop, if that was it."""
+    error = stop.__context__
+    while error is not None:
+        innermost = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)][-1:]
+        if isinstance(error, ValueError) and innermost and innermost[0].startswith("robometer_rl."):
+            return error
+        error = error.__context__
+    return None
+
+
+class _Held(io.StringIO):
+    """What is written to standard error, until it is known whether it is to be read."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 @contextmanager

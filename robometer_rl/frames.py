@@ -79,15 +79,31 @@ def as_array(value: Any) -> NDArray[Any]:
     """Returns ``value`` as a NumPy array: also a torch tensor, of any device and dtype, with or without a gradient.
 
     Floating types that NumPy does not know, such as bfloat16, become float32. Nothing is copied that need not be.
+
+    Raises:
+        ValueError: A tensor without values (on the device ``meta``) or without a place for each of them (sparse,
+            quantised), or lists that are no rectangle.
     """
     # Whoever has a tensor has imported torch; whoever has none need not.
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, torch.Tensor):
         return np.asarray(value)
+    if value.is_meta or value.is_quantized or value.layout != torch.strided:
+        raise ValueError(
+            f"got a tensor of shape {tuple(value.shape)} and dtype {value.dtype} on the device {value.device}, laid "
+            f"out as {value.layout}, whose values cannot be read; expected a dense tensor with values"
+        )
     tensor = value.detach().cpu()
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
         tensor = tensor.float()
     return tensor.numpy()
+
+
+def _as_pixels(value: Any) -> NDArray[Any]:
+    try:
+        return as_array(value)
+    except ValueError as error:
+        raise FrameError(f"{error}; {_EXPECTED}") from error
 
 
 def _layout(shape: tuple[int, ...]) -> bool:
@@ -153,7 +169,7 @@ def as_frames(frames: Any) -> NDArray[np.uint8]:
             (grey, RGBA, stacked); the message says what to do.
     """
     if isinstance(frames, (list, tuple)):
-        images = [as_array(image) for image in frames]
+        images = [_as_pixels(image) for image in frames]
         if not images:
             raise FrameError(f"got an empty list of frames; {_EXPECTED}")
         shapes = sorted({image.shape for image in images})
@@ -161,7 +177,7 @@ def as_frames(frames: Any) -> NDArray[np.uint8]:
             raise FrameError(f"got frames of different shapes, {shapes}; all frames of a clip have one size")
         array = np.stack(images)
     else:
-        array = as_array(frames)
+        array = _as_pixels(frames)
     channels_first = _layout(array.shape)
     if array.dtype != np.uint8:
         array = _integer_to_uint8(array) if np.issubdtype(array.dtype, np.integer) else _float_to_uint8(array)
@@ -190,9 +206,9 @@ def _float_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def as_frame(frame: Any) -> NDArray[np.uint8]:
     """Returns one image as uint8 RGB of shape (H, W, 3); the rules and errors of `as_frames`."""
-    array = as_array(frame)
+    array = _as_pixels(frame)
     if array.dtype == object:
-        raise FrameError(f"got one frame of shape {array.shape}, {frame!r}; expected (H, W, 3) or (3, H, W)")
+        raise FrameError(f"got one frame of shape {array.shape}, {brief(frame)}; expected (H, W, 3) or (3, H, W)")
     if array.ndim != 3:
         raise FrameError(f"got one frame of shape {array.shape}{_advice(array.shape)}; expected (H, W, 3) or (3, H, W)")
     return as_frames(array[None])[0]

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import scored_steps
+from robometer_rl.ranges import LARGEST_COUNT
 
 __all__ = [
     "DEFAULT_REWARD",
@@ -44,7 +45,8 @@ Mode = Literal["level", "delta", "potential", "success"]
 TerminalPotential = Literal["zero", "keep"]
 Unscored = Literal["hold", "zero"]
 
-_LARGEST_COUNT: Final = 2**31 - 1  # arrays count steps in 64 bits
+_LARGEST_REWARD: Final = float(np.finfo(np.float32).max)  # learners keep rewards in 32 bits
+_ROUNDING: Final = 1e-6
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -54,7 +56,7 @@ DEFAULT_SUCCESS_THRESHOLD: Final = 0.65
 
 
 class NonFiniteRewardError(ValueError):
-    """An environment's own reward is NaN or infinite, and a part of it was to be paid."""
+    """A reward that was to be paid is NaN or infinite, by the environment's own part of it or by the weights."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class RewardSpec:
             number = math.inf
         if not math.isfinite(number):
             raise ValueError(f"{name} must be finite, got {number!r}")
+        if abs(number) > _LARGEST_REWARD:
+            raise ValueError(f"{name} must be at most {_LARGEST_REWARD:g}, the largest reward, got {number!r}")
         object.__setattr__(self, name, number)
         return number
 
@@ -163,8 +167,8 @@ class RewardSpec:
         count = int(value)
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if count > _LARGEST_COUNT:
-            raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {brief(count)}")
+        if count > LARGEST_COUNT:
+            raise ValueError(f"{name} must be at most {LARGEST_COUNT}, got {brief(count)}")
         object.__setattr__(self, name, count)
 
     @property
@@ -301,7 +305,8 @@ def step_reward(
         Rewards of the same shape.
 
     Raises:
-        NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
+        NonFiniteRewardError: A task reward that has a weight is NaN or infinite, or what would be paid is too large for
+            the 32 bits that learners keep rewards in.
     """
     if spec.mode == "level":
         learned = after
@@ -316,8 +321,16 @@ def step_reward(
     if spec.unscored == "zero" and spec.mode in ("level", "success"):
         learned = np.where(scored, learned, 0.0)
     # 0 times NaN is NaN, and environments without a reward of their own report it.
-    task = spec.task_weight * require_finite(spec, task_rewards, unit) if spec.task_weight else 0.0
-    return task + spec.scale * learned + spec.success_bonus * fires
+    task = require_finite(spec, task_rewards, unit) if spec.task_weight else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        rewards = spec.task_weight * task + spec.scale * learned + spec.success_bonus * fires
+    if not (np.abs(rewards) <= _LARGEST_REWARD).all():
+        (wrong,) = np.nonzero(~(np.abs(rewards) <= _LARGEST_REWARD))
+        raise NonFiniteRewardError(
+            f"the reward is {rewards[wrong[0]]:g} ({unit} {', '.join(map(str, wrong))}), and the largest one that "
+            f"learners can keep is {_LARGEST_REWARD:g}: give {spec.summary()} smaller weights"
+        )
+    return rewards
 
 
 def require_finite(spec: RewardSpec, task_rewards: Floats, unit: str = "step") -> Floats:
@@ -456,22 +469,19 @@ def episode_rewards(
         threshold: Success threshold, see `RewardSpec.threshold`.
 
     Raises:
-        ValueError: The number of predictions does not belong to T steps scored every ``spec.every``, or the reward
-            depends on success and there is none.
+        ValueError: The number of predictions does not belong to T steps scored every ``spec.every``, predictions or a
+            threshold are NaN or outside [0, 1], or the reward depends on success and there is none.
         NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
     """
     task = np.asarray(task_rewards, np.float64)
+    if task.ndim != 1:
+        raise ValueError(f"got task_rewards of shape {task.shape}; expected one number per step")
     num_steps = len(task)
     scored = scored_steps(num_steps + 1, spec.every)
     if success is None and spec.needs_success:
         raise ValueError(f"got no success probabilities, which the reward {spec.summary()} needs")
-    values = {"progress": np.asarray(progress, np.float64), "success": np.asarray(success, np.float64)}
-    for name, value in values.items():
-        if value.shape != scored.shape and (name == "progress" or success is not None):
-            raise ValueError(
-                f"got {name} of shape {value.shape}; an episode of {num_steps} steps has {num_steps + 1} frames, of "
-                f"which {len(scored)} are scored with every={spec.every}"
-            )
+    said = _predictions(progress, success, num_steps, scored, spec.every)
+    _require_probabilities("threshold", np.atleast_1d(np.float64(threshold)))
     held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
     success_detected = np.zeros(num_steps, np.bool_)
     if success is not None:
@@ -481,8 +491,8 @@ def episode_rewards(
     ended[-1:] = terminated
     rewards = step_reward(
         spec,
-        before=values["progress"][held][:-1],
-        after=values["progress"][held][1:],
+        before=said["progress"][held][:-1],
+        after=said["progress"][held][1:],
         success_detected=success_detected,
         fires=fires,
         scored=np.isin(np.arange(1, num_steps + 1), scored),
@@ -490,3 +500,27 @@ def episode_rewards(
         task_rewards=task,
     )
     return EpisodeRewards(rewards, success_detected, fires)
+
+
+def _predictions(
+    progress: ArrayLike, success: ArrayLike | None, num_steps: int, scored: NDArray[np.int64], every: int
+) -> dict[str, Floats]:
+    """Arrays by name, of one probability per scored frame."""
+    said = {"progress": np.asarray(progress, np.float64)}
+    if success is not None:
+        said["success"] = np.asarray(success, np.float64)
+    for name, value in said.items():
+        if value.shape != scored.shape:
+            raise ValueError(
+                f"got {name} of shape {value.shape}; an episode of {num_steps} steps has {num_steps + 1} frames, of "
+                f"which {len(scored)} are scored with every={every}"
+            )
+        _require_probabilities(name, value)
+    return said
+
+
+def _require_probabilities(name: str, values: Floats) -> None:
+    inside = (values >= -_ROUNDING) & (values <= 1.0 + _ROUNDING)  # NaN is not
+    if not inside.all():
+        (wrong,) = np.nonzero(~inside)
+        raise ValueError(f"got {name} {values[wrong[0]]:g} at place {wrong[0]}; expected numbers in [0, 1]")

@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from robometer_rl.documents import brief
 from robometer_rl.frames import as_array
 
 __all__ = ["SuccessLatch", "TrueSuccessError", "find_success", "read_steps", "read_success"]
@@ -117,7 +118,10 @@ def _truth(key: str, value: Any) -> bool | None:
         if len(value) != 1:
             raise _unreadable(key, value, f"which are {len(value)} values")
         return _truth(key, value[0])
-    array = as_array(value)
+    try:
+        array = as_array(value)
+    except ValueError as error:
+        raise _unreadable(key, value, f"which cannot be read ({error})") from error
     if array.size != 1:
         raise _unreadable(key, value, f"which are {array.size} values")
     if array is value and array.dtype == object:
@@ -133,8 +137,9 @@ def _truth(key: str, value: Any) -> bool | None:
 
 
 def _unreadable(key: str, value: Any, what: str) -> TrueSuccessError:
+    shown = " ".join(brief(value).split())  # tensors are written in several lines
     return TrueSuccessError(
-        f"info[{key!r}] should say whether the task is done, and is {value!r}, {what}; expected True, False, 0, 1, "
+        f"info[{key!r}] should say whether the task is done, and is {shown}, {what}; expected True, False, 0, 1, "
         "None or NaN (unknown), or a dictionary with the entry 'task'. Give success_key=, the info key of a value that "
         "does, or write one into the info in a wrapper inside"
     )

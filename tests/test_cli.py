@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from robometer_rl import score
 from robometer_rl.cli import main
 from robometer_rl.collecting.simulators import SKILLS
 from robometer_rl.data.store import TrajectoryStore
+from tests.data.episodes import make_episodes_of_two_tasks
 from tests.data.runs import trajectory
 from tests.imports import LIGHT, imports_of
 from tests.library import ROOT
@@ -167,9 +170,7 @@ def test_collect_is_given_its_options(tmp_path: Path, capsys: pytest.CaptureFixt
     counts = [f"--episodes.{skill.replace('_', '-')}=0" for skill in SKILLS]
     assert main(["collect", "--output", str(tmp_path / "store"), "--tasks", "drawer-open", *counts]) == 0
     assert len(TrajectoryStore.open(tmp_path / "store")) == 0
-    with pytest.raises(SystemExit) as stop:
-        main(["collect", "--output", str(tmp_path / "store"), "--tasks", "drawer"])
-    assert stop.value.code == 2
+    assert main(["collect", "--output", str(tmp_path / "store"), "--tasks", "drawer"]) == 2
     assert "drawer-open" in capsys.readouterr().err
 
 
@@ -193,6 +194,29 @@ def test_an_error_of_the_user_is_one_line(
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["train", "lora", "--data", "d", "--output", "o", "--seed", "-1"],
+            "seed must be from 0 to 4294967295, got -1",
+        ),
+        (
+            ["train", "lora", "--data", "d", "--output", "o", "--frozen.learning-rate", "nan"],
+            "learning_rate of StageConfig must be a number in (0, 1e30], got nan",
+        ),
+        (["demo", "--seed", "-1"], "seed must be at least 0, got -1"),
+    ],
+)
+def test_a_value_that_its_option_does_not_take_is_one_line(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"robometer-rl {words[0]}: {said}\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
@@ -270,6 +294,47 @@ def test_output_that_has_no_place_is_an_error_of_one_line(words: list[str]) -> N
     assert ended.returncode == 2
     assert "No space left on device" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = TrajectoryStore(tmp_path_factory.mktemp("quiet") / "store")
+    for episode in make_episodes_of_two_tasks(2):
+        store.append(episode)
+        store.append(replace(episode, id=f"{episode.id}-unseen", split="test"))
+    return store.path
+
+
+TINY_TRAINING = [
+    *("train", "lora", "--start", str(FIXTURE), "--lora.rank", "1", "--frozen.steps", "1", "--frozen.batch-size", "2"),
+    *("--validation-fraction", "0", "--output", "run", "--sampling.max-frames", "4", "--data"),
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "lora", "--help"],
+        ["data", "inspect", "{store}", "--output", "sheet"],
+        ["data", "verify", "{store}"],
+        ["evaluate", str(FIXTURE), "{store}", "--every", "8", "--output", "evaluated.json"],
+        ["calibrate", str(FIXTURE), "{store}", "--every", "8", "--output", "calibrated"],
+        ["relabel", "{clip}", "--model", str(FIXTURE), "--task", "push", "--output", "labelled"],
+        [*TINY_TRAINING, "{store}"],
+    ],
+    ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else None,
+)
+def test_no_command_prints_what_libraries_say(words: list[str], store: Path, clip: Path) -> None:
+    given = [word.format(store=store, clip=clip) for word in words]
+    ended = run_program(
+        given, cwd=clip.parent, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    for foreign in ("Warning", "Traceback", "torchao", "site-packages", "Exception ignored"):
+        assert foreign not in said
+    assert not re.search(r"^[WEI]\d{4} ", said, re.MULTILINE), "lines of other loggers"
 
 
 def test_scoring_prints_nothing_that_is_not_ours(clip: Path, tmp_path: Path) -> None:

@@ -307,3 +307,24 @@ class TestGreyStacks:
         grey = np.repeat(self.SHOWN[0][..., None], 3, -1)
         assert not is_grey_stack(grey, grey)
         assert not is_grey_stack(RGB[0], RGB[0, :3])
+
+
+UNREADABLE = {
+    "meta": lambda: torch.zeros(5, 6, 3, device="meta"),
+    "sparse": lambda: torch.zeros(5, 6, 3).to_sparse(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.zeros(5, 6, 3), 0.1, 0, torch.quint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_tensors_without_readable_values_are_named(kind: str) -> None:
+    frame = UNREADABLE[kind]()
+    for read in (lambda: as_frame(frame), lambda: as_frames([frame]), lambda: Clip([frame], "push").read()):
+        with pytest.raises(FrameError, match=r"got a tensor of shape \(5, 6, 3\) .*; expected a dense tensor"):
+            read()
+
+
+def test_images_that_are_no_rectangles_are_named() -> None:
+    with pytest.raises(FrameError, match="expected RGB frames"):
+        as_frame([[[0, 0, 0]], [[0, 0]]])

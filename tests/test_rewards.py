@@ -325,3 +325,36 @@ class TestTaskRewardsThatAreNotFinite:
                 terminated=np.zeros(3, bool),
                 task_rewards=np.array([0.0, 1.0, np.nan]),
             )
+
+
+class TestPredictionsThatAreNone:
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+    @pytest.mark.parametrize("name", ["progress", "success"])
+    def test_the_place_is_named(self, name: str, value: float) -> None:
+        said = {"progress": [0.0, 0.5, 1.0], "success": [0.0, 0.5, 1.0]}
+        said[name][1] = value
+        with pytest.raises(ValueError, match=rf"got {name} {value:g} at place 1; expected numbers in \[0, 1\]"):
+            episode_rewards(RewardSpec(), **said, task_rewards=[0.0] * 2, terminated=True, threshold=0.5)
+
+    @pytest.mark.parametrize("threshold", [np.nan, 1.5, -1.0])
+    def test_a_threshold_is_a_probability(self, threshold: float) -> None:
+        with pytest.raises(ValueError, match="got threshold"):
+            episode_rewards(RewardSpec(), [0.0] * 3, [0.0] * 3, [0.0] * 2, terminated=True, threshold=threshold)
+
+    def test_task_rewards_are_one_per_step(self) -> None:
+        with pytest.raises(ValueError, match=r"got task_rewards of shape \(2, 1\)"):
+            episode_rewards(RewardSpec(), [0.0] * 3, [0.0] * 3, [[0.0]] * 2, terminated=True, threshold=0.5)
+
+
+class TestRewardsThatAreTooLarge:
+    @pytest.mark.parametrize("name", ["task_weight", "scale", "success_bonus"])
+    def test_weights_beyond_32_bits(self, name: str) -> None:
+        with pytest.raises(ValueError, match=rf"{name} must be at most 3.40282e\+38, the largest reward, got -1e\+39"):
+            RewardSpec(**{name: -1e39})
+
+    def test_what_they_come_to(self) -> None:
+        spec = RewardSpec(task_weight=3e38)
+        with pytest.raises(NonFiniteRewardError, match=r"the reward is 3e\+39 \(step 1\), and the largest one"):
+            episode_rewards(spec, [0.0] * 3, [0.0] * 3, [1.0, 10.0], terminated=True, threshold=0.5)
+        with pytest.raises(NonFiniteRewardError, match=r"the reward is inf \(step 0\)"):
+            episode_rewards(spec, [0.0] * 3, [0.0] * 3, [1e300, 1.0], terminated=True, threshold=0.5)

@@ -45,7 +45,25 @@ def test_what_is_true_false_or_unknown(value: Any, expected: bool | None, key: s
 
 @pytest.mark.parametrize(
     "value",
-    ["True", "", [], [True, False], np.array([1, 1]), np.zeros(0), 0.5, 2, -1, np.inf, {"grasp": True}, {}, object],
+    [
+        *(
+            "True",
+            "",
+            [],
+            [True, False],
+            np.array([1, 1]),
+            np.zeros(0),
+            0.5,
+            2,
+            -1,
+            np.inf,
+            {"grasp": True},
+            {},
+            object,
+        ),
+        *(b"1", np.array("True"), np.array(1 + 0j), {True}, [[True], [True, False]], np.datetime64("nat")),
+        *(torch.tensor([True, False]), torch.zeros(1, device="meta"), torch.zeros(1).to_sparse()),
+    ],
     ids=repr,
 )
 def test_anything_else_is_an_error_that_shows_it(value: Any) -> None:

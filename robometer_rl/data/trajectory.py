@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.frames import Clip, FrameSequence, check_task
+from robometer_rl.documents import brief
+from robometer_rl.frames import Clip, FrameSequence, as_array, check_task
 
 __all__ = ["QualityLabel", "Trajectory", "TrajectoryError", "linear_progress"]
 
@@ -52,8 +54,10 @@ class Trajectory:
     Raises:
         TaskError: ``task`` is not a non-empty string.
         FrameError: The frames are not RGB images.
-        TrajectoryError: Fewer than 2 frames, a per-frame array of another length, progress or a partial success
-            outside [0, 1], an unknown quality label, or an empty id, data source, split or source.
+        TrajectoryError: Fewer than 2 frames; a per-frame array of another length, with values that are not finite, or
+            that are not what its type says (a success of 0.5, a step of 1.5, steps that go back); an unknown quality
+            label; progress or a partial success outside [0, 1]; a seed that is no whole number; or an empty id, data
+            source, split or source.
     """
 
     id: str
@@ -81,6 +85,8 @@ class Trajectory:
             if not isinstance(value, str) or not value.strip():
                 raise TrajectoryError(f"trajectory {self.id!r} has the {name} {value!r}; expected a non-empty string")
         object.__setattr__(self, "frames", Clip(self.frames, self.task).frames)
+        if isinstance(self.instructions, str):
+            raise TrajectoryError(f"{self._called} has the instructions {brief(self.instructions)}; expected a tuple")
         for instruction in self.instructions:
             check_task(instruction)
         if len(self.frames) < 2:
@@ -90,10 +96,7 @@ class Trajectory:
                 f"trajectory {self.id!r} has the quality label {self.quality_label!r}; "
                 f"expected one of {get_args(QualityLabel)}"
             )
-        if self.partial_success is not None and not 0.0 <= self.partial_success <= 1.0:
-            raise TrajectoryError(
-                f"trajectory {self.id!r} has partial success {self.partial_success!r}; expected a value in [0, 1]"
-            )
+        self._set_scalars()
         self._set_per_frame("success", np.bool_, ndim=1)
         self._set_per_frame("progress", np.float32, ndim=1)
         if self.progress is not None and not (self.progress.min() >= 0.0 and self.progress.max() <= 1.0):
@@ -104,18 +107,61 @@ class Trajectory:
         self._set_per_frame("state", np.float32, ndim=2)
         self._set_per_frame("distance", np.float32, ndim=1)
         self._set_per_frame("steps", np.int64, ndim=1)
+        self._require_order()
+
+    @property
+    def _called(self) -> str:
+        return f"trajectory {self.id!r}"
+
+    def _set_scalars(self) -> None:
+        """Checks the numbers of which there is one; they are stored as Python's own, as JSON has them."""
+        if self.partial_success is not None:
+            value = self.partial_success
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+                raise TrajectoryError(f"{self._called} has partial success {brief(value)}; expected a value in [0, 1]")
+            object.__setattr__(self, "partial_success", float(value))
+        if self.seed is not None:
+            if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
+                raise TrajectoryError(f"{self._called} has the seed {brief(self.seed)}; expected a whole number")
+            object.__setattr__(self, "seed", int(self.seed))
+
+    def _require_order(self) -> None:
+        if self.distance is not None and (self.distance < 0).any():
+            raise TrajectoryError(
+                f"{self._called} has a distance of {self.distance.min():g}; expected 0 or more metres"
+            )
+        if self.steps is not None and (self.steps[0] < 0 or (np.diff(self.steps) < 0).any()):
+            raise TrajectoryError(
+                f"{self._called} has steps that are below 0 or go back, {brief(self.steps.tolist())}; expected "
+                "environment steps since the reset, in order"
+            )
 
     def _set_per_frame(self, name: str, dtype: type[np.generic], ndim: int) -> None:
         if getattr(self, name) is None:
             return
-        array = np.asarray(getattr(self, name), dtype=dtype)
-        if array.ndim != ndim or len(array) != len(self.frames):
+        try:
+            given = as_array(getattr(self, name))
+        except ValueError as error:
+            raise TrajectoryError(f"{self._called} has {name} that cannot be read: {error}") from error
+        if given.ndim != ndim or len(given) != len(self.frames):
             raise TrajectoryError(
-                f"trajectory {self.id!r} has {name} of shape {array.shape} for {len(self.frames)} frames; "
+                f"{self._called} has {name} of shape {given.shape} for {len(self.frames)} frames; "
                 f"expected {ndim} dimension(s), one entry per frame"
             )
-        if not np.isfinite(array).all():
-            raise TrajectoryError(f"trajectory {self.id!r} has NaN or infinite values in {name}")
+        if given.dtype.kind not in "biuf":
+            raise TrajectoryError(
+                f"{self._called} has {name} of dtype {given.dtype}; expected {np.dtype(dtype)} of every frame, or None "
+                "instead of the array where some are not known"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = given.astype(dtype, copy=False)
+        if not (np.isfinite(given).all() and np.isfinite(array).all()):
+            raise TrajectoryError(f"{self._called} has NaN or infinite values in {name}")
+        if np.dtype(dtype).kind != "f" and (wrong := np.flatnonzero(array != given)).size:
+            raise TrajectoryError(
+                f"{self._called} has {name} {given[wrong[0]]:g} in frame {wrong[0]}; expected "
+                f"{'True or False (1 or 0)' if dtype is np.bool_ else 'whole numbers'}"
+            )
         object.__setattr__(self, name, array)
 
     def __len__(self) -> int:

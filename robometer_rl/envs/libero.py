@@ -34,6 +34,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from robometer_rl.envs.opengl import free_with, import_mujoco, with_opengl
+
 __all__ = ["SUITES", "LiberoEnv"]
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
@@ -287,7 +289,7 @@ class _Cameras:
     def close(self) -> None:
         """Frees the OpenGL context, if one was ever opened."""
         if self._renderer is not None:
-            self._renderer.close()
+            self._free()
 
     def _draw(self, name: str) -> NDArray[np.uint8]:
         if self._renderer is None:
@@ -303,18 +305,14 @@ class _Cameras:
         return frame
 
     def _open_renderer(self) -> Any:
-        mujoco = import_module("mujoco")
+        mujoco = import_mujoco()
         model = self._sim.model._model
         # MuJoCo draws into a buffer whose size belongs to the model, 640 x 480 by default.
         buffer = model.vis.global_
         buffer.offwidth = max(buffer.offwidth, self.width)
         buffer.offheight = max(buffer.offheight, self.height)
-        try:
-            renderer = mujoco.Renderer(model, self.height, self.width)
-        except mujoco.FatalError as error:
-            raise RuntimeError(
-                "MuJoCo cannot open an OpenGL context: set MUJOCO_GL=egl (or osmesa) before mujoco is first imported"
-            ) from error
+        renderer = with_opengl(lambda: mujoco.Renderer(model, self.height, self.width))
+        self._free = free_with(self, renderer.close)
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._shadows
         self._options = mujoco.MjvOption()
@@ -360,6 +358,7 @@ def _import_libero() -> ModuleType:
         os.environ.setdefault("MUJOCO_GL", "egl")
     # robosuite recommends on every import that its users write a macro file into its folder.
     logging.getLogger("robosuite_logs").addFilter(_without_macro_advice)
+    import_mujoco()
     import_module("libero.libero.envs.env_wrapper")
     return import_module("libero.libero")
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +25,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from robometer_rl.envs.opengl import free_with, import_mujoco, with_opengl
 from robometer_rl.frames import FrameError, as_frame
 
 __all__ = [
@@ -206,8 +206,8 @@ class _Camera:
         from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
 
         self._id = simulator.model.camera(CAMERA).id
-        self._viewer = OffScreenViewer(simulator.model, simulator.data, size, size)
-        self._free = weakref.finalize(self, _free_viewer, self._viewer)  # at exit too, before EGL itself ends
+        self._viewer = with_opengl(lambda: OffScreenViewer(simulator.model, simulator.data, size, size))
+        self._free = free_with(self, _free_viewer, self._viewer)
 
     def picture(self) -> NDArray[np.uint8]:
         self._viewer.make_context_current()
@@ -228,6 +228,7 @@ def _simulator(task: str, size: int) -> Any:
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
+        import_mujoco()
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ImportError as error:
         raise ImportError("Meta-World is not installed: pip install 'robometer-rl[metaworld]'") from error

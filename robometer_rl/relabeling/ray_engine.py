@@ -15,6 +15,7 @@ what the driver saw: a machine with another version of a dataset or a model is a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import socket
@@ -93,8 +94,8 @@ class RayEngine:
         require("ray.data", "ray")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be positive, got {self.workers}")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker:g}")
+        if not 0 <= self.gpus_per_worker < math.inf:
+            raise ValueError(f"gpus_per_worker must not be negative or infinite, got {self.gpus_per_worker:g}")
 
     def __call__(
         self, dataset: RelabelDataset, labeller: Labeller, keys: Sequence[str], pack_tokens: int

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.ranges import require_counts, require_numbers
 from robometer_rl.training.sampling import SamplingConfig
 from robometer_rl.training.shape import NetworkShape
 
@@ -43,6 +44,12 @@ class LossWeights:
     grounding: float = 0.3
     legacy: bool = False
 
+    def __post_init__(self) -> None:
+        names = ("progress", "success", "preference", "grounding")
+        require_numbers(self, "[0, inf)", *names)
+        if not any(getattr(self, name) for name in names):
+            raise ValueError(f"one of the weights {', '.join(names)} of LossWeights must be above 0, got 0 for all")
+
 
 @dataclass(frozen=True)
 class VisionPretraining:
@@ -62,6 +69,11 @@ class VisionPretraining:
     weight_decay: float = 0.05
     warmup: float = 0.05
 
+    def __post_init__(self) -> None:
+        require_counts(self, 0, "steps")
+        require_counts(self, 1, "batch_size")
+        _require_schedule(self)
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -75,7 +87,7 @@ class StageConfig:
         vision_learning_rate: The same for the vision tower; None freezes it, and its features are cached.
         weight_decay: On matrices only.
         warmup: Part of the steps in which the learning rate rises.
-        max_grad_norm: Gradients are clipped to this norm.
+        max_grad_norm: Gradients are clipped to this norm; 0 leaves them as they are.
         bucket_batches: Samples of so many consecutive batches are exchanged between these, so that each has samples of
             like length and little padding; 1 leaves them as they are drawn. The samples of a stage are the same.
         gradient_checkpointing: Compute layers again in the backward pass instead of keeping what they computed.
@@ -93,11 +105,18 @@ class StageConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "bucket_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a stage must be at least 1, got {getattr(self, name)}")
-        if self.steps < 0:
-            raise ValueError(f"steps of a stage must be at least 0, got {self.steps}")
+        require_counts(self, 0, "steps")
+        require_counts(self, 1, "batch_size", "accumulate", "bucket_batches")
+        _require_schedule(self)
+        require_numbers(self, "[0, inf)", "max_grad_norm")
+        if self.vision_learning_rate is not None:
+            require_numbers(self, "(0, 1e30]", "vision_learning_rate")
+
+
+def _require_schedule(stage: VisionPretraining | StageConfig) -> None:
+    require_numbers(stage, "(0, 1e30]", "learning_rate")  # more is not in float32 any more
+    require_numbers(stage, "[0, inf)", "weight_decay")
+    require_numbers(stage, "[0, 1]", "warmup")
 
 
 @dataclass(frozen=True)
@@ -125,8 +144,11 @@ class LoRA:
     new_tokens: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ValueError(f"rank of a LoRA must be at least 0, got {self.rank}")
+        require_counts(self, 0, "rank")
+        require_counts(self, 1, "alpha")
+        require_numbers(self, "[0, 1)", "dropout")
+        if self.rank and not self.targets:
+            raise ValueError("targets of LoRA must name at least one layer, such as q_proj; got none")
         if self.new_tokens and self.part == "visual":
             raise ValueError("new_tokens are rows of the language model; the LoRA adapts the vision tower")
 
@@ -156,8 +178,8 @@ class Selection:
             message = f"the metric {old} is now {_RENAMED[old]}, as in `evaluate`; the old name goes with version 0.3"
             warnings.warn(message, DeprecationWarning, stacklevel=3)
         object.__setattr__(self, "metrics", tuple(_RENAMED.get(name, name) for name in self.metrics))
-        if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
+        require_counts(self, 0, "every")
+        require_counts(self, 1, "episodes", "keep")
 
 
 @dataclass(frozen=True)
@@ -223,13 +245,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
-        for name in ("save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.feature_views < 1:
-            raise ValueError(f"feature_views must be at least 1, got {self.feature_views}")
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
+        require_counts(self, 1, "save_every", "log_every", "feature_views")
+        require_numbers(self, "[0, 1)", "validation_fraction")
         if self.frozen.vision_learning_rate is not None:
             raise ValueError("the frozen stage has no vision learning rate: its vision features are cached")
         if self.start is not None and self.pretraining.steps:

@@ -115,7 +115,8 @@ class Objective(nn.Module):
             losses = self._losses(outputs, batch, counts)
         if self.grounding is not None:
             losses["grounding"] = self.grounding([output.frames for output in outputs], batch, counts.frames)
-        self._note(losses, outputs[-1].preference, batch)
+        if torch.is_grad_enabled():  # what is logged is the training
+            self._note(losses, outputs[-1].preference, batch)
         return {"loss": torch.stack([getattr(self.weights, name) * loss for name, loss in losses.items()]).sum()}
 
     def _losses(

@@ -222,6 +222,8 @@ class _Run:
             if file.exists() and file.read_text() != settings:  # of a start that failed, and with it what it computed
                 shutil.rmtree(config.output / "start", ignore_errors=True)
                 (config.output / "features.npy").unlink(missing_ok=True)
+                for saves in config.output.glob("*/saves"):
+                    shutil.rmtree(saves, ignore_errors=True)
             write_text(file, settings)
         run = cls(config.output)
         if run._report_file.exists():
@@ -261,7 +263,8 @@ class _Run:
 def _has_trained(output: Path) -> bool:
     """Whether a run has anything to lose: a finished stage, or a save of one."""
     stages = [file for file in output.glob(f"*/{SETTINGS_FILE}") if file.parent.name != "start"]
-    return bool(stages) or any(output.glob("*/saves/checkpoint-*")) or any(output.glob(f"best/*/{SETTINGS_FILE}"))
+    saves = [last_save(directory) for directory in output.glob("*/saves")]
+    return bool(stages) or any(saves) or any(output.glob(f"best/*/{SETTINGS_FILE}"))
 
 
 def _remove(saves: Path) -> None:

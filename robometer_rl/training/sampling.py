@@ -12,6 +12,7 @@ reference sees that otherwise; its rules are an option (`robometer_rl.data.targe
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
 from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.frames import NestedFrames, UniformFrames, scored_steps
+from robometer_rl.frames import MAX_FRAMES, NestedFrames, UniformFrames, scored_steps
+from robometer_rl.ranges import require_counts, require_numbers
 from robometer_rl.training.clip_targets import ClipTargets
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "make_episodes",
 ]
 
+_LONGEST_INTERVAL: Final = 1_000_000  # frames; ten hours of video
 _ROUNDING: Final = 1e-9  # grades such as 0.6 and 0.4 are 0.2 apart, whatever their difference is in binary
 
 
@@ -124,6 +127,9 @@ class ClipStrategies:
     reverse: float = 0.03
     other_task: float = 0.25
 
+    def __post_init__(self) -> None:
+        require_numbers(self, "[0, inf)", *_weights(self))
+
 
 @dataclass(frozen=True)
 class PairStrategies:
@@ -143,6 +149,9 @@ class PairStrategies:
     failure: float = 0.5
     other_task: float = 0.2
     graded: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "[0, inf)", *_weights(self))
 
 
 @dataclass(frozen=True)
@@ -172,8 +181,23 @@ class SamplingConfig:
     grade_margin: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.grade_margin <= 1.0:
-            raise ValueError(f"grade_margin must be above 0 and at most 1, got {self.grade_margin}")
+        require_counts(self, 2, "max_frames")
+        if self.max_frames > MAX_FRAMES:
+            raise ValueError(f"max_frames of SamplingConfig must be at most {MAX_FRAMES}, got {self.max_frames}")
+        fractions = ("pair_fraction", "nested_fraction", "whole_fraction", "from_start_fraction")
+        require_numbers(self, "[0, 1]", *fractions)
+        require_numbers(self, "(0, 1]", "grade_margin")
+        if not self.intervals or not all(1 <= interval <= _LONGEST_INTERVAL for interval in self.intervals):
+            raise ValueError(
+                f"intervals of SamplingConfig must be one or more numbers of frames from 1 to {_LONGEST_INTERVAL}, got "
+                f"{self.intervals}"
+            )
+        for name, drawn in (("clips", self.pair_fraction < 1.0), ("pairs", self.pair_fraction > 0.0)):
+            if drawn and not 0.0 < sum(_weights(getattr(self, name)).values()) < math.inf:
+                raise ValueError(
+                    f"one of the frequencies of {name} must be above 0 and their sum finite, since pair_fraction is "
+                    f"{self.pair_fraction:g}; got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, eq=False)

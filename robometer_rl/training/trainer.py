@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_of, read_adapter, restore_adapter
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -99,23 +99,61 @@ class SampleDataset(Dataset[Sample]):
 
 
 class TrainingDivergedError(ValueError):
-    """A loss that is NaN or infinite; saves from before are sound."""
+    """A loss or a gradient that is NaN or infinite; saves from before are sound."""
 
 
 class SavingTrainer(Trainer):
-    """A Trainer that leaves no half of a save where the disk is full, and says so."""
+    """A Trainer whose saves are whole, and can predict.
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """See the Trainer's; a loss that is no number ends the training, before it is in the weights of a save."""
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss).all():
-            raise TrainingDivergedError(
-                f"the loss of step {self.state.global_step + 1} is {loss.mean().item()}: the training has diverged. "
-                "Lower the learning rate, and train into another output"
-            )
+    It leaves no half of a save where the disk is full, and ends with a `TrainingDivergedError` where the loss or the
+    norm of the gradient is no number any more, before that is in the weights of a save.
+    """
+
+    _last: tuple[nn.Module, dict[str, Any]] | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """See the Trainer's."""
+        result = super().train(*args, **kwargs)
+        self._require_sound()
+        return result
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """See the Trainer's."""
+        self._last = model, inputs
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        step = self.state.global_step + 1
+        self._require_finite(loss, f"the loss of step {step}")
+        if self.accelerator.sync_gradients:  # all passes of the step are in
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            # Before gradients are clipped, which makes zeros of those whose norm is infinite.
+            self._require_finite(nn.utils.get_total_norm(gradients), f"the norm of the gradient of step {step}")
         return loss
 
+    def _require_sound(self) -> None:
+        """Computes the loss of the last batch once more: no step comes after this one that would notice a bad update.
+
+        Without randomness, so that a training is the same however often it is saved.
+        """
+        if self._last is None:  # it went on from a save that was its end
+            return
+        model, inputs = self._last
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        model.train(was_training)
+        assert isinstance(loss, Tensor)
+        self._require_finite(loss, f"the loss after step {self.state.global_step}")
+
+    def _require_finite(self, value: Tensor, what: str) -> None:
+        if not torch.isfinite(value).all():
+            raise TrainingDivergedError(
+                f"{what} is {value.float().mean().item()}: the training has diverged. Lower the learning rate, and "
+                "train into another output"
+            )
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._require_sound()
         save = Path(str(self.args.output_dir)) / f"{_SAVE}{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)

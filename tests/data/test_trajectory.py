@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,25 @@ def test_paraphrases_are_instructions_too(instruction):
         ({"progress": [0.0, 1.0]}, r"progress of shape \(2,\) for 3 frames"),
         ({"state": np.zeros(3)}, r"state of shape \(3,\) for 3 frames; expected 2"),
         ({"distance": [0.1, np.nan, 0.2]}, "NaN or infinite values in distance"),
+        ({"success": [0.0, 0.5, 1.0]}, r"success 0.5 in frame 1; expected True or False \(1 or 0\)"),
+        ({"success": [0, 2, 1]}, "success 2 in frame 1"),
+        ({"success": [0.0, np.nan, 1.0]}, "NaN or infinite values in success"),
+        ({"success": [True, None, False]}, "success of dtype object; expected bool of every frame, or None"),
+        ({"success": ["no", "no", "yes"]}, "success of dtype <U3"),
+        ({"steps": [0.0, np.nan, 2.0]}, "NaN or infinite values in steps"),
+        ({"steps": [0.0, 1.5, 2.0]}, "steps 1.5 in frame 1; expected whole numbers"),
+        ({"steps": [0.0, 1e30, 2e30]}, "steps"),
+        ({"steps": [0, 2, 1]}, "steps that are below 0 or go back"),
+        ({"steps": [-1, 0, 1]}, "steps that are below 0 or go back"),
+        ({"distance": [0.1, -0.1, 0.2]}, "a distance of -0.1"),
+        ({"distance": [0.1, 1e300, 0.2]}, "NaN or infinite values in distance"),
+        ({"state": np.full((3, 2), np.inf)}, "NaN or infinite values in state"),
+        ({"state": torch.zeros(3, 2, device="meta")}, "state that cannot be read"),
+        ({"state": [[1.0], [1.0, 2.0], [1.0]]}, "state that cannot be read"),
+        ({"partial_success": "0.5"}, "partial success '0.5'"),
+        ({"partial_success": True}, "partial success True"),
+        ({"seed": 1.5}, "the seed 1.5; expected a whole number"),
+        ({"instructions": "pull it"}, "the instructions 'pull it'; expected a tuple"),
         ({"id": ""}, "the id ''"),
         ({"data_source": " "}, "the data_source ' '"),
         ({"split": ""}, "the split ''"),
@@ -73,6 +93,21 @@ def test_per_frame_arrays_get_their_types():
     assert run.distance.dtype == np.float32
     assert run.steps is not None
     assert run.steps.dtype == np.int64
+
+
+def test_numbers_of_other_libraries_become_pythons_own():
+    run = trajectory(
+        success=torch.tensor([0.0, 1.0, 1.0]),
+        steps=np.float64([0, 2, 2]),
+        partial_success=np.float32(0.5),
+        seed=np.int64(3),
+    )
+    assert run.success is not None
+    assert run.success.tolist() == [False, True, True]
+    assert run.steps is not None
+    assert run.steps.tolist() == [0, 2, 2]
+    assert type(run.partial_success) is float
+    assert type(run.seed) is int
 
 
 @pytest.mark.parametrize(

@@ -393,11 +393,12 @@ def test_a_missing_opengl_context_says_what_to_set(simulator: None) -> None:
         """
         import mujoco  # chooses a window system, which is not there
         from robometer_rl.envs.libero import LiberoEnv
+        from robometer_rl.envs.opengl import OpenGLError
         env = LiberoEnv("libero_90", 28, render_mode="rgb_array")
         env.reset(seed=0)
         try:
             env.render()
-        except RuntimeError as error:
+        except OpenGLError as error:
             print(error)
         """,
         MUJOCO_GL=None,

@@ -178,6 +178,7 @@ def test_the_command_labels_on_ray_what_it_labels_here(tmp_path, monkeypatch):
         (["--workers", "2"], "workers and gpus_per_worker are for the engine ray"),
         (["--engine", "ray", "--workers", "0"], "workers must be positive, got 0"),
         (["--engine", "ray", "--gpus-per-worker", "-1"], "gpus_per_worker must not be negative"),
+        (["--engine", "ray", "--gpus-per-worker", "nan"], "gpus_per_worker must not be negative"),
     ],
 )
 def test_wrong_numbers_are_said_at_once(folder, capsys, words, message):

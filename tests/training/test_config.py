@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from robometer_rl.training.config import LoRA, Selection, StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.config import LoRA, LossWeights, Selection, StageConfig, TrainConfig, VisionPretraining
 
 START = {"start": "mini", "pretraining": VisionPretraining(steps=0)}
+NAN = float("nan")
 JOINT = StageConfig(steps=1, vision_learning_rate=1e-4)
 
 
@@ -52,8 +53,41 @@ def test_what_goes_together(changes):
         (lambda: LoRA(rank=1, part="visual", new_tokens=True), "new_tokens"),
         (lambda: Selection(every=1, metrics=()), "at least one metric"),
         (lambda: Selection(keep=0), "keep"),
+        (lambda: Selection(every=-1), "every of Selection must be a whole number of at least 0, got -1"),
+        (lambda: Selection(episodes=0), "episodes"),
+        (lambda: LossWeights(progress=NAN), r"progress of LossWeights must be a number in \[0, inf\), got nan"),
+        (lambda: LossWeights(preference=-1.0), "preference"),
+        (lambda: LossWeights(0.0, 0.0, 0.0, 0.0), "must be above 0, got 0 for all"),
+        (lambda: LoRA(rank=1, alpha=0), "alpha"),
+        (lambda: LoRA(rank=1, dropout=1.0), r"dropout of LoRA must be a number in \[0, 1\), got 1.0"),
+        (lambda: LoRA(rank=1, targets=()), "at least one layer"),
+        (lambda: StageConfig(steps=-1), "steps"),
+        (lambda: StageConfig(max_grad_norm=-1.0), "max_grad_norm"),
+        (lambda: StageConfig(vision_learning_rate=0.0), "vision_learning_rate"),
+        (lambda: _config(save_every=0), "save_every"),
+        (lambda: _config(seed=2**32), "seed"),
+        (lambda: _config(validation_fraction=NAN), "validation_fraction"),
     ],
 )
 def test_values_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("stage", [StageConfig, VisionPretraining])
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("learning_rate", (0.0, -1e-3, NAN, float("inf")), (1e-9,)),
+        ("weight_decay", (-0.1, NAN, float("inf")), (0.0,)),
+        ("warmup", (-0.1, 1.1, NAN), (0.0, 1.0)),
+        ("steps", (-1, 2**40), (0,)),
+        ("batch_size", (0, -1), (1,)),
+    ],
+)
+def test_schedules(stage, name, wrong, right):
+    for value in right:
+        stage(**{name: value})
+    for value in wrong:
+        with pytest.raises(ValueError, match=f"{name} of {stage.__name__} must be .*, got {value}"):
+            stage(**{name: value})

@@ -51,3 +51,19 @@ def test_frames_of_any_size_are_brought_to_the_size_it_was_trained_on(size, expe
 def test_impossible_shapes_are_refused():
     with pytest.raises(ValueError, match="multiple of 64"):
         NetworkShape(hidden=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 0}, "layers of NetworkShape"),
+        ({"hidden": 0}, "hidden of NetworkShape"),
+        ({"key_value_heads": 3}, "key_value_heads must divide the 4 query heads"),
+        ({"deepstack": (5,)}, "different vision layers from 0 to 4"),
+        ({"deepstack": (1, 1)}, "different vision layers"),
+        ({"side": 32}, "side of NetworkShape must be a whole number of at least 64"),
+    ],
+)
+def test_sizes_that_make_no_network(changes, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkShape(**changes)

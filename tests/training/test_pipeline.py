@@ -12,6 +12,7 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
+from robometer_rl.training import pipeline
 from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
 from robometer_rl.training.pipeline import calibrate, split_episodes, train
 from robometer_rl.training.sampling import SamplingConfig, SamplingError
@@ -96,6 +97,28 @@ def test_a_start_that_failed_does_not_refuse_the_corrected_one(data, tmp_path):
         train(config)
     corrected = replace(config, start=None, joint=StageConfig(steps=0), frozen=StageConfig(steps=1, batch_size=4))
     assert load_reward_model(train(corrected)).predict
+
+
+@pytest.mark.parametrize("when", ["saves", "a half save"])
+def test_one_that_ended_before_its_first_save_does_not_either(data, tmp_path, when, monkeypatch):
+    config = _config(
+        data,
+        tmp_path,
+        pretraining=VisionPretraining(steps=0),
+        joint=StageConfig(steps=0),
+        frozen=StageConfig(steps=1, batch_size=4),
+    )
+
+    def interrupted(*_):
+        save = tmp_path / "frozen" / "saves" / "checkpoint-1"
+        (save if when == "a half save" else save.parent).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_frozen", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert load_reward_model(train(replace(config, seed=1))).predict
 
 
 def test_training_that_diverges_stops(data, tmp_path):

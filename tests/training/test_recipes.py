@@ -89,8 +89,8 @@ def test_a_recipe_is_read_from_a_path(recipe):
         ("lora: {part: heads}", "sets lora.part to 'heads'; expected one of"),
         ("frozen: 3", "sets frozen to 3; expected StageConfig"),
         ("data_sources: libero", "sets data_sources to 'libero'; expected"),
-        ("validation_fraction: 2.0", "validation_fraction must be in"),
-        ("frozen: {batch_size: 0}", "batch_size of a stage must be at least 1"),
+        ("validation_fraction: 2.0", "validation_fraction of TrainConfig must be a number in"),
+        ("frozen: {batch_size: 0}", "batch_size of StageConfig must be a whole number of at least 1"),
     ],
 )
 def test_what_a_recipe_gets_wrong_is_named(recipe, text, message):

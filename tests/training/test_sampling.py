@@ -225,3 +225,30 @@ def test_strategies_without_candidates_are_named_before_anything_is_drawn(episod
     with pytest.raises(SamplingError, match="a successful episode"):
         Sampler([], SamplingConfig())
     Sampler(experts, SamplingConfig(pair_fraction=0.0, clips=ClipStrategies(failure=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SamplingConfig(max_frames=1), "max_frames of SamplingConfig must be a whole number of at least 2"),
+        (lambda: SamplingConfig(max_frames=10**6), "max_frames of SamplingConfig must be at most 1024"),
+        (lambda: SamplingConfig(pair_fraction=1.5), r"pair_fraction of SamplingConfig must be a number in \[0, 1\]"),
+        (lambda: SamplingConfig(nested_fraction=float("nan")), "nested_fraction"),
+        (lambda: SamplingConfig(whole_fraction=-0.1), "whole_fraction"),
+        (lambda: SamplingConfig(from_start_fraction=2.0), "from_start_fraction"),
+        (lambda: SamplingConfig(intervals=()), "intervals"),
+        (lambda: SamplingConfig(intervals=(1, 0)), r"intervals .* from 1 to 1000000, got \(1, 0\)"),
+        (lambda: ClipStrategies(success=-1.0), "success of ClipStrategies"),
+        (lambda: PairStrategies(graded=float("nan")), "graded of PairStrategies"),
+        (lambda: SamplingConfig(clips=NO_CLIPS), "one of the frequencies of clips must be above 0"),
+        (lambda: SamplingConfig(pairs=NO_PAIRS), "one of the frequencies of pairs must be above 0"),
+    ],
+)
+def test_values_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_what_is_never_drawn_needs_no_frequencies():
+    SamplingConfig(pair_fraction=0.0, pairs=NO_PAIRS)
+    SamplingConfig(pair_fraction=1.0, clips=NO_CLIPS)

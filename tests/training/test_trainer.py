@@ -12,7 +12,14 @@ from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, count_targets
 from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
-from robometer_rl.training.trainer import SampleDataset, StageData, run_stage, training_arguments
+from robometer_rl.training.trainer import (
+    SampleDataset,
+    StageData,
+    TrainingDivergedError,
+    last_save,
+    run_stage,
+    training_arguments,
+)
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny
 
@@ -209,3 +216,39 @@ def test_without_grounding_there_are_no_heads_to_throw_away(checkpoint, sampler,
     objective(batch)
     assert "grounding" not in objective.take_sums()
     assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"network"}
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_ends_the_training_before_it_is_in_the_weights(
+    checkpoint, sampler, trajectories, tmp_path, max_grad_norm
+):
+    calls = []
+
+    def spoil(gradient):
+        calls.append(gradient)
+        return gradient * math.nan if len(calls) == 3 else gradient
+
+    weight = checkpoint.network.get_parameter("progress_head.4.weight")
+    weight.register_hook(spoil)
+    with pytest.raises(TrainingDivergedError, match="the norm of the gradient of step 3 is nan"):
+        _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path, max_grad_norm=max_grad_norm)
+    assert all(value.isfinite().all() for value in checkpoint.network.state_dict().values())
+    model = load_reward_model(last_save(tmp_path))
+    assert np.isfinite(model.predict([trajectories[0].clip()])[0].progress).all()
+
+
+def test_an_update_that_goes_too_far_is_not_saved(checkpoint, sampler, trajectories, tmp_path):
+    """Nothing is wrong with the loss and the gradient of the last step; what they make of the weights is."""
+    stage = StageConfig(steps=1, batch_size=4)
+    with pytest.raises(TrainingDivergedError, match="the loss after step 1 is"):
+        _run(
+            checkpoint,
+            sampler,
+            _collator(checkpoint, trajectories),
+            tmp_path,
+            stage,
+            steps=1,
+            learning_rate=1e30,
+            weight_decay=0.0,
+        )
+    assert last_save(tmp_path) is None

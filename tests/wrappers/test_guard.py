@@ -79,6 +79,8 @@ class FaultyModel(PixelModel):
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         if FAULTS.strikes("model"):
             raise Fault
+        if FAULTS.strikes("Ctrl-C in the model"):
+            raise KeyboardInterrupt
         return super().predict(clips)
 
 
@@ -92,8 +94,9 @@ NAMES = (
     "task reward",
     "frame",
     "model",
+    "Ctrl-C in the model",
 )
-ERRORS = (Fault, FrameError, TaskError, TrueSuccessError, ValueError)
+ERRORS = (Fault, KeyboardInterrupt, FrameError, TaskError, TrueSuccessError, ValueError)
 
 
 @settings(max_examples=60, deadline=None)

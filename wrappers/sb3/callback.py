@@ -146,8 +146,8 @@ class RewardHonestyCallback(BaseCallback):
 
     Args:
         window: Episodes that are summarised, and that are compared with earlier ones.
-        record: JSON lines to append to: one per episode and one per evaluation, NaN as null. Where training goes on
-            from a save, lines about what came after it are dropped. None writes none.
+        record: JSON lines to append to: one per episode and one per evaluation, NaN and infinity as null. Where
+            training goes on from a save, lines about what came after it are dropped. None writes none.
         eval_env: Environments that pay the same reward for `evaluate_honesty`; None for no evaluations.
         eval_every: Steps (``num_timesteps``) between evaluations.
         eval_episodes: Episodes of an evaluation.
@@ -262,7 +262,9 @@ class RewardHonestyCallback(BaseCallback):
     def _write(self, step: int, entry: dict[str, Any]) -> None:
         if self._record is None:
             return
-        plain = {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in entry.items()}
+        plain = {
+            key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in entry.items()
+        }
         append_line(self._record, json.dumps({"step": step, **plain}))
 
 
