@@ -316,17 +316,16 @@ TINY_TRAINING = [
     [
         ["--help"],
         ["train", "lora", "--help"],
-        ["data", "inspect", "{store}", "--output", "sheet"],
+        ["data", "inspect", "{store}", "--output", "sheet.png"],
         ["data", "verify", "{store}"],
         ["evaluate", str(FIXTURE), "{store}", "--every", "8", "--output", "evaluated.json"],
-        ["calibrate", str(FIXTURE), "{store}", "--every", "8", "--output", "calibrated"],
-        ["relabel", "{clip}", "--model", str(FIXTURE), "--task", "push", "--output", "labelled"],
+        ["relabel", "{folder}", "--model", str(FIXTURE), "--task", "push"],
         [*TINY_TRAINING, "{store}"],
     ],
     ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else None,
 )
 def test_no_command_prints_what_libraries_say(words: list[str], store: Path, clip: Path) -> None:
-    given = [word.format(store=store, clip=clip) for word in words]
+    given = [word.format(store=store, folder=clip.parent) for word in words]
     ended = run_program(
         given, cwd=clip.parent, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     )
