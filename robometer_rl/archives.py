@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.files import check_regular
 from robometer_rl.limits import check_packed, check_room
 
 __all__ = ["ARCHIVE_DAMAGE", "ArchiveError", "Member", "open_member", "read_arrays", "read_members"]
@@ -75,7 +76,7 @@ def read_members(path: Path) -> dict[str, Member]:
     Raises:
         ArchiveError: It is damaged, or an array claims more than is there.
     """
-    with _errors_of(path), zipfile.ZipFile(path) as archive:
+    with _errors_of(path), _open(path) as archive:
         names = (info for info in archive.infolist() if info.filename.endswith(".npy"))
         return {info.filename.removesuffix(".npy"): _member(archive, info) for info in names}
 
@@ -101,8 +102,13 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
     """The stream of an array and its header."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+    with _open(path) as archive, archive.open(f"{name}.npy") as stream:
         yield stream
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    check_regular(path)
+    return zipfile.ZipFile(path)
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:

@@ -12,10 +12,12 @@ import reprlib
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-__all__ = ["DocumentError", "brief", "parse_json", "read_text"]
+from robometer_rl.files import check_regular
 
-# A tokenizer of 150,000 words is 12 MB of JSON.
-_MAX_BYTES: Final = 1 << 28
+__all__ = ["MAX_BYTES", "DocumentError", "brief", "parse_json", "read_text"]
+
+MAX_BYTES: Final = 1 << 28
+"""Of a text; a tokenizer of 150,000 words is 12 MB of JSON."""
 
 _SHORT: Final = reprlib.Repr()
 _SHORT.maxlevel = 3
@@ -36,24 +38,28 @@ def read_text(path: Path) -> str:
 
     Raises:
         DocumentError: Not UTF-8, or too large to be settings.
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is a pipe or a device.
     """
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise DocumentError(f"it has {size} bytes; expected at most {_MAX_BYTES}")
+    if (size := check_regular(path).st_size) > MAX_BYTES:
+        raise DocumentError(f"it has {size} bytes; expected at most {MAX_BYTES}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(f"it is not text in UTF-8: {error}") from error
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, nan: bool = False) -> Any:
     """Reads JSON; NaN and infinity, which JSON does not have, are errors like any other.
+
+    Args:
+        text: One document.
+        nan: Take them nevertheless, as libraries write them into tables of statistics.
 
     Raises:
         DocumentError: Not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=None if nan else _refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"it is not valid JSON: {error}") from error
 

@@ -23,6 +23,7 @@ __all__ = [
     "append_line",
     "check_destination",
     "check_outside",
+    "check_regular",
     "inside",
     "new_directory",
     "new_file",
@@ -192,6 +193,22 @@ def check_outside(destination: Path, folder: Path) -> None:
     """Raises `OSError` if ``destination`` is in ``folder``, a copy of which would hold itself."""
     if destination.resolve().is_relative_to(folder.resolve()):
         raise OSError(f"{destination} is inside {folder}, which is to be copied: choose an output elsewhere")
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """What is at ``path``, links followed, where that is a file with a content of its own.
+
+    Whoever opens a pipe waits until somebody writes into it, and a device may go on for ever.
+
+    Raises:
+        OSError: Nothing is there, a directory, or a pipe, socket or device.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device; expected a file", str(path))
+    return status
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -108,3 +108,11 @@ def test_values_are_shown_in_short() -> None:
         [[[[[["x"]]]]]] * 50,
     ):
         assert len(brief(value)) < 800
+
+
+def test_numbers_that_json_does_not_have_are_taken_where_libraries_write_them():
+    assert parse_json('{"std": Infinity}', nan=True) == {"std": float("inf")}
+    with pytest.raises(DocumentError, match="not finite"):
+        parse_json('{"std": Infinity}')
+    with pytest.raises(DocumentError, match="not valid JSON"):
+        parse_json("[" * 100_000, nan=True)

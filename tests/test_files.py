@@ -16,6 +16,7 @@ from robometer_rl.files import (
     append_line,
     check_destination,
     check_outside,
+    check_regular,
     inside,
     new_directory,
     new_file,
@@ -257,6 +258,20 @@ def test_a_destination_is_checked_without_leaving_a_trace(tmp_path):
     os.link(tmp_path / "out", tmp_path / "other")
     with pytest.raises(OSError, match="2 names"):
         check_destination(tmp_path / "out", replace=True)
+
+
+def test_what_would_be_waited_for_is_not_taken_for_a_file(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    assert check_regular(tmp_path / "link").st_size == 4
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="a pipe, a socket or a device; expected a file"):
+            check_regular(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        check_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        check_regular(tmp_path / "nothing")
 
 
 def test_a_copy_of_a_folder_may_not_be_in_it(tmp_path):

@@ -210,7 +210,7 @@ def collect(config: CollectConfig) -> TrajectoryStore:
     logger.info("%d of %d episodes are to be recorded into %s", len(missing), len(episodes), config.output)
     if missing:
         _record_all(config, list(_batches(missing)), done=len(episodes) - len(missing), total=len(episodes))
-    store = TrajectoryStore(config.output)
+    store = TrajectoryStore.create(config.output)  # with what other processes have recorded
     seal_if_installed(store)
     return store
 

@@ -27,7 +27,7 @@ from robometer_rl.data.rows import (
     are_plausible,
     with_arrays,
 )
-from robometer_rl.files import new_file
+from robometer_rl.files import check_regular, new_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -60,6 +60,7 @@ class SealedRows:
         pa = _installed("pyarrow", f"to read the sealed rows {path}")
         self._path = path
         try:
+            check_regular(path)
             with pa.memory_map(str(path)) as file:
                 reader = pa.ipc.open_stream(file)
                 _check_schema(reader.schema)

@@ -24,7 +24,7 @@ from robometer_rl.data.reading import EPISODE_DAMAGE
 from robometer_rl.data.rows import ChecksumError, FrameFile
 from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
-from robometer_rl.files import OutsideError, new_file
+from robometer_rl.files import OutsideError, check_regular, new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 from robometer_rl.video.decoding import TimedFrames, check_file
@@ -260,6 +260,7 @@ def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,6 +6,7 @@ The rows are one Arrow file that the Hub's viewer shows and ``datasets.load_data
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,13 +25,14 @@ __all__ = ["PARTS", "UNFINISHED", "PullConfig", "PushConfig", "pull", "push"]
 logger = logging.getLogger(__name__)
 
 _MAX_FILES: Final = 10_000  # that the Hub takes in one folder
-PARTS: Final = ["store.json", "rows.arrow", "frames/*", "videos/*"]
+_ROWS: Final = "rows.arrow"
+PARTS: Final = ["store.json", _ROWS, "frames/*", "videos/*"]
 """Files of a store that the Hub has."""
 
 UNFINISHED: Final = "*/.*"
 """Among these, what a process that was killed has left."""
 
-_REPLACED: Final = ("store.json", "rows.arrow")  # what every store has under the same name
+_REPLACED: Final = ("store.json", _ROWS)  # what every store has under the same name
 _NOTES: Final = Path(".cache", "huggingface", "download")  # where the Hub's library notes what it downloaded
 
 
@@ -67,7 +69,7 @@ class PullConfig:
 
 
 def push(config: PushConfig) -> list[str]:
-    """Uploads a store.
+    """Seals a store and uploads it. A dry run does neither: it leaves the store as it is.
 
     Returns:
         The files, relative to the store.
@@ -80,27 +82,47 @@ def push(config: PushConfig) -> list[str]:
     """
     _check_id(config.repo)
     store = TrajectoryStore.open(config.path)
-    store.seal()
-    left = sorted((config.path / "rows").glob("*.json"))
-    if left:
-        raise StoreError(
-            f"{len(left)} trajectories in {config.path} are damaged; `robometer-rl data verify` lists them"
-        )
-    files = sorted(path for part in PARTS for path in config.path.glob(part) if not path.name.startswith("."))
-    for path in files:  # a link in a store that came from somewhere would be uploaded as what it leads to
-        inside(config.path, path.relative_to(config.path).as_posix())
-    per_folder = max((sum(path.parent.name == folder for path in files) for folder in ("frames", "videos")), default=0)
-    if per_folder > _MAX_FILES:
-        raise StoreError(f"{config.path} has {per_folder} frame files; the Hub takes {_MAX_FILES} in one folder")
-    size = sum(path.stat().st_size for path in files) / 1e6
-    what = f"{len(files)} files, {size:.1f} MB, {len(store)} trajectories"
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = _previewed(store, Path(folder)) if config.dry_run else _sealed(store)
+    what = f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, {len(store)} trajectories"
     if config.dry_run:
         open_console().print(f"would upload {what} to https://huggingface.co/datasets/{config.repo}", soft_wrap=True)
     else:
         with hub_errors(f"upload the dataset {config.repo}"):
             _upload(config, _card(config.repo, summarise(store)))
         logger.info("uploaded %s", what)
-    return [path.relative_to(config.path).as_posix() for path in files]
+    return sorted(sizes)
+
+
+def _sealed(store: TrajectoryStore) -> dict[str, int]:
+    """The files of a store and their sizes, once it is sealed."""
+    store.seal()
+    _refuse_damaged(store, len(list((store.path / "rows").glob("*.json"))))
+    return _files(store.path)
+
+
+def _previewed(store: TrajectoryStore, folder: Path) -> dict[str, int]:
+    """The same of a store that stays as it is; ``folder`` is a place for the file that sealing would make."""
+    rows = folder / _ROWS
+    _refuse_damaged(store, store.preview_seal(rows))
+    return _files(store.path) | ({_ROWS: rows.stat().st_size} if rows.exists() else {})
+
+
+def _refuse_damaged(store: TrajectoryStore, count: int) -> None:
+    if count:
+        raise StoreError(f"{count} trajectories in {store.path} are damaged; `robometer-rl data verify` lists them")
+
+
+def _files(store: Path) -> dict[str, int]:
+    """Sizes in bytes of what is uploaded of a sealed store, by path relative to it."""
+    files = [path for part in PARTS for path in store.glob(part) if not path.name.startswith(".")]
+    names = [path.relative_to(store).as_posix() for path in files]
+    for name in names:  # a link in a store that came from somewhere would be uploaded as what it leads to
+        inside(store, name)
+    per_folder = max(sum(path.parent.name == folder for path in files) for folder in ("frames", "videos"))
+    if per_folder > _MAX_FILES:
+        raise StoreError(f"{store} has {per_folder} frame files; the Hub takes {_MAX_FILES} in one folder")
+    return {name: path.stat().st_size for name, path in zip(names, files, strict=True)}
 
 
 def pull(config: PullConfig) -> TrajectoryStore:

@@ -162,14 +162,14 @@ class Row:
         return _dump({**values, **_frame_entries(self.frames), "sha256": self.sha256})
 
     @classmethod
-    def from_json(cls, content: bytes) -> Row:
+    def from_json(cls, content: str) -> Row:
         """The inverse of `to_json`.
 
         Raises:
             ValueError: Not JSON.
             KeyError: Not a row.
         """
-        values = parse_json(content.decode("utf-8"))
+        values = parse_json(content)
         if not isinstance(values, dict) or not are_plausible(values):
             raise ValueError("its fields are of other types than those of a trajectory")
         sha256 = values.pop("sha256")

@@ -36,8 +36,8 @@ from robometer_rl.data.frame_files import (
 )
 from robometer_rl.data.rows import ID, ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.documents import parse_json, read_text
-from robometer_rl.files import new_file, write_bytes, write_text
+from robometer_rl.documents import DocumentError, parse_json, read_text
+from robometer_rl.files import OutsideError, inside, new_file, write_bytes, write_text
 
 __all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
 
@@ -62,16 +62,20 @@ class TrajectoryStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Opens the store at ``path``, or starts one there if the directory is missing or empty.
+        """Opens the store at ``path`` to append to it; where the directory is missing or empty, one is to begin there.
+
+        It begins with the first `append`, or with `create`. Until then nothing is at ``path``, no id is in it, and
+        whoever wants to read it is told that there is no store.
 
         Raises:
             StoreError: The directory holds something else, or a store of another version.
-            ModuleNotFoundError: The store is sealed, and the package ``datasets`` is not installed.
+            ModuleNotFoundError: The store is sealed, and the package ``pyarrow`` is not installed.
         """
         self.path = Path(path)
-        if not self._header.exists():
-            self._start()
-        self._check_version()
+        if self._header.exists():
+            self._check_version()
+        else:
+            self._check_free()
         # The journal first: what is sealed in between is then seen twice rather than not at all.
         journal = {row.stem for row in self._journal.glob("*.json")}
         self._sealed: SealedRows | None = None
@@ -87,13 +91,24 @@ class TrajectoryStore:
 
         Raises:
             StoreError: There is no store of a version that this release reads.
-            ModuleNotFoundError: The store is sealed, and the package ``datasets`` is not installed.
+            ModuleNotFoundError: The store is sealed, and the package ``pyarrow`` is not installed.
         """
         if not Path(path).exists():
-            raise StoreError(f"there is no store of trajectories at {path}")
+            raise _no_store(path)
         if not (Path(path) / "store.json").is_file():
             raise StoreError(f"{path} is no store of trajectories: it has no store.json")
         return cls(path)
+
+    @classmethod
+    def create(cls, path: str | Path) -> TrajectoryStore:
+        """Opens the store at ``path``; where there is none an empty one is there when this returns.
+
+        Raises:
+            StoreError: The directory holds something else, or a store of another version.
+        """
+        store = cls(path)
+        store._begin()
+        return store
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -102,7 +117,7 @@ class TrajectoryStore:
         return trajectory_id in self._known
 
     def __iter__(self) -> Iterator[Trajectory]:
-        return (self[trajectory_id] for trajectory_id in tuple(self._ids))
+        return (self[trajectory_id] for trajectory_id in self.ids())
 
     def __getitem__(self, key: int | str) -> Trajectory:
         """The trajectory at a position in order of ids, or with an id; its frames are decoded lazily.
@@ -111,7 +126,9 @@ class TrajectoryStore:
             IndexError: No such position.
             KeyError: No such id.
             ChecksumError: The row has changed since it was written.
+            StoreError: There is no store yet.
         """
+        self._require()
         trajectory_id = key if isinstance(key, str) else self._ids[key]
         if trajectory_id not in self._known:
             raise KeyError(f"no trajectory {trajectory_id!r} in {self.path}")
@@ -121,6 +138,7 @@ class TrajectoryStore:
 
     def ids(self) -> tuple[str, ...]:
         """Ids in the order of iteration."""
+        self._require()
         return tuple(self._ids)
 
     def columns(self, *names: str) -> dict[str, list[Any]]:
@@ -133,6 +151,7 @@ class TrajectoryStore:
         Returns:
             One list per name and one called ``id``, in the order of ids; rows that cannot be read are left out.
         """
+        self._require()
         table = {name: [] for name in ("id", *names)} if self._sealed is None else self._sealed.columns(*names)
         known = set(table["id"])
         for trajectory_id in self._ids:
@@ -165,7 +184,7 @@ class TrajectoryStore:
         if ID.fullmatch(trajectory.id) is None:
             raise StoreError(f"the id {trajectory.id!r} cannot be a file name; expected {ID.pattern}")
         self._refuse_taken(trajectory.id)
-        self._make_folders()  # a store from the Hub has no empty ones
+        self._begin()
         kept = link_video(self.path, trajectory.frames) if keep_video else None
         # Of two processes with one id the first to come here wins, frames and row together.
         with ExitStack() as place:
@@ -188,16 +207,42 @@ class TrajectoryStore:
         Raises:
             ModuleNotFoundError: The package ``datasets`` is not installed; the store works unsealed, too.
         """
+        if not self._header.exists():
+            return
         with _locked(self._journal):
-            self._refresh()
-            names = {file.stem for file in self._journal.glob("*.json")}
+            names = self._in_journal()
             if not names:
                 return
-            merged: list[str] = []
-            write_sealed(self.path / _SEALED, self._merged(names, merged))
+            merged = self._write_sealed(self.path / _SEALED, names)
             self._refresh()
             for name in merged:
                 self._row_path(name).unlink(missing_ok=True)
+
+    def preview_seal(self, path: Path) -> int:
+        """Writes the Arrow file that `seal` would make to ``path``, if the journal has any rows for it.
+
+        The store stays as it is.
+
+        Returns:
+            How many trajectories would stay in the journal, since they are damaged.
+
+        Raises:
+            ModuleNotFoundError: As for `seal`.
+            StoreError: There is no store yet.
+        """
+        self._require()
+        names = self._in_journal()
+        return len(names.difference(self._write_sealed(path, names))) if names else 0
+
+    def _in_journal(self) -> set[str]:
+        return {file.stem for file in self._journal.glob("*.json")}
+
+    def _write_sealed(self, path: Path, journal: set[str]) -> list[str]:
+        """Writes all rows that can be sealed; their names."""
+        self._refresh()
+        merged: list[str] = []
+        write_sealed(path, self._merged(journal, merged))
+        return merged
 
     def _merged(self, journal: set[str], merged: list[str]) -> Iterator[Row]:
         """The rows of the Arrow file and of the journal in order of ids; notes in ``merged`` those of the journal."""
@@ -226,11 +271,20 @@ class TrajectoryStore:
     def _row_path(self, trajectory_id: str) -> Path:
         return self._journal / f"{trajectory_id}.json"
 
-    def _start(self) -> None:
+    def _check_free(self) -> None:
         if self.path.exists() and any(self.path.iterdir()) and not self._journal.is_dir():
             raise StoreError(f"{self.path} is not empty and has no store.json; expected a trajectory store")
+
+    def _begin(self) -> None:
+        """Makes what is missing of an empty store; one from the Hub has no empty folders."""
         self._make_folders()
-        self._write_header()
+        if not self._header.exists():
+            self._write_header()
+
+    def _require(self) -> None:
+        """Raises `StoreError` where no store has begun yet, so that a wrong path is not taken for an empty store."""
+        if not self._known and not self._header.exists():
+            raise _no_store(self.path)
 
     def _make_folders(self) -> None:
         # The journal first: by it another process knows a store that has begun and has no header yet.
@@ -242,7 +296,7 @@ class TrajectoryStore:
 
     def _check_version(self) -> None:
         try:
-            found = parse_json(read_text(self._header))
+            found = parse_json(read_text(inside(self.path, self._header.name)))
         except (ValueError, OSError) as error:
             raise StoreError(f"{self._header} is not readable: {error}") from error
         if found != _HEADER:
@@ -264,7 +318,10 @@ class TrajectoryStore:
         status = path.stat() if path.exists() else None
         stamp = None if status is None else (status.st_ino, status.st_mtime_ns, status.st_size)
         if stamp != self._stamp:
-            self._sealed = SealedRows(path)
+            try:
+                self._sealed = SealedRows(inside(self.path, _SEALED))
+            except OutsideError as error:
+                raise StoreError(str(error)) from error
             self._stamp = stamp
 
     def _sealed_meanwhile(self, trajectory_id: str) -> bool:
@@ -284,10 +341,10 @@ class TrajectoryStore:
 
     def _journal_row(self, trajectory_id: str) -> Row:
         try:
-            content = self._row_path(trajectory_id).read_bytes()
+            content = read_text(inside(self.path, f"{_JOURNAL}/{trajectory_id}.json"))
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except (OSError, DocumentError, OutsideError) as error:
             raise ChecksumError(f"trajectory {trajectory_id!r}: its row cannot be read: {error}") from error
         try:
             row = Row.from_json(content)
@@ -308,6 +365,10 @@ class TrajectoryStore:
         except ChecksumError as error:
             logger.warning("not sealed: %s", error)
             return None
+
+
+def _no_store(path: str | Path) -> StoreError:
+    return StoreError(f"there is no store of trajectories at {path}")
 
 
 def seal_if_installed(store: TrajectoryStore) -> None:

@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from robometer_rl.documents import DocumentError, read_text
+
 __all__ = ["CutoffError", "TargetConfig", "TargetRule", "published_cutoffs", "read_cutoffs"]
 
 _COLUMNS = ["data_source", "fraction"]
@@ -32,8 +34,8 @@ def read_cutoffs(path: Path) -> Mapping[str, float]:
         CutoffError: No such file, another heading, a fraction outside (0, 1], or a data source that is listed twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, DocumentError) as error:
         raise CutoffError(f"the success cutoffs {path} cannot be read: {error}") from error
     return _parse(text, str(path))
 

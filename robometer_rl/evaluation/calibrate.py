@@ -13,6 +13,7 @@ from rich.table import Table
 
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
+from robometer_rl.documents import read_text
 from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol, scored_steps
 from robometer_rl.provenance import provenance
@@ -96,7 +97,7 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
     episodes = _episodes(config)
     if config.write_checkpoint and not Path(config.model).is_dir():
         raise ValueError(f"{config.model!r} is no local directory whose settings could be written")
-    spec = RewardSpec() if config.reward is None else RewardSpec.from_json(config.reward.read_text())
+    spec = RewardSpec() if config.reward is None else RewardSpec.from_json(read_text(config.reward))
     # Imported here: they need torch, which the command line has no time for before it knows what to do.
     from robometer_rl.evaluation.calibration import calibrate_success
     from robometer_rl.evaluation.plots import draw_calibration

@@ -24,7 +24,6 @@ trajectory remembers its place in the shard.
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ import tyro
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.documents import brief
+from robometer_rl.documents import MAX_BYTES, DocumentError, brief, parse_json
 from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.naming import episode_id
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
@@ -191,14 +190,26 @@ def _read_tasks(dataset: _Dataset, shards: Mapping[int, list[str]]) -> Reading:
 
 def _episodes(dataset: _Dataset, task: int) -> dict[str, Mapping[str, Any]]:
     """Descriptions of episodes by their number, as text."""
-    with dataset.files.open(f"{dataset.root}/task_info/task_{task}.json", "rb") as file:
-        return {str(episode["episode_id"]): episode for episode in json.load(file)}
+    path = f"{dataset.root}/task_info/task_{task}.json"
+    _check_file(dataset.files, path)
+    with dataset.files.open(path, "rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise DocumentError(f"it has more than {MAX_BYTES} bytes")
+    return {str(episode["episode_id"]): episode for episode in parse_json(text.decode("utf-8"), nan=True)}
+
+
+def _check_file(files: Any, path: str) -> None:
+    """Raises `OSError` for a pipe or device of this machine, which would be waited for."""
+    if (kind := files.info(path)["type"]) != "file":
+        raise OSError(f"{path} is a {kind}; expected a file")
 
 
 def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, Mapping[str, Any]]) -> Reading:
     wanted = ("videos", f"{dataset.config.camera}.mp4")
     address, shard = dataset.files.unstrip_protocol(path), dataset.relative(path)
     try:
+        _check_file(dataset.files, path)
         with dataset.files.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 # The archive would remember every depth image that it has passed.

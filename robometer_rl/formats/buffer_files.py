@@ -18,6 +18,7 @@ import numpy as np
 
 from robometer_rl.data.reading import SourceError
 from robometer_rl.extras import require
+from robometer_rl.files import check_regular
 
 __all__ = ["load_buffer"]
 
@@ -81,6 +82,7 @@ def load_buffer(path: Path, *, trusted: bool = False) -> Any:
         OSError: The file cannot be read.
     """
     save_util = require("stable_baselines3.common.save_util", "sb3")
+    check_regular(path)
     try:
         if trusted:
             return save_util.load_from_pkl(path)

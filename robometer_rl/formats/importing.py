@@ -96,7 +96,7 @@ def import_trajectories(reading: Reading, options: ImportOptions) -> ImportRepor
         StoreError: ``output`` is a directory with something else in it, or another import into it is running.
         NothingImportedError: The store holds not one episode of the data set.
     """
-    store = TrajectoryStore(options.output)
+    store = TrajectoryStore.create(options.output)
     with alone(store, "an import"):  # a second one would take the place of the list, and count what this one writes
         report = _add_all(reading, store, options)
         if not report.imported + report.present:

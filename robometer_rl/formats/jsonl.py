@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robometer_rl.data.reading import SourceError
+from robometer_rl.documents import DocumentError, read_text
 
 __all__ = ["Field", "Line", "RecordError", "check_record", "is_text", "read_lines"]
 
@@ -66,11 +67,11 @@ def read_lines(path: Path) -> list[Line]:
         SourceError: The file is missing, is not text in UTF-8, or has not one line with a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise SourceError(f"there is no file {path}; expected one JSON object per line there") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is not text in UTF-8: {error}") from error
+    except (DocumentError, OSError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
     # splitlines() would also break at U+2028, which JSON allows inside strings.
     numbered = enumerate(text.split("\n"), start=1)
     lines = [Line(f"{path}, line {number}", line.strip()) for number, line in numbered if line.strip()]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.formats.dataset import Labels, Provenance
 
 __all__ = ["FILE_NAME", "metadata", "read_metadata", "stored_provenance", "write_metadata"]
@@ -41,6 +42,6 @@ def write_metadata(directory: Path, labels: Labels) -> None:
 def read_metadata(directory: Path) -> Provenance | None:
     """How the labels in a directory were made; None if there are none, or if this release did not make them."""
     try:
-        return stored_provenance(json.loads((directory / FILE_NAME).read_text("utf-8")))
+        return stored_provenance(parse_json(read_text(directory / FILE_NAME)))
     except (OSError, ValueError):
         return None

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.archives import ARCHIVE_DAMAGE, ArchiveError, Member, read_arrays, read_members
 from robometer_rl.data.reading import SourceError, Unreadable
-from robometer_rl.files import check_destination, new_directory
+from robometer_rl.files import OutsideError, check_destination, check_regular, inside, new_directory
 from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.dataset import (
@@ -121,9 +121,17 @@ class NpzDataset(RelabelDataset):
     def __init__(self, options: DatasetOptions) -> None:
         """See `open_dataset`."""
         self.options = options
-        self.keys = tuple(sorted(path.name for path in options.path.glob("*.npz")))
-        if not self.keys:
-            raise SourceError(f"{options.path} has no .npz files")
+        keys: list[str] = []
+        skipped: list[Unreadable] = []
+        for path in sorted(options.path.glob("*.npz")):
+            try:
+                check_regular(inside(options.path, path.name))
+                keys.append(path.name)
+            except (OutsideError, OSError) as error:  # would be read, and copied, as what it leads to
+                skipped.append(Unreadable(path.name, str(error)))
+        if not keys:
+            raise SourceError(f"{options.path} has no .npz files" + (f": {skipped[0].reason}" if skipped else ""))
+        self.keys, self.skipped = tuple(keys), tuple(skipped)
         found = self._cameras()
         self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
         self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)

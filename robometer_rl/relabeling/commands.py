@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 import tyro
 from rich.table import Table
 
+from robometer_rl.documents import read_text
 from robometer_rl.files import remove_left_over
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.formats.table import open_dataset
@@ -179,7 +180,7 @@ def parse_reward(text: str, every: int | None = None) -> RewardSpec:
     if text.lstrip().startswith("{"):
         spec = RewardSpec.from_json(text)
     elif text.endswith(".json"):
-        spec = RewardSpec.from_json(Path(text).read_text("utf-8"))
+        spec = RewardSpec.from_json(read_text(Path(text)))
     elif text == "potential":
         raise ValueError('potential needs gamma: give --reward \'{"mode": "potential", "gamma": 0.99, ...}\'')
     elif text in get_args(Mode):

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,8 @@ class Journal:
         """
         self.path = path
         self.entries: list[Entry] = []
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):  # nothing that a run has left
+            raise JournalError(f"{path} is a link, a pipe or a folder; move it away")
         # Unbuffered, so that nothing is left to be written after an error.
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
         self._hash = ""

@@ -52,7 +52,7 @@ def write_start(source: Path, name: str, target: Path, max_frames: int, seed: in
     preprocessor = source / PREPROCESSOR_FILE
     if not preprocessor.is_file():
         raise CheckpointError(f"{source} has no {PREPROCESSOR_FILE}; a start needs its tokenizer and preprocessor")
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
     state = normalise_keys(read_weights(source))
     if _EMBEDDING not in state:

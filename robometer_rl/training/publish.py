@@ -13,6 +13,8 @@ import tyro
 import yaml
 from rich.table import Table
 
+from robometer_rl.documents import parse_json, read_text
+from robometer_rl.files import inside
 from robometer_rl.models.locations import CHECKPOINT_FILES, hub_errors, is_hub_id
 from robometer_rl.report.markup import markdown, markdown_code
 from robometer_rl.report.terminal import open_console
@@ -234,15 +236,18 @@ def prepare(config: PublishConfig) -> Release:
         PublishError: A name that is not OWNER/NAME, a directory that others could not load, or an evaluation that is
             none.
         CheckpointError: The directory does not load.
+        OutsideError: A file of it is a link out of it.
     """
     if not is_hub_id(config.repo_id):
         raise PublishError(f"got the name {config.repo_id!r}; expected OWNER/NAME as on the Hub")
     if not config.checkpoint.is_dir():
         raise PublishError(f"there is no checkpoint directory {config.checkpoint}")
-    model = _loaded(config.checkpoint)
     paths = sorted({path for pattern in CHECKPOINT_FILES for path in config.checkpoint.glob(pattern)})
-    files: dict[str, Path | bytes] = {path.name: path for path in paths if path.name not in _LEFT_OUT}
     card = config.checkpoint / CARD_FILE
+    for path in (*paths, card):  # a link in a checkpoint that came from somewhere would be pushed as what it leads to
+        inside(config.checkpoint, path.name)
+    files: dict[str, Path | bytes] = {path.name: path for path in paths if path.name not in _LEFT_OUT}
+    model = _loaded(config.checkpoint)
     if card.is_file():
         files[CARD_FILE] = card
     else:
@@ -281,7 +286,7 @@ def _loaded(directory: Path) -> Robometer:
 def _evaluation(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise PublishError(f"there is no evaluation at {path}; make one with robometer-rl evaluate")
-    content = json.loads(path.read_text())
+    content = parse_json(read_text(path))
     if not isinstance(content, dict) or "metrics" not in content or "protocol" not in content:
         raise PublishError(f"{path} is not what robometer-rl evaluate writes")
     return content

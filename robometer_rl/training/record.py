@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from robometer_rl.data.labels import group_key
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import write_text
 from robometer_rl.training.config import TrainConfig
 
@@ -53,7 +54,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     path = directory / RECORD_FILE
     if not path.is_file():
         return None
-    record = json.loads(path.read_text())
+    record = parse_json(read_text(path))
     if not isinstance(record, dict) or not {"start", "data", "options"} <= set(record):
         raise ValueError(f"{path} is not the record of a training; remove it")
     return record

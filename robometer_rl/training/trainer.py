@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import pickle
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -25,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_of, read_adapter, restore_adapter
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
-from robometer_rl.models.robometer.weights import WEIGHTS_FILE, write_file
+from robometer_rl.models.robometer.weights import WEIGHTS_FILE, read_file, write_file
 from robometer_rl.training.bucketing import Buckets, TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, TargetCounts, count_targets
@@ -34,6 +33,7 @@ from robometer_rl.training.trainable import choose_trainable, training_precision
 from robometer_rl.training.validation import Validation
 
 __all__ = [
+    "DamagedSaveError",
     "LogLines",
     "RobometerTrainer",
     "SampleDataset",
@@ -49,6 +49,20 @@ logger = logging.getLogger(__name__)
 
 _GROUNDING_FILE = "grounding.safetensors"
 _SAVE = f"{PREFIX_CHECKPOINT_DIR}-"
+_SHOWN = 500  # letters of what a library says
+_SAVE_DAMAGE = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class LogLines(TrainerCallback):
@@ -102,8 +116,12 @@ class TrainingDivergedError(ValueError):
     """A loss or a gradient that is NaN or infinite; saves from before are sound."""
 
 
+class DamagedSaveError(ValueError):
+    """A save of a training that cannot be gone on from; the message says which, and what to do."""
+
+
 class SavingTrainer(Trainer):
-    """A Trainer whose saves are whole, and can predict.
+    """A Trainer whose saves are whole and can predict, and that says which save it cannot read.
 
     It leaves no half of a save where the disk is full, and ends with a `TrainingDivergedError` where the loss or the
     norm of the gradient is no number any more, before that is in the weights of a save.
@@ -162,6 +180,25 @@ class SavingTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(save, ignore_errors=True)
             raise OSError(f"{save} could not be saved ({error}); make room and run the same command again") from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with _reading_save(resume_from_checkpoint):
+            self._load_weights(resume_from_checkpoint, model)
+
+    def _load_weights(self, save: str, model: nn.Module | None) -> None:
+        super()._load_from_checkpoint(save, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading_save(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _reading_save(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading_save(checkpoint):
+            super()._load_rng_state(checkpoint)
 
 
 class RobometerTrainer(SavingTrainer):
@@ -264,19 +301,37 @@ class RobometerTrainer(SavingTrainer):
             grounding = self.objective.grounding.state_dict() if state_dict is None else _part(state_dict, "grounding")
             write_file(directory / _GROUNDING_FILE, grounding)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_weights(self, save: str, model: nn.Module | None) -> None:
         if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_weights(save, model)
             return
-        directory, network = Path(resume_from_checkpoint), self.checkpoint.network
+        directory, network = Path(save), self.checkpoint.network
         if (directory / ADAPTER_CONFIG_FILE).exists():
             adapter, heads = read_adapter(directory)
             restore_adapter(network, adapter, directory)
             network.load_state_dict(heads, strict=False)
         else:
-            network.load_state_dict(load_file(directory / WEIGHTS_FILE))
+            network.load_state_dict(read_file(directory / WEIGHTS_FILE))
         if self.objective.grounding is not None:
-            self.objective.grounding.load_state_dict(load_file(directory / _GROUNDING_FILE))
+            self.objective.grounding.load_state_dict(read_file(directory / _GROUNDING_FILE))
+
+
+@contextmanager
+def _reading_save(save: str | None) -> Iterator[None]:
+    """Makes one error of all that libraries say of files of a save that are damaged, missing or of another training.
+
+    Optimizer, scheduler and random numbers are pickles, which PyTorch opens without running what they name.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except _SAVE_DAMAGE as error:
+        said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        raise DamagedSaveError(
+            f"the save {save} is damaged, or of another training ({said}); remove it, and the same command goes on "
+            "from the save before it, or begins this stage again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -380,19 +435,18 @@ def last_save(directory: Path) -> Path | None:
     """The last complete save of a stage that was interrupted, None if there is none.
 
     The Trainer writes its state last and removes the save before only then, so that what is without a readable state
-    is what a killed process was writing.
+    of its own step is what a killed process was writing.
     """
     numbers = (path.name.removeprefix(_SAVE) for path in directory.glob(f"{_SAVE}*"))
     steps = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
-    return next((path for path in (directory / f"{_SAVE}{step}" for step in steps) if _is_complete(path)), None)
+    return next((path for step in steps if _is_complete(path := directory / f"{_SAVE}{step}", step)), None)
 
 
-def _is_complete(save: Path) -> bool:
+def _is_complete(save: Path, step: int) -> bool:
     try:
-        json.loads((save / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
+        return TrainerState.load_from_json(str(save / TRAINER_STATE_NAME)).global_step == step
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
-    return True
 
 
 def training_arguments(

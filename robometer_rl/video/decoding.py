@@ -108,8 +108,10 @@ def check_file(path: Path) -> VideoIndex:
 def _version(path: Path) -> tuple[int, int]:
     try:
         return VideoFile(path).version()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise VideoError(f"there is no video {path}") from error
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=4)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from robometer_rl.files import check_regular
 from robometer_rl.limits import check_picture
 
 __all__ = ["IMAGE_SUFFIXES", "VideoError", "check_image", "decode_image"]
@@ -79,6 +80,7 @@ def check_image(path: Path) -> None:
 def _opened(image: bytes | Path, name: object) -> Iterator[Image.Image]:
     """An image of which the header has been read; what goes wrong with it is a `VideoError`."""
     try:
+        _ = check_regular(image) if isinstance(image, Path) else None
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=_FORMATS) as opened:
             check_picture(opened.height, opened.width, "it")
             yield opened

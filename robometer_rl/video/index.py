@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.files import check_regular
 from robometer_rl.video.images import VideoError
 
 __all__ = ["VideoFile", "VideoIndex", "VideoSource"]
@@ -47,11 +48,12 @@ class VideoFile:
 
         The open file has no name, since some mean something to FFmpeg (``12:30.mp4``).
         """
+        check_regular(self.path)
         return os.fdopen(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), "rb")
 
     def version(self) -> tuple[int, int]:
         """See `VideoSource.version`."""
-        status = self.path.stat()
+        status = check_regular(self.path)
         return status.st_mtime_ns, status.st_size
 
     def __str__(self) -> str:

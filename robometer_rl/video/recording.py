@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.archives import ArchiveError, read_arrays, read_members
+from robometer_rl.files import inside
 from robometer_rl.frames import FrameError, as_frames
 from robometer_rl.video.decoding import check_file, read_frames
 from robometer_rl.video.images import IMAGE_SUFFIXES, VideoError, check_image, decode_image
@@ -191,7 +192,7 @@ def _read_folder(path: Path) -> Frame:
     )
     if not files:
         raise VideoError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return _gather(path, (decode_image(file) for file in files))
+    return _gather(path, (decode_image(inside(path, file.name)) for file in files))
 
 
 def _natural_order(file: Path) -> list[tuple[bool, int, str]]:

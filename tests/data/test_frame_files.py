@@ -49,7 +49,7 @@ def test_a_video_is_kept_as_it_is(tmp_path, video):
 
 
 def test_a_link_that_a_killed_process_left_is_no_obstacle(tmp_path, video):
-    store = TrajectoryStore(tmp_path / "store")
+    store = TrajectoryStore.create(tmp_path / "store")
     (store.path / "videos").mkdir()
     sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
     left = store.path / "videos" / f".{sha256}.mp4.partial"
@@ -111,7 +111,7 @@ class Failing:
 
 
 def test_a_source_that_fails_leaves_nothing(tmp_path):
-    store = TrajectoryStore(tmp_path)
+    store = TrajectoryStore.create(tmp_path)
     with pytest.raises(FrameError, match=r"frame 64 or one soon after.*inflate failed"):
         store.append(trajectory("a", num_frames=100, frames=Failing()))
     assert list((tmp_path / "frames").iterdir()) == []

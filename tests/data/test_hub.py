@@ -20,10 +20,15 @@ def path(tmp_path):
     return store.path
 
 
-def test_a_dry_run_seals_and_says_what_would_be_uploaded(path, capsys):
+def content(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_dry_run_says_what_would_be_uploaded_and_leaves_the_store_as_it_is(path, capsys):
+    before = content(path)
     files = push(PushConfig(path, "someone/drawers", dry_run=True))
+    assert content(path) == before
     assert files == ["frames/a.zip", "frames/b.zip", "rows.arrow", "store.json"]
-    assert all((path / file).is_file() for file in files)
     shown = capsys.readouterr().out
     assert "4 files" in shown
     assert "2 trajectories" in shown
@@ -33,6 +38,7 @@ def test_a_dry_run_seals_and_says_what_would_be_uploaded(path, capsys):
 def test_what_a_killed_writer_left_stays_here(path):
     (path / "frames" / ".c.zip.partial").mkdir()
     (path / "frames" / ".c.zip.partial" / "c.zip").write_bytes(b"half of it")
+    TrajectoryStore.open(path).seal()
     files = push(PushConfig(path, "someone/drawers", dry_run=True))
     uploaded = filter_repo_objects(
         [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()],
@@ -62,6 +68,7 @@ def test_nothing_is_downloaded_to_elsewhere(tmp_path, monkeypatch, name):
 
 def test_the_files_that_are_uploaded_are_a_store(path, tmp_path):
     """What `pull` finds: the folder of an empty journal is not a file, so the Hub does not have it."""
+    TrajectoryStore.open(path).seal()
     files = push(PushConfig(path, "someone/drawers", dry_run=True))
     for file in files:
         target = tmp_path / "pulled" / file
@@ -102,7 +109,7 @@ def test_a_store_of_ones_own_is_not_overwritten(path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(StoreError, match="pull into another directory"):
         pull(PullConfig("someone/drawers", path))
-    push(PushConfig(path, "someone/drawers", dry_run=True))  # seals it
+    TrajectoryStore.open(path).seal()
     _as_downloaded(path)
     with pytest.raises(OSError, match=r"(?i)offline"):
         pull(PullConfig("someone/drawers", path))  # goes on with a download

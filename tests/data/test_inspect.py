@@ -86,6 +86,6 @@ def test_what_is_not_there_or_empty_is_named(tmp_path):
         inspect_store(InspectConfig(tmp_path / "nowhere"))
     with pytest.raises(StoreError, match="there is no store of trajectories at"):
         verify(VerifyConfig(tmp_path / "nowhere"))
-    TrajectoryStore(tmp_path / "empty")
+    TrajectoryStore.create(tmp_path / "empty")
     with pytest.raises(StoreError, match="holds no trajectories"):
         inspect_store(InspectConfig(tmp_path / "empty"))

@@ -164,3 +164,11 @@ def test_somebody_elses_file_of_that_name_is_left_alone(tmp_path, content):
     with pytest.raises(JournalError):
         Journal(path, {"a": 1})
     assert path.read_bytes() == content
+
+
+def test_a_link_in_the_place_of_a_journal_is_not_followed(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "journal").symlink_to("letter")
+    with pytest.raises(JournalError, match="is a link, a pipe or a folder; move it away"):
+        Journal(tmp_path / "journal", {})
+    assert (tmp_path / "letter").read_text() == "dear"

@@ -13,6 +13,7 @@ from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, count_targets
 from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
 from robometer_rl.training.trainer import (
+    DamagedSaveError,
     SampleDataset,
     StageData,
     TrainingDivergedError,
@@ -166,6 +167,26 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(sampler, trajec
     _run(fresh, sampler, _collator(fresh, trajectories), tmp_path / "b")
     for key, tensor in unbroken.network.state_dict().items():
         torch.testing.assert_close(fresh.network.state_dict()[key], tensor, atol=1e-6, rtol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("file", ["rng_state.pth", "optimizer.pt", "scheduler.pt", "model.safetensors"])
+def test_a_damaged_save_is_named(checkpoint, sampler, trajectories, tmp_path, file):
+    collate = _collator(checkpoint, trajectories)
+    _run(checkpoint, sampler, collate, tmp_path, steps=2)
+    damaged = tmp_path / "checkpoint-2" / file
+    damaged.write_bytes(b"PK" + damaged.read_bytes()[9:])
+    with pytest.raises(DamagedSaveError, match=r"the save .*checkpoint-2 is damaged.*remove it"):
+        _run(checkpoint, sampler, collate, tmp_path)
+
+
+@pytest.mark.parametrize("state", ["{}", '{"global_step": "2"}', '{"step": 2}', "[]", "{"])
+def test_a_save_without_a_state_of_its_own_step_is_passed_over(tmp_path, state):
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 2}')
+    assert last_save(tmp_path) == tmp_path / "checkpoint-2"
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text(state)
+    assert last_save(tmp_path) is None
 
 
 def test_every_save_is_a_complete_checkpoint(checkpoint, sampler, trajectories, tmp_path):

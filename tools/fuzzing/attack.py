@@ -13,14 +13,25 @@ from pathlib import Path
 from typing import Final
 
 from fuzzing.checks import digest, torn
+from fuzzing.kills import attack_kills
 from fuzzing.kinds import KINDS, Kind, words
 from fuzzing.lines import COMMANDS, EXAMPLES, Command, spoil
 from fuzzing.mutations import mutate
+from fuzzing.probes import attack_probes
 from fuzzing.trying import Outcome, attempt, attempt_call
 
 FILES: Final = 500
 LINES: Final = 300
-PROBLEMS: Final = ("traceback", "signal", "hang", "exit code", "torn", "touched")
+PROBLEMS: Final[tuple[str, ...]] = (
+    "traceback",
+    "signal",
+    "hang",
+    "exit code",
+    "torn",
+    "touched",
+    "breach",
+    "no second run",
+)
 
 
 class Attack:
@@ -47,11 +58,14 @@ class Attack:
 
     def example(self, name: str) -> Path:
         """A sound example of a kind, made once."""
-        kind = KINDS[name]
-        path = self._examples / name.replace(" ", "_") / kind.name
+        return self.made(name, KINDS[name].name, KINDS[name].make)
+
+    def made(self, name: str, file: str, make: Callable[[Path], None]) -> Path:
+        """An example called ``file`` of what is called ``name``, made once."""
+        path = self._examples / name.replace(" ", "_") / file
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            outcome = attempt_call(lambda: kind.make(path), ("make", name), path.parent)
+            outcome = attempt_call(lambda: make(path), ("make", name), path.parent)
             if outcome.problem or not path.exists():
                 raise RuntimeError(f"the example of {name} could not be made: {outcome.output}")
             (path.parent / "printed.txt").unlink()
@@ -100,9 +114,19 @@ class Attack:
             rows.append((part, str(tries), *counts, f"{self.longest.get(part, 0.0):.1f} s"))
         return "\n".join("".join(cell.rjust(width) for cell, width in zip(row, columns, strict=True)) for row in rows)
 
+    def figures(self, part: str) -> dict[str, float]:
+        """The row of a part: tries, how many had each problem, and the processor time of the slowest."""
+        counts = {problem.replace(" ", "_"): self.found[part, problem] for problem in PROBLEMS}
+        return {"tries": self.tries[part], **counts, "slowest_s": round(self.longest.get(part, 0.0), 1)}
+
     def chosen(self, names: Iterator[str] | list[str]) -> list[str]:
         """Those names that are asked for."""
         return [name for name in names if self.match in name]
+
+    def some(self, names: list[str]) -> list[str]:
+        """As many of the names as belong to the share that is run, in their order."""
+        chosen = self.rng("some").sample(range(len(names)), min(len(names), self.count(len(names))))
+        return [names[index] for index in sorted(chosen)]
 
     def count(self, whole: int) -> int:
         """How many tries of ``whole`` are made."""
@@ -183,5 +207,10 @@ def _attack_line(attack: Attack, name: str, command: Command, number: int) -> No
     attack.judge("lines", name, outcome, folder, harm)
 
 
-PARTS: Final[dict[str, Callable[[Attack], None]]] = {"files": attack_files, "lines": attack_lines}
+PARTS: Final[dict[str, Callable[[Attack], None]]] = {
+    "files": attack_files,
+    "lines": attack_lines,
+    "probes": attack_probes,
+    "kills": attack_kills,
+}
 """The parts of the attack, by name."""

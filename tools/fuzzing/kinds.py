@@ -32,6 +32,15 @@ TRAINING: Final = (
 )  # fmt: skip
 
 
+NO_EPISODES: Final = tuple(
+    f"--episodes.{skill}=0"
+    for skill in (
+        "expert", "noisy", "stop-halfway", "wrong-place", "random", "hover", "undo", "wrong-push", "flail", "drop",
+        "wrong-object",
+    )
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Kind:
     """Files of one kind.

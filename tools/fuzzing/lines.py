@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
-from fuzzing.kinds import KINDS, TASK, TINY, TRAINING, words
+from fuzzing.kinds import KINDS, NO_EPISODES, TASK, TINY, TRAINING, words
 from fuzzing.mutations import STRINGS
 
 COUNTS: Final = ("-1", "0", "1", "7", "1.5", "x", "", "nan", "-9223372036854775809", "True", "1e3", " 2", "٣")
@@ -45,14 +45,6 @@ class Command:
     words: tuple[str, ...]
     options: str
 
-
-NO_EPISODES: Final = tuple(
-    f"--episodes.{skill}=0"
-    for skill in (
-        "expert", "noisy", "stop-halfway", "wrong-place", "random", "hover", "undo", "wrong-push", "flail", "drop",
-        "wrong-object",
-    )
-)  # fmt: skip
 
 _IMPORT = "robometer_rl.formats.importing:ImportOptions"
 COMMANDS: Final[dict[str, Command]] = {

@@ -209,6 +209,12 @@ def _missing(file: Path, rng: random.Random) -> str:
     return "missing"
 
 
+def _as_pipe(file: Path, rng: random.Random) -> str:
+    file.unlink()
+    os.mkfifo(file)
+    return "a pipe"
+
+
 BYTES = (_truncate, _flip, _flip, _block, _extreme, _extreme)
 TEXTS = (_replace_token, _replace_value, _replace_value, _nest, _encode, _alias_bomb)
-PLACES = (_as_folder, _as_link, _missing)
+PLACES = (_as_folder, _as_link, _as_pipe, _missing)

@@ -21,6 +21,7 @@ from typing import Any
 
 HANG_SECONDS = 20.0  # of processor time; or three times as long on the clock, since other programs may be running
 MEMORY = 8 << 30  # bytes of data of a try, so that a bomb meets an error and not the machine's end
+LARGEST = 4 << 30  # bytes of a file that a try may write, so that it meets an error and not a full disk
 POLL = 0.02
 ACCEPTED = (0, 2)
 TRACES = ("Traceback (most recent call last)", "Exception ignored in", "Fatal Python error", "Segmentation fault")
@@ -38,6 +39,8 @@ class Outcome:
         seconds: Processor time.
         hangs: Whether it did not come to an end.
         killed: Whether it was sent a signal on purpose.
+        memory: Bytes of memory that it had at most, what it shares with its parent included.
+        clock: Seconds on the clock.
     """
 
     words: tuple[str, ...]
@@ -47,6 +50,8 @@ class Outcome:
     seconds: float
     hangs: bool
     killed: bool = False
+    memory: int = 0
+    clock: float = 0.0
 
     @property
     def problem(self) -> str | None:
@@ -118,6 +123,7 @@ def _run(call: Callable[[], Any], folder: Path, printed: Path, environment: dict
         os.environ.update(environment)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
         target = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(target, 1)
@@ -138,28 +144,35 @@ def _run(call: Callable[[], Any], folder: Path, printed: Path, environment: dict
 
 
 def _watch(child: int, words: tuple[str, ...], printed: Path, kill: tuple[signal.Signals, float] | None) -> Outcome:
-    begin, used, killed, hangs = time.monotonic(), 0.0, False, False
+    begin, killed, hangs = time.monotonic(), False, False
     while True:
         ended, status, usage = os.wait4(child, os.WNOHANG)
         if ended:
-            used = usage.ru_utime + usage.ru_stime
             break
         clock = time.monotonic() - begin
         if kill is not None and not killed and clock >= kill[1]:
-            os.kill(child, kill[0])
+            _send(child, kill[0])
             killed = True
-        used = _processor_time(child)
-        if used > HANG_SECONDS or clock > 3 * HANG_SECONDS:
+        if _processor_time(child) > HANG_SECONDS or clock > 3 * HANG_SECONDS:
             hangs = True
             os.killpg(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
+            _, status, usage = os.wait4(child, 0)
             break
         time.sleep(min(POLL, max(kill[1] - clock, 0.001)) if kill and not killed else POLL)
     _end_group(child)
     output = printed.read_bytes().decode("utf-8", "replace") if printed.is_file() else ""
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    return Outcome(words, code, number, output, used, hangs, killed)
+    used = usage.ru_utime + usage.ru_stime
+    return Outcome(words, code, number, output, used, hangs, killed, usage.ru_maxrss * 1024, time.monotonic() - begin)
+
+
+def _send(child: int, number: signal.Signals) -> None:
+    """Sends a signal to a try; Ctrl-C to what it has started as well, as a terminal does."""
+    if number == signal.SIGINT and os.getpgid(child) == child:
+        os.killpg(child, number)
+    else:
+        os.kill(child, number)
 
 
 def _processor_time(child: int) -> float:
@@ -169,8 +182,10 @@ def _processor_time(child: int) -> float:
 
 
 def _end_group(child: int) -> None:
-    """Ends what a try has started and left behind."""
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
+    """Ends what a try has started and left behind, and waits for its end."""
+    for _ in range(50):
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(POLL)

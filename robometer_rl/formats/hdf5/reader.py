@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.files import check_regular
 from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.hdf5.links import check_links
 from robometer_rl.formats.naming import episode_id
@@ -138,6 +139,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     try:
+        check_regular(path)
         check_links(path)
         file = h5py.File(path, "r")
     except DAMAGE as error:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.formats.dataset import Labels
 from robometer_rl.formats.lerobot.columns import (
@@ -186,7 +187,7 @@ def _with_statistics(table: Any, feature: str, values: NDArray[Any], rows: list[
 def _copy_descriptions(layout: LeRobotLayout, directory: Path, made: Columns) -> None:
     _write_json(_with_parent(directory / _INFO), {**layout.info, "features": describe(layout.features)})
     if (layout.root / _STATS).is_file():
-        stats = json.loads((layout.root / _STATS).read_text("utf-8"))
+        stats = parse_json(read_text(layout.root / _STATS), nan=True)
         known = {name: found for name, values in made.items() if (found := statistics(values)) is not None}
         _write_json(directory / _STATS, stats | known)
 

@@ -287,7 +287,11 @@ def _episodes_v3(root: Path) -> pa.Table:
         # Statistics per episode are most of the file and of no use here.
         names = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
         tables.append(file.read(columns=names))
-    return require("pyarrow", "lerobot").concat_tables(tables, promote_options="default")
+    found = require("pyarrow", "lerobot").concat_tables(tables, promote_options="default")
+    # A few kilobytes can list one episode millions of times.
+    if len(found["episode_index"].unique()) != len(found):
+        raise SourceError(f"{root / 'meta' / 'episodes'} lists an episode more than once")
+    return found
 
 
 def _episodes_v2(root: Path) -> pa.Table:

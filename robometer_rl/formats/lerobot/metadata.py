@@ -10,6 +10,7 @@ from typing import Any, Final
 from robometer_rl.data.reading import SourceError
 from robometer_rl.documents import DocumentError, brief, parse_json, read_text
 from robometer_rl.extras import require
+from robometer_rl.files import check_regular
 
 __all__ = ["VERSIONS", "open_parquet", "read_info", "read_jsonl", "read_tasks"]
 
@@ -26,6 +27,7 @@ def open_parquet(path: Path) -> Any:
     Raises:
         ImportError: The extra ``lerobot`` is not installed.
     """
+    check_regular(path)
     return require("pyarrow.parquet", "lerobot").ParquetFile(path)
 
 

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
 from robometer_rl.formats.assumptions import Assumptions
@@ -83,7 +84,7 @@ Arrays = dict[str, NDArray[Any]]
 def is_format(path: Path) -> bool:
     """Whether ``path`` is the directory of a Minari data set, or its folder ``data``."""
     try:
-        content = json.loads((_data_folder(path) / _METADATA).read_text("utf-8"))
+        content = parse_json(read_text(_data_folder(path) / _METADATA), nan=True)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "minari_version" in content
@@ -239,7 +240,7 @@ class _MinariWriter(LabelWriter):
     def written(self) -> Provenance | None:
         """See `LabelWriter.written`."""
         try:
-            content = json.loads((self.destination / "data" / _METADATA).read_text("utf-8"))
+            content = parse_json(read_text(self.destination / "data" / _METADATA), nan=True)
             return stored_provenance(content[_KEY])
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.documents import read_text
+from robometer_rl.files import check_regular, inside
 from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.minari.arrow import arrow_infos, check_episode
 from robometer_rl.formats.minari.layout import (
@@ -168,9 +170,13 @@ def open_minari(path: Path) -> minari.MinariDataset:
         raise ImportError(f'reading {path} needs minari: pip install "robometer-rl[minari]"') from error
     folder = path / "data" if (path / "data").is_dir() else path
     try:
+        # Minari would wait for a pipe, and read what has no end.
+        read_text(inside(folder, "metadata.json"))
+        if (folder / "main_data.hdf5").exists():
+            check_regular(inside(folder, "main_data.hdf5"))
         return minari.MinariDataset(folder)
     # Minari asserts, or takes for granted, what its metadata hold.
-    except (ValueError, KeyError, AssertionError, OSError) as error:
+    except (ValueError, KeyError, AssertionError, OSError, RecursionError) as error:
         raise SourceError(f"{path} is not a Minari data set that can be read: {error!r}") from error
 
 

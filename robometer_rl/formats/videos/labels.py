@@ -156,7 +156,7 @@ class VideoDataset(RelabelDataset):
             raise SourceError(f"{self.options.path} holds neither a {FILE_NAME} nor videos")
         if not self.options.tasks:
             raise SourceError(f"{self.options.path} has no {FILE_NAME} that says what the task is; give it")
-        return {path.name: _Listed(path, self.options.tasks) for path in videos}
+        return {path.name: _Listed(inside(path.parent, path.name), self.options.tasks) for path in videos}
 
     def _from_lines(self, path: Path) -> dict[str, _Listed]:
         found: dict[str, _Listed] = {}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from robometer_rl.documents import parse_json, read_text
-from robometer_rl.files import OutsideError, inside
+from robometer_rl.files import OutsideError, check_regular, inside
 from robometer_rl.models.robometer.config import CheckpointError, blamed_on
 
 __all__ = [
@@ -102,6 +102,7 @@ def read_file(path: Path) -> State:
     Where two names share a tensor, safetensors' `save_model` stores it under one and notes the other in the metadata
     (LeRobot's conversions keep the embedding under ``lm_head.weight``, to which it is tied); both names are returned.
     """
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
