@@ -70,11 +70,16 @@ class Publish:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """Serve a model to other processes and machines."""
+
+
+@dataclass(frozen=True)
 class Data:
     """Look at, verify, import, upload or download recorded episodes."""
 
 
-Command = Demo | Score | Collect | Train | Evaluate | Calibrate | Relabel | Data | Publish
+Command = Demo | Score | Collect | Train | Evaluate | Calibrate | Relabel | Data | Publish | Serve
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,11 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.training.publish:PublishConfig",
         "robometer_rl.training.publish:publish",
         "a checkpoint is pushed in one piece or not at all; give the same command again",
+    ),
+    Serve: _Home(
+        "robometer_rl.serving.commands:ServeConfig",
+        "robometer_rl.serving.commands:run_serve",
+        "clients wait for a server at the same address",
     ),
     Data: _Home(
         None,

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "UnknownModelError", "family_of", "load_reward_model"]
 
-FAMILIES: Final[Mapping[str, str]] = {"robometer": "robometer_rl.models.robometer.inference"}
+FAMILIES: Final[Mapping[str, str]] = {
+    "robometer": "robometer_rl.models.robometer.inference",
+    "http": "robometer_rl.serving.client",
+    "https": "robometer_rl.serving.client",
+}
 """Kinds of reward models, and the module of each, which is imported when a model of the kind is asked for.
 
 Such a module has a function ``load(where, ...) -> RewardModel``: ``where`` is what stands behind the colon of a name,
@@ -26,6 +30,7 @@ and its other parameters are the options that the family has.
 
 # One letter is a drive, and what is followed by slashes an address.
 _NAME = re.compile(r"(?P<family>[A-Za-z_]\w+(?:\.\w+)*):(?!//)(?P<where>.*)", re.DOTALL)
+_ADDRESS = re.compile(r"(?P<family>https?)://.*", re.DOTALL)
 
 
 def load_reward_model(
@@ -44,7 +49,8 @@ def load_reward_model(
             (``"robometer/Robometer-4B"``, ``"robometer/Robometer-4B@<tag, branch or commit>"``; the default branch
             if none is given), of a Robometer: docs/checkpoints.md lists the layouts that load. A model of another
             kind is called ``"family:where"``, where the family is one of `FAMILIES` or the full name of a module that
-            can be imported here (docs/adding_a_model.md).
+            can be imported here (docs/adding_a_model.md). The address of a reward server (docs/serving.md),
+            ``"http://HOST:8000"``, stands for the model that it serves.
         device: Where to run, such as ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; as stored in the checkpoint if None.
         attn_implementation: ``"sdpa"`` or ``"eager"`` can do everything; others that transformers knows can `predict`
@@ -60,6 +66,7 @@ def load_reward_model(
         UnknownModelError: The name means nothing here.
         CheckpointError: The checkpoint is incomplete or of another kind.
         ValueError: An option that the family does not have, or a device or dtype that is not to be had here.
+        ConnectionError: A reward server that cannot be reached.
 
     Example:
         >>> model = load_reward_model("mini")
@@ -80,7 +87,9 @@ def load_reward_model(
             f"{', '.join(known) or 'none'}"
         )
     model = load(where, **given)
-    model.source = str(name)
+    # An address may hold a token, which no output should.
+    if _ADDRESS.fullmatch(str(name)) is None:
+        model.source = str(name)
     return model
 
 
@@ -92,6 +101,8 @@ def family_of(name: str | Path) -> str:
 def _parse(name: str | Path) -> tuple[str, str]:
     """The family and what stands behind it."""
     text = str(name)
+    if (address := _ADDRESS.fullmatch(text)) is not None:
+        return address["family"], text
     found = None if text and Path(text).exists() else _NAME.fullmatch(text)
     return ("robometer", text) if found is None else (found["family"], found["where"])
 

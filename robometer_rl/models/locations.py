@@ -70,7 +70,7 @@ def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Loca
     if text in EMBEDDED:
         return Location(Path(str(files("robometer_rl") / "assets" / EMBEDDED[text])), EMBEDDED[text])
     if "://" in text:
-        raise UnknownModelError(f"got the address {text!r}; this release has no client for a reward server")
+        raise UnknownModelError(f"got the address {text!r}; expected http://HOST:PORT or https://HOST")
     try:
         # An empty path would be the working directory.
         if text and Path(text).is_dir():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from importlib.resources import files
 from pathlib import Path
 
@@ -54,9 +55,11 @@ def test_an_unknown_name_says_what_exists(name: str) -> None:
         load_reward_model(name)
 
 
-def test_an_address_says_that_there_is_no_client() -> None:
-    with pytest.raises(UnknownModelError, match="no client for a reward server"):
-        load_reward_model("http://127.0.0.1:8000")
+def test_an_address_where_nobody_answers_is_an_error_of_the_connection() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionError, match="does not answer"):
+            load_reward_model(f"http://127.0.0.1:{nobody.getsockname()[1]}", patience=0.0)
 
 
 def test_a_file_is_not_a_checkpoint() -> None:

@@ -1,0 +1,1 @@
+"""A reward model behind HTTP: the server (extra ``serve``), and the client, which needs NumPy only."""

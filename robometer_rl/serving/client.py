@@ -1,0 +1,305 @@
+"""A reward model on another machine: what ``load_reward_model("http://host:8000")`` gives.
+
+Needs NumPy and nothing else, so that any environment can ask. What it says is what the model says: every error of the
+model is raised here as it would be there, an outage is bridged and then raised, and nothing is ever replaced by a
+number.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip, FrameError, FrameProtocol, parse_protocol, same_length, scored_steps
+from robometer_rl.models.reward_model import RewardModel, RewardStream
+from robometer_rl.prediction import Prediction, StepPrediction
+from robometer_rl.serving.connection import Answer, Connection, Refusal
+from robometer_rl.serving.problems import ServerError
+from robometer_rl.serving.wire import encode, unpack_predictions, unpack_step
+
+__all__ = ["RemoteRewardModel", "RemoteStream", "load"]
+
+T = TypeVar("T")
+
+_GONE: Final = (404, 410)
+_FACTS: Final = ("model_id", "revision", "dtype", "success_threshold", "has_progress", "has_success", "causal")
+
+
+def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardModel:
+    """The model that a server serves.
+
+    Args:
+        where: Its address, ``http://HOST:PORT``; ``http://:TOKEN@HOST:PORT`` if it asks for a token, or the environment
+            variable ROBOMETER_RL_TOKEN. Of the reference's evaluation server, too.
+        timeout: Seconds to wait for an answer.
+        patience: Seconds that an outage may last before it is raised.
+
+    Raises:
+        ServerError: It cannot be reached.
+        UnknownModelError: Not an address.
+    """
+    connection = Connection(where, timeout, patience)
+    try:
+        about = connection.ask("GET", "/v1/model").content
+    except Refusal as error:
+        if error.status not in _GONE:
+            raise
+        from robometer_rl.serving.reference_client import ReferenceServerModel
+
+        return ReferenceServerModel(connection)
+    return RemoteRewardModel(connection, about)
+
+
+class RemoteRewardModel(RewardModel):
+    """Asks a server of this package; see `RewardModel`, and `load`.
+
+    May be pickled: it is an address. Threads may share one.
+
+    Args:
+        connection: The server.
+        about: What it says of its model.
+
+    Raises:
+        ServerError: It does not say what a reward server says.
+    """
+
+    def __init__(self, connection: Connection, about: Any) -> None:
+        super().__init__()
+        self.connection = connection
+        self.source = connection.address
+        try:
+            for name in _FACTS:
+                setattr(self, name, about[name])
+            self.default_protocol = parse_protocol(about["default_protocol"])
+            self.identity = str(about["identity"])
+            self._limits = {name: int(about["limits"][name]) for name in ("body", "clips")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerError(f"{self.source}/v1/model does not describe a model: {error!r}") from error
+
+    def __reduce__(self) -> Any:
+        about = {name: getattr(self, name) for name in _FACTS}
+        about |= {"default_protocol": str(self.default_protocol), "identity": self.identity, "limits": self._limits}
+        return RemoteRewardModel, (self.connection, about)
+
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """See `RewardModel.predict`."""
+        return self._ask_about("/v1/predict", clips, {})
+
+    def predict_steps(
+        self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
+    ) -> list[Prediction]:
+        """See `RewardModel.predict_steps`; only scored frames are sent."""
+        scored = [
+            clip if every == 1 else Clip(clip.read(scored_steps(len(clip), every).tolist()), clip.task)
+            for clip in clips
+        ]
+        said = self._ask_about("/v1/predict_steps", scored, {"protocol": str(protocol or self.default_protocol)})
+        return [replace(prediction, every=every) for prediction in said]
+
+    def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
+        """See `RewardModel.compare`."""
+        found = [np.zeros(0, np.float32)]
+        for chunk in self._chunks(pairs, lambda pair: _nbytes(pair[0]) + _nbytes(pair[1])):
+            tasks = [first.task for first, _ in chunk]
+            frames = [clip.read() for pair in chunk for clip in pair]
+            answer = self.ask("POST", "/v1/compare", encode({"tasks": tasks, "both_orders": both_orders}, frames))
+            found.append(answer.message.arrays[0])
+        return np.concatenate(found)
+
+    def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
+        """See `RewardModel.stream`; the server keeps the histories, one frame is sent per step."""
+        return RemoteStream(self, tasks, protocol or self.default_protocol)
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        """An answer of the server, if it still serves the same model.
+
+        Raises:
+            ServerError: It serves another one, or cannot be reached.
+        """
+        answer = self.connection.ask(method, path, body)
+        found = answer.headers.get("x-robometer-model")
+        if found != self.identity:
+            raise ServerError(
+                f"{self.source} serves {found!r} now; this program began with {self.identity!r}, and rewards of two "
+                "models do not belong together"
+            )
+        return answer
+
+    def _ask_about(self, path: str, clips: Sequence[Clip], head: Mapping[str, Any]) -> list[Prediction]:
+        found: list[Prediction] = []
+        for chunk in self._chunks(clips, _nbytes):
+            body = encode({**head, "tasks": [clip.task for clip in chunk]}, [clip.read() for clip in chunk])
+            message = self.ask("POST", path, body).message
+            said = unpack_predictions(message.head["predictions"], message.arrays)
+            same_length("predictions of the server", len(said), len(chunk))
+            found += said
+        return found
+
+    def _chunks(self, items: Sequence[T], nbytes: Any) -> Iterator[list[T]]:
+        """Items that one request may have."""
+        # The head, and what surrounds it.
+        room = self._limits["body"] - (1 << 20)
+        chunk: list[T] = []
+        size = 0
+        for item in items:
+            if (more := nbytes(item)) > room:
+                raise FrameError(
+                    f"one clip has {more / 1e6:.0f} MB of frames and {self.source} takes {room / 1e6:.0f} MB a time: "
+                    "score fewer frames (every=), send smaller ones, or start it with a larger --limits.body"
+                )
+            if chunk and (size + more > room or len(chunk) == self._limits["clips"]):
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(item)
+            size += more
+        if chunk:
+            yield chunk
+
+
+@dataclass
+class _History:
+    """What it takes to rebuild a history: the frames that its protocol retains."""
+
+    frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    length: int = 0
+
+
+class RemoteStream(RewardStream):
+    """Histories that a server keeps; see `RewardStream`.
+
+    They survive the server: this side keeps the frames that a later step may show (at most eight per history under
+    nested frames), and rebuilds the histories where the server has lost them.
+
+    Args:
+        model: Where they are.
+        tasks: One per history.
+        protocol: Which frames are shown.
+    """
+
+    def __init__(self, model: RemoteRewardModel, tasks: Sequence[str], protocol: FrameProtocol) -> None:
+        if isinstance(tasks, str):
+            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        self.model = model
+        self.protocol = protocol
+        self.tasks = [self._check_task(task) for task in tasks]
+        self._histories = [_History() for _ in self.tasks]
+        self._open()
+
+    def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
+        """See `RewardStream.append`."""
+        chosen = self._chosen(indices)
+        images = self._frames_for(frames, chosen)
+        if not chosen:
+            return _nothing(self.model.has_success)
+        said = self._ask("append", {"indices": chosen}, images)
+        for index, image in zip(chosen, images, strict=True):
+            history = self._histories[index]
+            history.frames[history.length] = image
+            retained = set(self.protocol.retained(history.length).tolist())
+            history.frames = {t: frame for t, frame in history.frames.items() if t in retained}
+            history.length += 1
+        return said
+
+    def peek(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
+        """See `RewardStream.peek`."""
+        rows = self._of_candidates(len(frames), indices)
+        images = self._frames_for(frames, rows)
+        return self._ask("peek", {"indices": rows}, images) if rows else _nothing(self.model.has_success)
+
+    def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
+        """See `RewardStream.reset`."""
+        chosen = self._chosen(indices)
+        before = list(self.tasks)
+        self._change_tasks(chosen, tasks)
+        changed = None if tasks is None else [self.tasks[index] for index in chosen]
+        try:
+            self._ask("reset", {"indices": chosen, "tasks": changed}, [])
+        except BaseException:
+            self.tasks[:] = before
+            raise
+        for index in chosen:
+            self._histories[index] = _History()
+
+    def restore(self, index: int, length: int, frames: Mapping[int, Any]) -> None:
+        """See `RewardStream.restore`."""
+        self._histories[index] = _History(self._restored(index, length, frames), length)
+        self._open()
+
+    def close(self) -> None:
+        """Lets the server forget the histories now; otherwise it does when this object is collected."""
+        self._forget()
+
+    def _open(self) -> None:
+        """Begins a stream at the server with what the histories are now."""
+        listed = [{"length": each.length, "frames": sorted(each.frames)} for each in self._histories]
+        arrays = [np.stack([each.frames[n] for n in sorted(each.frames)]) for each in self._histories if each.frames]
+        head: dict[str, Any] = {"tasks": self.tasks, "protocol": str(self.protocol)}
+        if arrays:
+            head["restore"] = listed
+        about = self.model.ask("POST", "/v1/streams", encode(head, arrays)).content
+        previous = getattr(self, "_forget", None)
+        self._id, self._seq = str(about["id"]), int(about["next_seq"])
+        self._forget = weakref.finalize(self, _forget, self.model.connection, self._id, os.getpid())
+        if previous is not None:
+            previous()
+
+    def _ask(self, what: str, head: dict[str, Any], images: Sequence[NDArray[np.uint8]]) -> Any:
+        """Asks about the histories; where the server has lost them, rebuilds them and asks again."""
+        arrays = list(_of_one_size(images))
+        try:
+            return self._ask_once(what, head, arrays)
+        except Refusal as error:
+            if error.status not in _GONE:
+                raise
+        self._open()
+        return self._ask_once(what, head, arrays)
+
+    def _ask_once(self, what: str, head: dict[str, Any], arrays: list[NDArray[np.uint8]]) -> Any:
+        numbered = head if what == "peek" else {**head, "seq": self._seq}
+        answer = self.model.ask("POST", f"/v1/streams/{self._id}/{what}", encode(numbered, arrays))
+        if what == "reset":
+            self._seq += 1
+            return None
+        said = unpack_step(answer.message)
+        same_length("values of the server", len(said), len(head["indices"]))
+        self._seq += what == "append"
+        return said
+
+
+def _forget(connection: Connection, name: str, process: int) -> None:
+    """Lets a server forget a stream, if that is easily done: its lease ends in any case."""
+    if os.getpid() != process:
+        return
+    # A connection of its own: whoever collects this object may be in the middle of a request.
+    with suppress(OSError):
+        connection.alone(timeout=2.0).ask("DELETE", f"/v1/streams/{name}", repeat=False)
+
+
+def _nbytes(clip: Clip) -> int:
+    height, width = clip.size
+    return len(clip) * height * width * 3
+
+
+def _of_one_size(images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Neighbouring frames of one size as one array (n, H, W, 3)."""
+    run: list[NDArray[np.uint8]] = []
+    for image in images:
+        if run and run[0].shape != image.shape:
+            yield np.stack(run)
+            run = []
+        run.append(image)
+    if run:
+        yield np.stack(run)
+
+
+def _nothing(has_success: bool) -> StepPrediction:
+    """Of no frames."""
+    none = np.zeros(0, np.float32)
+    return StepPrediction(none, none if has_success else None, np.zeros((0, 0), np.float32))

@@ -1,0 +1,206 @@
+"""``robometer-rl serve``: a reward model for other processes and machines."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import tyro
+
+from robometer_rl.extras import require
+from robometer_rl.models.loading import load_reward_model
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.report.terminal import open_console
+from robometer_rl.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from robometer_rl.serving.service import RewardServer
+
+__all__ = ["ServeConfig", "read_token", "run_serve", "serve"]
+
+logger = logging.getLogger(__name__)
+
+TOKEN_VARIABLE: Final = "ROBOMETER_RL_TOKEN"
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serve a reward model to other processes and machines: docs/serving.md.
+
+    Whoever gives http://HOST:PORT as the name of a model is paid by it, from any environment that has NumPy. Programs
+    written for the reference's evaluation server are answered, too.
+    """
+
+    model: str = "mini"
+    """The embedded 'mini', a checkpoint directory, a Hub id ('ID@REVISION'), or FAMILY:WHERE."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 for all of this machine, which asks for a token."""
+    port: int = 8000
+    """Port to listen at; 0 for a free one, which is printed."""
+    device: str = "cpu"
+    """Where the model runs, such as 'cuda'."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the model; as stored in the checkpoint if not given."""
+    token_file: Path | None = None
+    """File with the token that clients must show; the environment variable ROBOMETER_RL_TOKEN if not given."""
+    no_token: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Let anybody who reaches this machine ask."""
+    no_reference_routes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out /evaluate_batch, /evaluate_batch_npy, /gpu_status and /model_info."""
+    stream_memory_gb: float = 4.0
+    """Memory that the histories of streams may take; beyond it streams are refused."""
+    lease_s: float = 600.0
+    """Forget a stream that was not used for so many seconds."""
+    grace_s: float = 20.0
+    """Seconds that requests have to be answered after SIGTERM."""
+    ssl_certfile: Path | None = None
+    """Certificate, for https."""
+    ssl_keyfile: Path | None = None
+    """Its key."""
+    limits: Limits = field(default_factory=Limits)
+    """What is taken at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 1 << 16:
+            raise ValueError(f"port is {self.port}; expected 0 to 65535")
+        for name in ("stream_memory_gb", "lease_s", "grace_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+
+
+def run_serve(config: ServeConfig) -> None:
+    """Serves until SIGTERM or Ctrl-C; what is being answered then is finished."""
+    serve(config, lambda: load_reward_model(config.model, config.device, config.dtype))
+
+
+def read_token(config: ServeConfig) -> str | None:
+    """The token that clients must show.
+
+    Raises:
+        ValueError: None was given, and others than this machine may reach the server; or it is empty.
+        OSError: Its file cannot be read.
+    """
+    token = os.environ.get(TOKEN_VARIABLE)
+    if config.token_file is not None:
+        token = config.token_file.read_text(encoding="utf-8").strip()
+    if token is not None and not token.strip():
+        raise ValueError(f"the token in {config.token_file or TOKEN_VARIABLE} is empty")
+    if config.no_token:
+        return None
+    if token is None and not _is_loopback(config.host):
+        raise ValueError(
+            f"the host {config.host!r} can be reached by others: give a token with --token-file or {TOKEN_VARIABLE}, "
+            "or say --no-token"
+        )
+    return token
+
+
+def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
+    """Serves a model; see `run_serve`.
+
+    Raises:
+        OSError: The port is taken.
+        Exception: What loading the model raised.
+    """
+    token = read_token(config)
+    require("fastapi", "serve")
+    uvicorn = require("uvicorn", "serve")
+    from robometer_rl.serving.app import application
+    from robometer_rl.serving.service import RewardServer, Settings
+
+    settings = Settings(
+        limits=config.limits,
+        token=token,
+        stream_bytes=int(config.stream_memory_gb * 1e9),
+        lease_s=config.lease_s,
+        reference_routes=not config.no_reference_routes,
+    )
+    with _listening(config.host, config.port) as listener:
+        server = RewardServer(load, settings)
+        scheme = "http" if config.ssl_certfile is None else "https"
+        where = f"{scheme}://{_in_address(config.host)}:{listener.getsockname()[1]}"
+        options = uvicorn.Config(
+            application(server),
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=75,
+            ssl_certfile=config.ssl_certfile,
+            ssl_keyfile=config.ssl_keyfile,
+        )
+        asyncio.run(_until_stopped(uvicorn.Server(options), server, listener, config, where))
+    open_console().print("stopped; clients go on when the server is started again", soft_wrap=True)
+
+
+async def _until_stopped(uvicorn: Any, server: RewardServer, listener: Any, config: ServeConfig, where: str) -> None:
+    """Answers from the first moment on, with 503 until the model is there."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            uvicorn.force_exit = True
+        loop.call_soon_threadsafe(stopping.set)
+
+    uvicorn.handle_exit = stop
+    answering = asyncio.create_task(uvicorn.serve(sockets=[listener]))
+    loading = asyncio.wrap_future(server.thread.loaded)
+    stopped = asyncio.create_task(stopping.wait())
+    console = open_console()
+    console.print(f"listening at {where}; loading {config.model}", soft_wrap=True)
+    await asyncio.wait({answering, loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if loading.done() and loading.exception() is None:
+        model = loading.result()
+        console.print(f"serving {model.model_id} at {where}", soft_wrap=True)
+        await asyncio.wait({answering, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    await _drain(server, config.grace_s)
+    uvicorn.should_exit = True
+    await answering
+    stopped.cancel()
+    if loading.done():
+        loading.result()
+
+
+async def _drain(server: RewardServer, seconds: float) -> None:
+    """Lets requests be answered that have begun."""
+    server.door.draining = True
+    try:
+        async with asyncio.timeout(seconds):
+            while server.door.requests:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        logger.warning("%d requests were not answered within %g s", server.door.requests, seconds)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that the kernel accepts connections for from now on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from error
+    listener.listen(1024)
+    return listener
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,205 @@
+"""What stands in front of the routes: token, limits, counting, and the end of service.
+
+A request is looked at before its body is read: what may not be answered costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from robometer_rl.serving.limits import Limits
+from robometer_rl.serving.metrics import Metrics
+from robometer_rl.serving.problems import Problem
+
+__all__ = ["Door", "Gate"]
+
+# Always open: whoever watches over processes has no token.
+_OPEN: Final = ("/health", "/ready")
+# Small bodies of refused requests are read, so that the client gets to read why.
+_DISCARDED: Final = 1 << 20
+
+
+@dataclass
+class Door:
+    """What decides who may come in.
+
+    Attributes:
+        limits: What is taken at most.
+        token: What clients must show; None if anybody may ask.
+        metrics: Where requests are counted.
+        headers: Sent with every answer.
+        draining: Whether nothing new is begun any more.
+        requests: Requests with a body that are being answered.
+        nbytes: Bytes of their bodies.
+    """
+
+    limits: Limits
+    token: str | None
+    metrics: Metrics
+    headers: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
+    requests: int = 0
+    nbytes: int = 0
+
+
+class Gate:
+    """ASGI middleware: lets requests in that may be answered, with their bodies read.
+
+    Args:
+        app: What answers them.
+        door: What decides.
+    """
+
+    def __init__(self, app: Any, door: Door) -> None:
+        self._app, self._door = app, door
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+
+        async def answer(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [(name.encode(), value.encode()) for name, value in self._door.headers.items()]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        size = 0
+        try:
+            size = self._admit(scope)
+            body = await self._read(scope, receive)
+            await self._app(scope, _replayed(body, receive), answer)
+        except Problem as problem:
+            await _discard(receive, scope)
+            await _refuse(answer, problem)
+            self._door.metrics.rejected.labels(problem.kind).inc()
+        finally:
+            self._count(scope, status, time.perf_counter() - start, size)
+
+    def _admit(self, scope: Mapping[str, Any]) -> int:
+        """Bytes of a request that may be answered; raises `Problem` for one that may not."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        door, path = self._door, scope["path"]
+        if door.token is not None and path not in _OPEN and not _shows(headers.get("authorization", ""), door.token):
+            raise Problem(401, "unauthorized", "this server asks for its token: Authorization: Bearer TOKEN")
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            return 0
+        if door.draining:
+            raise Problem(503, "draining", "this server is being stopped; ask again", retry_after=1)
+        size = _content_length(headers)
+        limits = door.limits
+        if size > limits.body:
+            raise Problem(413, "too_large", f"the body has {size} bytes; this server takes {limits.body}")
+        if door.requests >= limits.requests or door.nbytes + size > limits.queued_bytes:
+            message = f"{door.requests} requests of {door.nbytes} bytes are waiting already; ask again later"
+            raise Problem(429, "busy", message, retry_after=1)
+        door.requests += 1
+        door.nbytes += size
+        self._note()
+        scope["state"] = {**scope.get("state", {}), "admitted": size}
+        return size
+
+    async def _read(self, scope: Mapping[str, Any], receive: Any) -> bytes:
+        """The body; raises `Problem` if it is too large or takes too long."""
+        parts, size, limits = [], 0, self._door.limits
+        try:
+            async with asyncio.timeout(limits.upload_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Problem(400, "cut_off", "the request ended before its body did")
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > limits.body:
+                        raise Problem(413, "too_large", f"the body has more than {limits.body} bytes")
+                    parts.append(part)
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError as error:
+            message = f"the body had not arrived after {limits.upload_s:g} s"
+            raise Problem(408, "upload_timeout", message) from error
+
+    def _count(self, scope: Mapping[str, Any], status: int, seconds: float, size: int) -> None:
+        door = self._door
+        if "admitted" in scope.get("state", {}):
+            door.requests -= 1
+            door.nbytes -= size
+            self._note()
+        # What was asked for may be anything; labels are few.
+        route = getattr(scope.get("route"), "path", "other")
+        door.metrics.requests.labels(route, str(status)).inc()
+        door.metrics.request_seconds.labels(route).observe(seconds)
+
+    def _note(self) -> None:
+        self._door.metrics.waiting_requests.set(self._door.requests)
+        self._door.metrics.waiting_bytes.set(self._door.nbytes)
+
+
+def _shows(authorization: str, token: str) -> bool:
+    """Whether a header has the token: as ``Bearer``, or as the password of ``Basic``."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(value.encode(), token.encode())
+
+
+def _content_length(headers: Mapping[str, str]) -> int:
+    length = headers.get("content-length", "0")
+    if not length.isascii() or not length.isdecimal() or len(length) > 18:
+        raise Problem(400, "malformed", f"Content-Length is {length[:40]!r}; expected a number", "Content-Length")
+    return int(length)
+
+
+def _replayed(body: bytes, receive: Any) -> Any:
+    """Gives the body once, then what comes after it: nothing but the end of the connection."""
+    given = False
+
+    async def replay() -> dict[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def _discard(receive: Any, scope: Mapping[str, Any]) -> None:
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if not length.isdigit() or not 0 < int(length) <= _DISCARDED or "admitted" in scope.get("state", {}):
+        return
+    try:
+        async with asyncio.timeout(1.0):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        return
+
+
+async def _refuse(send: Any, problem: Problem) -> None:
+    body = json.dumps(problem.body).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **problem.headers}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer, Basic realm="robometer"'
+    if problem.status in (408, 413, 503):
+        headers["Connection"] = "close"
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
