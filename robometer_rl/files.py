@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -269,8 +269,7 @@ def _partial(place: Path, shown: Path | None = None) -> Iterator[Path]:
         try:
             yield directory / place.name
         finally:
-            # What cannot be removed is no reason to hide an error; the next writer removes it.
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
             os.close(descriptor)
     except OSError as error:
         hidden, said = str(_hidden(place, 0)), str(error.filename or "")
@@ -287,19 +286,45 @@ def _claimed(place: Path) -> tuple[Path, int]:
     """
     number = 0
     while True:
-        directory = _hidden(place, number)
+        directory, descriptor, is_new = _hidden(place, number), None, True
         try:
-            directory.mkdir()
-            is_new = True
-        except FileExistsError:
-            is_new = False
-        descriptor = _opened(directory)
-        if descriptor is not None:
-            if _is_taken(directory, descriptor, place.name, is_new):
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                is_new = False
+            descriptor = _opened(directory)
+            if descriptor is not None and _is_taken(directory, descriptor, place.name, is_new):
                 return directory, descriptor
+        except KeyboardInterrupt:
+            _give_up(directory, descriptor)
+            raise
+        if descriptor is not None:
             os.close(descriptor)
         if os.path.lexists(directory):  # else its writer has finished meanwhile, and the number is free
             number += 1
+
+
+def _remove(directory: Path) -> None:
+    """Removes a hidden directory, also where Ctrl-C comes meanwhile: on a busy disk that takes a while."""
+    try:
+        # What cannot be removed is no reason to hide an error; the next writer removes it.
+        shutil.rmtree(directory, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _give_up(directory: Path, descriptor: int | None) -> None:
+    """Removes a hidden directory that was just made, unless another writer has it or it holds something."""
+    if descriptor is not None:
+        os.close(descriptor)
+    descriptor = _opened(directory)
+    if descriptor is None:
+        return
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        directory.rmdir()
+    os.close(descriptor)
 
 
 def _hidden(place: Path, number: int) -> Path:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -53,6 +56,25 @@ def test_nothing_is_left_after_an_interruption(tmp_path, error):
         partial.write_text("half")
         raise error
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["mkdir", "flock", "rmtree"])
+def test_nothing_is_left_where_ctrl_c_comes_while_the_hidden_directory_is_made_or_removed(tmp_path, monkeypatch, call):
+    owner = {"mkdir": Path, "flock": fcntl, "rmtree": shutil}[call]
+    original, calls = getattr(owner, call), []
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        calls.append(call)
+        if len(calls) > 1 or call != "rmtree":
+            original(*args, **options)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "file.txt", "text")
+    monkeypatch.undo()
+    assert names(tmp_path) in ([], ["file.txt"])
 
 
 @files_up_to(1000)

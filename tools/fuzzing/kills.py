@@ -148,7 +148,8 @@ def _unbroken(attack: Attack, name: str, command: Killed) -> _Unbroken | None:
     """Two runs without a break; None, and a finding, if they fail."""
     runs: list[tuple[Outcome, dict[str, str]]] = []
     for number in ("first", "second"):
-        folder = attack.folder / "unbroken" / _file(name)
+        # Two places, so that a file with its place in it is not taken for one that is the same every time.
+        folder = attack.folder / "unbroken" / f"{_file(name)}-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         outcome = attempt(_prepared(attack, command, folder), folder, HOME=str(folder))

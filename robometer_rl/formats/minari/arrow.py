@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from robometer_rl.data.reading import SourceError
+from robometer_rl.documents import read_text
 from robometer_rl.extras import require
+from robometer_rl.files import check_regular, inside
 
 __all__ = ["arrow_infos", "check_episode", "episode_files", "read_table"]
 
@@ -31,6 +33,7 @@ def read_table(path: Path) -> Any:
         ValueError: It is damaged.
         OSError: Likewise, or it is gone.
     """
+    check_regular(path)
     if path.suffix == ".parquet":
         table = require("pyarrow.parquet", "minari").ParquetFile(path).read()
     else:
@@ -51,6 +54,9 @@ def check_episode(folder: Path, episode: int) -> Any:
     files = episode_files(folder, episode)
     if len(files) != 1:
         raise SourceError(f"its rows are in {len(files)} files; Minari writes one")
+    facts = f"{episode}/metadata.json"  # which Minari reads: it would wait for a pipe, and read what has no end
+    if (folder / facts).exists():
+        read_text(inside(folder, facts))
     table = read_table(files[0])
     if files[0].suffix == ".arrow" and max((column.num_chunks for column in table.columns), default=0) > 1:
         raise SourceError("its rows are in several batches; Minari writes one, and reads no more")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -20,6 +21,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.minari.labels import open_dataset
 from robometer_rl.formats.minari.reader import MinariConfig, MinariFrames, read_minari
+from tests.relabeling.kinds import make
 
 SIZE = 32
 IMAGE = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
@@ -323,3 +325,15 @@ def test_something_else_than_a_data_set_raises_at_once(root: Path) -> None:
     metadata.write_text("{}")
     with pytest.raises(SourceError, match="not a Minari data set"):
         read_minari(MinariConfig(path))
+
+
+@pytest.mark.parametrize("pattern", ["data/0/metadata.json", "data/0/*.arrow"])
+def test_a_pipe_among_the_files_of_an_episode_is_not_waited_for(tmp_path, pattern):
+    path = make("minari_arrow", tmp_path / "original", 2)
+    (file,) = path.glob(pattern)
+    file.unlink()
+    os.mkfifo(file)
+    first, second = read_minari(MinariConfig(path, task="reach"))
+    assert isinstance(first, Unreadable)
+    assert "pipe" in first.reason
+    assert isinstance(second, Trajectory)
