@@ -177,7 +177,8 @@ def _attack(attack: Attack, name: str, command: Killed, number: int, unbroken: _
         harm["torn"] = "; ".join(problems)
     if outcome.killed and sent in ENDED and outcome.code not in (ENDED[sent], 0, None):
         harm["exit code"] = f"{outcome.code} instead of {ENDED[sent]}: {outcome.output[-300:]}"
-    if outcome.killed and outcome.code == ENDED.get(sent) and (hidden := _hidden(folder)):
+    was_asked = sent in ENDED and outcome.killed and outcome.code == ENDED[sent]
+    if was_asked and (hidden := _hidden(folder)):
         harm["touched"] = f"{hidden} is left of a command that was asked to end"
     if example is not None and not command.is_changed and digest(example) != original:
         harm["touched"] = "the example is not as it was"
