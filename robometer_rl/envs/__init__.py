@@ -1,4 +1,4 @@
-"""Simulated tasks as Gymnasium environments: ``robometer_rl/MetaWorld-v0`` and ``robometer_rl/Libero-v0``.
+"""Simulated tasks as Gymnasium environments: ``robometer_rl/MetaWorld-v0``, ``.../Libero-v0`` and ``.../Robosuite-v0``.
 
 Where the project is installed, Gymnasium registers them by itself (through its entry point ``gymnasium.envs``);
 elsewhere importing this module does. Neither imports a simulator.
@@ -19,6 +19,7 @@ _ARGUMENTS = {
     },
     # The horizon that libero_90 is evaluated with; docs/libero.md lists those of the other suites.
     "robometer_rl/Libero-v0": {"entry_point": "robometer_rl.envs.libero:LiberoEnv", "max_episode_steps": 400},
+    "robometer_rl/Robosuite-v0": {"entry_point": "robometer_rl.envs.robosuite:RobosuiteEnv", "max_episode_steps": 500},
 }
 
 

