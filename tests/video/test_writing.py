@@ -62,3 +62,13 @@ def test_an_error_of_whoever_draws_the_frames_leaves_nothing(tmp_path):
 def test_a_rate_at_which_nothing_plays_is_refused(tmp_path, fps):
     with pytest.raises(VideoError, match="fps"):
         write_video(tmp_path / "clip.mp4", NOISE, fps)
+
+
+def test_equal_frames_give_equal_bytes(tmp_path):
+    contents = set()
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", NOISE, 10)
+        contents.add((tmp_path / f"{number}.mp4").read_bytes())
+    (content,) = contents
+    # The encoder notes its settings in the file: the number of processors is not among what decides.
+    assert b" threads=1 lookahead_threads=1 sliced_threads=0 " in content
