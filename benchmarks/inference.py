@@ -43,8 +43,8 @@ from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import provenance
 from robometer_rl.report.figures import LIGHT, Key, house_style, panels, rendered, save_picture
+from robometer_rl.training.config import NetworkShape
 from robometer_rl.training.from_scratch import make_checkpoint
-from robometer_rl.training.shape import NetworkShape
 
 ModelName = Literal["wide", "mini", "fixture"]
 

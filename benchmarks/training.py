@@ -39,12 +39,11 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource, TrainingBatch
-from robometer_rl.training.config import LossWeights, StageConfig
+from robometer_rl.training.config import LossWeights, NetworkShape, StageConfig
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.from_scratch import make_checkpoint
 from robometer_rl.training.objective import Objective
 from robometer_rl.training.sampling import PairSample, Sample, Sampler, SamplingConfig, make_episodes
-from robometer_rl.training.shape import NetworkShape
 from robometer_rl.training.trainable import choose_trainable
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
 

@@ -27,8 +27,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.targets import (
+    TargetConfig,
     last_frame_mask,
     progress_targets,
     success_cutoff,

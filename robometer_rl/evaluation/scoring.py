@@ -7,25 +7,59 @@ alone (repeated to a full clip), and the model shown a still picture, the episod
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from robometer_rl.data.augment import augment_frames
 from robometer_rl.data.labels import EXPERT, group_key, label_trajectories
-from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.evaluation.perturbations import Condition, frames_under, task_under
-from robometer_rl.frames import Clip, FrameProtocol, same_length
+from robometer_rl.frames import Clip, FrameProtocol, FrameSequence, same_length
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
 from robometer_rl.prediction import as_probabilities
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD
 
-__all__ = ["ScoredEpisode", "ScoredPair", "Scores", "Scoring", "score_episodes"]
+__all__ = [
+    "Condition",
+    "ScoredEpisode",
+    "ScoredPair",
+    "Scores",
+    "Scoring",
+    "frames_under",
+    "score_episodes",
+    "task_under",
+]
+
+Condition = Literal["recorded", "paraphrased", "jitter"]
+"""``recorded`` changes nothing, ``paraphrased`` says one of the episode's other instructions, ``jitter`` changes light,
+colour and the place of the camera as training does (`robometer_rl.data.augment`)."""
+
+
+def task_under(condition: Condition, episode: Trajectory, seed: int) -> str:
+    """The instruction that a model is given; the recorded one where the episode has no paraphrase."""
+    if condition != "paraphrased" or not episode.instructions:
+        return episode.task
+    return episode.instructions[int(np.random.default_rng(_seed_of(episode, seed)).integers(len(episode.instructions)))]
+
+
+def frames_under(condition: Condition, episode: Trajectory, seed: int) -> FrameSequence:
+    """The frames that a model is shown; lazy unless the condition changes them."""
+    if condition != "jitter":
+        return episode.frames
+    return augment_frames(episode.clip().read(), _seed_of(episode, seed))
+
+
+def _seed_of(episode: Trajectory, seed: int) -> tuple[int, int]:
+    """Every episode its own draw, whatever else is evaluated with it."""
+    return seed, zlib.crc32(episode.id.encode())
+
 
 logger = logging.getLogger(__name__)
 

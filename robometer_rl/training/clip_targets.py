@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.labels import FrameLabels
-from robometer_rl.data.target_config import TargetConfig
 from robometer_rl.data.targets import (
     ProgressMode,
+    TargetConfig,
     last_frame_mask,
     progress_targets,
     success_cutoff,

@@ -19,9 +19,10 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,19 +42,29 @@ from robometer_rl.rewards import DEFAULT_REWARD
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig
-from robometer_rl.training.distributed import is_main_process, main_process_first, wait_for_everyone
 from robometer_rl.training.features import FeatureCache
-from robometer_rl.training.from_scratch import make_checkpoint
+from robometer_rl.training.from_scratch import instructions, make_checkpoint
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.record import write_record
 from robometer_rl.training.sampling import Sampler, make_episodes
-from robometer_rl.training.tokenizer import instructions
 from robometer_rl.training.trainable import attach_lora
 from robometer_rl.training.trainer import StageData, last_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation
 
-__all__ = ["TrainConfig", "calibrate", "select_trajectories", "split_episodes", "train"]
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+__all__ = [
+    "TrainConfig",
+    "calibrate",
+    "is_main_process",
+    "main_process_first",
+    "select_trajectories",
+    "split_episodes",
+    "train",
+    "wait_for_everyone",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -397,3 +408,26 @@ def _arguments(config: TrainConfig, saves: Path, **settings: Any) -> TrainingArg
         report_to=config.report_to,
         **settings,
     )
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes files."""
+    return _state().is_main_process
+
+
+def wait_for_everyone() -> None:
+    """Returns when all processes have come here."""
+    _state().wait_for_everyone()
+
+
+def main_process_first() -> AbstractContextManager[None]:
+    """The main process runs the block before the others do, which then find what it wrote."""
+    return _state().main_process_first()
+
+
+def _state() -> PartialState:
+    """What the processes agree on; a run that no launcher started is one process, which writes and never waits."""
+    # Here, because accelerate belongs to an extra that only training needs.
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())

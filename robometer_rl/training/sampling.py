@@ -7,7 +7,7 @@ the history before it.
 
 Progress belongs to the state of the world, not to the clip: the targets of a rewound or reversed clip are those of its
 frames, in the order in which they are shown, and a clip that starts in the middle of an episode starts there. The
-reference sees that otherwise; its rules are an option (`robometer_rl.data.target_config`).
+reference sees that otherwise; its rules are an option (`robometer_rl.data.targets`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
-from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import MAX_FRAMES, NestedFrames, UniformFrames, scored_steps
 from robometer_rl.ranges import require_counts, require_numbers

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from robometer_rl.data.labels import EXPERT, group_key
-from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.scoring import Scoring, score_episodes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robometer_rl.data.labels import ExpertStates, group_key, label_trajectories
-from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.targets import TargetConfig
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robometer_rl.data.labels import FrameLabels
-from robometer_rl.data.target_config import TargetConfig
+from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.training.clip_targets import ClipTargets
 from robometer_rl.training.sampling import ClipStrategies, PairSample, Sampler, SamplingConfig, make_episodes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from robometer_rl.models.robometer.checkpoint import Checkpoint
+from robometer_rl.training.config import NetworkShape
 from robometer_rl.training.from_scratch import make_checkpoint
-from robometer_rl.training.shape import NetworkShape
 
 SHAPE = NetworkShape(
     hidden=64,
