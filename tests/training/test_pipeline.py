@@ -187,7 +187,7 @@ def test_episodes_are_held_out_from_every_task_and_outcome():
 
 def test_data_that_cannot_be_sampled_is_refused_before_training(tmp_path):
     store = TrajectoryStore(tmp_path / "store")
-    with pytest.raises(ValueError, match="no trajectories"):
+    with pytest.raises(ValueError, match="there is no store of trajectories"):
         train(_config(store.path, tmp_path / "a"))
     for trajectory in make_episodes_of_two_tasks(2):
         if trajectory.skill == "expert":
