@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from typing import Annotated, Any, Final, TextIO
 import tyro
 
 from robometer_rl.errors import FIXABLE, explain
+from robometer_rl.report.markup import printable
 from robometer_rl.report.terminal import NO_READER, close_output, log_handler, prepare_output, show_error
 
 __all__ = ["main"]
@@ -96,6 +98,8 @@ class _Home:
     reader: str | None = None
 
 
+_COLOURS: Final = re.compile(r"(\x1b\[[0-9;]*m)")
+
 _AGAIN: Final = "files that are there are whole; give the same command again for all of them"
 
 _HOMES: Final[dict[type[Command], _Home]] = {
@@ -158,6 +162,15 @@ class _Interrupted(KeyboardInterrupt):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number)
         self.number = number
+
+
+def program() -> int:
+    """Runs `main` as a program of its own, whose end is near once the command has ended."""
+    code = main()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Libraries tidy up at exit; where they take their time, Ctrl-C ends that without a traceback of theirs.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -242,9 +255,14 @@ def _parsing(name: str) -> Iterator[None]:
         raise SystemExit(2) from None
     finally:
         if wrong is None:
-            sys.stderr.write(held.getvalue())
+            # tyro repeats what it was given; its own colours are all that may steer the terminal.
+            sys.stderr.write("".join(map(_shown, _COLOURS.split(held.getvalue()))))
     if wrong is not None:
         raise wrong
+
+
+def _shown(text: str) -> str:
+    return text if _COLOURS.fullmatch(text) else printable(text)
 
 
 def _wrong_value(stop: SystemExit) -> ValueError | None:

@@ -123,6 +123,22 @@ def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.Capt
     assert "robometer-rl" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["score", "a.mp4", "--task", "x", "--\x1b[2Jclear"], ["score", "a.mp4", "--task", "x", "--every", "\x1b[2J\r"]],
+)
+def test_words_that_are_not_understood_do_not_steer_the_terminal(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "\x1b[2J" not in said
+    assert "\r" not in said
+    assert "\\x1b[2J" in said
+
+
 def test_score_runs_on_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["score", str(clip), "--task", "open the drawer", "--model", str(FIXTURE), "--every", "2"]
     assert main([*words, "--protocol", "nested(4)", "--out", str(tmp_path / "results")]) == 0
@@ -258,6 +274,20 @@ def test_a_signal_ends_it_with_one_line_that_says_what_is_kept(
         f"robometer-rl score: ended by {number.name}; files that are there are whole; give the same command again for "
         "all of them\n"
     )
+
+
+def test_ctrl_c_after_the_command_is_no_traceback_of_a_library() -> None:
+    code = """
+import atexit, os, signal, sys
+sys.argv[1:] = ["data"]
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+from robometer_rl import cli
+cli.main = lambda: 0
+sys.exit(cli.program())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
 
 
 def test_a_signal_that_is_ignored_stays_ignored(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
