@@ -64,6 +64,7 @@ _Y_LABEL: Final = 20
 _LEGEND_ROW: Final = 20
 _LOW, _HIGH = -0.03, 1.03  # a curve at 0 or 1 keeps its width inside the axes
 _BINS: Final = 40
+_LINE: Final = 2.2  # width of a curve
 # No picture has room for more, and a task may be a page of text.
 _MOST_LETTERS: Final = 1000
 
@@ -185,13 +186,13 @@ def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(fitted(panel.title, 200, _PANEL_TITLE))
     name_lines(axes, [Key(curve.label, curve.color) for curve in panel.curves])
-    for number, curve in enumerate(panel.curves):
-        marker = "o" if len(curve.x) == 1 else ""
-        place = dodge(axes, number, len(panel.curves))
-        axes.plot(curve.x, np.clip(curve.y, 0, 1), marker=marker, color=curve.color, transform=place, clip_on=False)
+    step = _LINE * (_HIGH - _LOW) / (axes.bbox.height / _DENSITY)
+    for curve, values in zip(panel.curves, _apart(panel.curves, step), strict=True):
+        axes.plot(curve.x, values, marker="o" if len(values) == 1 else "", color=curve.color, clip_on=False)
     if panel.threshold is not None:
         axes.axhline(panel.threshold, color=theme.muted, linewidth=points(1), dashes=(4, 4), zorder=1.5)
-        _note(axes, (6, 4), (0, panel.threshold), f"threshold {panel.threshold:.2f}", theme.muted, theme)
+        offset = (6, 4 if panel.threshold < 0.9 else -12)  # below one that has no room above
+        _note(axes, offset, (0, panel.threshold), f"threshold {panel.threshold:.2f}", theme.muted, theme)
     if panel.mark is not None:
         axes.axvline(panel.mark, color=theme.success, linewidth=points(1.2), dashes=(4, 4), zorder=1.5)
         # On the right, below the curves that have risen by then, unless there is no room.
@@ -199,6 +200,18 @@ def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
         left = text_width(panel.mark_label, _LABEL) + 8 > room
         place = ((-6 if left else 6), 0)
         _note(axes, place, (panel.mark, 0.07), panel.mark_label, theme.success, theme, "right" if left else "left")
+
+
+def _apart(curves: Sequence[Curve], step: float) -> list[NDArray[np.float64]]:
+    """Values to draw: as they are, but a line's width above an earlier curve that they would hide."""
+    drawn: list[NDArray[np.float64]] = []
+    for curve in curves:
+        values = np.clip(np.asarray(curve.y, np.float64), 0, 1)
+        for other, above in zip(curves, list(drawn), strict=False):
+            there = np.interp(curve.x, other.x, above)
+            values = np.where(np.abs(values - there) < step, there + step, values)
+        drawn.append(values)
+    return drawn
 
 
 def _note(
@@ -395,7 +408,7 @@ def _legend_columns(keys: Sequence[Key], room: float) -> int:
     return 1
 
 
-def dodge(axes: Axes, number: int, count: int, width: float = 2.2, slope: bool = False) -> Transform:
+def dodge(axes: Axes, number: int, count: int, width: float = _LINE, slope: bool = False) -> Transform:
     """Where to draw the line ``number`` of ``count`` so that equal ones lie side by side instead of on each other.
 
     Args:
@@ -452,7 +465,7 @@ def house_style(theme: Theme) -> Iterator[None]:
         "ytick.major.size": 0,
         "ytick.minor.size": 0,
         "ytick.major.pad": points(6),
-        "lines.linewidth": points(2.2),
+        "lines.linewidth": points(_LINE),
         "lines.markersize": points(6),
         "lines.markeredgewidth": points(1.5),
         "lines.solid_capstyle": "round",

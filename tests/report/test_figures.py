@@ -83,6 +83,14 @@ def test_equal_curves_lie_side_by_side() -> None:
         assert near(picture, color)[200:].sum() > 3000
 
 
+def test_a_curve_is_where_its_values_are_unless_it_would_hide_another() -> None:
+    alone = draw_figure("", "", [Panel("", [curve([0.99] * 9, LIGHT.series[0], " ")], threshold=0.98)])
+    low = curve([0.0] * 9, LIGHT.series[1], " ")
+    beside = draw_figure("", "", [Panel("", [curve([0.99] * 9, LIGHT.series[0], " "), low], threshold=0.98)])
+    rows = [np.nonzero(near(each, LIGHT.series[0])[150:].any(axis=1))[0] for each in (alone, beside)]
+    np.testing.assert_array_equal(*rows)
+
+
 def changed_by(panel: Panel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns in which ``panel`` differs from its curves alone."""
     drawn, plain = (np.asarray(draw_figure("", "", [each])) for each in (panel, Panel("", panel.curves)))
