@@ -88,7 +88,7 @@ def test_a_curve_is_where_its_values_are_unless_it_would_hide_another() -> None:
     low = curve([0.0] * 9, LIGHT.series[1], " ")
     beside = draw_figure("", "", [Panel("", [curve([0.99] * 9, LIGHT.series[0], " "), low], threshold=0.98)])
     rows = [np.nonzero(near(each, LIGHT.series[0])[150:].any(axis=1))[0] for each in (alone, beside)]
-    np.testing.assert_array_equal(*rows)
+    np.testing.assert_array_equal(rows[0], rows[1])
 
 
 def changed_by(panel: Panel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
