@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import sys
 from tests.library import LIBRARY
 
 EXTRAS = (
+    "fastapi",
     "h5py",
     "libero",
     "matplotlib",
     "metaworld",
     "minari",
     "mujoco",
+    "prometheus_client",
+    "python_multipart",
     "qwen_vl_utils",
     "ray",
     "robosuite",
@@ -23,6 +27,7 @@ EXTRAS = (
     "tensorflow_datasets",
     "torchao",
     "torchvision",
+    "uvicorn",
 )
 
 # Finders that answer for these packages as if they were not installed. (A finder that raises would not do: libraries
@@ -73,8 +78,22 @@ FOR_SB3 = [
     )
 ]
 
+# The server; the client is for everybody.
+FOR_SERVE = {
+    f"robometer_rl.serving.{name}": package
+    for name, package in {
+        "app": "fastapi",
+        "gate": "prometheus_client",
+        "metrics": "prometheus_client",
+        "model_thread": "prometheus_client",
+        "reference_routes": "fastapi",
+        "routes": "fastapi",
+        "service": "fastapi",
+    }.items()
+}
 
-def test_only_what_is_for_stable_baselines3_needs_an_extra_to_be_imported() -> None:
+
+def test_only_what_is_for_stable_baselines3_and_the_server_needs_an_extra_to_be_imported() -> None:
     refused = run(f"""
 import importlib
 
@@ -86,7 +105,7 @@ for name in {sorted(LIBRARY)!r}:
         refused[name] = error.name
 print(refused)
 """)
-    assert refused.strip() == str(dict.fromkeys(FOR_SB3, "stable_baselines3"))
+    assert ast.literal_eval(refused) == FOR_SERVE | dict.fromkeys(FOR_SB3, "stable_baselines3")
 
 
 def test_the_embedded_model_predicts_compares_and_streams() -> None:

@@ -31,7 +31,7 @@ def application(server: RewardServer) -> FastAPI:
     app = FastAPI(title="Robometer reward server", version=robometer_rl.__version__, lifespan=lifespan)
     app.add_middleware(Gate, door=server.door)
     for status, kind in ((400, "malformed"), (404, "not_found"), (405, "method_not_allowed"), (413, "too_large")):
-        app.add_exception_handler(status, _handler_of(kind))
+        app.add_exception_handler(status, _handler_of(server, kind))
     app.add_exception_handler(Exception, server.answer_error)
     for error in (Problem, ValueError, ArithmeticError, RuntimeError, MemoryError, LookupError, TypeError):
         app.add_exception_handler(error, server.answer_error)
@@ -41,12 +41,12 @@ def application(server: RewardServer) -> FastAPI:
     return app
 
 
-def _handler_of(kind: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+def _handler_of(server: RewardServer, kind: str) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Answers an error that the framework raised, in the form of all others."""
 
     async def answer(request: Request, error: Any) -> Response:
-        problem = error if isinstance(error, Problem) else None
-        problem = problem or Problem(error.status_code, kind, f"{request.method} {request.url.path}: {error.detail}")
+        problem = Problem(error.status_code, kind, f"{request.method} {request.url.path}: {error.detail}")
+        server.metrics.rejected.labels(kind).inc()
         return JSONResponse(problem.body, problem.status, error.headers or {})
 
     return answer

@@ -111,7 +111,8 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
         Exception: What loading the model raised.
     """
     token = read_token(config)
-    require("fastapi", "serve")
+    for package in ("fastapi", "prometheus_client", "python_multipart"):
+        require(package, "serve")
     uvicorn = require("uvicorn", "serve")
     from robometer_rl.serving.app import application
     from robometer_rl.serving.service import RewardServer, Settings
@@ -151,7 +152,7 @@ async def _until_stopped(uvicorn: Any, server: RewardServer, listener: Any, conf
 
     uvicorn.handle_exit = stop
     answering = asyncio.create_task(uvicorn.serve(sockets=[listener]))
-    loading = asyncio.wrap_future(server.thread.loaded)
+    loading, ended = asyncio.wrap_future(server.thread.loaded), asyncio.wrap_future(server.thread.ended)
     stopped = asyncio.create_task(stopping.wait())
     console = open_console()
     console.print(f"listening at {where}; loading {config.model}", soft_wrap=True)
@@ -159,13 +160,15 @@ async def _until_stopped(uvicorn: Any, server: RewardServer, listener: Any, conf
     if loading.done() and loading.exception() is None:
         model = loading.result()
         console.print(f"serving {model.model_id} at {where}", soft_wrap=True)
-        await asyncio.wait({answering, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answering, stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
+    broken = ended.exception() if ended.done() else None
+    if broken is not None:
+        uvicorn.should_exit = uvicorn.force_exit = True
+        raise broken
     await _drain(server, config.grace_s)
     uvicorn.should_exit = True
     await answering
     stopped.cancel()
-    if loading.done():
-        loading.result()
 
 
 async def _drain(server: RewardServer, seconds: float) -> None:

@@ -35,12 +35,14 @@ class ModelThread:
 
     Attributes:
         loaded: The model, once it is there, or why it is not.
+        ended: Done when the thread has ended, with an error if it was not told to.
     """
 
     def __init__(
         self, load: Callable[[], RewardModel], table: Callable[[RewardModel], StreamTable], metrics: Metrics
     ) -> None:
         self.loaded: Future[RewardModel] = Future()
+        self.ended: Future[None] = Future()
         self._load, self._table, self._metrics = load, table, metrics
         self._questions: deque[Question] = deque()
         self._stream_calls: deque[StreamCall | StreamAction] = deque()
@@ -74,13 +76,22 @@ class ModelThread:
             self._thread.join()
 
     def _run(self) -> None:
-        with Attempt() as attempt:
+        with Attempt() as loading:
             model = self._load()
             streams = self._table(model)
-            self.loaded.set_result(model)
-        if attempt.error is not None:
-            self.loaded.set_exception(attempt.error)
+        if loading.error is not None:
+            self.loaded.set_exception(loading.error)
+            self.ended.set_exception(loading.error)
             return
+        self.loaded.set_result(model)
+        with Attempt() as serving:
+            self._serve(model, streams)
+        if serving.error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(serving.error)
+
+    def _serve(self, model: RewardModel, streams: StreamTable) -> None:
         while not self._closing:
             stream_calls, questions = self._take()
             if stream_calls:
@@ -132,7 +143,7 @@ class ModelThread:
         start = time.perf_counter()
         self._ask(model, turn)
         self._metrics.note_work(asked[0].kind, time.perf_counter() - start, [len(turn)])
-        self._put_back({question for question, _ in turn})
+        self._put_back(list(dict.fromkeys(question for question, _ in turn)))
 
     def _ask(self, model: RewardModel, turn: Sequence[tuple[Question, Any]]) -> None:
         """Asks about items together; about those of each question for themselves where that fails."""
@@ -149,7 +160,7 @@ class ModelThread:
             for question in questions:
                 self._ask(model, [pair for pair in turn if pair[0] is question])
 
-    def _put_back(self, asked: set[Question]) -> None:
+    def _put_back(self, asked: list[Question]) -> None:
         """Ends the questions that have their answers; those that had a turn and are not done go behind all others."""
         for question in asked:
             if not question.future.done() and len(question.answers) == len(question.items):
