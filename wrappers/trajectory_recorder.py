@@ -21,7 +21,7 @@ from PIL import Image
 
 from robometer_rl.data.store import TrajectoryStore, seal_if_installed
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.naming import episode_id
+from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.true_success import TrueSuccessError, read_success
 from robometer_rl.wrappers.frame_sources import Camera, FrameSource, parse_cameras
 from robometer_rl.wrappers.guard import EpisodeGuard

@@ -37,7 +37,7 @@ from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unre
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import MAX_BYTES, DocumentError, brief, parse_json
 from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.naming import episode_id
+from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
 from robometer_rl.video.lazy import Orientation
 

@@ -1,8 +1,9 @@
-"""What relabelling asks of a data format: episodes in a fixed order, and a writer for their labels.
+"""A recorded run in any format, and what relabelling asks of a format: episodes in a fixed order, a writer for labels.
 
-A format is one module beside this one: a `RelabelDataset`, a `LabelWriter`, and an entry in
-`robometer_rl.formats.table`. It knows where things are in its files and nothing about models; the engine knows
-models and nothing about files.
+A format is one module or folder beside this one. It makes a `RecordedEpisode` of each run that it holds, which
+`robometer_rl.formats.trajectories` turns into a `Trajectory` when it is imported, and which is labelled through a
+`RelabelDataset` with its `LabelWriter`; `robometer_rl.formats.table` has an entry for it. It knows where things are in
+its files and nothing about models; the engine knows models and nothing about files.
 
 Time. An episode has T steps and F observations. ``F = T + 1``: every step has an observation before and one after it.
 ``F = T``: the recording stops before the observation that the last action led to, so what the last step paid cannot be
@@ -11,28 +12,31 @@ seen; its label is *imputed*, see `robometer_rl.relabeling.labels`.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
+from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.frames import Clip, FrameSequence, TaskError, check_task
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video.lazy import Orientation
 
 __all__ = [
     "DatasetOptions",
-    "Episode",
     "EpisodeError",
     "EpisodeLabels",
     "LabelWriter",
     "Labels",
     "Provenance",
+    "RecordedEpisode",
+    "RecordedFacts",
     "RelabelDataset",
     "WriteMode",
 ]
@@ -66,9 +70,23 @@ class DatasetOptions:
     trust_pickle: bool = False
 
 
+class RecordedFacts(TypedDict, total=False):
+    """What a dataset says of an episode and no label needs, see `robometer_rl.data.trajectory.Trajectory`."""
+
+    quality_label: QualityLabel
+    is_robot: bool
+    partial_success: float | None
+    steps: NDArray[np.int64]
+    skill: str | None
+    seed: int | None
+    split: str
+    source: str
+    metadata: Mapping[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
-class Episode:
-    """One recorded episode as the labeller sees it. Nothing is decoded when it is made.
+class RecordedEpisode:
+    """One recorded run as its data set has it: what is imported, and what is labelled. Nothing is decoded to make it.
 
     Attributes:
         key: Its name in the dataset: unique, and the same whenever the dataset is opened.
@@ -80,10 +98,13 @@ class Episode:
         terminated: Whether the last step terminated the episode.
         truncated: Whether it was cut off there, by a time limit or by the end of the recording.
         success: Whether the dataset says that the episode succeeded; None if it does not say.
+        success_of_frames: (F,) whether the task is done in each observation; None if the dataset does not say.
+        names: What the dataset calls the episode and what is shown of it, of which an id is made: never a machine's
+            own path.
+        facts: What else the dataset says of it.
 
     Raises:
-        EpisodeError: No instruction or an empty one, no camera, cameras of different lengths, an F that does not go
-            with T, fewer than 2 observations, or rewards that are not T finite numbers.
+        EpisodeError: No instruction or an empty one, no camera, or cameras of different lengths.
         FrameError: A camera whose frames are not RGB images.
     """
 
@@ -95,6 +116,9 @@ class Episode:
     terminated: bool = False
     truncated: bool = False
     success: bool | None = None
+    success_of_frames: NDArray[np.bool_] | None = None
+    names: tuple[str, ...] = ()
+    facts: RecordedFacts = field(default_factory=RecordedFacts)
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -111,23 +135,25 @@ class Episode:
         lengths = {name: len(frames) for name, frames in self.cameras.items()}
         if len(set(lengths.values())) > 1:
             raise EpisodeError(f"its cameras have different numbers of pictures: {lengths}")
+        if self.task_rewards is not None:
+            object.__setattr__(self, "task_rewards", np.asarray(self.task_rewards, np.float64))
+
+    def check_steps(self) -> None:
+        """Makes sure that there is something between two observations to be paid for.
+
+        Raises:
+            EpisodeError: Fewer than 2 observations, an F that does not go with T, or rewards that are not T numbers.
+        """
         if self.num_frames < 2:
             raise EpisodeError("it has a single picture; progress between two is what a step is paid for")
         if self.num_frames not in (self.num_steps, self.num_steps + 1):
             raise EpisodeError(
                 f"it has {self.num_frames} pictures and {self.num_steps} steps; expected one for each, or one more"
             )
-        self._check_rewards()
-
-    def _check_rewards(self) -> None:
-        if self.task_rewards is None:
-            return
-        rewards = np.asarray(self.task_rewards, np.float64)
-        if rewards.shape != (self.num_steps,):
+        if self.task_rewards is not None and self.task_rewards.shape != (self.num_steps,):
             raise EpisodeError(
-                f"its rewards have the shape {rewards.shape}; expected ({self.num_steps},), one per step"
+                f"its rewards have the shape {self.task_rewards.shape}; expected ({self.num_steps},), one per step"
             )
-        object.__setattr__(self, "task_rewards", rewards)
 
     @property
     def num_frames(self) -> int:
@@ -140,7 +166,7 @@ class EpisodeLabels:
     """What an episode of T steps and F observations was labelled with; `robometer_rl.relabeling.labels` makes it.
 
     Attributes:
-        key: `Episode.key`.
+        key: `RecordedEpisode.key`.
         progress: (F,) float32 in [0, 1] of each observation; the last value is held between scored ones.
         success: (F,) float32 success probability, likewise; NaN of a model that says none.
         rewards: (T,) float64 of each step.
@@ -234,7 +260,7 @@ class Labels:
     """The labels of a whole dataset, as a writer gets them.
 
     Attributes:
-        episodes: By `Episode.key`, in the order of the dataset.
+        episodes: By `RecordedEpisode.key`, in the order of the dataset.
         skipped: Episodes without labels, by key, with what is wrong with each.
         provenance: How the labels were made.
     """
@@ -307,7 +333,7 @@ class RelabelDataset(ABC):
         return len(self.keys)
 
     @abstractmethod
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         """The episode called ``key``; its frames are decoded when they are read.
 
         Raises:
@@ -331,3 +357,12 @@ class RelabelDataset(ABC):
             mode: One of those that `robometer_rl.formats.table` states for this format.
             output: Where to; None for a name derived from that of the dataset. Not given with ``in_place``.
         """
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Episode":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.Episode is now RecordedEpisode; the old name goes with version 0.3", DeprecationWarning, 2
+    )
+    return RecordedEpisode

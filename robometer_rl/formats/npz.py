@@ -42,12 +42,12 @@ from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.dataset import (
     DatasetOptions,
-    Episode,
     EpisodeError,
     EpisodeLabels,
     Labels,
     LabelWriter,
     Provenance,
+    RecordedEpisode,
     RelabelDataset,
     WriteMode,
 )
@@ -136,7 +136,7 @@ class NpzDataset(RelabelDataset):
         self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
         self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
 
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         path = self.options.path / key
         members = read_members(path)
@@ -151,7 +151,7 @@ class NpzDataset(RelabelDataset):
         terminated, truncated = _last(_first(values, _DONES)), _last(values.get("truncated"))
         name = find_success(values)
         said = [] if name is None else [value for value in read_steps(name, values[name]) if value is not None]
-        return Episode(
+        return RecordedEpisode(
             key=key,
             tasks=self.options.tasks or _tasks(values),
             cameras=frames,

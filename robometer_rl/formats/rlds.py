@@ -9,7 +9,7 @@ dataset, which stores them the other way round, they are exchanged). Datasets wi
 where one was missing; such a view is unreadable. Pictures stay encoded until they are asked for.
 
 Success. RLDS has no field for it. With ``success_reward``, a step with at least that ``reward`` counts; it is about the
-frame after it, see `robometer_rl.formats.outcomes`. Otherwise the quality has to be stated: the episodes of Open
+frame after it, see `robometer_rl.formats.trajectories`. Otherwise the quality has to be stated: the episodes of Open
 X-Embodiment are demonstrations.
 
 Needs the extra ``rlds``: tensorflow-datasets and tensorflow, which is kept off the GPU.
@@ -32,8 +32,7 @@ from robometer_rl.extras import require
 from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.cameras import cameras_among, choose_camera
 from robometer_rl.formats.encoded_images import EncodedImages
-from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.outcomes import outcome_of, success_of_frames
+from robometer_rl.formats.trajectories import episode_id, outcome_of, success_of_frames
 from robometer_rl.video import VideoError
 from robometer_rl.video.lazy import Orientation
 

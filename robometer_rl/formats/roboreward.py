@@ -26,7 +26,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import inside
 from robometer_rl.formats.jsonl import Field, Line, check_record, is_text, read_lines
-from robometer_rl.formats.naming import episode_id, fingerprint
+from robometer_rl.formats.trajectories import episode_id, fingerprint
 
 __all__ = ["FILE_NAME", "RoboRewardConfig", "read_roboreward"]
 

@@ -38,10 +38,10 @@ from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.buffer_files import load_buffer
 from robometer_rl.formats.dataset import (
     DatasetOptions,
-    Episode,
     Labels,
     LabelWriter,
     Provenance,
+    RecordedEpisode,
     RelabelDataset,
     WriteMode,
 )
@@ -150,12 +150,12 @@ class BufferDataset(RelabelDataset):
         self.keys = tuple(spans)
         self.skipped = tuple(skipped)
 
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         span = self.spans[key]
         ended = self.buffer.dones[span.rows[-1], span.environment] > 0
         timeout = self.buffer.timeouts[span.rows[-1], span.environment] > 0
-        return Episode(
+        return RecordedEpisode(
             key=key,
             tasks=self.options.tasks,
             cameras={name: self._frames(name, span) for name in self.cameras},

@@ -99,8 +99,8 @@ FORMATS: Final[Mapping[str, Format]] = {
     ),
     "videos": Format(
         "Your own videos, with a JSONL file of task and quality.",
-        Reader("videos.reader:VideosConfig", "videos.reader:read_videos"),
-        Labelling("videos.labels", ("sidecar",)),
+        Reader("videos:VideosConfig", "videos:read_videos"),
+        Labelling("videos", ("sidecar",)),
     ),
     "roboreward": Format(
         "RoboReward: graded videos and metadata.jsonl.",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Unreadable, unreadable
-from robometer_rl.formats.dataset import Episode, EpisodeError, RelabelDataset
+from robometer_rl.formats.dataset import EpisodeError, RecordedEpisode, RelabelDataset
 from robometer_rl.frames import Clip, FrameSequence, scored_steps
 from robometer_rl.relabeling.decoding import decode
 
@@ -50,7 +50,7 @@ class Decoded:
         cameras: (S, H, W, 3) by camera, see `robometer_rl.relabeling.decoding.decode`.
     """
 
-    episode: Episode
+    episode: RecordedEpisode
     cameras: Mapping[str, FrameSequence]
 
     @property
@@ -59,7 +59,7 @@ class Decoded:
         return [Clip(frames, task) for frames in self.cameras.values() for task in self.episode.tasks]
 
 
-Opened = Episode | Unreadable
+Opened = RecordedEpisode | Unreadable
 """An episode of which nothing has been decoded, or what is wrong with it."""
 
 Pack = list[Decoded | Unreadable]
@@ -69,7 +69,9 @@ Pack = list[Decoded | Unreadable]
 def open_episode(dataset: RelabelDataset, key: str) -> Opened:
     """Opens an episode; what the format says is wrong with it takes its place."""
     try:
-        return dataset.episode(key)
+        episode = dataset.episode(key)
+        episode.check_steps()
+        return episode
     except EPISODE_DAMAGE as error:
         return unreadable(key, error)
 
@@ -132,7 +134,7 @@ def ahead(items: Iterable[T]) -> Generator[T, None, None]:
             yield item
 
 
-def _decode_episode(episode: Episode, every: int) -> Decoded | Unreadable:
+def _decode_episode(episode: RecordedEpisode, every: int) -> Decoded | Unreadable:
     cameras: dict[str, FrameSequence] = {}
     for name, frames in episode.cameras.items():
         try:

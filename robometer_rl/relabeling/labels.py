@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.formats.dataset import Episode, EpisodeError, EpisodeLabels
+from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, RecordedEpisode
 from robometer_rl.frames import scored_steps
 from robometer_rl.rewards import (
     EpisodeRewards,
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 
 def label_episode(
-    episode: Episode, spec: RewardSpec, progress: Floats, success: Floats | None, threshold: float
+    episode: RecordedEpisode, spec: RewardSpec, progress: Floats, success: Floats | None, threshold: float
 ) -> EpisodeLabels:
     """Labels an episode with what a model said about its scored observations.
 
@@ -64,7 +64,7 @@ def label_episode(
     )
 
 
-def _task_rewards(episode: Episode, spec: RewardSpec) -> Floats:
+def _task_rewards(episode: RecordedEpisode, spec: RewardSpec) -> Floats:
     if episode.task_rewards is not None:
         try:
             return require_finite(spec, episode.task_rewards)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robometer_rl.files import write_text
-from robometer_rl.formats.dataset import Episode, EpisodeLabels, Labels, RelabelDataset
+from robometer_rl.formats.dataset import EpisodeLabels, Labels, RecordedEpisode, RelabelDataset
 from robometer_rl.frames import as_frames
 from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, draw_histogram
 from robometer_rl.report.markup import html
@@ -82,7 +82,7 @@ def disputed(dataset: RelabelDataset, labels: Labels) -> list[str]:
     return [key for key in labels.episodes if _facts(dataset.episode(key), labels.episodes[key]).is_disputed]
 
 
-def _facts(episode: Episode, labels: EpisodeLabels) -> _Facts:
+def _facts(episode: RecordedEpisode, labels: EpisodeLabels) -> _Facts:
     return _Facts(labels, episode.tasks[0], episode.task_rewards, episode.success)
 
 
@@ -140,7 +140,7 @@ def _card(fact: _Facts, dataset: RelabelDataset, labels: Labels) -> str:
     return f"<figure class='card'>{_image(strip)}{_image(draw_figure(fact.task, subtitle, [panel]))}</figure>\n"
 
 
-def _strip(episode: Episode) -> Image.Image:
+def _strip(episode: RecordedEpisode) -> Image.Image:
     """A few frames of its first camera side by side."""
     frames = next(iter(episode.cameras.values()))
     numbers = np.unique(np.linspace(0, len(frames) - 1, _THUMBNAILS).round().astype(int)).tolist()

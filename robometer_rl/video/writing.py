@@ -23,9 +23,9 @@ __all__ = ["write_video"]
 
 Frame = NDArray[np.uint8]
 
-# One thread: x264 decides otherwise with several, as many as there are processors, and, when it looks ahead in a thread
-# of its own, now and then otherwise with the same pictures.
-_OPTIONS: Final = {"crf": "20", "preset": "veryfast", "threads": "1"}
+# What decides is the pictures alone: x264 decides otherwise with as many threads as there are processors, and, with the
+# fastest functions that a processor has, now and then otherwise for small pictures, beside which they read.
+_OPTIONS: Final = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "cpu-independent=1"}
 _TICK: Final = Fraction(1, 90_000)  # seconds
 _UNEVEN_S: Final = 2e-3  # intervals differ by less where a file rounds an even rate to milliseconds
 
@@ -35,7 +35,7 @@ def write_video(
 ) -> None:
     """Encodes frames as H.264 in an ``.mp4`` that every browser plays. The file appears when the video is whole.
 
-    The same frames give the same bytes, on machines with any number of processors.
+    The same frames give the same bytes, whichever processors there are, and however many.
 
     Args:
         path: File to write.

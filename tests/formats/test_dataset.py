@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from robometer_rl.formats.dataset import Episode, EpisodeError, Provenance
+from robometer_rl.formats import dataset
+from robometer_rl.formats.dataset import EpisodeError, Provenance, RecordedEpisode
 from robometer_rl.frames import FrameError
 from robometer_rl.relabeling.engine import Labeller
 from robometer_rl.rewards import RewardSpec
@@ -31,14 +32,21 @@ FRAMES = np.zeros((4, 6, 5, 3), np.uint8)
 )
 def test_an_episode_that_cannot_be_labelled_says_why(change, message):
     sound = {"key": "a", "tasks": ("open",), "cameras": {"a": FRAMES}, "num_steps": 3}
-    assert Episode(**sound).num_frames == 4
+    assert RecordedEpisode(**sound).num_frames == 4
     with pytest.raises(EpisodeError, match=message):
-        Episode(**(sound | change))
+        RecordedEpisode(**(sound | change)).check_steps()
+
+
+def test_the_old_name_of_an_episode_leads_to_it():
+    with pytest.warns(DeprecationWarning, match="RecordedEpisode; the old name goes"):
+        assert dataset.Episode is RecordedEpisode
+    with pytest.raises(AttributeError, match="'nonsense'"):
+        dataset.nonsense  # noqa: B018
 
 
 def test_pictures_must_be_pictures():
     with pytest.raises(FrameError, match="no axis of 3"):
-        Episode("a", ("open",), {"front": np.zeros((4, 6, 5, 4), np.uint8)}, 3)
+        RecordedEpisode("a", ("open",), {"front": np.zeros((4, 6, 5, 4), np.uint8)}, 3)
 
 
 def test_provenance_survives_json():

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
-from robometer_rl.formats.dataset import DatasetOptions, Episode, LabelWriter, RelabelDataset, WriteMode
+from robometer_rl.formats.dataset import DatasetOptions, LabelWriter, RecordedEpisode, RelabelDataset, WriteMode
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import RewardSpec
@@ -111,13 +111,13 @@ class MemoryDataset(RelabelDataset):
         self.cameras = tuple(next(iter(self.recorded.values())).cameras)
         self.skipped = (Unreadable("elsewhere", "known from the start"),)
 
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         self.opened.append(key)
         if key in self.broken:
             raise ValueError("a hole in the file")
         recorded = self.recorded[key]
         stop = None if self.has_last_frame else -1
-        return Episode(
+        return RecordedEpisode(
             key=key,
             tasks=self.options.tasks or (TASK,),
             cameras={name: frames[:stop] for name, frames in recorded.cameras.items()},

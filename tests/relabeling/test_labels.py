@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robometer_rl.formats.dataset import Episode, EpisodeError
+from robometer_rl.formats.dataset import EpisodeError, RecordedEpisode
 from robometer_rl.frames import NestedFrames, UniformFrames
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.relabeling.labels import label_episode
@@ -42,7 +42,7 @@ def test_without_the_last_observation_all_steps_but_the_last_are_paid_what_the_l
 def imputed_reward(spec: RewardSpec, terminated: bool = True) -> float:
     """Of the last of three steps whose last observation, worth 0.6, precedes it; the task pays 1."""
     frames = np.zeros((3, 4, 4, 3), np.uint8)
-    episode = Episode("a", (TASK,), {"front": frames}, 3, np.ones(3), terminated)
+    episode = RecordedEpisode("a", (TASK,), {"front": frames}, 3, np.ones(3), terminated)
     labels = label_episode(episode, spec, np.array([0.1, 0.4, 0.6]), np.array([0.0, 0.9, 0.9]), threshold=0.5)
     return float(labels.rewards[-1])
 
@@ -81,7 +81,7 @@ def test_several_instructions_are_averaged():
 
 def test_task_rewards_that_are_asked_for_must_be_there():
     frames = np.zeros((3, 4, 4, 3), np.uint8)
-    episode = Episode("a", (TASK,), {"front": frames}, 2)
+    episode = RecordedEpisode("a", (TASK,), {"front": frames}, 2)
     values = np.zeros(3)
     assert label_episode(episode, RewardSpec(), values, values, 0.5).rewards.tolist() == [0.0, 0.0]
     with pytest.raises(EpisodeError, match="no rewards of its own"):
@@ -90,14 +90,14 @@ def test_task_rewards_that_are_asked_for_must_be_there():
 
 def test_a_recording_without_steps_is_not_paid():
     with pytest.raises(EpisodeError, match="single picture"):
-        Episode("a", (TASK,), {"front": np.zeros((1, 4, 4, 3), np.uint8)}, 1)
+        RecordedEpisode("a", (TASK,), {"front": np.zeros((1, 4, 4, 3), np.uint8)}, 1).check_steps()
 
 
 @pytest.mark.parametrize("steps", [2, 3])
 def test_task_rewards_that_are_no_numbers_are_refused_where_they_have_a_weight(steps):
     frames = np.zeros((3, 4, 4, 3), np.uint8)
     rewards = np.full(steps, np.nan)
-    episode = Episode("a", (TASK,), {"front": frames}, steps, task_rewards=rewards)
+    episode = RecordedEpisode("a", (TASK,), {"front": frames}, steps, task_rewards=rewards)
     values = np.array([0.0, 0.25, 0.75])
     assert label_episode(episode, RewardSpec(), values, values, 0.5).rewards[:2].tolist() == [0.25, 0.5]
     with pytest.raises(EpisodeError, match=r"own reward is nan \(step 0, 1.*task_weight=1"):

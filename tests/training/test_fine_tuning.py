@@ -73,7 +73,7 @@ def test_the_recipe_of_the_page_is_one(tmp_path):
 
 def test_the_lines_of_the_page_describe_videos(tmp_path):
     from robometer_rl.data.reading import Unreadable
-    from robometer_rl.formats.videos.reader import VideosConfig, read_videos
+    from robometer_rl.formats.videos import VideosConfig, read_videos
 
     (text,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "videos.jsonl").write_text(text)

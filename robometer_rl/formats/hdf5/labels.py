@@ -45,12 +45,12 @@ from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.cameras import Cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
-    Episode,
     EpisodeError,
     EpisodeLabels,
     Labels,
     LabelWriter,
     Provenance,
+    RecordedEpisode,
     RelabelDataset,
     WriteMode,
 )
@@ -136,7 +136,7 @@ class HDF5Dataset(RelabelDataset):
         self.keys = list(self._places)
         self.cameras = choose_cameras(options.path, tuple(cameras), options.cameras, refused)
 
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         place = self._places[key]
         try:
@@ -181,13 +181,13 @@ class HDF5Dataset(RelabelDataset):
                 damage = damage or f"{name}: {error}"
         raise SourceError(f"not one of its demonstrations can be read; {damage}")
 
-    def _read(self, key: str, demonstration: Demonstration) -> Episode:
+    def _read(self, key: str, demonstration: Demonstration) -> RecordedEpisode:
         _is_labelled(demonstration.group)  # raises where somebody else uses the name
         rewards = original_rewards(demonstration)
         done = None if rewards is None or not says_success(demonstration) else rewards > 0
         is_done_last = done is not None and len(done) > 0 and bool(done[-1])
         cameras = {name: self._frames(demonstration, name) for name in self.cameras}
-        return Episode(
+        return RecordedEpisode(
             key=key,
             tasks=self.options.tasks or (self._instruction(demonstration),),
             cameras=cameras,
@@ -210,7 +210,7 @@ class HDF5Dataset(RelabelDataset):
 
 
 def demonstration_key(file_name: str, name: str) -> str:
-    """`Episode.key` of a demonstration, as in ``lift.hdf5#demo_3``."""
+    """`RecordedEpisode.key` of a demonstration, as in ``lift.hdf5#demo_3``."""
     return f"{file_name}#{name}"
 
 

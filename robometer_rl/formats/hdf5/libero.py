@@ -29,7 +29,7 @@ from robometer_rl.formats.hdf5.origin import (
     instruction_of,
 )
 from robometer_rl.formats.hdf5.reader import Demonstration, read_demonstrations
-from robometer_rl.formats.outcomes import outcome_of
+from robometer_rl.formats.trajectories import outcome_of
 from robometer_rl.video.lazy import Orientation
 
 __all__ = ["LiberoHDF5Config", "read_libero_hdf5"]

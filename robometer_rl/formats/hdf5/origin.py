@@ -32,7 +32,7 @@ from robometer_rl.formats.hdf5.reader import (
     demonstration_names,
     open_hdf5,
 )
-from robometer_rl.formats.outcomes import success_of_frames
+from robometer_rl.formats.trajectories import success_of_frames
 from robometer_rl.video.lazy import Orientation
 
 __all__ = [

@@ -28,7 +28,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.files import check_regular
 from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.hdf5.links import check_links
-from robometer_rl.formats.naming import episode_id
+from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.frames import FrameError, rgb_shape
 from robometer_rl.limits import check_packed, check_room
 from robometer_rl.video import VideoError

@@ -26,7 +26,7 @@ from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.hdf5.origin import camera_frames, episode_success, hanging_of, instruction_of
 from robometer_rl.formats.hdf5.reader import Demonstration, read_demonstrations
-from robometer_rl.formats.outcomes import outcome_of
+from robometer_rl.formats.trajectories import outcome_of
 from robometer_rl.video.lazy import Orientation
 
 __all__ = ["RobomimicHDF5Config", "read_robomimic_hdf5"]

@@ -68,7 +68,7 @@ STATISTICS: Final = ("min", "max", "mean", "std", "count", *_QUANTILES)
 
 
 def episode_key(index: int) -> str:
-    """`Episode.key` of an episode by its number."""
+    """`RecordedEpisode.key` of an episode by its number."""
     return f"episode_{index:06d}"
 
 

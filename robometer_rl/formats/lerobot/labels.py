@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.dataset import DatasetOptions, Episode, LabelWriter, RelabelDataset, WriteMode
+from robometer_rl.formats.dataset import DatasetOptions, LabelWriter, RecordedEpisode, RelabelDataset, WriteMode
 from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.lerobot.columns import REWARD, SUCCESS, episode_key, original_column
 from robometer_rl.formats.lerobot.frames import episode_frames
@@ -64,13 +64,13 @@ class LeRobotDataset(RelabelDataset):
         self._reward = original_column(self.layout.features, REWARD)
         self._success = original_column(self.layout.features, SUCCESS)
 
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         episode = self.layout[self._positions[key]]
         rows = self.layout.rows(episode, [name for name in (self._reward, self._success) if name is not None])
         success = None if self._success is None else rows.values(self._success).astype(bool)
         succeeds_last = success is not None and bool(success[-1])
-        return Episode(
+        return RecordedEpisode(
             key=key,
             tasks=self.options.tasks or (self.layout.task(rows),),
             cameras={name: self._frames(episode, rows, name) for name in self.cameras},

@@ -6,7 +6,7 @@ often turned by 180 degrees), hence the option ``orientation``.
 
 Success. ``next.success`` says it where it was recorded; with ``success_reward``, a ``next.reward`` of at least that
 much says it instead. ``next.done`` does not: it also marks the end of an episode that failed. What a row notes as
-*next* is about the frame after it, see `robometer_rl.formats.outcomes`. Of a labelled copy the values from before
+*next* is about the frame after it, see `robometer_rl.formats.trajectories`. Of a labelled copy the values from before
 count. A dataset with neither column says nothing about success, and its quality has to be stated.
 
 Not filled in: partial success, distances, seeds and simulator states, for which LeRobot has no agreed columns.
@@ -27,8 +27,7 @@ from robometer_rl.formats.cameras import choose_camera
 from robometer_rl.formats.lerobot.columns import REWARD, SUCCESS, original_column
 from robometer_rl.formats.lerobot.frames import TOLERANCE_S, episode_frames
 from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
-from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.outcomes import outcome_of, success_of_frames
+from robometer_rl.formats.trajectories import episode_id, outcome_of, success_of_frames
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video.lazy import Orientation
 

@@ -44,12 +44,12 @@ from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.cameras import Cameras, cameras_among
 from robometer_rl.formats.dataset import (
     DatasetOptions,
-    Episode,
     EpisodeError,
     EpisodeLabels,
     Labels,
     LabelWriter,
     Provenance,
+    RecordedEpisode,
     RelabelDataset,
     WriteMode,
 )
@@ -127,7 +127,7 @@ class MinariLabelDataset(RelabelDataset):
         found = self._available_cameras()
         self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
 
-    def episode(self, key: str) -> Episode:
+    def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         number = self.numbers[key]
         content = episode_facts(self.folder, number)
@@ -137,7 +137,7 @@ class MinariLabelDataset(RelabelDataset):
         success = episode_success(content, np.arange(steps + 1))
         truncated = bool(content["truncations"][-1])
         terminated = bool(content["terminations"][-1])
-        return Episode(
+        return RecordedEpisode(
             key=key,
             tasks=self.options.tasks or (self._instruction(number),),
             cameras={name: self._frames(number, name, steps) for name in self.cameras},

@@ -36,8 +36,7 @@ from robometer_rl.formats.minari.layout import (
     read_pictures,
     stored_pictures,
 )
-from robometer_rl.formats.naming import episode_id
-from robometer_rl.formats.outcomes import outcome_of
+from robometer_rl.formats.trajectories import episode_id, outcome_of
 from robometer_rl.true_success import find_success, read_steps
 from robometer_rl.video.lazy import LazyFrames, Orientation
 

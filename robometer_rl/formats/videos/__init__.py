@@ -1,1 +1,0 @@
-"""Folders of videos with a JSONL file of tasks."""
