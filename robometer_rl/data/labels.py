@@ -10,6 +10,9 @@ True progress, for training and for evaluation:
 - Any other frame is worth what experts are worth in similar states of the simulator, discounted by how far it is from
   all of them (`ExpertStates`). So stopping half-way keeps what was reached, going away from the object loses it, and a
   pose that no expert visits is worth nothing, however it was reached and however long it took.
+- Where the source measured progress or a distance, or recorded states of another layout than those of this package's
+  simulators, these say what every frame is worth (`robometer_rl.data.worth`). Progress that a source gives comes
+  before everything else.
 - Where success was judged but no state recorded, a successful episode advances linearly in time, whoever acted; of any
   other, only what the task's success and the graded outcome of the last frame say is known.
 - Where neither success nor state was recorded, the quality label decides whether time is a usable guide
@@ -36,8 +39,9 @@ from robometer_rl.data.targets import (
     supervises_progress,
 )
 from robometer_rl.data.trajectory import Trajectory, linear_progress
+from robometer_rl.data.worth import STATE_PARTS, UNDONE_CEILING, Measured, measured_progress
 
-__all__ = ["EXPERT", "ExpertStates", "FrameLabels", "group_key", "label_trajectories"]
+__all__ = ["EXPERT", "ExpertStates", "FrameLabels", "group_key", "has_known_layout", "label_trajectories"]
 
 EXPERT = "expert"
 """The skill whose episodes define progress."""
@@ -49,9 +53,10 @@ _NEIGHBOURS = 8
 _BANDWIDTH = 0.02  # metres: states closer than this are the same moment of the task
 _REACH = 0.12  # metres: a state this far from every expert is worth 1 / e of the nearest one
 _SPREAD = 0.04  # metres by which a relation may differ at success before it counts half
-_UNDONE_CEILING = 0.95  # progress of a frame in which the task is not done
 _MOVED = 0.01  # metres by which an object has moved when reaching is over
 _MOVED_PART = 0.05  # the same as part of the farthest that it gets
+
+_KNOWN_WIDTH = 21
 
 _HAND, _GRIPPER, _OBJECT, _SECOND, _GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(11, 14), slice(18, 21)
 
@@ -111,17 +116,56 @@ def label_trajectories(
     cutoffs = settings.table()
     experts: dict[str, list[Trajectory]] = {}
     for trajectory in trajectories if references is None else references:
-        if _defines_progress(trajectory) and trajectory.state is not None:
+        if _defines_progress(trajectory) and has_known_layout(trajectory):
             experts.setdefault(group_key(trajectory), []).append(trajectory)
     states = {key: ExpertStates.of(members, settings.reaching) for key, members in experts.items()}
+    measured = _measured(trajectories, trajectories if references is None else references, settings.reaching)
     labelled: list[FrameLabels] = []
-    for trajectory in trajectories:
+    for trajectory, found in zip(trajectories, measured, strict=True):
         cutoff = success_cutoff(trajectory.data_source, cutoffs)
-        labels = _label(trajectory, states.get(group_key(trajectory)), cutoff, settings.reaching)
+        if found is not None:
+            labels = _label_measured(trajectory, found.progress, cutoff)
+        else:
+            labels = _label(trajectory, states.get(group_key(trajectory)), cutoff, settings.reaching)
         if trajectory.data_source in settings.preference_only:
             labels = replace(labels, progress_known=np.zeros(len(trajectory), bool))
         labelled.append(labels)
     return labelled
+
+
+def has_known_layout(trajectory: Trajectory) -> bool:
+    """Whether its states are those of this package's simulators, `robometer_rl.envs.metaworld.STATE_NAMES`."""
+    if trajectory.state is None or trajectory.state.shape[1] != _KNOWN_WIDTH:
+        return False
+    return "environment" in trajectory.metadata and STATE_PARTS not in trajectory.metadata
+
+
+def _measured(
+    trajectories: Sequence[Trajectory], references: Iterable[Trajectory], reaching: float
+) -> list[Measured | None]:
+    """What the sources measured, task by task; None of trajectories that something else is known of."""
+    others: dict[str, list[Trajectory]] = {}
+    for trajectory in references:
+        others.setdefault(group_key(trajectory), []).append(trajectory)
+    groups: dict[str, list[int]] = {}
+    for index, trajectory in enumerate(trajectories):
+        if trajectory.progress is not None or not has_known_layout(trajectory):
+            groups.setdefault(group_key(trajectory), []).append(index)
+    found: list[Measured | None] = [None] * len(trajectories)
+    for key, members in groups.items():
+        values = measured_progress([trajectories[index] for index in members], others.get(key, []), reaching)
+        for index, value in zip(members, values, strict=True):
+            found[index] = value
+    return found
+
+
+def _label_measured(trajectory: Trajectory, progress: NDArray[np.float32], cutoff: float) -> FrameLabels:
+    """Progress as it was measured, and success as it was judged, or as the outcome says of the last frame."""
+    known = np.ones(len(trajectory), bool)
+    if trajectory.success is not None:
+        return FrameLabels(progress, known, trajectory.success.astype(np.float32), known.copy())
+    judged = _label_by_quality(trajectory, cutoff)
+    return FrameLabels(progress, known, judged.success, judged.success_known)
 
 
 def _label(trajectory: Trajectory, experts: ExpertStates | None, cutoff: float, reaching: float) -> FrameLabels:
@@ -131,8 +175,9 @@ def _label(trajectory: Trajectory, experts: ExpertStates | None, cutoff: float, 
     known = np.ones(len(trajectory), bool)
     if _defines_progress(trajectory):
         progress = _expert_progress(trajectory, reaching)
-    elif experts is not None and trajectory.state is not None:
-        progress = np.where(trajectory.success, 1.0, np.minimum(experts.progress(trajectory.state), _UNDONE_CEILING))
+    elif experts is not None and has_known_layout(trajectory):
+        assert trajectory.state is not None
+        progress = np.where(trajectory.success, 1.0, np.minimum(experts.progress(trajectory.state), UNDONE_CEILING))
     else:
         progress, known = _progress_without_state(trajectory)
     return FrameLabels(progress.astype(np.float32), known, success, np.ones(len(trajectory), bool))
@@ -169,8 +214,9 @@ def _defines_progress(trajectory: Trajectory) -> bool:
 def _expert_progress(trajectory: Trajectory, reaching: float) -> NDArray[np.float32]:
     assert trajectory.success_index is not None
     time = linear_progress(len(trajectory), trajectory.success_index)
-    if trajectory.state is None:
+    if not has_known_layout(trajectory):
         return time
+    assert trajectory.state is not None
     reached = float(time[_reached(trajectory.state[: trajectory.success_index + 1])])
     if reached <= reaching:
         return time
