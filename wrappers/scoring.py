@@ -118,6 +118,7 @@ class EpisodeScorer:
         self._stages_completed = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs)
         self._task_returns = np.zeros(num_envs)
+        self._highest = np.zeros(num_envs)
         self._over = np.ones(num_envs, np.bool_)
 
     @property
@@ -213,6 +214,7 @@ class EpisodeScorer:
         ]
         for index in np.flatnonzero(self._over).tolist():
             entries[index]["robometer/episode"] = self._summary(index, moment)
+            self.model.doubts.episode(self.model.model_id, float(self._highest[index]))
         advancing = np.flatnonzero(completed & ~self._over & ~self._in_last_stage())
         for index, entry in zip(advancing.tolist(), self._advance(advancing, moment), strict=True):
             entries[index] |= entry
@@ -229,7 +231,7 @@ class EpisodeScorer:
             self._stream = self.model.stream(self._tasks(begun), self._protocol)
         else:
             self._stream.reset(self._histories(begun), self._tasks(begun))
-        for counted in (self._returns, self._task_returns, self._stages_completed):
+        for counted in (self._returns, self._task_returns, self._stages_completed, self._highest):
             counted[begun] = 0
         self._over[begun] = False
 
@@ -262,6 +264,7 @@ class EpisodeScorer:
         prediction = self._stream.append(frames, self._histories(indices))
         shape = (len(indices), self._num_cameras)
         self._progress[indices] = prediction.progress.reshape(shape)
+        self._highest[indices] = np.maximum(self._highest[indices], self._progress[indices].mean(axis=1))
         if prediction.success is not None:
             self._success[indices] = prediction.success.reshape(shape)
 

@@ -16,6 +16,7 @@ from robometer_rl.data.verified import open_verified
 from robometer_rl.documents import read_text
 from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol, scored_steps
+from robometer_rl.models.locations import is_compact
 from robometer_rl.provenance import provenance
 from robometer_rl.report.figures import save_picture
 from robometer_rl.report.terminal import open_console
@@ -139,11 +140,13 @@ def _episodes(config: CalibrateConfig) -> list[Trajectory]:
 
 
 def _write_checkpoint(config: CalibrateConfig, rules: list[SuccessCalibration]) -> None:
+    from robometer_rl.models.compact.checkpoint import write_compact_threshold
     from robometer_rl.models.robometer.checkpoint import write_success_threshold
 
     rule = next(rule for rule in rules if rule.patience == DEFAULT_REWARD.patience)
     _require_usable(rule, config.max_false_alarms)
-    write_success_threshold(Path(config.model), _rounded(rule.threshold))
+    write = write_compact_threshold if is_compact(Path(config.model)) else write_success_threshold
+    write(Path(config.model), _rounded(rule.threshold))
     logger.info("%s has the success threshold %.4f now", config.model, rule.threshold)
 
 

@@ -188,6 +188,8 @@ def score_episodes(
     questions = _Questions(model, list(episodes), scoring, condition)
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()
+    for progress, _ in dense:
+        model.doubts.episode(model.model_id, float(progress.max()))
     wrong = questions.wrong_tasks(rng)  # drawn in any case: the pairs are the same with and without controls
     beside = questions.beside_experts(wrong) if scoring.controls else {}
     truths = [each.progress if each.progress_known.all() else None for each in labelled]

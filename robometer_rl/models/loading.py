@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robometer_rl.models.locations import UnknownModelError
+from robometer_rl.models.locations import UnknownModelError, is_compact
 from robometer_rl.models.reward_model import RewardModel
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = ["FAMILIES", "UnknownModelError", "family_of", "load_reward_model"]
 
 FAMILIES: Final[Mapping[str, str]] = {
     "robometer": "robometer_rl.models.robometer.inference",
+    "compact": "robometer_rl.models.compact.inference",
     "http": "robometer_rl.serving.client",
     "https": "robometer_rl.serving.client",
 }
@@ -104,7 +105,9 @@ def _parse(name: str | Path) -> tuple[str, str]:
     if (address := _ADDRESS.fullmatch(text)) is not None:
         return address["family"], text
     found = None if text and Path(text).exists() else _NAME.fullmatch(text)
-    return ("robometer", text) if found is None else (found["family"], found["where"])
+    if found is not None:
+        return found["family"], found["where"]
+    return ("compact" if text and is_compact(Path(text)) else "robometer"), text
 
 
 def _loader(family: str) -> Callable[..., RewardModel]:

@@ -10,22 +10,27 @@ from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
-from robometer_rl.documents import brief
+from robometer_rl.documents import brief, parse_json, read_text
 
 __all__ = [
     "CHECKPOINT_FILES",
+    "COMPACT_MODEL_TYPE",
     "EMBEDDED",
     "TOKENIZER_FILES",
     "HubError",
     "Location",
     "UnknownModelError",
     "hub_errors",
+    "is_compact",
     "is_hub_id",
     "locate",
 ]
 
 EMBEDDED = {"mini": "robometer-mini"}
 """Checkpoints inside the package: name to folder under ``assets``."""
+
+COMPACT_MODEL_TYPE = "robometer-compact"
+"""What ``model_type`` in the configuration of a compact reward model says."""
 
 TOKENIZER_FILES = ("*.json", "*.txt", "*.jinja")
 CHECKPOINT_FILES = ("*.safetensors", "*.yaml", *TOKENIZER_FILES)
@@ -86,6 +91,15 @@ def locate(name: str | Path, patterns: Sequence[str] = CHECKPOINT_FILES) -> Loca
             "directory, a Hub id such as 'robometer/Robometer-4B' or 'robometer/Robometer-4B@main', or FAMILY:WHERE"
         )
     return _download(match["id"], match["revision"], patterns)
+
+
+def is_compact(directory: Path) -> bool:
+    """Whether a folder holds a compact reward model, as its configuration says (`robometer_rl.models.compact`)."""
+    try:
+        described = parse_json(read_text(directory / "config.json"))
+    except (OSError, ValueError):  # no folder, no such file, or not one that could say so
+        return False
+    return isinstance(described, dict) and described.get("model_type") == COMPACT_MODEL_TYPE
 
 
 def is_hub_id(name: str) -> bool:

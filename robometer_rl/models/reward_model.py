@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.documents import brief
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, as_frame, check_task, same_length, scored_steps
+from robometer_rl.models.doubts import Doubts
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.rewards import RewardSpec
 
@@ -178,6 +179,7 @@ class RewardModel(ABC):
         has_success: Whether it says how likely a task is done; if not, `Prediction.success` is None.
         causal: Whether what it says of a step depends on frames up to that step only. One that looks at whole
             episodes overrides `predict_steps`, and cannot pay an agent that is still acting.
+        doubts: What speaks against believing it, said once in the log.
         lock: Held while the model computes, so that several threads may share one. A stream belongs to one thread.
     """
 
@@ -193,6 +195,7 @@ class RewardModel(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.doubts = Doubts()
 
     def require(self, purpose: str, *, progress: bool = False, success: bool = False, causal: bool = False) -> None:
         """Refuses a use of this model for which it lacks what is asked for.
