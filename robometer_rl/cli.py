@@ -47,6 +47,11 @@ class Collect:
 
 
 @dataclass(frozen=True)
+class Adapt:
+    """Make a reward model of your own recordings in minutes, with a verdict."""
+
+
+@dataclass(frozen=True)
 class Train:
     """Train a model on recorded episodes, or go on with an interrupted training."""
 
@@ -81,7 +86,7 @@ class Data:
     """Look at, verify, import, upload or download recorded episodes."""
 
 
-Command = Demo | Score | Collect | Train | Evaluate | Calibrate | Relabel | Data | Publish | Serve
+Command = Demo | Score | Collect | Adapt | Train | Evaluate | Calibrate | Relabel | Data | Publish | Serve
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,11 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.collecting.collect:CollectConfig",
         "robometer_rl.collecting.collect:collect",
         "recorded episodes are kept in the store; the same command records the others",
+    ),
+    Adapt: _Home(
+        "robometer_rl.adapting.config:AdaptConfig",
+        "robometer_rl.adapting.adapt:adapt",
+        "features of frames that were looked at are kept beside the store; give the same command again",
     ),
     Train: _Home(
         "robometer_rl.training.config:TrainConfig",
@@ -208,7 +218,7 @@ def _run(first: list[str], rest: list[str], name: str) -> int:
     debug = program.debug or os.environ.get("ROBOMETER_DEBUG", "0") not in ("", "0")
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
-    if not isinstance(program.command, Train):
+    if not isinstance(program.command, (Adapt, Train)):
         # Read when torch is imported. Where other processes want the cores, too, threads that wait by spinning keep
         # those that they wait for from running; training mostly has its machine to itself, and many short waits.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -8,7 +8,7 @@ from typing import Final
 
 from robometer_rl.report.markup import html
 
-__all__ = ["EpisodeCard", "definitions", "document", "render_page"]
+__all__ = ["EpisodeCard", "data_table", "definitions", "document", "render_page"]
 
 _STYLE: Final = """
 :root {
@@ -123,18 +123,20 @@ def document(title: str, sections: Sequence[str]) -> str:
 
 
 def _table(episodes: Sequence[EpisodeCard]) -> str:
-    head = "".join(f"<th scope='col'>{html(column)}</th>" for column in episodes[0].values)
-    rows = (
-        f"<tr><td>{html(episode.name)}</td>"
-        + "".join(f"<td>{_cell(value)}</td>" for value in episode.values.values())
-        + "</tr>"
-        for episode in episodes
-    )
-    body = "".join(rows)
-    return (
-        f"<div class='card wide'><table><thead><tr><th scope='col'>Policy</th>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    columns = ("Policy", *episodes[0].values)
+    return data_table(columns, [(episode.name, *episode.values.values()) for episode in episodes])
+
+
+def data_table(columns: Sequence[str], rows: Sequence[Sequence[str | bool]]) -> str:
+    """A table; all texts are escaped, booleans become "yes" and "no".
+
+    Args:
+        columns: Headings.
+        rows: As many values each; the first names the row.
+    """
+    head = "".join(f"<th scope='col'>{html(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
+    return f"<div class='card wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _cell(value: str | bool) -> str:

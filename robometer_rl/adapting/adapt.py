@@ -1,0 +1,293 @@
+"""``robometer-rl adapt``: from recordings to a reward model with a verdict, in one go.
+
+What a run leaves::
+
+    checkpoint/       the model, see `robometer_rl.models.compact`
+    verdict.json      what it is worth, what it was trained on, and how
+    page/index.html   the same for people
+
+A run that ends before its first step leaves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from robometer_rl.adapting.config import AdaptConfig
+from robometer_rl.adapting.examples import Example, Split, make_examples, split_examples
+from robometer_rl.adapting.features import FeatureFiles, from_rows
+from robometer_rl.adapting.learning import Learned, Lesson, learn
+from robometer_rl.adapting.page import write_page
+from robometer_rl.adapting.proposals import Proposal, propose
+from robometer_rl.adapting.survey import Survey, look_at
+from robometer_rl.adapting.verdict import Verdict, ask, judge
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.verified import open_verified
+from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
+from robometer_rl.files import write_text
+from robometer_rl.models.compact.checkpoint import (
+    CONFIG_FILE,
+    CompactCheckpoint,
+    CompactConfig,
+    load_compact,
+    save_compact,
+)
+from robometer_rl.models.compact.familiarity import pooled
+from robometer_rl.models.compact.inference import CompactModel
+from robometer_rl.models.compact.tower import Tower, pretrained_tower
+from robometer_rl.provenance import provenance
+from robometer_rl.report.terminal import open_console
+
+__all__ = ["CHECKPOINT", "adapt"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT: Final = "checkpoint"
+_HELD_OUT: Final = 0.2  # of the episodes
+_VIEWS: Final = 4  # of an episode: as it is, and in other lights and from other places
+_VIEW_TIME: Final = 0.25  # part of the time for making views
+_JUDGING_TIME: Final = 0.1  # part of the time that is left for the verdict
+
+
+def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
+    """Trains a compact model on recordings and judges it.
+
+    Args:
+        config: What to do.
+        tower: The frozen image network of a new model; `pretrained_tower` if None.
+
+    Returns:
+        The verdict; the model is in ``checkpoint`` within the output.
+
+    Raises:
+        StoreError: There is no store, or all of it is damaged.
+        TrajectoryError: Recordings that do not fit together, such as states of different widths.
+        CompactCheckpointError: There is no run to go on from.
+        ImportError: The image network is not installed.
+        ValueError: The output holds a model already, or the store no episodes to train on.
+    """
+    start = time.monotonic()
+    begun = _begin(config)
+    trajectories = _select(config)
+    examples = make_examples(trajectories)
+    split = split_examples(examples, _HELD_OUT, config.seed)
+    survey = look_at(examples, split)
+    _show_survey(config, survey)
+    checkpoint = _checkpoint(begun, examples, tower)
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    for part in (checkpoint.tower, checkpoint.network, checkpoint.familiarity):
+        part.to(device)
+    lessons = _look(config, checkpoint, split, device, start)
+    deadline = start + (1 - _JUDGING_TIME) * config.time_limit
+    learned = learn(
+        checkpoint.network,
+        lessons.training,
+        lessons.held_out,
+        resolution=checkpoint.config.resolution,
+        steps=config.planned_steps,
+        deadline=deadline,
+        device=device,
+        seed=config.seed,
+    )
+    _fit_familiarity(checkpoint, lessons, device)
+    save_compact(config.output / CHECKPOINT, checkpoint)  # before anything else can go wrong
+    return _conclude(config, checkpoint, split, survey, learned, device, start)
+
+
+def _begin(config: AdaptConfig) -> CompactCheckpoint | None:
+    """The model to go on from, if there is one to go on from, and an output that nothing is lost in."""
+    if config.continued is not None:
+        return load_compact(config.continued / CHECKPOINT)
+    if (config.output / CHECKPOINT / CONFIG_FILE).exists():
+        raise ValueError(
+            f"{config.output} holds a model already; choose another output, or go on from it with "
+            f"--continue {config.output}"
+        )
+    return None
+
+
+def _select(config: AdaptConfig) -> list[Trajectory]:
+    found = open_verified(config.store).trajectories
+    chosen = [each for each in found if each.split == "train"]
+    if not chosen:
+        raise ValueError(
+            f"{config.store} holds no episodes of the split 'train' to learn from; its splits are "
+            f"{sorted({each.split for each in found})}"
+        )
+    if others := len(found) - len(chosen):
+        logger.info(
+            "%d episodes of other splits are left alone: `robometer-rl evaluate %s %s` measures on them",
+            others,
+            config.output / CHECKPOINT,
+            config.store,
+        )
+    return chosen
+
+
+def _show_survey(config: AdaptConfig, survey: Survey) -> None:
+    console = open_console()
+    console.print(survey.table(str(config.store)))
+    for sentence in survey.hopeless:
+        logger.warning("this cannot become usable: %s", sentence)
+    for sentence in survey.missing:
+        logger.warning("missing: %s", sentence)
+
+
+def _checkpoint(begun: CompactCheckpoint | None, examples: Sequence[Example], tower: Tower | None) -> CompactCheckpoint:
+    tasks = {text: None for example in examples for text in example.texts}
+    if begun is not None:
+        known = dict.fromkeys((*begun.config.tasks, *tasks))
+        begun.network.requires_grad_(True)
+        return begun.configured(tasks=tuple(known), success_threshold=None)
+    tower = pretrained_tower() if tower is None else tower
+    return CompactCheckpoint.build(CompactConfig(tuple(tasks), resolution=tower.resolution), tower)
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    training: list[Lesson]
+    held_out: list[Lesson]
+
+
+def _look(
+    config: AdaptConfig, checkpoint: CompactCheckpoint, split: Split, device: torch.device, start: float
+) -> _Lessons:
+    """Features of all episodes, and of other views of those to train on as far as there is time."""
+    files = FeatureFiles.beside(config.store, config.output, checkpoint.tower, device, config.seed)
+    console = open_console(stderr=True)
+    training = [Lesson(example, []) for example in split.training]
+    held_out = [Lesson(example, []) for example in split.held_out]
+    for lesson in track(training + held_out, "looking at frames", console=console, transient=True):
+        lesson.views.append(files.get(lesson.example.episode.frames, 0))
+    more = [(view, lesson) for view in range(1, _VIEWS) for lesson in training]
+    for view, lesson in track(more, "in other lights", console=console, transient=True):
+        if time.monotonic() > start + _VIEW_TIME * config.time_limit:
+            break
+        lesson.views.append(files.get(lesson.example.episode.frames, view))
+    return _Lessons(training, held_out)
+
+
+@torch.inference_mode()
+def _fit_familiarity(checkpoint: CompactCheckpoint, lessons: _Lessons, device: torch.device) -> None:
+    """Notes what pictures look like that the model knows; held-out ones are of the same kind."""
+
+    def means(rows: Sequence[NDArray[np.float16]]) -> torch.Tensor:
+        parts = [pooled(from_rows(np.asarray(each), checkpoint.config.resolution, device)).cpu() for each in rows]
+        return torch.cat(parts) if parts else torch.zeros(0, len(checkpoint.familiarity.mean))
+
+    checkpoint.familiarity.cpu().fit(
+        means([view for lesson in lessons.training for view in lesson.views]),
+        means([lesson.views[0] for lesson in lessons.held_out]),
+    )
+
+
+def _conclude(
+    config: AdaptConfig,
+    checkpoint: CompactCheckpoint,
+    split: Split,
+    survey: Survey,
+    learned: Learned,
+    device: torch.device,
+    start: float,
+) -> Verdict:
+    """Calibrates, judges, saves and says so."""
+    folder = config.output / CHECKPOINT
+    model = CompactModel(checkpoint, str(folder), config.output.name, device=device)
+    rule = _calibrated(model, split.held_out)
+    console = open_console(stderr=True)
+    asked = track(split.held_out, "judging", console=console, transient=True)
+    seen = [each for example in asked for each in ask(model, [example])]
+    verdict = judge(seen, survey, rule)
+    spreads = [float(model.uncertainty(each.example.episode.clip())[-1]) for each in seen]
+    proposals = propose(seen, spreads, survey)
+    trained = {
+        "verdict": verdict.as_dict(),
+        "data": survey.facts,
+        "steps": learned.steps,
+        "best_step": learned.best_step,
+        "seconds": round(time.monotonic() - start),
+        "interrupted": learned.interrupted,
+        "views": "light, colour and small shifts of the camera",
+    }
+    threshold = None if verdict.threshold is None else round(verdict.threshold, 4)
+    save_compact(folder, checkpoint.configured(success_threshold=threshold, trained=_without_nan(trained)))
+    record = {**trained, "proposals": [vars(each) for each in proposals], "provenance": provenance()}
+    write_text(config.output / "verdict.json", json.dumps(_without_nan(record), indent=2) + "\n")
+    commands = _commands(config, split, verdict)
+    page = write_page(config.output / "page", config.output.name, verdict, survey, seen, proposals, commands)
+    _say(verdict, learned, proposals, page, commands, config, time.monotonic() - start)
+    return verdict
+
+
+def _calibrated(model: CompactModel, held_out: Sequence[Example]) -> SuccessCalibration | None:
+    """The success rule with the default patience, chosen on episodes that were not trained on; None if none can be."""
+    try:
+        (rule,) = calibrate_success(model, [example.episode for example in held_out])
+    except ValueError as error:
+        logger.warning("no success threshold is chosen: %s", error)
+        return None
+    return rule
+
+
+def _commands(config: AdaptConfig, split: Split, verdict: Verdict) -> list[str]:
+    """What to type next."""
+    task = split.training[0].episode.task
+    checkpoint = config.output / CHECKPOINT
+    again = f"robometer-rl adapt {config.store} --output {config.output}-2 --continue {config.output}"
+    if not verdict.usable:
+        return [again]
+    return [
+        f"robometer-rl score VIDEO --task {shlex.quote(task)} --model {checkpoint}",
+        f"env = RobometerReward(env, {str(checkpoint)!r}, task={task!r})",
+        again,
+    ]
+
+
+def _say(
+    verdict: Verdict,
+    learned: Learned,
+    proposals: Sequence[Proposal],
+    page: Path,
+    commands: Sequence[str],
+    config: AdaptConfig,
+    seconds: float,
+) -> None:
+    console = open_console()
+    for table in verdict.tables():
+        console.print(table)
+    console.print(f"verdict: {verdict.headline}", style="bold")
+    for reason in verdict.reasons:
+        console.print(f"  {reason}", soft_wrap=True)
+    for proposal in proposals:
+        console.print(f"record next: {proposal.text}", soft_wrap=True)
+    threshold = "no success threshold" if verdict.threshold is None else f"success threshold {verdict.threshold:.2f}"
+    console.print(
+        f"{config.output / CHECKPOINT}: {learned.steps} steps in {seconds / 60:.1f} minutes, features included, "
+        f"{threshold}; the page is {page}",
+        soft_wrap=True,
+    )
+    console.print("next:" if verdict.usable else "record what is missing, then:")
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: it becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,55 @@
+"""The options of ``robometer-rl adapt``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+__all__ = ["AdaptConfig"]
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Makes a reward model of your own recordings: a compact model over a frozen image network, in minutes.
+
+    It looks at the recordings, says what is missing in them, trains, and ends with a verdict on episodes that it was
+    not trained on. Ctrl-C during training keeps the best model so far.
+
+    Attributes:
+        store: Store of trajectories: successes, and failures of every kind that an agent will try.
+        output: Folder of the run: ``checkpoint``, ``verdict.json`` and a page.
+        minutes: How long it may take, everything included; a slow machine takes fewer steps. 10 if not given, and 3
+            where it goes on.
+        continued: A run to go on from, with what the store has gained since.
+        steps: Steps of training, if the time is enough for them; with ``--continue`` a third of them.
+        device: Where to run; a GPU if there is one.
+        seed: Of everything drawn.
+    """
+
+    store: tyro.conf.Positional[Path]
+    output: Path
+    minutes: float | None = None
+    continued: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
+    steps: int = 2000
+    device: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not 0.0 < self.minutes < 1e6:
+            raise ValueError(f"minutes is a positive number, got {self.minutes}")
+        if self.steps < 1 or self.seed < 0:
+            raise ValueError(f"steps is at least 1 and seed at least 0, got {self.steps} and {self.seed}")
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds that all of it may take."""
+        usual = 10.0 if self.continued is None else 3.0
+        return 60.0 * (usual if self.minutes is None else self.minutes)
+
+    @property
+    def planned_steps(self) -> int:
+        """Steps of training that it takes if the time is enough."""
+        return self.steps if self.continued is None else max(self.steps // 3, 1)

@@ -1,0 +1,277 @@
+"""The verdict: whether an adapted model may pay an agent, by episodes that it was not trained on, and why.
+
+Beside it stand what would be as good without seeing anything: a clock, the model shown each frame alone, and a still
+picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from robometer_rl.adapting.examples import Example, outcome
+from robometer_rl.adapting.survey import Survey
+from robometer_rl.evaluation.calibration import SuccessCalibration
+from robometer_rl.evaluation.metrics import auroc, pearson, ranking_accuracy
+from robometer_rl.evaluation.scoring import ScoredEpisode
+from robometer_rl.frames import Clip
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.rewards import DEFAULT_REWARD, success_holds
+
+__all__ = ["Check", "Outcome", "Seen", "Verdict", "ask", "judge"]
+
+_STILL: Final = 12  # frames of a still picture
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a model says of an episode.
+
+    Attributes:
+        example: The episode.
+        progress: (T,).
+        success: (T,) probability.
+        alone: (T,) progress of each frame when it is all that is shown.
+        still: How much progress moves while the first frame is shown over and over.
+    """
+
+    example: Example
+    progress: Floats
+    success: Floats
+    alone: Floats
+    still: float
+
+    @property
+    def final(self) -> float:
+        """Progress in the last frame."""
+        return float(self.progress[-1])
+
+    @property
+    def true_final(self) -> float | None:
+        """What that frame is worth; None where nobody measured it."""
+        return float(self.example.labels.progress[-1]) if self.example.measured else None
+
+    def scored(self) -> ScoredEpisode:
+        """The same for pictures of an evaluation."""
+        return ScoredEpisode(self.example.episode, self.progress, self.success)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What episodes of one kind are paid.
+
+    Attributes:
+        name: The kind.
+        episodes: How many were kept out.
+        final: Mean progress in their last frames.
+        true_final: What these are worth on average; None where it was not measured.
+        fires: Part of the episodes in which the success rule holds at some time.
+    """
+
+    name: str
+    episodes: int
+    final: float
+    true_final: float | None
+    fires: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a usable model can do.
+
+    Attributes:
+        name: What is measured.
+        value: What was found.
+        expected: What is asked for, in words.
+        passed: Whether that is met.
+    """
+
+    name: str
+    value: float
+    expected: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model may be used, and what says so.
+
+    Attributes:
+        reasons: Why it may not be used; empty if it may.
+        checks: What was measured.
+        outcomes: What each kind of episode is paid.
+        threshold: Of the success rule, None without one.
+        held_out: Episodes that it was judged by.
+    """
+
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    outcomes: tuple[Outcome, ...]
+    threshold: float | None
+    held_out: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+    @property
+    def headline(self) -> str:
+        """The verdict in two words."""
+        return "usable" if self.usable else "do not use"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"verdict": self.headline, **asdict(self)}
+
+    def tables(self) -> list[Table]:
+        """What each kind is paid, and the checks."""
+        kinds = Table(title=f"on {self.held_out} episodes that it was not trained on", title_justify="left")
+        for name in ("outcome", "episodes", "final progress", "true", "success rule fires"):
+            kinds.add_column(name, justify="left" if name == "outcome" else "right")
+        for each in self.outcomes:
+            true = "" if each.true_final is None else f"{each.true_final:.2f}"
+            kinds.add_row(each.name, f"{each.episodes}", f"{each.final:.2f}", true, f"{each.fires:.0%}")
+        checks = Table(title="checks", title_justify="left")
+        for name in ("check", "found", "expected", ""):
+            checks.add_column(name)
+        for each in self.checks:
+            checks.add_row(each.name, f"{each.value:.3f}", each.expected, "ok" if each.passed else "MISSED")
+        return [kinds, checks]
+
+
+def ask(model: RewardModel, examples: Sequence[Example]) -> list[Seen]:
+    """Asks a model everything about episodes, by the interface that rewards go through."""
+    seen = []
+    for example in examples:
+        clip = example.episode.clip()
+        frames = clip.read()
+        said = model.predict_steps([clip])[0]
+        alone = model.predict([Clip(frame[None], clip.task) for frame in frames])
+        still = model.predict_steps([Clip(np.repeat(frames[:1], _STILL, axis=0), clip.task)])[0].progress
+        assert said.success is not None
+        seen.append(
+            Seen(
+                example, said.progress, said.success, np.array([one.progress[0] for one in alone]), float(np.ptp(still))
+            )
+        )
+    return seen
+
+
+def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessCalibration | None) -> Verdict:
+    """The verdict.
+
+    Args:
+        seen: What the model says of episodes that it was not trained on.
+        survey: What the recordings are.
+        rule: The success rule that was chosen; None if none could be.
+    """
+    checks = [*_order(seen), *_levels(seen), *_against_impostors(seen), *_rule(rule)]
+    missed = [f"{each.name} is {each.value:.2f}, expected {each.expected}" for each in checks if not each.passed]
+    threshold = None if rule is None or not rule.usable else rule.threshold
+    return Verdict(
+        reasons=(*survey.hopeless, *missed),
+        checks=tuple(checks),
+        outcomes=tuple(_outcomes(seen, threshold)),
+        threshold=threshold,
+        held_out=len(seen),
+    )
+
+
+def _check(name: str, value: float, at_least: float | None = None, at_most: float | None = None) -> Check:
+    """NaN, of what cannot be measured, is not enough."""
+    if at_least is not None:
+        return Check(name, value, f"at least {at_least:.2f}", bool(value >= at_least))
+    assert at_most is not None
+    return Check(name, value, f"at most {at_most:.2f}", bool(value <= at_most))
+
+
+def _ends_done(each: Seen) -> bool:
+    return bool(each.example.labels.success[-1] > 0)
+
+
+def _order(seen: Sequence[Seen]) -> list[Check]:
+    """Whether successes are put above failures, by final progress and frame by frame."""
+    finals = np.array([each.final for each in seen])
+    done = np.array([_ends_done(each) for each in seen])
+    known = [each.example.labels.success_known for each in seen]
+    said = [each.success[mask] for each, mask in zip(seen, known, strict=True)]
+    true = [each.example.labels.success[mask] for each, mask in zip(seen, known, strict=True)]
+    both = len(seen) > 0 and done.any() and not done.all()
+    order = ranking_accuracy(finals, done) if both else float("nan")
+    area = auroc(np.concatenate(said), np.concatenate(true)) if both else float("nan")
+    return [_check("success above failure", order, 0.9), _check("success AUROC", area, 0.9)]
+
+
+def _levels(seen: Sequence[Seen]) -> list[Check]:
+    """Whether successes end high and what does nothing ends low."""
+    checks = []
+    done = [each.final for each in seen if _ends_done(each)]
+    if done:
+        checks.append(_check("final progress of successes", float(np.mean(done)), 0.8))
+    idle = [each.final for each in seen if "random" in outcome(each.example) and not each.example.succeeds]
+    if idle:
+        checks.append(_check("final progress of random motion", float(np.mean(idle)), at_most=0.2))
+    true = [each.true_final for each in seen if not each.example.succeeds]
+    paid = [each.final for each in seen if not each.example.succeeds]
+    over = [one - worth for one, worth in zip(paid, true, strict=True) if worth is not None]
+    if over:
+        checks.append(_check("failures paid above their worth", float(np.mean(over)), at_most=0.2))
+    return checks
+
+
+def _against_impostors(seen: Sequence[Seen]) -> list[Check]:
+    """Whether it is better than what sees nothing, and calm where nothing moves."""
+    if not seen:
+        return []
+    checks = [_check("progress that a still picture makes", float(np.mean([each.still for each in seen])), at_most=0.1)]
+    measured = [each for each in seen if each.example.measured]
+    if measured and len(measured) == len(seen):
+        truth = np.concatenate([each.example.labels.progress for each in measured])
+        curves = {
+            "": [each.progress for each in measured],
+            "a clock": [np.linspace(0, 1, len(each.progress)) for each in measured],
+            "one frame alone": [each.alone for each in measured],
+        }
+        found = {name: pearson(np.concatenate(values), truth) for name, values in curves.items()}
+        own = found.pop("")
+        checks.append(_check("correlation with true progress", own, 0.7))
+        checks += [_check(f"the same, less that of {name}", own - value, 0.0) for name, value in found.items()]
+    return checks
+
+
+def _rule(rule: SuccessCalibration | None) -> list[Check]:
+    if rule is None:
+        return []
+    return [
+        _check("successes that the success rule sees", rule.true_positive_rate.value, 0.5),
+        _check("false alarms of the success rule", rule.false_positive_rate.value, at_most=0.1),
+    ]
+
+
+def _outcomes(seen: Sequence[Seen], threshold: float | None) -> list[Outcome]:
+    groups: dict[str, list[Seen]] = {}
+    for each in seen:
+        groups.setdefault(outcome(each.example), []).append(each)
+    rows = []
+    for name, members in groups.items():
+        limit = DEFAULT_REWARD.threshold(threshold)
+        fires = [bool(success_holds(each.success, limit, DEFAULT_REWARD.patience).any()) for each in members]
+        true = [each.true_final for each in members if each.true_final is not None]
+        rows.append(
+            Outcome(
+                name=name,
+                episodes=len(members),
+                final=float(np.mean([each.final for each in members])),
+                true_final=float(np.mean(true)) if len(true) == len(members) else None,
+                fires=float(np.mean(fires)),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.final)

@@ -1,0 +1,158 @@
+"""The command from end to end, with a small image network and few steps."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl import Clip, load_reward_model
+from robometer_rl.adapting import learning
+from robometer_rl.adapting.adapt import adapt
+from robometer_rl.adapting.config import AdaptConfig
+from robometer_rl.cli import main
+from robometer_rl.data.trajectory import TrajectoryError
+from robometer_rl.evaluation.calibrate import CalibrateConfig, run_calibrate
+from robometer_rl.models.compact.inference import CompactModel
+from robometer_rl.wrappers import RobometerReward
+from tests.adapting.recordings import TASK, recording, recordings, store_of, tower
+from tests.wrappers.worlds import BrightnessWorld
+
+
+def config(folder: Path, **fields: object) -> AdaptConfig:
+    given = {"store": folder / "store", "output": folder / "run", "steps": 40, "minutes": 60.0, "device": "cpu"}
+    return AdaptConfig(**{**given, **fields})  # pyright: ignore[reportArgumentType]
+
+
+def test_from_recordings_to_a_model_that_every_command_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(tmp_path / "store", [*recordings(), recording("expert", 999, split="test")])
+    verdict = adapt(config(tmp_path), tower())
+    run = tmp_path / "run"
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint", "page", "verdict.json"]
+    record = json.loads((run / "verdict.json").read_text())
+    assert record["verdict"]["verdict"] == verdict.headline
+    assert record["steps"] == 40
+    page = (run / "page" / "index.html").read_text()
+    assert verdict.headline in page
+    assert all((run / "page" / name).is_file() for name in ("progress.png", "ranking.png", "worst.png"))
+    printed = capsys.readouterr().out
+    assert f"verdict: {verdict.headline}" in printed
+    assert f"--continue {run}" in printed.replace("\n", "")
+
+    model = load_reward_model(run / "checkpoint")
+    assert isinstance(model, CompactModel)
+    assert model.model_id == "run"
+    assert model.success_threshold == (None if verdict.threshold is None else round(verdict.threshold, 4))
+    env = RobometerReward(BrightnessWorld(), str(run / "checkpoint"), task=TASK)
+    env.reset()
+    assert 0.0 <= env.step(0)[4]["robometer/progress"] <= 1.0
+    monkeypatch.chdir(tmp_path)
+    np.savez("clip.npz", frames=recording("half", 5).frames[:])
+    assert main(["score", "clip.npz", "--task", TASK, "--model", "run/checkpoint", "--out", "scores"]) == 0
+    assert main(["evaluate", "run/checkpoint", str(store), "--split", "train", "--output", "found.json"]) == 0
+    assert "preference_accuracy_mean" in json.loads(Path("found.json").read_text())["metrics"]
+
+
+def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", recordings(6))
+    adapt(config(tmp_path), tower())
+    looked_at = {path.name for path in (store / "features").iterdir()}
+    store_of(store, [recording(kind, 500 + n) for kind in ("expert", "half", "random") for n in range(6)])
+    with pytest.raises(ValueError, match=r"holds a model already; choose another output, or go on from it with"):
+        adapt(config(tmp_path), tower())
+    adapt(config(tmp_path, output=tmp_path / "second", continued=tmp_path / "run"))
+    assert json.loads((tmp_path / "second" / "verdict.json").read_text())["steps"] == 13
+    assert looked_at < {path.name for path in (store / "features").iterdir()}
+    one, two = (load_reward_model(tmp_path / name / "checkpoint") for name in ("run", "second"))
+    clip = Clip(recording("half", 5).frames, TASK)
+    assert not np.allclose(one.predict([clip])[0].progress, two.predict([clip])[0].progress, atol=1e-6)
+    adapt(config(tmp_path, continued=tmp_path / "run"))  # in place
+
+
+def test_what_fails_before_it_begins_leaves_nothing_that_refuses_the_next(tmp_path: Path) -> None:
+    odd = [replace(each, distance=None, state=np.zeros((len(each), 3 + n % 2))) for n, each in enumerate(recordings(6))]
+    store_of(tmp_path / "store", odd)
+    with pytest.raises(TrajectoryError, match="expected 3, as in"):
+        adapt(config(tmp_path), tower())
+    assert not (tmp_path / "run").exists()
+    store_of(tmp_path / "sound", recordings(6))
+    adapt(config(tmp_path, store=tmp_path / "sound", steps=2), tower())
+
+
+@pytest.mark.parametrize(
+    ("trajectories", "reason"),
+    [
+        ([recording("expert", n) for n in range(32)], "no episode fails"),
+        (recordings(4)[:10], "10 episodes are too few"),
+        (
+            [replace(each, frames=np.zeros_like(each.frames)) for each in recordings(11)],
+            "the pictures show nothing",
+        ),
+    ],
+)
+def test_recordings_that_cannot_work_end_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, trajectories, reason: str
+) -> None:
+    store_of(tmp_path / "store", trajectories)
+    with caplog.at_level(logging.WARNING):
+        verdict = adapt(config(tmp_path, steps=2), tower())
+    assert verdict.headline == "do not use"
+    assert verdict.reasons[0].startswith(reason)
+    assert any(f"this cannot become usable: {reason}" in message for message in caplog.messages)
+    assert reason in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_interruption_ends_with_a_verdict_on_the_best_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_of(tmp_path / "store", recordings(6))
+    monkeypatch.setattr(learning, "_JUDGED_EVERY", 2)
+    drawn, steps = learning._Batches.loss, iter(range(100))
+
+    def interrupted(self, network):
+        if next(steps) == 5:
+            raise KeyboardInterrupt
+        return drawn(self, network)
+
+    monkeypatch.setattr(learning._Batches, "loss", interrupted)
+    adapt(config(tmp_path), tower())
+    assert json.loads((tmp_path / "run" / "verdict.json").read_text())["interrupted"] is True
+    assert "training was interrupted after 5 of 40 steps" in caplog.text
+    load_reward_model(tmp_path / "run" / "checkpoint")
+
+
+def test_a_threshold_can_be_calibrated_afterwards(tmp_path: Path) -> None:
+    store_of(tmp_path / "store", recordings())
+    adapt(config(tmp_path, steps=60), tower())
+    name = str(tmp_path / "run" / "checkpoint")
+    calibration = CalibrateConfig(
+        name, tmp_path / "store", patience=(2,), output=tmp_path / "out", write_checkpoint=True, max_false_alarms=0.9
+    )
+    rule = run_calibrate(calibration)
+    assert load_reward_model(name).success_threshold == pytest.approx(rule.threshold, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"minutes": 0.0}, "minutes is a positive number"),
+        ({"minutes": float("nan")}, "minutes is a positive number"),
+        ({"steps": 0}, "steps is at least 1"),
+        ({"seed": -1}, "seed at least 0"),
+    ],
+)
+def test_options_have_limits(tmp_path: Path, fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **fields)
+
+
+def test_a_store_without_episodes_to_train_on_says_what_it_has(tmp_path: Path) -> None:
+    store_of(tmp_path / "store", [recording("expert", 1, split="test")])
+    with pytest.raises(ValueError, match=r"no episodes of the split 'train'.*\['test'\]"):
+        adapt(config(tmp_path), tower())
