@@ -11,7 +11,7 @@ from robometer_rl.adapting.verdict import Seen, Verdict
 from robometer_rl.data.inspect import contact_sheet
 from robometer_rl.evaluation.plots import draw_curves, draw_ranking
 from robometer_rl.files import write_text
-from robometer_rl.report.canvas import save_picture
+from robometer_rl.report.figures import save_picture
 from robometer_rl.report.markup import html
 from robometer_rl.report.page import data_table, definitions, document
 

@@ -41,14 +41,15 @@ def test_dense_scores_show_each_step_its_history(protocol: FrameProtocol | None)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_stream_says_what_dense_scores_say(protocol: FrameProtocol | None) -> None:
     model = tiny_model()
-    clips = [Clip(pictures(9, 1), TASK), Clip(pictures(9, 2, 32, 32), "close the drawer")]
+    shown = [pictures(9, 1), pictures(9, 2, 32, 32)]
+    clips = [Clip(shown[0], TASK), Clip(shown[1], "close the drawer")]
     dense = model.predict_steps(clips, protocol)
     stream = model.stream([clip.task for clip in clips], protocol)
     for step in range(9):
-        said = stream.append([clip.frames[step] for clip in clips])
+        said = stream.append([frames[step] for frames in shown])
         np.testing.assert_allclose(said.progress, [each.progress[step] for each in dense], atol=1e-5)
     stream.reset([1], ["open the drawer"])
-    again = stream.append([clips[0].frames[0]], [1])
+    again = stream.append(shown[0][:1], [1])
     assert float(again.progress[0]) == pytest.approx(float(dense[0].progress[0]), abs=1e-5)
 
 
