@@ -80,7 +80,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "lerobot": Format(
         "A LeRobot data set, v3.0 or v2.x; labels of v2.x go to a sidecar.",
         Reader("lerobot.reader:LeRobotConfig", "lerobot.reader:read_lerobot"),
-        Labelling("lerobot.labels", ("copy", "sidecar")),
+        Labelling("lerobot.reader", ("copy", "sidecar")),
     ),
     "minari": Format(
         "A local Minari data set with pictures.",

@@ -1,109 +1,453 @@
-"""LeRobot datasets: a labelled copy (v3.0), or files of labels beside the dataset (v3.0 and v2.x).
+"""The labels of a LeRobot dataset: a labelled copy of it, or a directory beside it.
 
-Time. LeRobot stores T observations of an episode of T steps: F = T, so the label of the last step is imputed.
+A labelled copy is a LeRobot dataset v3.0 with these features:
 
-Cameras are named as in ``meta/info.json``. Success is said by ``next.success``. LeRobot does not tell termination from
-truncation, since ``next.done`` marks the end of either: an episode is taken to be terminated if its last step
-succeeded, and truncated otherwise.
+=============================== ======= ==============================================================================
+``next.reward``                 float32 What the step pays.
+``next.success``                bool    Whether the success rule holds after the step.
+``robometer.progress``          float32 Predicted progress in the observation of the row.
+``robometer.success``           float32 Predicted success probability in it.
+``robometer.imputed``           bool    Whether the outcome of the step was not recorded: the last one of an episode.
+``robometer.original_reward``           The original ``next.reward``, if there was one.
+``robometer.original_success``          The original ``next.success``, if there was one.
+=============================== ======= ==============================================================================
 
-How labels are stored is described in `robometer_rl.formats.lerobot.writers`.
+LeRobot does not allow a slash in names of features. Tables are rewritten one row group after the other, so that images
+in them never fill the memory; nothing is decoded. Videos are hard links to those of the original where the file system
+allows it, and copies elsewhere. Changed in the descriptions: the features and their statistics, of each episode where
+they are noted, and of the dataset.
+
+A sidecar is a directory beside the dataset, whose last two files a copy has too::
+
+    labels.parquet              one row per frame: index, episode_index, frame_index, progress, success, reward,
+                                success_detected, imputed
+    robometer_progress.parquet  what LeRobot's RA-BC weighting reads
+    robometer.json              how the labels were made, and which episodes have none
+
+RA-BC (arXiv 2509.25358) weights every frame that a policy is trained on by the progress made over the chunk of actions
+after it. LeRobot reads the progress from a Parquet file with the columns ``index``, ``episode_index``, ``frame_index``
+and ``progress_sparse``, in which NaN means that nothing is known: ``lerobot/utils/rabc.py`` of lerobot 0.4.4, and
+``lerobot/rewards/sarm/rabc.py`` of 0.6, whose ``compute_rabc_weights.py`` gave the file its name.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import SourceError
-from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.dataset import DatasetOptions, LabelWriter, RecordedEpisode, RelabelDataset, WriteMode
-from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
-from robometer_rl.formats.lerobot.columns import REWARD, SUCCESS, episode_key, original_column
-from robometer_rl.formats.lerobot.frames import episode_frames
-from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
-from robometer_rl.formats.lerobot.writers import LeRobotCopyWriter, LeRobotSidecarWriter
-from robometer_rl.frames import FrameSequence
-from robometer_rl.video.lazy import Orientation
+from robometer_rl.documents import parse_json, read_text
+from robometer_rl.extras import require
+from robometer_rl.files import check_destination, check_outside, new_directory
+from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance
+from robometer_rl.formats.lerobot.layout import LeRobotLayout, column_values, open_parquet
+from robometer_rl.formats.metadata import metadata, read_metadata, write_metadata
 
-__all__ = ["LeRobotDataset", "is_format", "open_dataset"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "INDICES",
+    "LABELS_FILE",
+    "PROGRESS",
+    "PROGRESS_FILE",
+    "REWARD",
+    "SUCCESS",
+    "LeRobotCopyWriter",
+    "LeRobotSidecarWriter",
+    "RowLabels",
+    "episode_key",
+    "original_column",
+    "statistics",
+]
+
+Columns = dict[str, NDArray[Any]]
+
+LABELS_FILE: Final = "labels.parquet"
+PROGRESS_FILE: Final = "robometer_progress.parquet"
+
+INDICES: Final = ("index", "episode_index", "frame_index")
+
+REWARD: Final = "next.reward"
+SUCCESS: Final = "next.success"
+PROGRESS: Final = "robometer.progress"
+
+_PROBABILITY: Final = "robometer.success"
+_IMPUTED: Final = "robometer.imputed"
+_ORIGINALS: Final = {REWARD: "robometer.original_reward", SUCCESS: "robometer.original_success"}
+
+_TYPES: Final = {
+    REWARD: "float32",
+    SUCCESS: "bool",
+    PROGRESS: "float32",
+    _PROBABILITY: "float32",
+    _IMPUTED: "bool",
+}
+
+_QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+
+STATISTICS: Final = ("min", "max", "mean", "std", "count", *_QUANTILES)
+"""What LeRobot notes of every feature, per episode and of the whole dataset."""
+
+_INFO: Final = Path("meta/info.json")
+_STATS: Final = Path("meta/stats.json")
+_NO_COPY: Final = "a copy would be damaged like the original: repair it, or write a sidecar"
 
 
-def is_format(path: Path) -> bool:
-    """Whether ``path`` is a directory with a description as LeRobot writes it."""
-    return (path / "meta" / "info.json").is_file()
+class LeRobotSidecarWriter(LabelWriter):
+    """Writes a directory of labels beside a dataset, see this module."""
+
+    def __init__(self, layout: LeRobotLayout, destination: Path) -> None:
+        self.layout = layout
+        self.destination = destination
+
+    def check(self) -> None:
+        """See `LabelWriter.check`."""
+        check_destination(self.destination)
+
+    def written(self) -> Provenance | None:
+        """See `LabelWriter.written`."""
+        return read_metadata(self.destination)
+
+    def write(self, labels: Labels) -> None:
+        """See `LabelWriter.write`. Frames in tables that cannot be read have no rows in it."""
+        reward = original_column(self.layout.features, REWARD)
+        columns = [*INDICES, *([] if reward is None else [reward])]
+        with new_directory(self.destination) as directory:
+            tables = list(_readable_tables(self.layout.root, columns))
+            table = require("pyarrow", "lerobot").concat_tables(tables).sort_by("index")
+            rows = _row_labels(table, labels, reward)
+            made = {
+                "progress": rows.progress,
+                "success": rows.success,
+                "reward": rows.rewards,
+                "success_detected": rows.success_detected,
+                "imputed": rows.imputed,
+            }
+            indices: dict[str, NDArray[Any]] = {name: table[name].to_numpy() for name in INDICES}
+            notes = {"robometer": json.dumps(metadata(labels), ensure_ascii=False)}
+            _write_table(directory / LABELS_FILE, indices | made, notes)
+            _write_progress(directory / PROGRESS_FILE, indices | {PROGRESS: rows.progress}, labels)
+            write_metadata(directory, labels)
 
 
-def open_dataset(options: DatasetOptions) -> LeRobotDataset:
-    """Opens a dataset in a local directory; see `LeRobotDataset`."""
-    return LeRobotDataset(options)
+class LeRobotCopyWriter(LabelWriter):
+    """Writes a labelled copy of a dataset v3.0, see this module."""
+
+    def __init__(self, layout: LeRobotLayout, destination: Path) -> None:
+        self.layout = layout
+        self.destination = destination
+
+    def check(self) -> None:
+        """See `LabelWriter.check`; a table of the dataset that could not be copied is an `OSError` too."""
+        check_outside(self.destination, self.layout.root)
+        check_destination(self.destination)
+        _check_tables(self.layout)
+
+    def written(self) -> Provenance | None:
+        """See `LabelWriter.written`."""
+        return read_metadata(self.destination)
+
+    def write(self, labels: Labels) -> None:
+        """See `LabelWriter.write`."""
+        with new_directory(self.destination) as directory:
+            columns = _copy_dataset(self.layout, directory, labels)
+            _write_progress(directory / PROGRESS_FILE, columns, labels)
+            write_metadata(directory, labels)
 
 
-class LeRobotDataset(RelabelDataset):
-    """A LeRobot dataset in a local directory, see `RelabelDataset`."""
+def _readable_tables(root: Path, columns: list[str]) -> Iterator[Any]:
+    """Episodes whose tables cannot be read have no labels either."""
+    for path in _table_paths(root):
+        try:
+            yield open_parquet(path).read(columns=columns).select(columns)
+        except (ValueError, KeyError, OSError):
+            continue
 
-    format = "lerobot"
 
-    def __init__(self, options: DatasetOptions) -> None:
-        """Reads the metadata.
+def _write_progress(path: Path, columns: Mapping[str, NDArray[Any]], labels: Labels) -> None:
+    """The layout that RA-BC reads, see this module."""
+    order = np.argsort(columns["index"], kind="stable")
+    rows = {name: columns[name][order] for name in INDICES} | {"progress_sparse": columns[PROGRESS][order]}
+    _write_table(path, rows, {"reward_model_path": labels.provenance.model})
 
-        Raises:
-            SourceError: Not a LeRobot dataset of a known version, no such camera, or several without a choice.
-            ImportError: The extra ``lerobot`` is not installed.
-        """
-        self.options = options
-        self.layout = LeRobotLayout(options.path)
-        self.cameras = choose_cameras(options.path, self.layout.cameras, options.cameras, self.layout.refused)
-        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
-        indices = self.layout.episode_indices
-        self._positions = {episode_key(index): position for position, index in enumerate(indices)}
-        if len(self._positions) < len(self.layout):
-            raise SourceError(f"{options.path} lists an episode twice in its table of episodes")
-        self.keys = list(self._positions)
-        self._reward = original_column(self.layout.features, REWARD)
-        self._success = original_column(self.layout.features, SUCCESS)
 
-    def episode(self, key: str) -> RecordedEpisode:
-        """See `RelabelDataset.episode`."""
-        episode = self.layout[self._positions[key]]
-        rows = self.layout.rows(episode, [name for name in (self._reward, self._success) if name is not None])
-        success = None if self._success is None else rows.values(self._success).astype(bool)
-        succeeds_last = success is not None and bool(success[-1])
-        return RecordedEpisode(
-            key=key,
-            tasks=self.options.tasks or (self.layout.task(rows),),
-            cameras={name: self._frames(episode, rows, name) for name in self.cameras},
-            num_steps=len(rows),
-            task_rewards=self._task_rewards(rows),
-            terminated=succeeds_last,
-            truncated=not succeeds_last,
-            success=None if success is None else bool(success.any()),
-        )
+def _write_table(path: Path, columns: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
+    table = require("pyarrow", "lerobot").table(columns).replace_schema_metadata(notes)
+    require("pyarrow.parquet", "lerobot").write_table(table, path)
 
-    def fingerprint(self) -> str:
-        """See `RelabelDataset.fingerprint`."""
-        folders = (self.options.path / name for name in ("meta", "data", "videos"))
-        return fingerprint(self.keys, sorted(path for folder in folders for path in folder.rglob("*.*")))
 
-    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
-        """See `RelabelDataset.writer`.
+def _table_paths(root: Path) -> list[Path]:
+    """The tables of frames, in the order in which LeRobot reads them."""
+    return sorted((root / "data").rglob("*.parquet"))
 
-        Raises:
-            SourceError: A copy of a dataset of version 2.
-        """
-        destination = output or default_output(self.options.path)
-        if mode == "sidecar":
-            return LeRobotSidecarWriter(self.layout, destination)
-        if self.layout.version != "v3.0":
-            raise SourceError(
-                f"{self.options.path} has the version {self.layout.version}; a labelled copy is made of v3.0 only: "
-                "convert it with LeRobot's converter first, or write a sidecar"
-            )
-        return LeRobotCopyWriter(self.layout, destination)
 
-    def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows, camera: str) -> FrameSequence:
-        return episode_frames(self.layout, episode, rows, camera, orientation=self._orientation)
+def _check_tables(layout: LeRobotLayout) -> None:
+    """Reads the headers of all tables of frames.
 
-    def _task_rewards(self, rows: EpisodeRows) -> NDArray[np.float64] | None:
-        return None if self._reward is None else rows.values(self._reward).astype(np.float64)
+    Raises:
+        OSError: One of them is damaged, or lacks a column, and so would that of a copy.
+    """
+    columns = {*INDICES, *_originals_to_keep(layout.features)}
+    for path in _table_paths(layout.root):
+        try:
+            names = open_parquet(path).schema_arrow.names
+        # What pyarrow raises for damaged files is a ValueError.
+        except ValueError as error:
+            raise OSError(f"{path} cannot be read ({error}); {_NO_COPY}") from error
+        if missing := columns.difference(names):
+            raise OSError(f"{path} lacks the columns {sorted(missing)}; {_NO_COPY}")
+
+
+def _copy_dataset(layout: LeRobotLayout, directory: Path, labels: Labels) -> Columns:
+    """Fills a directory.
+
+    Args:
+        layout: The dataset.
+        directory: An empty directory.
+        labels: Of the dataset.
+
+    Returns:
+        The indices and all columns that labelling makes, (N,) each: of every frame, in the order of the tables.
+    """
+    _copy_files(layout.root, directory)
+    columns = _copy_tables(layout, directory, labels)
+    made = {name: values for name, values in columns.items() if name not in INDICES}
+    _copy_episodes(layout.root, directory, columns["episode_index"], made)
+    _copy_descriptions(layout, directory, made)
+    return columns
+
+
+def _copy_files(root: Path, directory: Path) -> None:
+    """All but the tables and descriptions that are rewritten, and the notes of programs that download."""
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        is_table = path.suffix == ".parquet" and (name.parts[0] == "data" or name.parts[:2] == ("meta", "episodes"))
+        if is_table or name in (_INFO, _STATS) or name.parts[0] == ".cache" or not path.is_file():
+            continue
+        target = _with_parent(directory / name)
+        if name.parts[0] == "videos":
+            _link_or_copy(path, target)
+        else:
+            shutil.copyfile(path, target)
+
+
+def _with_parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _copy_tables(layout: LeRobotLayout, directory: Path, labels: Labels) -> Columns:
+    columns = [*INDICES, *_label_features(layout.features)]
+    pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+    for path in _table_paths(layout.root):
+        target = _with_parent(directory / path.relative_to(layout.root))
+        for table in _copy_table(layout.features, path, target, labels):
+            for name in columns:
+                pieces[name].append(column_values(table[name]))
+    return {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+
+
+def _copy_table(features: Mapping[str, Any], source: Path, target: Path, labels: Labels) -> Iterator[Any]:
+    """Copies one table with its labels, and yields what it has written, group by group."""
+    file = open_parquet(source)
+    schema = _labelled(features, file.schema_arrow.empty_table(), labels).schema
+    with require("pyarrow.parquet", "lerobot").ParquetWriter(target, schema) as writer:
+        for group in range(file.num_row_groups):
+            table = _labelled(features, file.read_row_group(group), labels)
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+            yield table
+
+
+def _labelled(features: Mapping[str, Any], table: Any, labels: Labels) -> Any:
+    """Rows with their labels, and with what these replace under another name."""
+    pa = require("pyarrow", "lerobot")
+    made = _row_labels(table, labels, original_column(features, REWARD)).columns()
+    columns = {kept: table[name] for name, kept in _originals_to_keep(features).items()}
+    columns |= {name: pa.chunked_array([pa.array(values)]) for name, values in made.items()}
+    notes = table.schema.metadata or {}
+    for name, column in columns.items():
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, column)
+        else:
+            table = table.append_column(name, column)
+    return table.replace_schema_metadata(_described(notes, _describe(features), list(columns)))
+
+
+def _described(notes: dict[bytes, bytes], features: Mapping[str, Any], names: list[str]) -> dict[bytes, bytes]:
+    """The notes of a table, with new columns where the library `datasets` describes columns."""
+    if b"huggingface" not in notes:
+        return notes
+    description = json.loads(notes[b"huggingface"])
+    # It identifies a content that is another now.
+    description.pop("fingerprint", None)
+    for name in names:
+        description["info"]["features"][name] = {"dtype": features[name]["dtype"], "_type": "Value"}
+    return notes | {b"huggingface": json.dumps(description).encode()}
+
+
+def _copy_episodes(root: Path, directory: Path, episode_index: NDArray[np.int64], made: Columns) -> None:
+    """Copies the tables of episodes, with statistics of the columns that were made where there are statistics."""
+    for path in sorted((root / "meta" / "episodes").rglob("*.parquet")):
+        table = open_parquet(path).read()
+        if any(name.startswith("stats/") for name in table.column_names):
+            rows = [np.flatnonzero(episode_index == index) for index in table["episode_index"].to_pylist()]
+            for name, values in made.items():
+                table = _with_statistics(table, name, values, rows)
+        require("pyarrow.parquet", "lerobot").write_table(table, _with_parent(directory / path.relative_to(root)))
+
+
+def _with_statistics(table: Any, feature: str, values: NDArray[Any], rows: list[NDArray[np.int64]]) -> Any:
+    pa = require("pyarrow", "lerobot")
+    found = [statistics(values[chosen]) for chosen in rows]
+    number = {"b": pa.bool_(), "i": pa.int64(), "u": pa.int64()}.get(values.dtype.kind, pa.float64())
+    types = dict.fromkeys(STATISTICS, pa.float64()) | {"min": number, "max": number, "count": pa.int64()}
+    for statistic in STATISTICS:
+        name = f"stats/{feature}/{statistic}"
+        column = pa.array([None if each is None else each[statistic] for each in found], pa.list_(types[statistic]))
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, column)
+        else:
+            table = table.append_column(name, column)
+    return table
+
+
+def _copy_descriptions(layout: LeRobotLayout, directory: Path, made: Columns) -> None:
+    _write_json(_with_parent(directory / _INFO), {**layout.info, "features": _describe(layout.features)})
+    if (layout.root / _STATS).is_file():
+        stats = parse_json(read_text(layout.root / _STATS), nan=True)
+        known = {name: found for name, values in made.items() if (found := statistics(values)) is not None}
+        _write_json(directory / _STATS, stats | known)
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=4, ensure_ascii=False) + "\n", "utf-8")
+
+
+def episode_key(index: int) -> str:
+    """`RecordedEpisode.key` of an episode by its number."""
+    return f"episode_{index:06d}"
+
+
+def original_column(features: Mapping[str, Any], column: str) -> str | None:
+    """Where the original values of ``next.reward`` or ``next.success`` are; None if the dataset never had any."""
+    if _ORIGINALS[column] in features:
+        return _ORIGINALS[column]
+    return column if column in features and PROGRESS not in features else None
+
+
+def _originals_to_keep(features: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that labels would replace, and where their original values go; empty at a second labelling."""
+    return {name: kept for name, kept in _ORIGINALS.items() if original_column(features, name) == name}
+
+
+def _label_features(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The features that labelling makes, as ``info.json`` describes features.
+
+    Args:
+        features: Those of the dataset before.
+    """
+    kept = {kept: features[name] for name, kept in _originals_to_keep(features).items()}
+    return kept | {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in _TYPES.items()}
+
+
+def _describe(features: Mapping[str, Any]) -> dict[str, Any]:
+    """All features of a dataset after labelling."""
+    return {**features, **_label_features(features)}
+
+
+class RowLabels:
+    """Labels by row: of the frames named by their episode and their number in it.
+
+    Args:
+        labels: Of the dataset.
+        episode_index: (N,) of each row.
+        frame_index: (N,) likewise.
+        task_rewards: (N,) original rewards, which rows without labels keep; None for NaN.
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        episode_index: NDArray[np.int64],
+        frame_index: NDArray[np.int64],
+        task_rewards: NDArray[np.float64] | None,
+    ) -> None:
+        count = len(episode_index)
+        self.progress = np.full(count, np.nan, np.float32)
+        self.success = np.full(count, np.nan, np.float32)
+        self.rewards = np.full(count, np.nan) if task_rewards is None else task_rewards.astype(np.float64)
+        self.success_detected = np.zeros(count, np.bool_)
+        self.imputed = np.zeros(count, np.bool_)
+        for index in np.unique(episode_index).tolist():
+            entry = labels.episodes.get(episode_key(index))
+            if entry is not None:
+                rows = np.flatnonzero(episode_index == index)
+                self._fill(rows, entry, frame_index[rows])
+
+    def _fill(self, rows: NDArray[np.int64], entry: EpisodeLabels, frames: NDArray[np.int64]) -> None:
+        self.progress[rows] = entry.progress[frames]
+        self.success[rows] = entry.success[frames]
+        self.rewards[rows] = entry.rewards[frames]
+        self.success_detected[rows] = entry.success_detected[frames]
+        self.imputed[rows] = entry.imputed[frames]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """What a labelled dataset holds of them, by feature, in the types of `_label_features`."""
+        return {
+            REWARD: self.rewards.astype(np.float32),
+            SUCCESS: self.success_detected,
+            PROGRESS: self.progress,
+            _PROBABILITY: self.success,
+            _IMPUTED: self.imputed,
+        }
+
+
+def _row_labels(table: pa.Table, labels: Labels, reward: str | None) -> RowLabels:
+    """Labels of the rows of a table.
+
+    Args:
+        table: With the columns `INDICES`.
+        labels: Of the dataset.
+        reward: The column with original rewards, if there is one.
+    """
+    episodes, frames = (table[name].to_numpy() for name in ("episode_index", "frame_index"))
+    task_rewards = None if reward is None else column_values(table[reward]).astype(np.float64)
+    return RowLabels(labels, episodes, frames, task_rewards)
+
+
+def statistics(values: NDArray[Any]) -> dict[str, list[Any]] | None:
+    """`STATISTICS` of a feature with one number per frame, over the frames in which it is not NaN.
+
+    LeRobot computes the quantiles of an episode from a histogram, and those of a dataset as the mean of those of its
+    episodes; these are exact.
+
+    Returns:
+        Lists of length 1; None if there is no number.
+    """
+    numbers = values.astype(np.float64)
+    known = ~np.isnan(numbers)
+    if not known.any():
+        return None
+    numbers = numbers[known]
+    return {
+        "min": [values[known].min().item()],
+        "max": [values[known].max().item()],
+        "mean": [float(numbers.mean())],
+        "std": [float(numbers.std())],
+        "count": [len(numbers)],
+        **{name: [float(np.quantile(numbers, share))] for name, share in _QUANTILES.items()},
+    }

@@ -1,37 +1,79 @@
-"""LeRobot datasets, v3.0 and v2.x, read without the lerobot package.
+"""LeRobot datasets, v3.0 and v2.x, read without the lerobot package, to be imported or to be labelled.
 
-Pictures. One camera per reading, named as in ``meta/info.json`` (``observation.images.top``). LeRobot records them
+Cameras are named as in ``meta/info.json`` (``observation.images.top``); an import has one. LeRobot records them
 upright; datasets converted from elsewhere keep the orientation that their converter gave them (those of LIBERO are
 often turned by 180 degrees), hence the option ``orientation``.
 
-Success. ``next.success`` says it where it was recorded; with ``success_reward``, a ``next.reward`` of at least that
-much says it instead. ``next.done`` does not: it also marks the end of an episode that failed. What a row notes as
-*next* is about the frame after it, see `robometer_rl.formats.trajectories`. Of a labelled copy the values from before
-count. A dataset with neither column says nothing about success, and its quality has to be stated.
+Frame i of an episode is shown i / fps seconds after the episode begins in its video, and is the frame of the video
+nearest to that time, as LeRobot finds it; it must be closer than a tolerance, 0.1 ms by default (``tolerance_s`` of
+`LeRobotDataset`). Counting frames instead would be wrong: several episodes share a video, and what joins them decides
+where each begins. The times on that grid are computed, as LeRobot does since 0.6; the ``timestamp`` column is rounded
+to float32, which in long episodes is coarser than the tolerance. An episode whose column leaves the grid by more than
+that is refused.
 
-Not filled in: partial success, distances, seeds and simulator states, for which LeRobot has no agreed columns.
+Time. LeRobot stores T observations of an episode of T steps: F = T, so the label of the last step is imputed.
+
+Success. ``next.success`` says it where it was recorded; with ``success_reward``, a ``next.reward`` of at least that
+much says it instead. ``next.done`` does not: it marks the end of any episode, and tells no termination from a
+truncation. An episode is taken to be terminated if its last step succeeded, and truncated otherwise. What a row notes
+as *next* is about the frame after it, see `robometer_rl.formats.trajectories`. Of a labelled copy the values from
+before count. To be imported, a dataset with neither column needs a quality that is stated.
+
+Not filled in: partial success, distances, seeds and simulator states, for which LeRobot has no agreed columns. How
+labels are stored is described in `robometer_rl.formats.lerobot.labels`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, attempt
-from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.cameras import choose_camera
-from robometer_rl.formats.lerobot.columns import REWARD, SUCCESS, original_column
-from robometer_rl.formats.lerobot.frames import TOLERANCE_S, episode_frames
-from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout
-from robometer_rl.formats.trajectories import episode_id, outcome_of, success_of_frames
+from robometer_rl.formats.dataset import (
+    DatasetOptions,
+    LabelWriter,
+    RecordedEpisode,
+    RecordedFacts,
+    RelabelDataset,
+    WriteMode,
+)
+from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
+from robometer_rl.formats.encoded_images import EncodedImages
+from robometer_rl.formats.lerobot.labels import (
+    REWARD,
+    SUCCESS,
+    LeRobotCopyWriter,
+    LeRobotSidecarWriter,
+    episode_key,
+    original_column,
+)
+from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
+from robometer_rl.formats.trajectories import Stated, success_of_frames, trajectory_of
 from robometer_rl.frames import FrameSequence
+from robometer_rl.video import VideoError
+from robometer_rl.video.decoding import TimedFrames, VideoFile, index_file
 from robometer_rl.video.lazy import Orientation
 
-__all__ = ["LeRobotConfig", "read_lerobot"]
+__all__ = [
+    "TOLERANCE_S",
+    "LeRobotConfig",
+    "LeRobotDataset",
+    "ParquetImages",
+    "episode_frames",
+    "frame_times",
+    "is_format",
+    "open_dataset",
+    "read_lerobot",
+]
+
+TOLERANCE_S: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -72,85 +114,260 @@ def read_lerobot(config: LeRobotConfig) -> Reading:
         SourceError: Not a LeRobot dataset of a known version, no such camera or several without a choice, or nothing
             that says which episodes succeeded.
     """
-    layout = LeRobotLayout(config.path)
-    camera = choose_camera(config.path, layout.cameras, config.camera, layout.refused)
-    outcome = _outcome_column(layout, config)
-    orientation: Orientation = Assumptions(config.path).orientation(config.orientation)
-    reader = _Reader(config, layout, camera, outcome, orientation)
+    reader = _Reader(
+        layout=LeRobotLayout(config.path),
+        options=DatasetOptions(
+            config.path,
+            () if config.camera is None else (config.camera,),
+            (config.task,) if config.task else (),
+            config.orientation,
+        ),
+        success_reward=config.success_reward,
+        tolerance_s=config.tolerance_s,
+    )
+    if reader.outcome is None and config.quality is None:
+        raise SourceError(
+            f"{config.path} does not say which episodes succeeded: it has no next.success. State a quality "
+            "('successful' for demonstrations), or a success_reward if next.reward is 1 at success"
+        )
+    stated = Stated(config.data_source or config.path.resolve().name, config.quality, config.skill)
     return (
-        attempt(reader.name(position), lambda position=position: reader.read(layout[position]))
-        for position in range(len(layout))
+        attempt(
+            f"{config.path}#episode {position}", lambda position=position: trajectory_of(reader.read(position), stated)
+        )
+        for position in range(len(reader.layout))
     )
 
 
-def _outcome_column(layout: LeRobotLayout, config: LeRobotConfig) -> str | None:
-    """The column that says which steps succeeded; None if the quality is stated instead."""
-    # Of a labelled copy what was recorded counts, not what a model has seen in it.
-    success, reward = (original_column(layout.features, name) for name in (SUCCESS, REWARD))
-    if config.success_reward is not None:
-        if reward is None:
-            raise SourceError(f"{layout.root} has no next.reward to compare with {config.success_reward:g}")
-        return reward
-    if success is None and config.quality is None:
-        raise SourceError(
-            f"{layout.root} does not say which episodes succeeded: it has no next.success. State a quality "
-            "('successful' for demonstrations), or a success_reward if next.reward is 1 at success"
-        )
-    return success
+def is_format(path: Path) -> bool:
+    """Whether ``path`` is a directory with a description as LeRobot writes it."""
+    return (path / "meta" / "info.json").is_file()
 
 
-@dataclass(frozen=True)
+def open_dataset(options: DatasetOptions) -> LeRobotDataset:
+    """Opens a dataset in a local directory; see `LeRobotDataset`."""
+    return LeRobotDataset(options)
+
+
+class LeRobotDataset(RelabelDataset):
+    """A LeRobot dataset in a local directory, see `RelabelDataset`."""
+
+    format = "lerobot"
+
+    def __init__(self, options: DatasetOptions) -> None:
+        """Reads the metadata.
+
+        Raises:
+            SourceError: Not a LeRobot dataset of a known version, no such camera, or several without a choice.
+            ImportError: The extra ``lerobot`` is not installed.
+        """
+        self.options = options
+        self.layout = LeRobotLayout(options.path)
+        self._reader = _Reader(self.layout, options)
+        self.cameras = self._reader.cameras
+        indices = self.layout.episode_indices
+        self._positions = {episode_key(index): position for position, index in enumerate(indices)}
+        if len(self._positions) < len(self.layout):
+            raise SourceError(f"{options.path} lists an episode twice in its table of episodes")
+        self.keys = list(self._positions)
+
+    def episode(self, key: str) -> RecordedEpisode:
+        """See `RelabelDataset.episode`."""
+        return self._reader.read(self._positions[key], with_rewards=True)
+
+    def fingerprint(self) -> str:
+        """See `RelabelDataset.fingerprint`."""
+        folders = (self.options.path / name for name in ("meta", "data", "videos"))
+        return fingerprint(self.keys, sorted(path for folder in folders for path in folder.rglob("*.*")))
+
+    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
+        """See `RelabelDataset.writer`.
+
+        Raises:
+            SourceError: A copy of a dataset of version 2.
+        """
+        destination = output or default_output(self.options.path)
+        if mode == "sidecar":
+            return LeRobotSidecarWriter(self.layout, destination)
+        if self.layout.version != "v3.0":
+            raise SourceError(
+                f"{self.options.path} has the version {self.layout.version}; a labelled copy is made of v3.0 only: "
+                "convert it with LeRobot's converter first, or write a sidecar"
+            )
+        return LeRobotCopyWriter(self.layout, destination)
+
+
 class _Reader:
-    config: LeRobotConfig
-    layout: LeRobotLayout
-    camera: str
-    outcome: str | None
-    orientation: Orientation
+    """Makes recorded episodes of a dataset, by their position in the table of episodes."""
 
-    @property
-    def data_source(self) -> str:
-        return self.config.data_source or self.config.path.resolve().name
+    def __init__(
+        self,
+        layout: LeRobotLayout,
+        options: DatasetOptions,
+        success_reward: float | None = None,
+        tolerance_s: float = TOLERANCE_S,
+    ) -> None:
+        self.layout = layout
+        self.cameras = choose_cameras(layout.root, layout.cameras, options.cameras, layout.refused)
+        # Of a labelled copy what was recorded counts, not what a model has seen in it.
+        self._reward, success = (original_column(layout.features, name) for name in (REWARD, SUCCESS))
+        if success_reward is not None and self._reward is None:
+            raise SourceError(f"{layout.root} has no next.reward to compare with {success_reward:g}")
+        # The column that says which steps succeeded; None if none does.
+        self.outcome = success if success_reward is None else self._reward
+        self._success_reward = success_reward
+        self._tasks = options.tasks
+        self._orientation: Orientation = Assumptions(layout.root).orientation(options.orientation)
+        self._tolerance_s = tolerance_s
 
-    def name(self, position: int) -> str:
-        return f"{self.config.path}#episode {position}"
-
-    def read(self, episode: LeRobotEpisode) -> Trajectory:
+    def read(self, position: int, *, with_rewards: bool = False) -> RecordedEpisode:
         """One episode with its outcome, as far as the dataset knows it."""
-        rows = self.layout.rows(episode, [self.outcome] if self.outcome else [])
-        outcome = outcome_of(self._success(rows), self.config.quality, "it does not say whether it succeeded")
-        return Trajectory(
-            id=episode_id(self.data_source, f"{episode.index:06d}", self.camera.removeprefix("observation.images.")),
-            task=self.config.task or self.layout.task(rows),
-            frames=self._frames(episode, rows),
-            quality_label=outcome.quality,
-            data_source=self.data_source,
-            success=outcome.success,
-            steps=np.arange(len(rows)),
-            skill=self.config.skill,
-            split=self.layout.split_of(episode.index) or "train",
-            source=f"{self.config.path.resolve().name}#episode {episode.index}",
-            metadata=self._metadata(episode),
+        layout, episode = self.layout, self.layout[position]
+        reward = self._reward if with_rewards else None
+        rows = layout.rows(episode, [name for name in (reward, self.outcome) if name is not None])
+        success = self._success(rows)
+        succeeds_last = success is not None and bool(success[-1])
+        return RecordedEpisode(
+            key=episode_key(episode.index),
+            tasks=self._tasks or (layout.task(rows),),
+            cameras={name: self._frames(episode, rows, name) for name in self.cameras},
+            num_steps=len(rows),
+            task_rewards=None if reward is None else rows.values(reward).astype(np.float64),
+            terminated=succeeds_last,
+            truncated=not succeeds_last,
+            success=None if success is None else bool(success.any()),
+            success_of_frames=None if success is None else success_of_frames(success),
+            names=(f"{episode.index:06d}", *(name.removeprefix("observation.images.") for name in self.cameras)),
+            facts=self._facts(episode, len(rows)),
         )
 
-    def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows) -> FrameSequence:
-        config = self.config
-        return episode_frames(self.layout, episode, rows, self.camera, config.tolerance_s, self.orientation)
+    def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows, camera: str) -> FrameSequence:
+        return episode_frames(self.layout, episode, rows, camera, self._tolerance_s, self._orientation)
 
     def _success(self, rows: EpisodeRows) -> NDArray[np.bool_] | None:
+        """(T,) whether each step led to success."""
         if self.outcome is None:
             return None
         noted = rows.values(self.outcome)
-        if self.config.success_reward is not None:
-            noted = noted >= self.config.success_reward
-        return success_of_frames(noted.astype(bool))
+        return (noted if self._success_reward is None else noted >= self._success_reward).astype(bool)
 
-    def _metadata(self, episode: LeRobotEpisode) -> dict[str, object]:
-        metadata: dict[str, object] = {
-            "format": f"lerobot {self.layout.version}",
+    def _facts(self, episode: LeRobotEpisode, num_frames: int) -> RecordedFacts:
+        layout = self.layout
+        metadata: dict[str, Any] = {
+            "format": f"lerobot {layout.version}",
             "episode_index": episode.index,
-            "camera": self.camera,
-            "control_hz": self.layout.fps,
+            "camera": ", ".join(self.cameras),
+            "control_hz": layout.fps,
             "frame_interval": 1,
         }
-        robot = self.layout.info.get("robot_type")
-        return metadata if robot is None else metadata | {"robot_type": robot}
+        robot = layout.info.get("robot_type")
+        return RecordedFacts(
+            steps=np.arange(num_frames),
+            split=layout.split_of(episode.index) or "train",
+            source=f"{layout.root.resolve().name}#episode {episode.index}",
+            metadata=metadata if robot is None else metadata | {"robot_type": robot},
+        )
+
+
+def episode_frames(
+    layout: LeRobotLayout,
+    episode: LeRobotEpisode,
+    rows: EpisodeRows,
+    camera: str,
+    tolerance_s: float = TOLERANCE_S,
+    orientation: Orientation = "as_stored",
+) -> FrameSequence:
+    """The T frames of a camera in one episode, (T, H, W, 3), decoded when they are asked for.
+
+    That each of them is there is known when this returns.
+
+    Raises:
+        VideoError: The video is missing or damaged, or lacks a frame of the episode.
+    """
+    if not layout.is_video(camera):
+        return EncodedImages(ParquetImages(rows.path, camera, rows.first, len(rows)), orientation)
+    span = episode.videos[camera]
+    times = frame_times(rows.values("timestamp"), layout.fps, tolerance_s)
+    index = index_file(span.path)
+    try:
+        numbers = index.frames_at(span.start_s + times, tolerance_s)
+    except VideoError as error:
+        raise VideoError(f"{span.path}: {error}") from error
+    return TimedFrames(VideoFile(span.path), index, numbers, orientation)
+
+
+def frame_times(stored: NDArray[np.floating], fps: float, tolerance_s: float = TOLERANCE_S) -> NDArray[np.float64]:
+    """When the frames of an episode are shown, counted from its first one.
+
+    Args:
+        stored: (T,) the column ``timestamp``, float32 seconds.
+        fps: Frames per second.
+        tolerance_s: How far a stored time may be from the constant frame rate, beyond its own rounding.
+
+    Returns:
+        (T,) seconds at a constant frame rate.
+
+    Raises:
+        VideoError: A stored time is further away.
+    """
+    grid = np.arange(len(stored)) / fps
+    off = np.abs(stored.astype(np.float64) - grid) >= tolerance_s + np.spacing(grid.astype(np.float32))
+    if off.any():
+        first = int(np.argmax(off))
+        raise VideoError(
+            f"frame {first} has the timestamp {stored[first]:.6f} s; expected {grid[first]:.6f} s at a constant frame "
+            "rate, without which it is unclear which frame of the video is meant"
+        )
+    return grid
+
+
+@dataclass(frozen=True)
+class ParquetImages:
+    """Encoded images in a column of a Parquet file; see `robometer_rl.formats.encoded_images.ImageFiles`.
+
+    Attributes:
+        path: The file.
+        column: The column; a struct with the field ``bytes``, as the `datasets` library stores images.
+        first: Row of the first image.
+        length: Number of images.
+    """
+
+    path: Path
+    column: str
+    first: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __str__(self) -> str:
+        return f"{self.path}, column {self.column}, from row {self.first}"
+
+    def read(self, places: Sequence[int]) -> list[bytes]:
+        """Reads only the row groups that hold the chosen images.
+
+        Raises:
+            VideoError: The file is gone or damaged, or an image is not in it; LeRobot embeds them.
+        """
+        rows = self.first + np.asarray(places, dtype=np.int64)
+        try:
+            stored = self._read_rows(np.unique(rows))
+        except OSError as error:
+            raise VideoError(f"{self} cannot be read: {error}") from error
+        images = [stored[row] for row in rows.tolist()]
+        if None in images:
+            raise VideoError(f"{self}: image {places[images.index(None)]} is not embedded in the file")
+        return [image for image in images if image is not None]
+
+    def _read_rows(self, rows: NDArray[np.int64]) -> dict[int, bytes | None]:
+        found: dict[int, bytes | None] = {}
+        file = open_parquet(self.path)
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            inside = rows[(rows >= start) & (rows < stop)]
+            if len(inside):
+                entries = file.read_row_group(group, columns=[self.column])[self.column].take(inside - start)
+                found.update(zip(inside.tolist(), (entry["bytes"] for entry in entries.to_pylist()), strict=True))
+            start = stop
+        return found

@@ -16,9 +16,8 @@ import pytest
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.lerobot.frames import episode_frames, frame_times
 from robometer_rl.formats.lerobot.layout import LeRobotLayout
-from robometer_rl.formats.lerobot.reader import LeRobotConfig, read_lerobot
+from robometer_rl.formats.lerobot.reader import LeRobotConfig, episode_frames, frame_times, read_lerobot
 from robometer_rl.video import VideoError
 from tests.formats import counters
 from tests.library import ROOT

@@ -13,9 +13,8 @@ import pytest
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.formats.dataset import DatasetOptions
-from robometer_rl.formats.lerobot.labels import open_dataset
 from robometer_rl.formats.lerobot.layout import LeRobotLayout
-from robometer_rl.formats.lerobot.reader import LeRobotConfig, read_lerobot
+from robometer_rl.formats.lerobot.reader import LeRobotConfig, open_dataset, read_lerobot
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
 from tests.fixed_models import PixelModel
