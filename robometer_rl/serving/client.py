@@ -37,7 +37,8 @@ def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardMo
 
     Args:
         where: Its address, ``http://HOST:PORT``; ``http://:TOKEN@HOST:PORT`` if it asks for a token, or the environment
-            variable ROBOMETER_RL_TOKEN. Of the reference's evaluation server, too.
+            variable ROBOMETER_RL_TOKEN. Of the reference's evaluation server, too. Several addresses with commas
+            between them are servers of one model that share the work, see `robometer_rl.serving.group`.
         timeout: Seconds to wait for an answer.
         patience: Seconds that an outage may last before it is raised.
 
@@ -45,6 +46,10 @@ def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardMo
         ServerError: It cannot be reached.
         UnknownModelError: Not an address.
     """
+    if "," in where:
+        from robometer_rl.serving.group import ServerGroup
+
+        return ServerGroup([load(address, timeout, patience) for address in where.split(",")])
     connection = Connection(where, timeout, patience)
     try:
         about = connection.ask("GET", "/v1/model").content
@@ -163,7 +168,7 @@ class RemoteRewardModel(RewardModel):
             yield chunk
 
 
-@dataclass
+@dataclass(frozen=True)
 class _History:
     """What it takes to rebuild a history: the frames that its protocol retains."""
 
@@ -175,7 +180,8 @@ class RemoteStream(RewardStream):
     """Histories that a server keeps; see `RewardStream`.
 
     They survive the server: this side keeps the frames that a later step may show (at most eight per history under
-    nested frames), and rebuilds the histories where the server has lost them.
+    nested frames), and rebuilds the histories where the server has lost them, and after every error, since nobody knows
+    then what the server has seen.
 
     Args:
         model: Where they are.
@@ -190,7 +196,11 @@ class RemoteStream(RewardStream):
         self.protocol = protocol
         self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
-        self._open()
+        # The stream at the server: None where it has to be made.
+        self._name: str | None = None
+        self._seq = 0
+        if self.tasks:
+            self._open()
 
     def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
         """See `RewardStream.append`."""
@@ -200,11 +210,10 @@ class RemoteStream(RewardStream):
             return _nothing(self.model.has_success)
         said = self._ask("append", {"indices": chosen}, images)
         for index, image in zip(chosen, images, strict=True):
-            history = self._histories[index]
-            history.frames[history.length] = image
-            retained = set(self.protocol.retained(history.length).tolist())
-            history.frames = {t: frame for t, frame in history.frames.items() if t in retained}
-            history.length += 1
+            before = self._histories[index]
+            retained = set(self.protocol.retained(before.length).tolist())
+            kept = {t: frame for t, frame in {**before.frames, before.length: image}.items() if t in retained}
+            self._histories[index] = _History(kept, before.length + 1)
         return said
 
     def peek(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
@@ -216,25 +225,39 @@ class RemoteStream(RewardStream):
     def reset(self, indices: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> None:
         """See `RewardStream.reset`."""
         chosen = self._chosen(indices)
-        before = list(self.tasks)
+        if not chosen:
+            return
+        before = self.state()
         self._change_tasks(chosen, tasks)
-        changed = None if tasks is None else [self.tasks[index] for index in chosen]
-        try:
-            self._ask("reset", {"indices": chosen, "tasks": changed}, [])
-        except BaseException:
-            self.tasks[:] = before
-            raise
+        changed, self.tasks = self.tasks, before[0]
+        named = None if tasks is None else [changed[index] for index in chosen]
+        self._ask("reset", {"indices": chosen, "tasks": named}, [])
+        self.tasks = changed
         for index in chosen:
             self._histories[index] = _History()
 
     def restore(self, index: int, length: int, frames: Mapping[int, Any]) -> None:
-        """See `RewardStream.restore`."""
+        """See `RewardStream.restore`; the server is told with the next call."""
         self._histories[index] = _History(self._restored(index, length, frames), length)
-        self._open()
+        self.close()
 
     def close(self) -> None:
-        """Lets the server forget the histories now; otherwise it does when this object is collected."""
-        self._forget()
+        """Lets the server forget the histories now; otherwise it does when this object is collected.
+
+        They are still known here, so that any later call rebuilds them.
+        """
+        if self._name is not None:
+            self._name = None
+            self._forget()
+
+    def state(self) -> tuple[list[str], list[_History]]:
+        """Tasks and histories, for `go_back`."""
+        return list(self.tasks), list(self._histories)
+
+    def go_back(self, state: tuple[list[str], list[_History]]) -> None:
+        """Makes everything what it was when `state` was asked for."""
+        self.tasks, self._histories = list(state[0]), list(state[1])
+        self.close()
 
     def _open(self) -> None:
         """Begins a stream at the server with what the histories are now."""
@@ -244,26 +267,28 @@ class RemoteStream(RewardStream):
         if arrays:
             head["restore"] = listed
         about = self.model.ask("POST", "/v1/streams", encode(head, arrays)).content
-        previous = getattr(self, "_forget", None)
-        self._id, self._seq = str(about["id"]), int(about["next_seq"])
-        self._forget = weakref.finalize(self, _forget, self.model.connection, self._id, os.getpid())
-        if previous is not None:
-            previous()
+        self._name, self._seq = str(about["id"]), int(about["next_seq"])
+        self._forget = weakref.finalize(self, _forget, self.model.connection, self._name, os.getpid())
 
     def _ask(self, what: str, head: dict[str, Any], images: Sequence[NDArray[np.uint8]]) -> Any:
         """Asks about the histories; where the server has lost them, rebuilds them and asks again."""
         arrays = list(_of_one_size(images))
         try:
+            if self._name is not None:
+                try:
+                    return self._ask_once(what, head, arrays)
+                except Refusal as error:
+                    if error.status not in _GONE:
+                        raise
+            self._open()
             return self._ask_once(what, head, arrays)
-        except Refusal as error:
-            if error.status not in _GONE:
-                raise
-        self._open()
-        return self._ask_once(what, head, arrays)
+        except BaseException:
+            self.close()
+            raise
 
     def _ask_once(self, what: str, head: dict[str, Any], arrays: list[NDArray[np.uint8]]) -> Any:
         numbered = head if what == "peek" else {**head, "seq": self._seq}
-        answer = self.model.ask("POST", f"/v1/streams/{self._id}/{what}", encode(numbered, arrays))
+        answer = self.model.ask("POST", f"/v1/streams/{self._name}/{what}", encode(numbered, arrays))
         if what == "reset":
             self._seq += 1
             return None
