@@ -20,8 +20,8 @@ __all__ = ["FAMILIES", "UnknownModelError", "family_of", "load_reward_model"]
 FAMILIES: Final[Mapping[str, str]] = {
     "robometer": "robometer_rl.models.robometer.inference",
     "compact": "robometer_rl.models.compact.inference",
-    "http": "robometer_rl.serving.client",
-    "https": "robometer_rl.serving.client",
+    "http": "robometer_rl.serving.loading",
+    "https": "robometer_rl.serving.loading",
 }
 """Kinds of reward models, and the module of each, which is imported when a model of the kind is asked for.
 

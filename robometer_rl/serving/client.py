@@ -24,7 +24,7 @@ from robometer_rl.serving.connection import Answer, Connection, Refusal
 from robometer_rl.serving.problems import ServerError
 from robometer_rl.serving.wire import encode, unpack_predictions, unpack_step
 
-__all__ = ["RemoteRewardModel", "RemoteStream", "load"]
+__all__ = ["RemoteRewardModel", "RemoteStream"]
 
 T = TypeVar("T")
 
@@ -32,38 +32,8 @@ _GONE: Final = (404, 410)
 _FACTS: Final = ("model_id", "revision", "dtype", "success_threshold", "has_progress", "has_success", "causal")
 
 
-def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardModel:
-    """The model that a server serves.
-
-    Args:
-        where: Its address, ``http://HOST:PORT``; ``http://:TOKEN@HOST:PORT`` if it asks for a token, or the environment
-            variable ROBOMETER_RL_TOKEN. Of the reference's evaluation server, too. Several addresses with commas
-            between them are servers of one model that share the work, see `robometer_rl.serving.group`.
-        timeout: Seconds to wait for an answer.
-        patience: Seconds that an outage may last before it is raised.
-
-    Raises:
-        ServerError: It cannot be reached.
-        UnknownModelError: Not an address.
-    """
-    if "," in where:
-        from robometer_rl.serving.group import ServerGroup
-
-        return ServerGroup([load(address, timeout, patience) for address in where.split(",")])
-    connection = Connection(where, timeout, patience)
-    try:
-        about = connection.ask("GET", "/v1/model").content
-    except Refusal as error:
-        if error.status not in _GONE:
-            raise
-        from robometer_rl.serving.reference_client import ReferenceServerModel
-
-        return ReferenceServerModel(connection)
-    return RemoteRewardModel(connection, about)
-
-
 class RemoteRewardModel(RewardModel):
-    """Asks a server of this package; see `RewardModel`, and `load`.
+    """Asks a server of this package; see `RewardModel`.
 
     May be pickled: it is an address. Threads may share one.
 

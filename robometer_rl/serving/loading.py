@@ -1,0 +1,41 @@
+"""What an address stands for: one server, several that share the work, or a server of the reference."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.serving.client import RemoteRewardModel
+from robometer_rl.serving.connection import Connection, Refusal
+from robometer_rl.serving.group import ServerGroup
+from robometer_rl.serving.reference_client import ReferenceServerModel
+
+__all__ = ["load"]
+
+_NO_ROUTE: Final = (404, 410)
+
+
+def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardModel:
+    """The model that a server serves.
+
+    Args:
+        where: Its address, ``http://HOST:PORT``; ``http://:TOKEN@HOST:PORT`` if it asks for a token, or the environment
+            variable ROBOMETER_RL_TOKEN. Of the reference's evaluation server, too. Several addresses with commas
+            between them are servers of one model that share the work, see `robometer_rl.serving.group`.
+        timeout: Seconds to wait for an answer.
+        patience: Seconds that an outage may last before it is raised.
+
+    Raises:
+        ServerError: It cannot be reached.
+        UnknownModelError: Not an address.
+    """
+    if "," in where:
+        return ServerGroup([load(address, timeout, patience) for address in where.split(",")])
+    connection = Connection(where, timeout, patience)
+    try:
+        about = connection.ask("GET", "/v1/model").content
+    except Refusal as error:
+        if error.status not in _NO_ROUTE:
+            raise
+        return ReferenceServerModel(connection)
+    return RemoteRewardModel(connection, about)
