@@ -75,7 +75,7 @@ MOVED: Final = {
     "relabeling.lerobot_copy": "formats.lerobot.labels",
     "relabeling.lerobot_writers": "formats.lerobot.labels",
     "relabeling.metadata": "formats.metadata",
-    "relabeling.minari": "formats.minari.labels",
+    "relabeling.minari": "formats.minari.reader",
     "relabeling.npz": "formats.npz",
     "relabeling.packs": "relabeling.batches",
     "relabeling.sb3": "relabeling.buffers",

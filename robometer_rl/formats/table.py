@@ -85,7 +85,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "minari": Format(
         "A local Minari data set with pictures.",
         Reader("minari.reader:MinariConfig", "minari.reader:read_minari"),
-        Labelling("minari.labels", ("copy",)),
+        Labelling("minari.reader", ("copy",)),
     ),
     "npz": Format("A folder of .npz episodes.", labelling=Labelling("npz", ("copy",))),
     "sb3": Format("A replay buffer that Stable-Baselines3 saved.", labelling=Labelling("sb3", ("copy", "in_place"))),

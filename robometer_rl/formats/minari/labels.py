@@ -1,13 +1,4 @@
-"""Minari data sets: a new version of the data set, made from its stored files.
-
-Time. An episode of T steps has T + 1 observations, so nothing is imputed.
-
-Memory. Of data sets in HDF5, Minari's usual storage, a few pictures are read at a time. Those in Arrow and Parquet are
-read an episode at a time, as Minari reads them, so that one episode must fit into memory.
-
-Cameras are named as for `robometer_rl.formats.minari.reader.MinariConfig`: ``obs`` where the observation is the
-picture, ``obs/KEY`` or ``info/KEY``, at any depth. Pictures in infos need the one of the reset, without which the first
-step has no beginning; `minari.DataCollector` stores it.
+"""The labels of a Minari data set: a new version of it, made from its stored files.
 
 What is written: a copy of the stored files under the next version, ``NAME-v1`` for ``NAME-v0``. Minari's storage has
 functions that append episodes, and none that changes one; going through buffers would encode pictures again, and lose
@@ -18,7 +9,7 @@ Parquet, and four infos are added, T + 1 long as those of a collector are, whose
 ``rewards``                    float64 (T,), the new ones; episodes without labels keep theirs
 ``robometer_progress``         float32 (T + 1,) of each observation; NaN in episodes without labels
 ``robometer_success``          float32 (T + 1,), likewise
-``robometer_holds``            bool (T + 1,), whether the success rule holds after the step before
+``robometer_success_detected`` bool (T + 1,), whether the success rule holds after the step before
 ``robometer_original_rewards`` float64 (T + 1,), of the step before; NaN at the reset
 ============================== =====================================================================
 
@@ -40,187 +31,39 @@ from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
-from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.cameras import Cameras, cameras_among
-from robometer_rl.formats.dataset import (
-    DatasetOptions,
-    EpisodeError,
-    EpisodeLabels,
-    Labels,
-    LabelWriter,
-    Provenance,
-    RecordedEpisode,
-    RelabelDataset,
-    WriteMode,
-)
-from robometer_rl.formats.destinations import choose_cameras, fingerprint
+from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance
 from robometer_rl.formats.hdf5.links import take_in
 from robometer_rl.formats.hdf5.reader import open_hdf5
 from robometer_rl.formats.metadata import metadata, stored_provenance
-from robometer_rl.formats.minari.arrow import episode_files, read_table
-from robometer_rl.formats.minari.layout import has_hdf5_storage, info_arrays, leaves
-from robometer_rl.formats.minari.reader import (
-    MinariFrames,
-    episode_facts,
-    episode_metadata,
-    episode_success,
-    minari_instruction,
-    open_minari,
-    stored_episode,
-)
-from robometer_rl.frames import FrameSequence
-from robometer_rl.video.lazy import Orientation
+from robometer_rl.formats.minari.layout import HDF5_FILE, METADATA_FILE, episode_files, read_table
 
-__all__ = ["MinariLabelDataset", "is_format", "open_dataset"]
+__all__ = ["ORIGINAL_REWARDS", "MinariWriter"]
 
-_METADATA: Final = "metadata.json"
-_HDF5: Final = "main_data.hdf5"
+ORIGINAL_REWARDS: Final = "robometer_original_rewards"
+"""The info in which relabelling keeps the rewards that it replaced."""
+
 _KEY: Final = "robometer"
-_ORIGINAL: Final = "robometer_original_rewards"
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def is_format(path: Path) -> bool:
-    """Whether ``path`` is the directory of a Minari data set, or its folder ``data``."""
-    try:
-        content = parse_json(read_text(_data_folder(path) / _METADATA), nan=True)
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "minari_version" in content
+class MinariWriter(LabelWriter):
+    """Writes the next version of a data set.
 
-
-def open_dataset(options: DatasetOptions) -> MinariLabelDataset:
-    """Opens a local data set; see `MinariLabelDataset`."""
-    return MinariLabelDataset(options)
-
-
-def _data_folder(path: Path) -> Path:
-    return path / "data" if (path / "data").is_dir() else path
-
-
-class MinariLabelDataset(RelabelDataset):
-    """A local Minari data set, see `RelabelDataset`.
-
-    Attributes:
+    Args:
+        dataset_id: What Minari calls it.
         folder: Where its files are.
         numbers: Number of each episode by its key.
+        output: Directory of the new version; by default beside the data set.
+
+    Raises:
+        SourceError: The name of ``output`` does not end in a version, as in ``human-v3``.
     """
 
-    format = "minari"
-
-    def __init__(self, options: DatasetOptions) -> None:
-        """Reads the metadata, and the first episode if observations hold no pictures.
-
-        Raises:
-            SourceError: No data set that this version of Minari reads, no such camera, or several without a choice.
-            ImportError: The extra ``minari`` is not installed.
-        """
-        self.options = options
-        self.folder = _data_folder(options.path)
-        self._dataset = open_minari(self.folder)
-        self.numbers = {f"episode_{number}": int(number) for number in self._dataset.episode_indices}
-        if not self.numbers:
-            raise SourceError(f"{options.path} has no episodes")
-        self.keys = list(self.numbers)
-        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
-        found = self._available_cameras()
-        self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
-
-    def episode(self, key: str) -> RecordedEpisode:
-        """See `RelabelDataset.episode`."""
-        number = self.numbers[key]
-        content = episode_facts(self.folder, number)
-        steps = len(content["rewards"])
-        if not steps:
-            raise EpisodeError("it has no steps")
-        success = episode_success(content, np.arange(steps + 1))
-        truncated = bool(content["truncations"][-1])
-        terminated = bool(content["terminations"][-1])
-        return RecordedEpisode(
-            key=key,
-            tasks=self.options.tasks or (self._instruction(number),),
-            cameras={name: self._frames(number, name, steps) for name in self.cameras},
-            num_steps=steps,
-            task_rewards=_original_rewards(content),
-            terminated=terminated,
-            truncated=truncated or not terminated,
-            success=None if success is None else bool(success.any()),
-        )
-
-    def fingerprint(self) -> str:
-        """See `RelabelDataset.fingerprint`."""
-        return fingerprint(self.keys, sorted(path for path in self.folder.rglob("*") if path.is_file()))
-
-    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
-        """See `RelabelDataset.writer`.
-
-        Raises:
-            SourceError: The name of ``output`` does not end in a version, as in ``human-v3``.
-        """
-        return _MinariWriter(self, output)
-
-    @property
-    def dataset_id(self) -> str:
-        """What Minari calls the data set."""
-        return self._dataset.id
-
-    def _available_cameras(self) -> Cameras:
-        asked = tuple(name for name in self.options.cameras if name.startswith("info/"))
-        names, refused = cameras_among(_arrays_of(self._dataset.observation_space, "obs"))
-        if names or asked:
-            return Cameras((*names, *asked), refused)
-        in_infos = cameras_among(self._info_arrays())
-        return Cameras(in_infos.names, {**refused, **in_infos.refused})
-
-    def _info_arrays(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Of the first episode that can be read."""
-        damage = ""
-        for number in self.numbers.values():
-            try:
-                if has_hdf5_storage(self.folder):
-                    return info_arrays(self.folder, number)
-                infos = leaves(stored_episode(self.folder, number)["infos"] or {}, "info")
-                return {place: (np.shape(values), np.asarray(values).dtype) for place, values in infos.items()}
-            except SourceError as error:
-                damage = damage or str(error)
-        raise SourceError(f"{self.options.path} has no episode that can be read: {damage}")
-
-    def _frames(self, number: int, camera: str, steps: int) -> FrameSequence:
-        frames = MinariFrames(self.folder, number, camera, self._orientation)
-        if len(frames) == steps and camera.startswith("info/"):
-            raise EpisodeError(f"its pictures in {camera!r} lack that of the reset, in which the first step begins")
-        return frames
-
-    def _instruction(self, number: int) -> str:
-        return minari_instruction(self._dataset, episode_metadata(self._dataset, number), None)
-
-
-def _arrays_of(space: Any, place: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of every array in observations, by its place; dictionaries and tuples may be nested."""
-    spaces = require("gymnasium", "minari").spaces
-    if isinstance(space, spaces.Dict):
-        inner = {f"{place}/{name}": entry for name, entry in space.items()}
-    elif isinstance(space, spaces.Tuple):
-        inner = {f"{place}/{number}": entry for number, entry in enumerate(space)}
-    else:
-        return {place: ((1, *space.shape), np.dtype(space.dtype))} if isinstance(space, spaces.Box) else {}
-    return {name: found for key, entry in inner.items() for name, found in _arrays_of(entry, key).items()}
-
-
-def _original_rewards(content: Mapping[str, Any]) -> NDArray[np.float64]:
-    kept = (content["infos"] or {}).get(_ORIGINAL)
-    rewards = content["rewards"] if kept is None else np.asarray(kept)[1:]
-    return np.asarray(rewards, np.float64)
-
-
-class _MinariWriter(LabelWriter):
-    """Writes the next version of a data set."""
-
-    def __init__(self, dataset: MinariLabelDataset, output: Path | None) -> None:
+    def __init__(self, dataset_id: str, folder: Path, numbers: Mapping[str, int], output: Path | None) -> None:
         names = require("minari.dataset.minari_dataset", "minari")
-        namespace, name, version = names.parse_dataset_id(dataset.dataset_id)
-        self._root = dataset.folder.parent
+        namespace, name, version = names.parse_dataset_id(dataset_id)
+        self._root = folder.parent
         self.destination = output or self._root.absolute().with_name(f"{name}-v{version + 1}")
         try:
             _, name, version = names.parse_dataset_id(self.destination.name)
@@ -230,7 +73,8 @@ class _MinariWriter(LabelWriter):
                 f"in {name}-v{version + 1}"
             ) from error
         self._dataset_id = names.gen_dataset_id(namespace, name, version)
-        self._dataset = dataset
+        self._folder = folder
+        self._numbers = numbers
 
     def check(self) -> None:
         """See `LabelWriter.check`."""
@@ -240,7 +84,7 @@ class _MinariWriter(LabelWriter):
     def written(self) -> Provenance | None:
         """See `LabelWriter.written`."""
         try:
-            content = parse_json(read_text(self.destination / "data" / _METADATA), nan=True)
+            content = parse_json(read_text(self.destination / "data" / METADATA_FILE), nan=True)
             return stored_provenance(content[_KEY])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -249,19 +93,19 @@ class _MinariWriter(LabelWriter):
         """See `LabelWriter.write`."""
         with new_directory(self.destination) as directory:
             folder = directory / "data"
-            shutil.copytree(self._dataset.folder, folder, copy_function=shutil.copyfile)
+            shutil.copytree(self._folder, folder, copy_function=shutil.copyfile)
             self._rename(folder, labels)
             storage = require("minari.dataset.minari_storage", "minari").MinariStorage.read(folder)
-            episodes = {number: labels.episodes.get(key) for key, number in self._dataset.numbers.items()}
+            episodes = {number: labels.episodes.get(key) for key, number in self._numbers.items()}
             if storage.FORMAT == "hdf5":
-                _replace_in_hdf5(folder, self._dataset.folder, episodes)
+                _replace_in_hdf5(folder, self._folder, episodes)
             else:
                 _replace_in_arrow(folder, episodes)
             storage.update_metadata({"dataset_size": storage.get_size()})
 
     def _rename(self, folder: Path, labels: Labels) -> None:
         """Minari does not let the id of a data set be updated."""
-        path = folder / _METADATA
+        path = folder / METADATA_FILE
         content = json.loads(path.read_text("utf-8"))
         content |= {"dataset_id": self._dataset_id, _KEY: metadata(labels)}
         path.write_text(json.dumps(content), "utf-8")
@@ -277,15 +121,15 @@ def _infos(labels: EpisodeLabels | None, original: NDArray[np.float64]) -> Array
         "robometer_success_detected": np.append(
             False, np.zeros(steps, np.bool_) if labels is None else labels.success_detected
         ),
-        _ORIGINAL: np.append(np.nan, original),
+        ORIGINAL_REWARDS: np.append(np.nan, original),
     }
 
 
 def _replace_in_hdf5(folder: Path, original: Path, episodes: Mapping[int, EpisodeLabels | None]) -> None:
     h5py = require("h5py", "minari")
-    path = folder / _HDF5
+    path = folder / HDF5_FILE
     try:
-        with h5py.File(path, "r+") as file, open_hdf5(original / _HDF5) as source:
+        with h5py.File(path, "r+") as file, open_hdf5(original / HDF5_FILE) as source:
             take_in(file, source)
             for number, labels in episodes.items():
                 episode = file.get(f"episode_{number}", {})
@@ -299,7 +143,9 @@ def _replace_in_hdf5(folder: Path, original: Path, episodes: Mapping[int, Episod
 
 def _write_to_group(episode: Any, labels: EpisodeLabels | None) -> None:
     infos = episode.require_group("infos")
-    original = np.asarray(infos[_ORIGINAL][1:] if _ORIGINAL in infos else episode["rewards"][()], np.float64)
+    original = np.asarray(
+        infos[ORIGINAL_REWARDS][1:] if ORIGINAL_REWARDS in infos else episode["rewards"][()], np.float64
+    )
     _set(episode, "rewards", original if labels is None else labels.rewards)
     for name, values in _infos(labels, original).items():
         _set(infos, name, values)
@@ -340,7 +186,7 @@ def _with_labels(table: Any, labels: EpisodeLabels | None) -> Any:
     pa = require("pyarrow", "minari")
     table = table.combine_chunks()
     infos, fields = _fields_of(table)
-    kept = infos.get(_ORIGINAL)
+    kept = infos.get(ORIGINAL_REWARDS)
     stored = table["rewards"].to_numpy()[:-1] if kept is None else kept.to_numpy(zero_copy_only=False)[1:]
     original = stored.astype(np.float64)
     rewards = original if labels is None else labels.rewards

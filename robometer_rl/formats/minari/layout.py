@@ -1,7 +1,7 @@
-"""Minari's HDF5 storage, read a few frames at a time.
+"""Minari's storages: HDF5, which is read a few frames at a time, and Arrow or Parquet files.
 
-Minari reads whole episodes with all their pictures. Its storage is a file with a group ``episode_N`` per episode, whose
-data sets can be read by rows, so that memory does not grow with the length of an episode::
+Minari reads whole episodes with all their pictures. Its usual storage is a file with a group ``episode_N`` per episode,
+whose data sets can be read by rows, so that memory does not grow with the length of an episode::
 
     main_data.hdf5
       episode_0
@@ -10,6 +10,10 @@ data sets can be read by rows, so that memory does not grow with the length of a
         rewards, terminations, truncations  (T,)
 
 Pictures are arrays, or JPEG files in rows of bytes.
+
+Its other storage has one folder per episode, whose rows are observations. Minari reads them without looking whether
+places and lengths in them make sense, which in a damaged file can end the process, and takes the first batch for the
+episode. Nested infos lose their shapes on the way. So files are checked here first, and infos are read here.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError
+from robometer_rl.documents import read_text
+from robometer_rl.extras import require
+from robometer_rl.files import check_regular, inside
 from robometer_rl.formats.hdf5.reader import DAMAGE, check_claim, open_hdf5, read_values, selection
 from robometer_rl.video.images import VideoError, decode_image
 
@@ -31,18 +38,26 @@ if TYPE_CHECKING:
     import h5py
 
 __all__ = [
+    "HDF5_FILE",
+    "METADATA_FILE",
     "StoredPictures",
+    "arrow_infos",
+    "check_episode",
     "children",
+    "data_folder",
+    "episode_files",
     "find",
     "has_hdf5_storage",
     "info_arrays",
     "leaves",
     "read_facts",
     "read_pictures",
+    "read_table",
     "stored_pictures",
 ]
 
-_FILE: Final = "main_data.hdf5"
+HDF5_FILE: Final = "main_data.hdf5"
+METADATA_FILE: Final = "metadata.json"
 _JPEG: Final = b"\xff\xd8"
 _LISTED: Final = 20
 _DEEPEST: Final = 6
@@ -62,9 +77,14 @@ class StoredPictures(NamedTuple):
     is_encoded: bool
 
 
+def data_folder(path: Path) -> Path:
+    """Where the files of the data set at ``path`` are: there, or in its folder ``data``."""
+    return path / "data" if (path / "data").is_dir() else path
+
+
 def has_hdf5_storage(folder: Path) -> bool:
     """Whether Minari keeps the data set in ``folder`` in HDF5."""
-    return (folder / _FILE).is_file()
+    return (folder / HDF5_FILE).is_file()
 
 
 def read_facts(folder: Path, episode: int) -> dict[str, Any]:
@@ -123,7 +143,7 @@ def read_pictures(folder: Path, episode: int, key: str, rows: NDArray[np.int64])
 @contextmanager
 def _opened(folder: Path, episode: int) -> Iterator[Any]:
     try:
-        with open_hdf5(folder / _FILE) as file:
+        with open_hdf5(folder / HDF5_FILE) as file:
             group = file[f"episode_{episode}"]
             if not _is_group(group):
                 raise SourceError(f"episode {episode} of {folder} is no group of arrays")
@@ -209,3 +229,69 @@ def _are_files(rows: NDArray[Any]) -> bool:
     """Whether rows are JPEG files, of one length or of several, and not arrays."""
     are_bytes = (rows.ndim == 1 and rows.dtype == object) or (rows.ndim == 2 and rows.dtype == np.uint8)
     return bool(are_bytes and len(rows) and bytes(rows[0][:2]) == _JPEG)
+
+
+def episode_files(folder: Path, episode: int) -> list[Path]:
+    """The files with the rows of an episode."""
+    files = sorted((folder / str(episode)).glob("*.*"))
+    return [path for path in files if path.suffix in (".arrow", ".parquet") and not path.name.startswith((".", "_"))]
+
+
+def read_table(path: Path) -> Any:
+    """The ``pyarrow.Table`` of a file, whose places and lengths have been checked.
+
+    Raises:
+        ValueError: It is damaged.
+        OSError: Likewise, or it is gone.
+    """
+    check_regular(path)
+    if path.suffix == ".parquet":
+        table = require("pyarrow.parquet", "minari").ParquetFile(path).read()
+    else:
+        # Not mapped: a file that gets shorter meanwhile would end the process.
+        table = require("pyarrow", "minari").ipc.open_file(path.read_bytes()).read_all()
+    table.validate(full=True)
+    return table
+
+
+def check_episode(folder: Path, episode: int) -> Any:
+    """The table of an episode.
+
+    Raises:
+        SourceError: Its rows are in several files or batches, or in none.
+        ValueError: It is damaged.
+        OSError: Likewise.
+    """
+    files = episode_files(folder, episode)
+    if len(files) != 1:
+        raise SourceError(f"its rows are in {len(files)} files; Minari writes one")
+    facts = f"{episode}/metadata.json"  # which Minari reads: it would wait for a pipe, and read what has no end
+    if (folder / facts).exists():
+        read_text(inside(folder, facts))
+    table = read_table(files[0])
+    if files[0].suffix == ".arrow" and max((column.num_chunks for column in table.columns), default=0) > 1:
+        raise SourceError("its rows are in several batches; Minari writes one, and reads no more")
+    return table
+
+
+def arrow_infos(table: Any) -> dict[str, Any]:
+    """The infos of an episode as Minari's HDF5 storage returns them: (T + 1, ...) arrays, in dictionaries."""
+    if "infos" not in table.column_names:
+        return {}
+    pa = require("pyarrow", "minari")
+    infos: Any = _stored_values(pa.concat_arrays(table["infos"].chunks), None, pa)
+    return infos
+
+
+def _stored_values(column: Any, notes: Any, pa: Any) -> Any:
+    """Values of a column; the shape of its entries is noted beside it."""
+    if pa.types.is_struct(column.type):
+        return {
+            field.name: _stored_values(column.field(place), field.metadata, pa)
+            for place, field in enumerate(column.type)
+        }
+    shape = (notes or {}).get(b"shape")
+    if shape is None or not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    sizes = [int(size) for size in shape.split(b",") if size]
+    return np.asarray(column.flatten()).reshape(len(column), *sizes)

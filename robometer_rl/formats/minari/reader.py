@@ -1,14 +1,20 @@
-"""Minari data sets whose observations or infos hold pictures.
+"""Minari data sets whose observations or infos hold pictures, to be imported or to be labelled.
 
-Camera. Minari stores what an environment returned and says nothing about how it hangs: pictures are taken as stored
-unless ``orientation`` says otherwise.
+Camera. ``obs`` where the observation is the picture, ``obs/KEY`` or ``info/KEY``, at any depth. Minari stores what an
+environment returned and says nothing about how it hangs: pictures are taken as stored unless ``orientation`` says
+otherwise.
 
 Time. An episode of T steps has T + 1 observations, the first of which is the reset's. Infos have T + 1 entries if those
 of the reset were recorded too (`minari.DataCollector` does so), else T, which belong to the observations after the
-first. Frames that were rendered into the infos follow the same rule.
+first. Frames that were rendered into the infos follow the same rule; without the picture of the reset, in which the
+first step begins, they can be imported and not be labelled.
 
 Outcome. An episode is successful if ``is_success``, else ``success``, is true in the infos of any step, and a failure
-if it is in none, see `robometer_rl.true_success`. Where neither was recorded, the outcome is told by ``quality``.
+if it is in none, see `robometer_rl.true_success`. Where neither was recorded, the outcome of an import is told by
+``quality``.
+
+Memory. Of data sets in HDF5, Minari's usual storage, a few pictures are read at a time. Those in Arrow and Parquet are
+read an episode at a time, as Minari reads them, so that one episode must fit into memory.
 """
 
 from __future__ import annotations
@@ -23,20 +29,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, attempt
-from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.documents import read_text
+from robometer_rl.data.trajectory import QualityLabel
+from robometer_rl.documents import parse_json, read_text
+from robometer_rl.extras import require
 from robometer_rl.files import check_regular, inside
 from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.minari.arrow import arrow_infos, check_episode
+from robometer_rl.formats.cameras import Cameras, cameras_among
+from robometer_rl.formats.dataset import (
+    DatasetOptions,
+    EpisodeError,
+    LabelWriter,
+    RecordedEpisode,
+    RecordedFacts,
+    RelabelDataset,
+    WriteMode,
+)
+from robometer_rl.formats.destinations import choose_cameras, fingerprint
+from robometer_rl.formats.minari.labels import ORIGINAL_REWARDS, MinariWriter
 from robometer_rl.formats.minari.layout import (
+    HDF5_FILE,
+    METADATA_FILE,
     StoredPictures,
+    arrow_infos,
+    check_episode,
+    data_folder,
     find,
     has_hdf5_storage,
+    info_arrays,
+    leaves,
     read_facts,
     read_pictures,
     stored_pictures,
 )
-from robometer_rl.formats.trajectories import episode_id, outcome_of
+from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.true_success import find_success, read_steps
 from robometer_rl.video.lazy import LazyFrames, Orientation
 
@@ -46,10 +71,11 @@ if TYPE_CHECKING:
 __all__ = [
     "MinariConfig",
     "MinariFrames",
+    "MinariLabelDataset",
     "episode_facts",
     "episode_metadata",
-    "episode_success",
-    "minari_instruction",
+    "is_format",
+    "open_dataset",
     "open_minari",
     "read_minari",
     "stored_episode",
@@ -147,13 +173,176 @@ def read_minari(config: MinariConfig) -> Reading:
         ImportError: Minari is not installed.
     """
     dataset = open_minari(config.path)
-    orientation: Orientation = Assumptions(config.path).orientation(config.orientation)
+    options = DatasetOptions(config.path, (config.frames,), (config.task,) if config.task else (), config.orientation)
+    reader = _Reader(dataset, options, options.cameras, is_import=True)
+    stated = Stated(config.data_source or dataset.id, config.quality, config.skill)
     return (
         attempt(
-            f"{config.path}, episode {episode}", lambda episode=episode: _read(dataset, episode, config, orientation)
+            f"{config.path}, episode {number}",
+            lambda number=number: trajectory_of(reader.read(number), stated, _UNKNOWN),
         )
-        for episode in dataset.episode_indices.tolist()
+        for number in dataset.episode_indices.tolist()
     )
+
+
+def is_format(path: Path) -> bool:
+    """Whether ``path`` is the directory of a Minari data set, or its folder ``data``."""
+    try:
+        content = parse_json(read_text(data_folder(path) / METADATA_FILE), nan=True)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "minari_version" in content
+
+
+def open_dataset(options: DatasetOptions) -> MinariLabelDataset:
+    """Opens a local data set; see `MinariLabelDataset`."""
+    return MinariLabelDataset(options)
+
+
+class MinariLabelDataset(RelabelDataset):
+    """A local Minari data set, see `RelabelDataset`.
+
+    Attributes:
+        folder: Where its files are.
+        numbers: Number of each episode by its key.
+    """
+
+    format = "minari"
+
+    def __init__(self, options: DatasetOptions) -> None:
+        """Reads the metadata, and the first episode if observations hold no pictures.
+
+        Raises:
+            SourceError: No data set that this version of Minari reads, no such camera, or several without a choice.
+            ImportError: The extra ``minari`` is not installed.
+        """
+        self.options = options
+        self.folder = data_folder(options.path)
+        self._dataset = open_minari(self.folder)
+        self.numbers = {f"episode_{number}": int(number) for number in self._dataset.episode_indices}
+        if not self.numbers:
+            raise SourceError(f"{options.path} has no episodes")
+        self.keys = list(self.numbers)
+        found = self._available_cameras()
+        self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
+        self._reader = _Reader(self._dataset, options, self.cameras)
+
+    def episode(self, key: str) -> RecordedEpisode:
+        """See `RelabelDataset.episode`."""
+        return self._reader.read(self.numbers[key])
+
+    def fingerprint(self) -> str:
+        """See `RelabelDataset.fingerprint`."""
+        return fingerprint(self.keys, sorted(path for path in self.folder.rglob("*") if path.is_file()))
+
+    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
+        """See `RelabelDataset.writer`.
+
+        Raises:
+            SourceError: The name of ``output`` does not end in a version, as in ``human-v3``.
+        """
+        return MinariWriter(self._dataset.id, self.folder, self.numbers, output)
+
+    def _available_cameras(self) -> Cameras:
+        asked = tuple(name for name in self.options.cameras if name.startswith("info/"))
+        names, refused = cameras_among(_arrays_of(self._dataset.observation_space, "obs"))
+        if names or asked:
+            return Cameras((*names, *asked), refused)
+        in_infos = cameras_among(self._info_arrays())
+        return Cameras(in_infos.names, {**refused, **in_infos.refused})
+
+    def _info_arrays(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Of the first episode that can be read."""
+        damage = ""
+        for number in self.numbers.values():
+            try:
+                if has_hdf5_storage(self.folder):
+                    return info_arrays(self.folder, number)
+                infos = leaves(stored_episode(self.folder, number)["infos"] or {}, "info")
+                return {place: (np.shape(values), np.asarray(values).dtype) for place, values in infos.items()}
+            except SourceError as error:
+                damage = damage or str(error)
+        raise SourceError(f"{self.options.path} has no episode that can be read: {damage}")
+
+
+class _Reader:
+    """Makes recorded episodes of a data set, by their numbers."""
+
+    def __init__(
+        self,
+        dataset: minari.MinariDataset,
+        options: DatasetOptions,
+        cameras: tuple[str, ...],
+        *,
+        is_import: bool = False,
+    ) -> None:
+        self._dataset = dataset
+        self._folder = Path(dataset.storage.data_path)
+        self._cameras = cameras
+        self._tasks = options.tasks
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
+        self._is_import = is_import
+
+    def read(self, number: int) -> RecordedEpisode:
+        """One episode with its outcome, as far as its infos know it."""
+        frames = {name: MinariFrames(self._folder, number, name, self._orientation) for name in self._cameras}
+        content = episode_facts(self._folder, number)
+        num_steps = len(content["rewards"])
+        if not self._is_import:
+            _check_reset(frames, num_steps)
+        steps = _steps(content, len(next(iter(frames.values()))))
+        success = _success(content, steps)
+        # What is labelled with an instruction that was given asks nothing of the metadata.
+        metadata = episode_metadata(self._dataset, number) if self._is_import or not self._tasks else {}
+        terminated, truncated = (bool(content[name][-1:].any()) for name in ("terminations", "truncations"))
+        return RecordedEpisode(
+            key=f"episode_{number}",
+            tasks=self._tasks or (_instruction(self._dataset, metadata),),
+            cameras=frames,
+            num_steps=num_steps,
+            task_rewards=_original_rewards(content),
+            terminated=terminated,
+            truncated=truncated or not terminated,
+            success=None if success is None else bool(success.any()),
+            success_of_frames=success,
+            names=(f"episode_{number}", *self._cameras),
+            facts=self._facts(number, steps, metadata.get("seed")),
+        )
+
+    def _facts(self, number: int, steps: NDArray[np.int64], seed: int | None) -> RecordedFacts:
+        spec = self._dataset.env_spec
+        metadata = {"frames": ", ".join(self._cameras), "frame_interval": 1}
+        return RecordedFacts(
+            steps=steps,
+            # Minari draws seeds of 64 bits, which not every reader of a store can hold.
+            seed=None if seed is None or seed > _LARGEST_SEED else int(seed),
+            source=f"{self._dataset.id}#episode_{number}",
+            metadata=metadata | ({} if spec is None else {"env_id": spec.id}),
+        )
+
+
+def _check_reset(cameras: Mapping[str, MinariFrames], num_steps: int) -> None:
+    for name, frames in cameras.items():
+        if len(frames) == num_steps and name.startswith("info/"):
+            raise EpisodeError(f"its pictures in {name!r} lack that of the reset, in which the first step begins")
+
+
+def _arrays_of(space: Any, place: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array in observations, by its place; dictionaries and tuples may be nested."""
+    spaces = require("gymnasium", "minari").spaces
+    if isinstance(space, spaces.Dict):
+        inner = {f"{place}/{name}": entry for name, entry in space.items()}
+    elif isinstance(space, spaces.Tuple):
+        inner = {f"{place}/{number}": entry for number, entry in enumerate(space)}
+    else:
+        return {place: ((1, *space.shape), np.dtype(space.dtype))} if isinstance(space, spaces.Box) else {}
+    return {name: found for key, entry in inner.items() for name, found in _arrays_of(entry, key).items()}
+
+
+def _original_rewards(content: Mapping[str, Any]) -> NDArray[np.float64]:
+    kept = (content["infos"] or {}).get(ORIGINAL_REWARDS)
+    rewards = content["rewards"] if kept is None else np.asarray(kept)[1:]
+    return np.asarray(rewards, np.float64)
 
 
 def open_minari(path: Path) -> minari.MinariDataset:
@@ -167,12 +356,12 @@ def open_minari(path: Path) -> minari.MinariDataset:
         import minari
     except ImportError as error:
         raise ImportError(f'reading {path} needs minari: pip install "robometer-rl[minari]"') from error
-    folder = path / "data" if (path / "data").is_dir() else path
+    folder = data_folder(path)
     try:
         # Minari would wait for a pipe, and read what has no end.
-        read_text(inside(folder, "metadata.json"))
-        if (folder / "main_data.hdf5").exists():
-            check_regular(inside(folder, "main_data.hdf5"))
+        read_text(inside(folder, METADATA_FILE))
+        if (folder / HDF5_FILE).exists():
+            check_regular(inside(folder, HDF5_FILE))
         return minari.MinariDataset(folder)
     # Minari asserts, or takes for granted, what its metadata hold.
     except (ValueError, KeyError, AssertionError, OSError, RecursionError) as error:
@@ -207,31 +396,6 @@ def stored_episode(path: Path, episode: int) -> Mapping[str, Any]:
     return content if infos is None else {**content, "infos": infos}
 
 
-def _read(dataset: minari.MinariDataset, episode: int, config: MinariConfig, orientation: Orientation) -> Trajectory:
-    folder = Path(dataset.storage.data_path)
-    frames = MinariFrames(folder, episode, config.frames, orientation)
-    content = episode_facts(folder, episode)
-    metadata = episode_metadata(dataset, episode)
-    steps = _steps(content, len(frames))
-    outcome = outcome_of(episode_success(content, steps), config.quality, _UNKNOWN)
-    seed = metadata.get("seed")
-    source = dataset.env_spec
-    return Trajectory(
-        id=episode_id(config.data_source or dataset.id, f"episode_{episode}", config.frames),
-        task=minari_instruction(dataset, metadata, config.task),
-        frames=frames,
-        quality_label=outcome.quality,
-        data_source=config.data_source or dataset.id,
-        success=outcome.success,
-        steps=steps,
-        skill=config.skill,
-        # Minari draws seeds of 64 bits, which not every reader of a store can hold.
-        seed=None if seed is None or seed > _LARGEST_SEED else int(seed),
-        source=f"{dataset.id}#episode_{episode}",
-        metadata={"frames": config.frames, "frame_interval": 1} | ({} if source is None else {"env_id": source.id}),
-    )
-
-
 def episode_metadata(dataset: minari.MinariDataset, episode: int) -> dict[str, Any]:
     """What Minari notes of an episode beside its arrays.
 
@@ -244,13 +408,9 @@ def episode_metadata(dataset: minari.MinariDataset, episode: int) -> dict[str, A
         raise SourceError(f"the metadata of episode {episode} are incomplete or damaged: {error!r}") from error
 
 
-def minari_instruction(dataset: minari.MinariDataset, episode_metadata: Mapping[str, Any], task: str | None) -> str:
-    """The instruction of an episode: ``task`` if it is given, else what was stored with the episode or the data set.
-
-    Raises:
-        SourceError: None was stored.
-    """
-    found = task or episode_metadata.get("task") or dataset.storage.metadata.get("task")
+def _instruction(dataset: minari.MinariDataset, metadata: Mapping[str, Any]) -> str:
+    """What was stored with the episode, whose metadata are given, or with the data set."""
+    found = metadata.get("task") or dataset.storage.metadata.get("task")
     if not found:
         raise SourceError("the metadata hold no instruction; say what the robot is to do with the option 'task'")
     return str(found)
@@ -264,7 +424,7 @@ def _steps(episode: Mapping[str, Any], num_frames: int) -> NDArray[np.int64]:
     return np.arange(num_steps + 1)[-num_frames:]
 
 
-def episode_success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+def _success(episode: Mapping[str, Any], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """(T,) at ``steps``; the task counts as undone after the reset if its info was not recorded."""
     infos = episode["infos"] or {}
     key = find_success(infos)

@@ -7,7 +7,7 @@ import h5py
 import pytest
 
 from robometer_rl.formats.dataset import DatasetOptions
-from robometer_rl.formats.minari.labels import open_dataset
+from robometer_rl.formats.minari.reader import open_dataset
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
 from tests.fixed_models import PixelModel

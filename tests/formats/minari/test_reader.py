@@ -19,8 +19,7 @@ from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.dataset import DatasetOptions
-from robometer_rl.formats.minari.labels import open_dataset
-from robometer_rl.formats.minari.reader import MinariConfig, MinariFrames, read_minari
+from robometer_rl.formats.minari.reader import MinariConfig, MinariFrames, open_dataset, read_minari
 from tests.relabeling.kinds import make
 
 SIZE = 32
