@@ -33,9 +33,13 @@ from robosuite.utils import transform_utils
 
 from robometer_rl.data.reading import Reading
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.hdf5.libero import LiberoHDF5Config, read_libero_hdf5
-from robometer_rl.formats.hdf5.reader import HDF5Frames
-from robometer_rl.formats.hdf5.robomimic import RobomimicHDF5Config, read_robomimic_hdf5
+from robometer_rl.formats.hdf5.demonstrations import HDF5Frames
+from robometer_rl.formats.hdf5.reader import (
+    LiberoHDF5Config,
+    RobomimicHDF5Config,
+    read_libero_hdf5,
+    read_robomimic_hdf5,
+)
 from robometer_rl.video.lazy import Orientation
 
 ROOT = Path(__file__).parent.parent

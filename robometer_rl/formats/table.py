@@ -89,13 +89,13 @@ FORMATS: Final[Mapping[str, Format]] = {
     ),
     "npz": Format("A folder of .npz episodes.", labelling=Labelling("npz", ("copy",))),
     "sb3": Format("A replay buffer that Stable-Baselines3 saved.", labelling=Labelling("sb3", ("copy", "in_place"))),
-    "hdf5": Format("HDF5 files of LIBERO or robomimic.", labelling=Labelling("hdf5.labels", ("copy", "in_place"))),
+    "hdf5": Format("HDF5 files of LIBERO or robomimic.", labelling=Labelling("hdf5.reader", ("copy", "in_place"))),
     "libero_hdf5": Format(
-        "LIBERO's demonstrations in HDF5.", Reader("hdf5.libero:LiberoHDF5Config", "hdf5.libero:read_libero_hdf5")
+        "LIBERO's demonstrations in HDF5.", Reader("hdf5.reader:LiberoHDF5Config", "hdf5.reader:read_libero_hdf5")
     ),
     "robomimic_hdf5": Format(
         "robomimic's image data sets in HDF5.",
-        Reader("hdf5.robomimic:RobomimicHDF5Config", "hdf5.robomimic:read_robomimic_hdf5"),
+        Reader("hdf5.reader:RobomimicHDF5Config", "hdf5.reader:read_robomimic_hdf5"),
     ),
     "videos": Format(
         "Your own videos, with a JSONL file of task and quality.",

@@ -1,389 +1,328 @@
-"""What LIBERO's and robomimic's HDF5 files have in common: demonstrations in groups, images in data sets.
+"""HDF5 files of LIBERO and robomimic, one or a folder of them, to be imported or to be labelled.
 
-::
+Cameras are named as below ``obs``; an import has one. How pictures hang, what was to be done and how it ended is found
+out in `robometer_rl.formats.hdf5.demonstrations`.
 
-    data                  attributes: what is the same for all demonstrations
-      demo_0, demo_1, ... attributes: what is true of one
-        obs/CAMERA        uint8 (N, H, W, 3)
-        rewards, dones    (N,)
+LIBERO stores its pictures upside down, so they are turned over: upright, as the camera sees the scene and as this
+package's LIBERO environments draw it. ``orientation="rotate"`` turns them by 180 degrees, as policies of OpenVLA and
+openpi see them: upright too, but with left and right exchanged. Files that say that they are upright as stored
+(robosuite's ``IMAGE_CONVENTION = "opencv"``) are shown so. robomimic stands its pictures upright before it stores them;
+other programs write the same structure upside down, for which there is the option ``orientation``.
+
+Time. With ``next_obs``, as robomimic stores it on request, F = T + 1. Without it, as in LIBERO's files, F = T: step t
+is the pair of ``obs[t]`` and ``actions[t]``, as those who train on such files read it, its reward is about
+``obs[t + 1]``, and that of the last step is imputed.
+
+Outcome. LIBERO's script writes a reward of 1 into the last frame of every demonstration. In an import, episodes of the
+same structure whose rewards are all 0 are failures, and those without rewards successful demonstrations, unless
+``quality`` says what they are. robosuite pays 1 in every step in which the task is done, unless its environment was
+made with ``reward_shaping``; the file says which. Where it does not, and where nobody was ever paid, as in RoboCasa's
+files, the outcome of an import has to be told by ``quality``. Both write ``dones`` at the end of every demonstration,
+so one is taken to be terminated if its last step succeeded, and truncated otherwise.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
-from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.files import check_regular
-from robometer_rl.formats.cameras import Cameras, cameras_among
-from robometer_rl.formats.hdf5.links import check_links
-from robometer_rl.formats.trajectories import episode_id
-from robometer_rl.frames import FrameError, rgb_shape
-from robometer_rl.limits import check_packed, check_room
-from robometer_rl.video import VideoError
-from robometer_rl.video.lazy import LazyFrames, Orientation
-
-if TYPE_CHECKING:
-    import h5py
+from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable
+from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.cameras import Cameras
+from robometer_rl.formats.dataset import (
+    DatasetOptions,
+    EpisodeError,
+    LabelWriter,
+    RecordedEpisode,
+    RecordedFacts,
+    RelabelDataset,
+    WriteMode,
+)
+from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
+from robometer_rl.formats.hdf5.demonstrations import (
+    Demonstration,
+    HDF5Frames,
+    camera_frames,
+    demonstration_key,
+    demonstration_names,
+    environment_name,
+    find_files,
+    hanging_of,
+    instruction_of,
+    open_demonstration,
+    original_rewards,
+    read_demonstrations,
+    success_in_frames,
+    success_of_steps,
+)
+from robometer_rl.formats.hdf5.files import DAMAGE, open_hdf5
+from robometer_rl.formats.hdf5.labels import HDF5FileWriter, HDF5FolderWriter, is_labelled
+from robometer_rl.formats.trajectories import Stated, trajectory_of
+from robometer_rl.video.lazy import Orientation
 
 __all__ = [
-    "DAMAGE",
-    "Demonstration",
-    "HDF5Frames",
-    "Images",
-    "check_claim",
-    "demonstration_in",
-    "demonstration_names",
-    "find_files",
-    "open_demonstration",
-    "open_hdf5",
-    "read_demonstrations",
-    "read_values",
-    "selection",
+    "HDF5Dataset",
+    "LiberoHDF5Config",
+    "RobomimicHDF5Config",
+    "is_format",
+    "open_dataset",
+    "read_libero_hdf5",
+    "read_robomimic_hdf5",
 ]
 
-DAMAGE: Final = (OSError, KeyError, RuntimeError)
-"""In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others)."""
+# Demonstrations head for the goal, which is what this skill says of an episode.
+_DEMONSTRATOR: Final = "expert"
+_UNKNOWN: Final = (
+    "its rewards do not say whether it succeeded (shaped, missing, or 0 in every step of the file); say it with the "
+    "option 'quality'"
+)
+_SUFFIXES: Final = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
-class Images:
-    """Consecutive images in a file.
+class LiberoHDF5Config:
+    """LIBERO's demonstrations, as its authors publish them and its scripts write them.
 
     Attributes:
-        dataset: Name of the data set of images (N, H, W, 3).
-        start: First image.
-        stop: The one behind the last.
-    """
-
-    dataset: str
-    start: int
-    stop: int
-
-
-class HDF5Frames(LazyFrames):
-    """Frames that stay in an HDF5 file until somebody asks for them.
-
-    The file is opened for every request, which takes a millisecond and leaves no handle behind: many objects may be
-    alive, and they may travel to worker processes, where an open handle would be of no use.
-
-    Attributes:
-        path: The file.
-        parts: Where the frames are, in order.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        parts: tuple[Images, ...],
-        image_shape: tuple[int, ...],
-        orientation: Orientation,
-        dtype: np.dtype[Any] | None = None,
-    ) -> None:
-        """Frames of ``image_shape`` (H, W, 3) in ``path``."""
-        super().__init__((sum(part.stop - part.start for part in parts), *image_shape), orientation, dtype)
-        self.path = path
-        self.parts = parts
-
-    def __str__(self) -> str:
-        return f"{self.path}, {self.parts[0].dataset}"
-
-    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        blocks: list[NDArray[Any]] = []
-        first = 0
-        try:
-            with open_hdf5(self.path) as file:
-                for part in self.parts:
-                    length = part.stop - part.start
-                    wanted = rows[(rows >= first) & (rows < first + length)] - first + part.start
-                    if len(wanted):
-                        dataset: Any = file[part.dataset]
-                        blocks.append(dataset[selection(wanted)])
-                    first += length
-        except DAMAGE as error:
-            raise VideoError(f"{self}: frames cannot be read: {error}") from error
-        return np.concatenate(blocks)
-
-
-def selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """What to index a data set with for ``rows``, which increase and are at least one."""
-    # Choosing rows by number is slow in HDF5, and what is asked for most is an unbroken run.
-    unbroken = rows[-1] - rows[0] + 1 == len(rows)
-    return slice(int(rows[0]), int(rows[-1]) + 1) if unbroken else rows
-
-
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Opens a file for reading.
-
-    Raises:
-        OSError: It is missing, or no HDF5 file, or cut off or damaged.
-        SourceError: It refers to files outside of its folder, see `robometer_rl.formats.hdf5.links`.
-        ImportError: h5py is not installed.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f'reading {path} needs h5py: pip install "robometer-rl[hdf5]"') from error
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        check_regular(path)
-        check_links(path)
-        file = h5py.File(path, "r")
-    except DAMAGE as error:
-        raise OSError(f"{path} cannot be opened as HDF5: {error}") from error
-    with file:
-        yield file
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """One demonstration of an open file.
-
-    Attributes:
-        path: The file.
-        file_name: Its path below the data set's, with slashes.
-        name: Name of the demonstration, as in ``demo_3``.
-        attributes: What the file says of all demonstrations: the attributes of ``data``.
-        group: The demonstration; valid while it is being read.
-        splits: Names of the file's ``mask`` lists that hold it.
+        path: One HDF5 file, or a folder of them, as in datasets/libero_90.
+        task: The instruction of every episode; by default what the file says, or else its name.
+        camera: Which pictures; eye_in_hand_rgb are those of the wrist.
+        orientation: flip stands LIBERO's pictures upright; rotate turns them by 180 degrees, as some policies
+            see them; as_stored leaves them. By default upright, as far as the file says how they hang.
+        quality: Outcome of every episode; by default as the rewards have it, and successful where there are none.
+        data_source: Tag of the data set.
     """
 
     path: Path
+    task: str | None = None
+    camera: str = "agentview_rgb"
+    orientation: Orientation | None = None
+    quality: QualityLabel | None = None
+    data_source: str = "libero"
+
+
+@dataclass(frozen=True)
+class RobomimicHDF5Config:
+    """robomimic's data sets of images.
+
+    Attributes:
+        path: One HDF5 file, or a folder of them.
+        task: The instruction of every episode; by default each episode's own, which RoboCasa writes and robomimic does
+            not.
+        camera: Which pictures, as in agentview_image or robot0_eye_in_hand_image.
+        orientation: as_stored for pictures that are upright; flip reverses their rows; rotate turns them by
+            180 degrees. By default upright, as far as the file says how they hang.
+        quality: Outcome of every episode; by default as the rewards have it, unless they are shaped, missing, or 0 in
+            every step of the file.
+        skill: Who acted; expert if it heads for the goal all the time, as in proficient people's demonstrations.
+        data_source: Tag of the data set.
+    """
+
+    path: Path
+    task: str | None = None
+    camera: str = "agentview_image"
+    orientation: Orientation | None = None
+    quality: QualityLabel | None = None
+    skill: str | None = None
+    data_source: str = "robomimic"
+
+
+def read_libero_hdf5(config: LiberoHDF5Config) -> Reading:
+    """Reads demonstrations, files in alphabetical order; frames stay in the files.
+
+    Raises:
+        SourceError: There is no such file.
+    """
+    return read_demonstrations(config.path, partial(_read_libero, reader=_reader(config), config=config))
+
+
+def _read_libero(demonstration: Demonstration, reader: _Reader, config: LiberoHDF5Config) -> Trajectory:
+    episode = reader.read(demonstration, (config.camera,))
+    quality = config.quality
+    if quality is None and episode.success is None:
+        reader.assumed.say("episodes without rewards are taken for successful demonstrations; --quality says otherwise")
+        quality = "successful"
+    elif quality is None and not episode.success:
+        reader.assumed.say("episodes whose rewards are all 0 are taken for failures; --quality says otherwise")
+    is_demonstration = quality == "successful" or (quality is None and episode.success)
+    metadata = {"environment": environment_name(demonstration), "camera": config.camera} | demonstration.timing()
+    episode = replace(episode, facts=episode.facts | RecordedFacts(metadata=metadata))
+    return trajectory_of(episode, Stated(config.data_source, quality, _DEMONSTRATOR if is_demonstration else None))
+
+
+def read_robomimic_hdf5(config: RobomimicHDF5Config) -> Reading:
+    """Reads the episodes of a data set by number; frames stay in the file.
+
+    The lists ``mask/train`` and ``mask/valid``, where there are any, become the splits ``train`` and ``valid``.
+
+    Raises:
+        SourceError: There is no such file.
+    """
+    return read_demonstrations(config.path, partial(_read_robomimic, reader=_reader(config), config=config))
+
+
+def _read_robomimic(demonstration: Demonstration, reader: _Reader, config: RobomimicHDF5Config) -> Trajectory:
+    episode = reader.read(demonstration, (config.camera,))
+    name = demonstration.environment().get("env_name")
+    facts = RecordedFacts(
+        steps=np.arange(episode.num_frames),
+        split="valid" if "valid" in demonstration.splits else "train",
+        metadata={"camera": config.camera} | ({"env_name": name} if name else {}) | demonstration.timing(),
+    )
+    stated = Stated(config.data_source, config.quality, config.skill)
+    return trajectory_of(replace(episode, facts=episode.facts | facts), stated, _UNKNOWN)
+
+
+def _reader(config: LiberoHDF5Config | RobomimicHDF5Config) -> _Reader:
+    tasks = (config.task,) if config.task else ()
+    return _Reader(DatasetOptions(config.path, (config.camera,), tasks, config.orientation))
+
+
+def is_format(path: Path) -> bool:
+    """Whether ``path`` is an HDF5 file, or a folder with such files in it or in its folders."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return any(file.suffix in _SUFFIXES for file in files)
+
+
+def open_dataset(options: DatasetOptions) -> HDF5Dataset:
+    """Opens a file or a folder; see `HDF5Dataset`."""
+    return HDF5Dataset(options)
+
+
+class _Place(NamedTuple):
+    path: Path
     file_name: str
-    name: str
-    attributes: Mapping[str, Any]
-    group: h5py.Group
-    splits: frozenset[str]
+    demonstration: str
 
-    def images(self, dataset: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape, (N, H, W, 3) or (N, 3, H, W), and type of the images in ``dataset``, a path below the demonstration.
+
+class HDF5Dataset(RelabelDataset):
+    """Demonstrations in HDF5, see `RelabelDataset`; a key is the file, and the demonstration in it."""
+
+    format = "hdf5"
+
+    def __init__(self, options: DatasetOptions) -> None:
+        """Lists the demonstrations.
 
         Raises:
-            SourceError: There is no such data set.
-            FrameError: It does not hold RGB images, or claims to hold more than it has bytes for.
+            SourceError: There are none, or no such camera, or several without a choice.
+            ImportError: The extra ``hdf5`` is not installed.
         """
-        found = self._dataset(dataset)
-        if found is None:
-            raise SourceError(f"there are no images {dataset!r}; this demonstration has {list(self._images())}")
+        self.options = options
+        self.files = find_files(options.path)
+        self._places: dict[str, _Place] = {}
+        self._reader = _Reader(options)
+        cameras: dict[str, None] = {}
+        refused: dict[str, str] = {}
+        skipped: list[Unreadable] = []
+        for path, name in self.files:
+            try:
+                found = self._list_demonstrations(path, name)
+                cameras |= dict.fromkeys(found.names)
+                refused |= found.refused
+            except (SourceError, *DAMAGE) as error:
+                skipped.append(Unreadable(name, str(error)))
+        if not self._places:
+            raise SourceError(f"{options.path} has no demonstrations that can be read: {skipped[0].reason}")
+        self.skipped = tuple(skipped)
+        self.keys = list(self._places)
+        self.cameras = choose_cameras(options.path, tuple(cameras), options.cameras, refused)
+
+    def episode(self, key: str) -> RecordedEpisode:
+        """See `RelabelDataset.episode`."""
+        place = self._places[key]
         try:
-            rgb_shape(found.shape, found.dtype)
-            check_claim(found)
-        except ValueError as error:
-            raise FrameError(f"{dataset!r} has shape {found.shape} and type {found.dtype}: {error}") from error
-        return found.shape, found.dtype
+            with open_demonstration(*place) as demonstration:
+                is_labelled(demonstration.group)  # raises where somebody else uses the name
+                return self._reader.read(demonstration, self.cameras)
+        except (KeyError, RuntimeError) as error:
+            raise EpisodeError(f"the file is damaged: {error}") from error
 
-    @property
-    def cameras(self) -> Cameras:
-        """The pictures among the observations, by their names below ``obs``."""
-        found = {name: (item.shape, item.dtype) for name, item in self._images().items()}
-        return cameras_among({name.removeprefix("obs/"): each for name, each in found.items() if name[:4] == "obs/"})
+    def fingerprint(self) -> str:
+        """See `RelabelDataset.fingerprint`."""
+        return fingerprint(self.keys, [path for path, _ in self.files])
 
-    def values(self, dataset: str) -> NDArray[Any] | None:
-        """All of the data set ``dataset``; None if there is no such thing.
+    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
+        """See `RelabelDataset.writer`.
 
         Raises:
-            ValueError: It claims more than it has bytes for, or than there is memory.
+            SourceError: A folder is to be changed in place, which cannot be done in one step.
         """
-        found = self._dataset(dataset)
-        return None if found is None else read_values(found)
+        path = self.options.path
+        if path.is_dir():
+            if mode == "in_place":
+                raise SourceError(f"{path} is a folder, and only a single file is replaced in one step: write a copy")
+            unreadable = {entry.name for entry in self.skipped}
+            files = {file: name for file, name in self.files if name not in unreadable}
+            return HDF5FolderWriter(path, files, output or default_output(path))
+        return HDF5FileWriter(*self.files[0], path if mode == "in_place" else output or default_output(path))
 
-    def environment(self) -> dict[str, Any]:
-        """The environment's name and arguments, as robosuite data sets describe them; empty if they do not.
-
-        Raises:
-            SourceError: The description is not JSON.
-        """
-        return self.json_attribute("env_args")
-
-    def environment_argument(self, name: str) -> Any:
-        """What the environment was made with; None if the file does not say."""
-        arguments = self.environment().get("env_kwargs")
-        return arguments.get(name) if isinstance(arguments, dict) else None
-
-    def json_attribute(self, name: str) -> dict[str, Any]:
-        """An attribute that holds a JSON object, of the demonstration or else of the file; empty if it is not there.
-
-        Raises:
-            SourceError: It holds something else.
-        """
-        text = self.group.attrs.get(name, self.attributes.get(name, "{}"))
-        try:
-            value = json.loads(text)
-        except (TypeError, ValueError) as error:
-            raise SourceError(f"the attribute {name!r} is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise SourceError(f"the attribute {name!r} is {str(text)[:60]!r}; expected a JSON object")
-        return value
-
-    def timing(self) -> dict[str, Any]:
-        """``frame_interval`` in steps of control, and ``control_hz`` if the file states it."""
-        rate = self.environment_argument("control_freq")
-        return {"frame_interval": 1} | ({} if rate is None else {"control_hz": rate})
-
-    @property
-    def source(self) -> str:
-        """What `Trajectory.source` says."""
-        return f"{self.file_name}#data/{self.name}"
-
-    def episode_id(self, data_source: str, camera: str) -> str:
-        """What `Trajectory.id` says: the path of the file without its ending, the name, and the camera."""
-        return episode_id(data_source, str(PurePosixPath(self.file_name).with_suffix("")), self.name, camera)
-
-    def _dataset(self, name: str) -> h5py.Dataset | None:
-        import h5py
-
-        found = self.group.get(name)
-        return found if isinstance(found, h5py.Dataset) else None
-
-    def _images(self) -> dict[str, h5py.Dataset]:
-        """All data sets that may hold images, by name."""
-        datasets = {name: self._dataset(name) for name in _names_below(self.group)}
-        return {name: found for name, found in datasets.items() if found is not None and len(found.shape) >= 3}
-
-
-def check_claim(dataset: h5py.Dataset) -> None:
-    """Raises `ValueError` if the shape of a data set stands for more than its bytes can hold, packed or not.
-
-    What was never written is zeros for HDF5, however many.
-    """
-    if not dataset.is_virtual:  # what those have is in other data sets
-        check_packed(int(dataset.nbytes), int(dataset.id.get_storage_size()), f"the data set {dataset.name}")
-
-
-def read_values(dataset: h5py.Dataset) -> NDArray[Any]:
-    """All of a data set, if that is in it and fits into memory.
-
-    Raises:
-        ValueError: It does not.
-    """
-    check_claim(dataset)
-    check_room(int(dataset.nbytes), f"the data set {dataset.name}")
-    return np.asarray(dataset[()])
-
-
-def _names_below(group: h5py.Group, depth: int = 4) -> list[str]:
-    """What is in a group and its groups, links followed; they may lead in a circle, so there is an end to it."""
-    import h5py
-
-    names: list[str] = []
-    for name in map(str, group):
-        names.append(name)
-        if depth > 1 and group.get(name, getclass=True) is h5py.Group:
-            below: Any = group[name]
-            names += [f"{name}/{inner}" for inner in _names_below(below, depth - 1)]
-    return names
-
-
-def read_demonstrations(path: Path, read: Callable[[Demonstration], Trajectory]) -> Reading:
-    """Reads every demonstration of a file, or of all files in a folder and its folders.
-
-    Args:
-        path: An HDF5 file, or a folder with ``.hdf5`` or ``.h5`` files in it; these are read in alphabetical order,
-            and their demonstrations by number.
-        read: Makes a trajectory of a demonstration while its file is open.
-
-    Raises:
-        SourceError: There is no such file.
-    """
-    files = find_files(path)
-    return chain.from_iterable(_read_file(file, name, read) for file, name in files)
-
-
-def find_files(path: Path) -> list[tuple[Path, str]]:
-    """The file at ``path``, or the HDF5 files in the folder and its folders, each with its path below it.
-
-    Raises:
-        SourceError: There is no such file.
-    """
-    if path.is_file():
-        return [(path, path.name)]
-    names = sorted(file.relative_to(path).as_posix() for ending in ("hdf5", "h5") for file in path.rglob(f"*.{ending}"))
-    if not names:
-        raise SourceError(f"{path} is no file, and no folder with .hdf5 or .h5 files in it")
-    return [(path / name, name) for name in names]
-
-
-def _read_file(
-    path: Path, file_name: str, read: Callable[[Demonstration], Trajectory]
-) -> list[Trajectory | Unreadable]:
-    """All of a file at once, since it is not to be open while somebody works on an episode."""
-    try:
+    def _list_demonstrations(self, path: Path, file_name: str) -> Cameras:
+        """Notes the demonstrations of a file, and returns the cameras of the first of them that can be read."""
         with open_hdf5(path) as file:
-            members = _members(file)
-
-            def read_one(name: str) -> Trajectory:
-                return read(demonstration_in(file, path, file_name, name, members))
-
             names = demonstration_names(file, path)
-            return [attempt(f"{path}#data/{name}", partial(read_one, name)) for name in names]
-    except (SourceError, *DAMAGE) as error:
-        return [Unreadable(str(path), str(error))]
+        cameras = self._first_cameras(path, file_name, names)
+        self._places |= {demonstration_key(file_name, name): _Place(path, file_name, name) for name in names}
+        return cameras
+
+    def _first_cameras(self, path: Path, file_name: str, names: list[str]) -> Cameras:
+        damage = ""
+        for name in names:
+            try:
+                with open_demonstration(path, file_name, name) as demonstration:
+                    self._reader.orientation(demonstration)
+                    return demonstration.cameras
+            except EPISODE_DAMAGE as error:
+                damage = damage or f"{name}: {error}"
+        raise SourceError(f"not one of its demonstrations can be read; {damage}")
 
 
-def demonstration_names(file: h5py.File, path: Path) -> list[str]:
-    """``demo_0``, ``demo_1``, ...: the demonstrations of a file, by number.
+class _Reader:
+    """Makes recorded episodes of demonstrations.
 
-    Raises:
-        SourceError: There are none.
+    Attributes:
+        assumed: Says what is assumed about the data set.
     """
-    import h5py
 
-    data: Any = file["data"] if file.get("data", getclass=True) is h5py.Group else {}
-    names = [name for name in data if re.fullmatch(r"demo_\d+", name)]
-    if not names:
-        raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; it has {sorted(file)}")
-    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+    def __init__(self, options: DatasetOptions) -> None:
+        self.assumed = Assumptions(options.path)
+        self._options = options
 
+    def read(self, demonstration: Demonstration, cameras: tuple[str, ...]) -> RecordedEpisode:
+        """One episode with its outcome, as far as the file says it."""
+        frames = {name: self._frames(demonstration, name) for name in cameras}
+        num_frames = len(frames[cameras[0]])
+        rewards = original_rewards(demonstration)
+        done = success_of_steps(demonstration, rewards)
+        is_done_last = done is not None and bool(done[-1:].any())
+        steps = demonstration.length("actions")
+        return RecordedEpisode(
+            key=demonstration_key(demonstration.file_name, demonstration.name),
+            tasks=self._options.tasks or (self._instruction(demonstration),),
+            cameras=frames,
+            num_steps=num_frames if steps is None else steps,
+            task_rewards=rewards,
+            terminated=is_done_last,
+            truncated=not is_done_last,
+            success=None if done is None else bool(done.any()),
+            success_of_frames=None if done is None else success_in_frames(demonstration, done, num_frames),
+            names=(*demonstration.names, *cameras),
+            facts=RecordedFacts(source=f"{demonstration.file_name}#data/{demonstration.name}"),
+        )
 
-@contextmanager
-def open_demonstration(path: Path, file_name: str, name: str) -> Iterator[Demonstration]:
-    """One demonstration, and its file while it is being read; errors are those of `DAMAGE`."""
-    with open_hdf5(path) as file:
-        yield demonstration_in(file, path, file_name, name, {})
+    def orientation(self, demonstration: Demonstration) -> Orientation:
+        """What stands the pictures upright, unless the user says something else."""
+        return self.assumed.orientation(self._options.orientation, *hanging_of(demonstration))
 
+    def _frames(self, demonstration: Demonstration, camera: str) -> HDF5Frames:
+        return camera_frames(demonstration, camera, self.orientation(demonstration))
 
-def _members(file: h5py.File) -> dict[str, set[str]]:
-    """Names of the demonstrations in each of the file's ``mask`` lists."""
-    masks: Any = file.get("mask", {})
-    return {mask: {_text(name) for name in read_values(masks[mask])} for mask in masks}
-
-
-def demonstration_in(
-    file: h5py.File, path: Path, file_name: str, name: str, members: Mapping[str, set[str]]
-) -> Demonstration:
-    """A demonstration of an open file.
-
-    Args:
-        file: The file.
-        path: Where it is.
-        file_name: See `Demonstration.file_name`.
-        name: Name of the demonstration.
-        members: Names of the demonstrations in each of the file's ``mask`` lists.
-
-    Raises:
-        SourceError: It is something else than a group of arrays.
-    """
-    import h5py
-
-    data: Any = file["data"]
-    if data.get(name, getclass=True) is not h5py.Group:
-        raise SourceError(f"data/{name} is no group of arrays")
-    splits = frozenset(mask for mask, listed in members.items() if name in listed)
-    return Demonstration(path, file_name, name, dict(data.attrs), data[name], splits)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+    def _instruction(self, demonstration: Demonstration) -> str:
+        found = instruction_of(demonstration)
+        if found.is_name:
+            self.assumed.say("instructions are made of the names of the files; --task says otherwise")
+        return found.text

@@ -32,8 +32,7 @@ from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
 from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance
-from robometer_rl.formats.hdf5.links import take_in
-from robometer_rl.formats.hdf5.reader import open_hdf5
+from robometer_rl.formats.hdf5.files import open_hdf5, take_in
 from robometer_rl.formats.metadata import metadata, stored_provenance
 from robometer_rl.formats.minari.layout import HDF5_FILE, METADATA_FILE, episode_files, read_table
 

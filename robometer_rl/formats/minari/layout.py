@@ -31,7 +31,7 @@ from robometer_rl.data.reading import SourceError
 from robometer_rl.documents import read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_regular, inside
-from robometer_rl.formats.hdf5.reader import DAMAGE, check_claim, open_hdf5, read_values, selection
+from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, open_hdf5, read_values, selection
 from robometer_rl.video.images import VideoError, decode_image
 
 if TYPE_CHECKING:

@@ -17,10 +17,13 @@ from robometer_rl.data.labels import group_key
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.hdf5.libero import LiberoHDF5Config, read_libero_hdf5
-from robometer_rl.formats.hdf5.origin import instruction_from_name
-from robometer_rl.formats.hdf5.reader import HDF5Frames, Images
-from robometer_rl.formats.hdf5.robomimic import RobomimicHDF5Config, read_robomimic_hdf5
+from robometer_rl.formats.hdf5.demonstrations import HDF5Frames, Images, instruction_from_name
+from robometer_rl.formats.hdf5.reader import (
+    LiberoHDF5Config,
+    RobomimicHDF5Config,
+    read_libero_hdf5,
+    read_robomimic_hdf5,
+)
 from robometer_rl.frames import Clip
 from robometer_rl.video import VideoError
 

@@ -1,27 +1,88 @@
-"""What an HDF5 file keeps in other files: links to them, and data sets that are views of their data sets.
+"""HDF5 files of other people: opened and read within limits, and what they keep in other files.
 
-HDF5 follows both without a word. So a file that somebody else made can show any HDF5 file of this machine, and writing
-into a copy of a file can change a file that the original links to. Here links stay in the folder of their file, and a
-copy that is to be changed takes in what it links to.
+HDF5 follows links to other files, and data sets that are views of their data sets, without a word. So a file that
+somebody else made can show any HDF5 file of this machine, and writing into a copy of a file can change a file that the
+original links to. Here links stay in the folder of their file, and a copy that is to be changed takes in what it links
+to.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robometer_rl.data.reading import SourceError
-from robometer_rl.files import OutsideError, inside
+from robometer_rl.files import OutsideError, check_regular, inside
+from robometer_rl.limits import check_packed, check_room
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["check_links", "take_in"]
+__all__ = ["DAMAGE", "check_claim", "check_links", "open_hdf5", "read_values", "selection", "take_in"]
+
+DAMAGE: Final = (OSError, KeyError, RuntimeError)
+"""In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others)."""
 
 _PIECE: Final = 1 << 26  # bytes that are copied at a time
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Opens a file for reading.
+
+    Raises:
+        OSError: It is missing, or no HDF5 file, or cut off or damaged.
+        SourceError: It refers to files outside of its folder.
+        ImportError: h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f'reading {path} needs h5py: pip install "robometer-rl[hdf5]"') from error
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        check_regular(path)
+        check_links(path)
+        file = h5py.File(path, "r")
+    except DAMAGE as error:
+        raise OSError(f"{path} cannot be opened as HDF5: {error}") from error
+    with file:
+        yield file
+
+
+def selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """What to index a data set with for ``rows``, which increase and are at least one."""
+    # Choosing rows by number is slow in HDF5, and what is asked for most is an unbroken run.
+    unbroken = rows[-1] - rows[0] + 1 == len(rows)
+    return slice(int(rows[0]), int(rows[-1]) + 1) if unbroken else rows
+
+
+def check_claim(dataset: h5py.Dataset) -> None:
+    """Raises `ValueError` if the shape of a data set stands for more than its bytes can hold, packed or not.
+
+    What was never written is zeros for HDF5, however many.
+    """
+    if not dataset.is_virtual:  # what those have is in other data sets
+        check_packed(int(dataset.nbytes), int(dataset.id.get_storage_size()), f"the data set {dataset.name}")
+
+
+def read_values(dataset: h5py.Dataset) -> NDArray[Any]:
+    """All of a data set, if that is in it and fits into memory.
+
+    Raises:
+        ValueError: It does not.
+    """
+    check_claim(dataset)
+    check_room(int(dataset.nbytes), f"the data set {dataset.name}")
+    return np.asarray(dataset[()])
 
 
 def check_links(path: Path) -> None:

@@ -15,9 +15,13 @@ import pytest
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.dataset import DatasetOptions
-from robometer_rl.formats.hdf5.labels import open_dataset
-from robometer_rl.formats.hdf5.libero import LiberoHDF5Config, read_libero_hdf5
-from robometer_rl.formats.hdf5.robomimic import RobomimicHDF5Config, read_robomimic_hdf5
+from robometer_rl.formats.hdf5.reader import (
+    LiberoHDF5Config,
+    RobomimicHDF5Config,
+    open_dataset,
+    read_libero_hdf5,
+    read_robomimic_hdf5,
+)
 from robometer_rl.relabeling.batches import open_episode
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
@@ -94,8 +98,8 @@ def test_what_is_assumed_is_said_once_and_not_of_what_is_stated(tmp_path, caplog
         list(read_libero_hdf5(LiberoHDF5Config(path)))
     assert len(caplog.messages) == 3
     assert "rows in the other order (upside down, as LIBERO stores them); --orientation" in caplog.messages[0]
-    assert "successful demonstrations; --quality" in caplog.messages[1]
-    assert "names of the files; --task" in caplog.messages[2]
+    assert "names of the files; --task" in caplog.messages[1]
+    assert "successful demonstrations; --quality" in caplog.messages[2]
     caplog.clear()
     with caplog.at_level(logging.INFO, "robometer_rl"):
         list(read_libero_hdf5(LiberoHDF5Config(path, task="open", orientation="flip", quality="successful")))

@@ -1,0 +1,518 @@
+"""Demonstrations in HDF5 files of LIBERO and robomimic, and what one says of itself.
+
+::
+
+    data                  attributes: what is the same for all demonstrations
+      demo_0, demo_1, ... attributes: what is true of one
+        obs/CAMERA        uint8 (N, H, W, 3)
+        rewards, dones    (N,)
+
+Who wrote a file decides how its pictures hang, how an episode ended, and what it was for; what it says comes before
+what is customary:
+
+* Orientation. A file may state its convention. LIBERO stores what OpenGL returns, whose first row is the bottom one;
+  robomimic stands its pictures upright before it stores them.
+* Outcome. LIBERO's script replays a demonstration, stores the picture *after* each action, and writes a reward of 1
+  into the last frame. Where robosuite pays for a task that is done and nothing else, the reward of step t judges the
+  state after it. Files in which not one demonstration was ever paid, as RoboCasa's, do not say how these ended.
+* Instruction. LIBERO notes it for the whole file, or else names the file after it; RoboCasa notes one for each episode.
+
+A file that was relabelled is asked for the rewards that it had before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.formats.cameras import Cameras, cameras_among
+from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, open_hdf5, read_values, selection
+from robometer_rl.formats.trajectories import success_of_frames
+from robometer_rl.frames import FrameError, rgb_shape
+from robometer_rl.video import VideoError
+from robometer_rl.video.lazy import LazyFrames, Orientation
+
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = [
+    "LABELS_GROUP",
+    "ORIGINAL_REWARDS",
+    "Demonstration",
+    "HDF5Frames",
+    "Hanging",
+    "Images",
+    "Instruction",
+    "camera_frames",
+    "demonstration_key",
+    "demonstration_names",
+    "environment_name",
+    "find_files",
+    "hanging_of",
+    "instruction_from_name",
+    "instruction_of",
+    "open_demonstration",
+    "original_rewards",
+    "read_demonstrations",
+    "success_in_frames",
+    "success_of_steps",
+]
+
+LABELS_GROUP: Final = "robometer"
+"""The group of a demonstration in which labels are."""
+
+ORIGINAL_REWARDS: Final = f"{LABELS_GROUP}/original_rewards"
+"""Where relabelling keeps the rewards that it replaced, below a demonstration."""
+
+# robosuite and robomimic call agentview_image what LIBERO's script renames to this.
+_LIBERO_CAMERAS: Final = ("agentview_rgb", "eye_in_hand_rgb")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Consecutive images in a file.
+
+    Attributes:
+        dataset: Name of the data set of images (N, H, W, 3).
+        start: First image.
+        stop: The one behind the last.
+    """
+
+    dataset: str
+    start: int
+    stop: int
+
+
+class HDF5Frames(LazyFrames):
+    """Frames that stay in an HDF5 file until somebody asks for them.
+
+    The file is opened for every request, which takes a millisecond and leaves no handle behind: many objects may be
+    alive, and they may travel to worker processes, where an open handle would be of no use.
+
+    Attributes:
+        path: The file.
+        parts: Where the frames are, in order.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parts: tuple[Images, ...],
+        image_shape: tuple[int, ...],
+        orientation: Orientation,
+        dtype: np.dtype[Any] | None = None,
+    ) -> None:
+        """Frames of ``image_shape`` (H, W, 3) in ``path``."""
+        super().__init__((sum(part.stop - part.start for part in parts), *image_shape), orientation, dtype)
+        self.path = path
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.parts[0].dataset}"
+
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        blocks: list[NDArray[Any]] = []
+        first = 0
+        try:
+            with open_hdf5(self.path) as file:
+                for part in self.parts:
+                    length = part.stop - part.start
+                    wanted = rows[(rows >= first) & (rows < first + length)] - first + part.start
+                    if len(wanted):
+                        dataset: Any = file[part.dataset]
+                        blocks.append(dataset[selection(wanted)])
+                    first += length
+        except DAMAGE as error:
+            raise VideoError(f"{self}: frames cannot be read: {error}") from error
+        return np.concatenate(blocks)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One demonstration of an open file.
+
+    Attributes:
+        path: The file.
+        file_name: Its path below the data set's, with slashes.
+        name: Name of the demonstration, as in ``demo_3``.
+        attributes: What the file says of all demonstrations: the attributes of ``data``.
+        group: The demonstration; valid while it is being read.
+        splits: Names of the file's ``mask`` lists that hold it.
+    """
+
+    path: Path
+    file_name: str
+    name: str
+    attributes: Mapping[str, Any]
+    group: h5py.Group
+    splits: frozenset[str]
+
+    def images(self, dataset: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape, (N, H, W, 3) or (N, 3, H, W), and type of the images in ``dataset``, a path below the demonstration.
+
+        Raises:
+            SourceError: There is no such data set.
+            FrameError: It does not hold RGB images, or claims to hold more than it has bytes for.
+        """
+        found = self._dataset(dataset)
+        if found is None:
+            raise SourceError(f"there are no images {dataset!r}; this demonstration has {list(self._images())}")
+        try:
+            rgb_shape(found.shape, found.dtype)
+            check_claim(found)
+        except ValueError as error:
+            raise FrameError(f"{dataset!r} has shape {found.shape} and type {found.dtype}: {error}") from error
+        return found.shape, found.dtype
+
+    @property
+    def cameras(self) -> Cameras:
+        """The pictures among the observations, by their names below ``obs``."""
+        found = {name: (item.shape, item.dtype) for name, item in self._images().items()}
+        return cameras_among({name.removeprefix("obs/"): each for name, each in found.items() if name[:4] == "obs/"})
+
+    def values(self, dataset: str) -> NDArray[Any] | None:
+        """All of the data set ``dataset``; None if there is no such thing.
+
+        Raises:
+            ValueError: It claims more than it has bytes for, or than there is memory.
+        """
+        found = self._dataset(dataset)
+        return None if found is None else read_values(found)
+
+    def environment(self) -> dict[str, Any]:
+        """The environment's name and arguments, as robosuite data sets describe them; empty if they do not.
+
+        Raises:
+            SourceError: The description is not JSON.
+        """
+        return self.json_attribute("env_args")
+
+    def environment_argument(self, name: str) -> Any:
+        """What the environment was made with; None if the file does not say."""
+        arguments = self.environment().get("env_kwargs")
+        return arguments.get(name) if isinstance(arguments, dict) else None
+
+    def json_attribute(self, name: str) -> dict[str, Any]:
+        """An attribute that holds a JSON object, of the demonstration or else of the file; empty if it is not there.
+
+        Raises:
+            SourceError: It holds something else.
+        """
+        text = self.group.attrs.get(name, self.attributes.get(name, "{}"))
+        try:
+            value = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise SourceError(f"the attribute {name!r} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise SourceError(f"the attribute {name!r} is {str(text)[:60]!r}; expected a JSON object")
+        return value
+
+    def timing(self) -> dict[str, Any]:
+        """``frame_interval`` in steps of control, and ``control_hz`` if the file states it."""
+        rate = self.environment_argument("control_freq")
+        return {"frame_interval": 1} | ({} if rate is None else {"control_hz": rate})
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The path of the file without its ending, and the name."""
+        return str(PurePosixPath(self.file_name).with_suffix("")), self.name
+
+    def length(self, dataset: str) -> int | None:
+        """Of the first axis of the data set ``dataset``; None if there is no such thing."""
+        found = self._dataset(dataset)
+        return found.shape[0] if found is not None and found.shape else None
+
+    def _dataset(self, name: str) -> h5py.Dataset | None:
+        import h5py
+
+        found = self.group.get(name)
+        return found if isinstance(found, h5py.Dataset) else None
+
+    def _images(self) -> dict[str, h5py.Dataset]:
+        """All data sets that may hold images, by name."""
+        datasets = {name: self._dataset(name) for name in _names_below(self.group)}
+        return {name: found for name, found in datasets.items() if found is not None and len(found.shape) >= 3}
+
+
+def _names_below(group: h5py.Group, depth: int = 4) -> list[str]:
+    """What is in a group and its groups, links followed; they may lead in a circle, so there is an end to it."""
+    import h5py
+
+    names: list[str] = []
+    for name in map(str, group):
+        names.append(name)
+        if depth > 1 and group.get(name, getclass=True) is h5py.Group:
+            below: Any = group[name]
+            names += [f"{name}/{inner}" for inner in _names_below(below, depth - 1)]
+    return names
+
+
+def read_demonstrations(path: Path, read: Callable[[Demonstration], Trajectory]) -> Reading:
+    """Reads every demonstration of a file, or of all files in a folder and its folders.
+
+    Args:
+        path: An HDF5 file, or a folder with ``.hdf5`` or ``.h5`` files in it; these are read in alphabetical order,
+            and their demonstrations by number.
+        read: Makes a trajectory of a demonstration while its file is open.
+
+    Raises:
+        SourceError: There is no such file.
+    """
+    files = find_files(path)
+    return chain.from_iterable(_read_file(file, name, read) for file, name in files)
+
+
+def find_files(path: Path) -> list[tuple[Path, str]]:
+    """The file at ``path``, or the HDF5 files in the folder and its folders, each with its path below it.
+
+    Raises:
+        SourceError: There is no such file.
+    """
+    if path.is_file():
+        return [(path, path.name)]
+    names = sorted(file.relative_to(path).as_posix() for ending in ("hdf5", "h5") for file in path.rglob(f"*.{ending}"))
+    if not names:
+        raise SourceError(f"{path} is no file, and no folder with .hdf5 or .h5 files in it")
+    return [(path / name, name) for name in names]
+
+
+def _read_file(
+    path: Path, file_name: str, read: Callable[[Demonstration], Trajectory]
+) -> list[Trajectory | Unreadable]:
+    """All of a file at once, since it is not to be open while somebody works on an episode."""
+    try:
+        with open_hdf5(path) as file:
+            members = _members(file)
+
+            def read_one(name: str) -> Trajectory:
+                return read(_demonstration_in(file, path, file_name, name, members))
+
+            names = demonstration_names(file, path)
+            return [attempt(f"{path}#data/{name}", partial(read_one, name)) for name in names]
+    except (SourceError, *DAMAGE) as error:
+        return [Unreadable(str(path), str(error))]
+
+
+def demonstration_names(file: h5py.File, path: Path) -> list[str]:
+    """``demo_0``, ``demo_1``, ...: the demonstrations of a file, by number.
+
+    Raises:
+        SourceError: There are none.
+    """
+    import h5py
+
+    data: Any = file["data"] if file.get("data", getclass=True) is h5py.Group else {}
+    names = [name for name in data if re.fullmatch(r"demo_\d+", name)]
+    if not names:
+        raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; it has {sorted(file)}")
+    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+
+
+@contextmanager
+def open_demonstration(path: Path, file_name: str, name: str) -> Iterator[Demonstration]:
+    """One demonstration, and its file while it is being read; errors are those of `DAMAGE`."""
+    with open_hdf5(path) as file:
+        yield _demonstration_in(file, path, file_name, name, {})
+
+
+def _members(file: h5py.File) -> dict[str, set[str]]:
+    """Names of the demonstrations in each of the file's ``mask`` lists."""
+    masks: Any = file.get("mask", {})
+    return {mask: {_text(name) for name in read_values(masks[mask])} for mask in masks}
+
+
+def _demonstration_in(
+    file: h5py.File, path: Path, file_name: str, name: str, members: Mapping[str, set[str]]
+) -> Demonstration:
+    """A demonstration of an open file.
+
+    Args:
+        file: The file.
+        path: Where it is.
+        file_name: See `Demonstration.file_name`.
+        name: Name of the demonstration.
+        members: Names of the demonstrations in each of the file's ``mask`` lists.
+
+    Raises:
+        SourceError: It is something else than a group of arrays.
+    """
+    import h5py
+
+    data: Any = file["data"]
+    if data.get(name, getclass=True) is not h5py.Group:
+        raise SourceError(f"data/{name} is no group of arrays")
+    splits = frozenset(mask for mask, listed in members.items() if name in listed)
+    return Demonstration(path, file_name, name, dict(data.attrs), data[name], splits)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def demonstration_key(file_name: str, name: str) -> str:
+    """`RecordedEpisode.key` of a demonstration, as in ``lift.hdf5#demo_3``."""
+    return f"{file_name}#{name}"
+
+
+class Hanging(NamedTuple):
+    """How pictures hang.
+
+    Attributes:
+        upright: What stands them upright.
+        why: Where that is known from, or that it is not known.
+    """
+
+    upright: Orientation
+    why: str
+
+
+class Instruction(NamedTuple):
+    """What the robot was to do.
+
+    Attributes:
+        text: The instruction.
+        is_name: Whether it was made of the file's name.
+    """
+
+    text: str
+    is_name: bool
+
+
+def _is_libero(demonstration: Demonstration) -> bool:
+    """Whether LIBERO's scripts wrote the file, or somebody who rewrites their files.
+
+    The scripts note the problem that they simulate. What OpenVLA makes of their files, without pauses, has none of
+    these attributes any more, but still LIBERO's own names of the cameras.
+    """
+    if not {"problem_info", "bddl_file_name"}.isdisjoint(demonstration.attributes):
+        return True
+    return any(f"obs/{name}" in demonstration.group for name in _LIBERO_CAMERAS)
+
+
+def hanging_of(demonstration: Demonstration) -> Hanging:
+    """How the pictures of a demonstration hang."""
+    convention = demonstration.attributes.get("macros_image_convention")
+    if convention == "opencv":
+        return Hanging("as_stored", "upright, says the file: image convention 'opencv'")
+    if convention == "opengl":
+        return Hanging("flip", "upside down, says the file: image convention 'opengl'")
+    if _is_libero(demonstration):
+        return Hanging("flip", "upside down, as LIBERO stores them")
+    if "env_args" in demonstration.attributes:
+        return Hanging("as_stored", "upright, as robomimic stores them")
+    return Hanging("as_stored", "the file does not say how they hang")
+
+
+def camera_frames(demonstration: Demonstration, camera: str, orientation: Orientation) -> HDF5Frames:
+    """The frames of a camera: T, or T + 1 where ``next_obs`` is stored too.
+
+    Raises:
+        SourceError: There is no such camera, or ``next_obs`` does not go with ``obs``.
+        FrameError: They are no colour images.
+    """
+    before, after = f"obs/{camera}", f"next_obs/{camera}"
+    (length, *image_shape), dtype = demonstration.images(before)
+    parts = [Images(f"data/{demonstration.name}/{before}", 0, length)]
+    if after in demonstration.group:
+        following, _ = demonstration.images(after)
+        if following != (length, *image_shape):
+            raise SourceError(f"{before!r} has shape {(length, *image_shape)} and {after!r} {following}")
+        parts.append(Images(f"data/{demonstration.name}/{after}", length - 1, length))
+    return HDF5Frames(demonstration.path, tuple(parts), tuple(image_shape), orientation, dtype)
+
+
+def original_rewards(demonstration: Demonstration) -> NDArray[Any] | None:
+    """(T,) as they were before any relabelling; None if there are none."""
+    if f"{LABELS_GROUP}/progress" in demonstration.group:
+        return demonstration.values(ORIGINAL_REWARDS)
+    return demonstration.values("rewards")
+
+
+def _says_success(demonstration: Demonstration) -> bool:
+    """Whether a reward above 0 means that the task is done, and the lack of one that it is not.
+
+    Where robosuite's rewards are sparse, that they are all 0 means something only beside a demonstration that was paid.
+    """
+    if _is_libero(demonstration):
+        return True
+    if demonstration.environment_argument("reward_shaping") is not False:
+        return False
+    status = demonstration.path.stat()
+    return _has_success(demonstration.path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)
+def _has_success(path: Path, modified: int, size: int) -> bool:
+    """Whether any demonstration of a file was ever paid; those that cannot be read say nothing."""
+    with open_hdf5(path) as file:
+        for name in demonstration_names(file, path):
+            try:
+                rewards = original_rewards(_demonstration_in(file, path, path.name, name, {}))
+                if rewards is not None and (rewards > 0).any():
+                    return True
+            except EPISODE_DAMAGE:
+                continue
+    return False
+
+
+def success_of_steps(demonstration: Demonstration, rewards: NDArray[Any] | None) -> NDArray[np.bool_] | None:
+    """(T,) whether the task is done after each step, by its `original_rewards`; None if the file does not say."""
+    return None if rewards is None or not _says_success(demonstration) else rewards > 0
+
+
+def success_in_frames(demonstration: Demonstration, done: NDArray[np.bool_], num_frames: int) -> NDArray[np.bool_]:
+    """The same, of each of the frames of `camera_frames`."""
+    if _is_libero(demonstration):
+        return done
+    # With the state after the last action there is one frame more than rewards.
+    return success_of_frames(done) if len(done) == num_frames else np.append(False, done)
+
+
+def instruction_of(demonstration: Demonstration) -> Instruction:
+    """What the file says of a demonstration or of all, or else what the name of a LIBERO file says.
+
+    Raises:
+        SourceError: Nothing says it.
+    """
+    if text := _libero_instruction(demonstration):
+        return Instruction(text, is_name=False)
+    found = demonstration.json_attribute("ep_meta").get("lang")
+    if isinstance(found, str) and found.strip():
+        return Instruction(found, is_name=False)
+    if _is_libero(demonstration) and (text := instruction_from_name(environment_name(demonstration))):
+        return Instruction(text, is_name=True)
+    raise SourceError("the file holds no instruction; say what the robot is to do with the option 'task'")
+
+
+def instruction_from_name(task_name: str) -> str:
+    """The instruction that LIBERO makes of the name of a task.
+
+    Example:
+        >>> instruction_from_name("KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet")
+        'close the top drawer of the cabinet'
+    """
+    return re.sub(r"^[A-Z_]+SCENE\d+_", "", task_name).replace("_", " ").strip()
+
+
+def environment_name(demonstration: Demonstration) -> str:
+    """The task that LIBERO calls the file after."""
+    return PurePosixPath(demonstration.file_name).stem.removesuffix("_demo")
+
+
+def _libero_instruction(demonstration: Demonstration) -> str:
+    """As LIBERO's own reader has it: the file may hold a text, or a list of its pieces, in quotes or not."""
+    found = demonstration.json_attribute("problem_info").get("language_instruction", "")
+    text = "".join(str(piece) for piece in found) if isinstance(found, list) else str(found)
+    return text.strip().strip('"')
