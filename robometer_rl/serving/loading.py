@@ -13,6 +13,8 @@ from robometer_rl.serving.reference_client import ReferenceServerModel
 __all__ = ["load"]
 
 _NO_ROUTE: Final = (404, 410)
+_FIRST_TIMEOUT: Final = 15.0
+_FIRST_PATIENCE: Final = 3.0  # seconds; both for the first question
 
 
 def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardModel:
@@ -26,14 +28,16 @@ def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardMo
         patience: Seconds that an outage may last before it is raised.
 
     Raises:
-        ServerError: It cannot be reached.
+        ServerError: It cannot be reached, or does not say within seconds what it serves.
         UnknownModelError: Not an address.
     """
     if "," in where:
         return ServerGroup([load(address, timeout, patience) for address in where.split(",")])
     connection = Connection(where, timeout, patience)
     try:
-        about = connection.ask("GET", "/v1/model").content
+        # Any server says at once what it serves: a wrong address is found out in seconds, not after an outage's.
+        first = Connection(where, min(timeout, _FIRST_TIMEOUT), min(patience, _FIRST_PATIENCE))
+        about = first.ask("GET", "/v1/model").content
     except Refusal as error:
         if error.status not in _NO_ROUTE:
             raise

@@ -354,7 +354,7 @@ def _pretrain(config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequenc
         weight_decay=stage.weight_decay,
         warmup=stage.warmup,
     )
-    pretrain_vision(checkpoint, trajectories, arguments, save=last_save(saves))
+    pretrain_vision(checkpoint, trajectories, arguments)
 
 
 def _frozen(config: TrainConfig, checkpoint: Checkpoint, data: _Data, saves: Path) -> None:

@@ -7,7 +7,6 @@ where hand, gripper, objects and goal are is what progress will be a function of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames
 from robometer_rl.models.robometer.vision import encode_frames
-from robometer_rl.training.trainer import LogLines, SavingTrainer
+from robometer_rl.training.trainer import LogLines, SavingTrainer, resumed
 
 __all__ = ["FrameStates", "StateReader", "pretrain_vision"]
 
@@ -123,16 +122,13 @@ class _FrameCollator:
         return {"pixels": patched.pixels, "rows": patched.grid[0], "columns": patched.grid[1], "state": state}
 
 
-def pretrain_vision(
-    checkpoint: Checkpoint, trajectories: Sequence[Trajectory], arguments: TrainingArguments, save: Path | None
-) -> None:
+def pretrain_vision(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], arguments: TrainingArguments) -> None:
     """Trains the vision tower of ``checkpoint`` in place.
 
     Args:
         checkpoint: A new network.
         trajectories: With states and frames of one size.
         arguments: See `robometer_rl.training.trainer.training_arguments`.
-        save: What to go on from, see `robometer_rl.training.trainer.last_save`; None to begin.
     """
     patcher = checkpoint.processor.patcher
     frames = arguments.max_steps * arguments.per_device_train_batch_size * arguments.world_size
@@ -145,5 +141,5 @@ def pretrain_vision(
         reader = StateReader(tower, tokens, dataset.width)
     trainer = SavingTrainer(model=reader, args=arguments, train_dataset=dataset, data_collator=_FrameCollator(patcher))
     LogLines.attach(trainer)
-    trainer.train(resume_from_checkpoint=None if save is None else str(save))
+    trainer.train(resume_from_checkpoint=resumed(arguments))
     tower.eval()

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from robometer_rl.files import check_regular
 from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE, adapter_of, read_adapter, restore_adapter
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
@@ -41,6 +42,7 @@ __all__ = [
     "StageData",
     "TrainingDivergedError",
     "last_save",
+    "resumed",
     "run_stage",
     "training_arguments",
 ]
@@ -396,8 +398,7 @@ def run_stage(
         if validation is not None:
             with trainer.autocast():
                 logger.info("before training: %s", validation.check(checkpoint))
-        save = last_save(Path(str(arguments.output_dir)))
-        trainer.train(resume_from_checkpoint=None if save is None else str(save))
+        trainer.train(resume_from_checkpoint=resumed(arguments))
     if trainer.is_fsdp_enabled:
         _gather(trainer, checkpoint, stored)
     checkpoint.network.requires_grad_(True)
@@ -442,9 +443,22 @@ def last_save(directory: Path) -> Path | None:
     return next((path for step in steps if _is_complete(path := directory / f"{_SAVE}{step}", step)), None)
 
 
+def resumed(arguments: TrainingArguments) -> str | None:
+    """What a Trainer goes on from, `last_save`; what else lies in the place of a save is removed, or is in its way."""
+    directory = Path(str(arguments.output_dir))
+    save = last_save(directory)
+    if arguments.should_save:
+        for path in directory.glob(f"{_SAVE}*"):
+            if path != save:
+                shutil.rmtree(path, ignore_errors=True)
+    return None if save is None else str(save)
+
+
 def _is_complete(save: Path, step: int) -> bool:
+    state = save / TRAINER_STATE_NAME
     try:
-        return TrainerState.load_from_json(str(save / TRAINER_STATE_NAME)).global_step == step
+        check_regular(state)
+        return TrainerState.load_from_json(str(state)).global_step == step
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 

@@ -55,7 +55,7 @@ def test_the_tower_learns_to_read_the_state(trajectories, tmp_path):
         logging_steps=1,
         save_steps=100,
     )
-    pretrain_vision(checkpoint, trajectories, arguments, save=None)
+    pretrain_vision(checkpoint, trajectories, arguments)
     assert not torch.equal(before, checkpoint.network.model.visual.patch_embed.proj.weight)
     state = (tmp_path / "checkpoint-40" / "trainer_state.json").read_text()
     losses = [float(part.split(",")[0]) for part in state.split('"loss": ')[1:]]

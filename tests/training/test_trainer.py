@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from robometer_rl.training.trainer import (
     StageData,
     TrainingDivergedError,
     last_save,
+    resumed,
     run_stage,
     training_arguments,
 )
@@ -187,6 +189,16 @@ def test_a_save_without_a_state_of_its_own_step_is_passed_over(tmp_path, state):
     assert last_save(tmp_path) == tmp_path / "checkpoint-2"
     (tmp_path / "checkpoint-2" / "trainer_state.json").write_text(state)
     assert last_save(tmp_path) is None
+
+
+def test_what_stands_in_the_place_of_a_save_is_removed_before_a_stage_goes_on(tmp_path):
+    arguments = training_arguments(tmp_path, 2, 1, 1e-3, 0.0, 0.0)
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
+    os.mkfifo(tmp_path / "checkpoint-2" / "trainer_state.json")
+    assert resumed(arguments) == str(tmp_path / "checkpoint-1")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
 
 
 def test_every_save_is_a_complete_checkpoint(checkpoint, sampler, trajectories, tmp_path):

@@ -469,7 +469,7 @@ ADDRESSES: Final = {
     "playlist in a data set": Probe("listed videos", traps.playlist("m3u8 http")),
     "playlist in LeRobot": Probe("LeRobot v3.0", traps.playlist("m3u8 file")),
     "model at an address": Probe(
-        "npz", None, ("score", "@", *TASK, "--model", "http://127.0.0.1:PORT/m", "--out", "%"), True
+        "npz", None, ("score", "@", *TASK, "--model", "http://127.0.0.1:1/m", "--out", "%"), True
     ),
     "recording -y": Probe("npz", None, ("score", "-y.mp4", *TASK, *TINY, "--out", "%"), is_refused=True),
     "output -y": Probe("npz", None, ("score", "@", *TASK, *TINY, "--out=-y"), makes=("-y",)),
