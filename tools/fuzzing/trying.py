@@ -92,9 +92,13 @@ def attempt(
         kill: A signal, and after how many seconds it is sent.
         environment: Variables beside those of this process.
     """
-    from robometer_rl.cli import main
+    from robometer_rl.cli import program
 
-    return attempt_call(lambda: main(list(words)), tuple(words), folder, kill, **environment)
+    def run() -> int:
+        sys.argv[1:] = words
+        return program()
+
+    return attempt_call(run, tuple(words), folder, kill, **environment)
 
 
 def attempt_call(
