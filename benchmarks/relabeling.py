@@ -59,8 +59,8 @@ from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import FrameProtocol
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.provenance import versions
+from robometer_rl.relabeling.batches import decode
 from robometer_rl.relabeling.commands import relabel
-from robometer_rl.relabeling.decoding import decode
 from robometer_rl.relabeling.engine import Engine, Labeller, one_process
 from robometer_rl.relabeling.ray_engine import RayEngine
 

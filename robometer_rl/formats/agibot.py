@@ -36,7 +36,7 @@ import tyro
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import MAX_BYTES, DocumentError, brief, parse_json
-from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.conventions import Assumptions
 from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
 from robometer_rl.video.lazy import Orientation

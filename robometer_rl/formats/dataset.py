@@ -12,23 +12,27 @@ seen; its label is *imputed*, see `robometer_rl.relabeling.labels`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.trajectory import QualityLabel
+from robometer_rl.documents import parse_json, read_text
 from robometer_rl.frames import Clip, FrameSequence, TaskError, check_task
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video.lazy import Orientation
 
 __all__ = [
+    "METADATA_FILE",
     "DatasetOptions",
     "EpisodeError",
     "EpisodeLabels",
@@ -39,10 +43,19 @@ __all__ = [
     "RecordedFacts",
     "RelabelDataset",
     "WriteMode",
+    "default_output",
+    "fingerprint",
+    "metadata",
+    "read_metadata",
+    "stored_provenance",
+    "write_metadata",
 ]
 
 WriteMode = Literal["copy", "sidecar", "in_place"]
 """A new dataset beside the old one; a file of labels beside it; or the dataset itself, replaced atomically."""
+
+METADATA_FILE: Final = "robometer.json"
+"""The file of directories that were labelled."""
 
 
 class EpisodeError(ValueError):
@@ -303,7 +316,7 @@ class LabelWriter(ABC):
     def write(self, labels: Labels) -> None:
         """Writes everything, atomically: until it is complete, `destination` is as it was.
 
-        The same labels give the same bytes. See `robometer_rl.formats.destinations` for how to be atomic.
+        The same labels give the same bytes. See `robometer_rl.files` for how to be atomic.
 
         Raises:
             OSError: No space, no permission; the original is untouched and nothing half-written is visible.
@@ -346,7 +359,7 @@ class RelabelDataset(ABC):
     def fingerprint(self) -> str:
         """A hash over what tells this dataset from another, and from itself after a change, at little cost.
 
-        Keys, and name, size and modification time of files; see `robometer_rl.formats.destinations.fingerprint`.
+        Keys, and name, size and modification time of files; see the function `fingerprint`.
         """
 
     @abstractmethod
@@ -357,6 +370,55 @@ class RelabelDataset(ABC):
             mode: One of those that `robometer_rl.formats.table` states for this format.
             output: Where to; None for a name derived from that of the dataset. Not given with ``in_place``.
         """
+
+
+def fingerprint(keys: Iterable[str], files: Iterable[Path], *facts: object) -> str:
+    """A hash over keys of episodes, other facts, and the name, size and modification time of files."""
+    digest = hashlib.sha256()
+    for entry in (*keys, *map(repr, facts)):
+        digest.update(f"{entry}\0".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def default_output(path: Path) -> Path:
+    """Where labels of the dataset at ``path`` go if nobody says: beside it, as ``NAME-robometer``."""
+    absolute = path.absolute()
+    return absolute.with_name(
+        f"{absolute.name}-robometer" if path.is_dir() else f"{absolute.stem}-robometer{absolute.suffix}"
+    )
+
+
+def metadata(labels: Labels) -> dict[str, Any]:
+    """JSON values: ``provenance`` (`Provenance.to_dict`), ``labelled`` (a count), ``skipped`` (names and reasons)."""
+    return {
+        "provenance": labels.provenance.to_dict(),
+        "labelled": len(labels.episodes),
+        "skipped": [asdict(entry) for entry in labels.skipped],
+    }
+
+
+def stored_provenance(values: Mapping[str, Any]) -> Provenance | None:
+    """The provenance in what `metadata` made; None if it is that of another release."""
+    try:
+        return Provenance.from_dict(values["provenance"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def write_metadata(directory: Path, labels: Labels) -> None:
+    """Writes `metadata` into a directory."""
+    (directory / METADATA_FILE).write_text(json.dumps(metadata(labels), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_metadata(directory: Path) -> Provenance | None:
+    """How the labels in a directory were made; None if there are none, or if this release did not make them."""
+    try:
+        return stored_provenance(parse_json(read_text(directory / METADATA_FILE)))
+    except (OSError, ValueError):
+        return None
 
 
 def __getattr__(name: str) -> Any:

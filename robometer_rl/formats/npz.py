@@ -18,7 +18,7 @@ F = T the last step is imputed.
 What is written: a folder with the same files, in which everything else is the same to the last byte, ``rewards`` is new
 (added if there was none), and the arrays ``robometer/original_rewards``, ``robometer/progress``, ``robometer/success``
 (F,), ``robometer/success_detected`` and ``robometer/imputed`` (T,) are added; and ``robometer.json``, see
-`robometer_rl.formats.metadata`. Episodes without labels are copied as they are.
+`robometer_rl.formats.dataset`. Episodes without labels are copied as they are.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from numpy.typing import NDArray
 from robometer_rl.archives import ARCHIVE_DAMAGE, ArchiveError, Member, read_arrays, read_members
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.files import OutsideError, check_destination, check_regular, inside, new_directory
-from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.cameras import Cameras, cameras_among
+from robometer_rl.formats.conventions import Assumptions, Cameras, cameras_among, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeError,
@@ -50,9 +49,11 @@ from robometer_rl.formats.dataset import (
     RecordedEpisode,
     RelabelDataset,
     WriteMode,
+    default_output,
+    fingerprint,
+    read_metadata,
+    write_metadata,
 )
-from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
-from robometer_rl.formats.metadata import read_metadata, write_metadata
 from robometer_rl.true_success import find_success, read_steps
 from robometer_rl.video.lazy import LazyFrames, Orientation
 

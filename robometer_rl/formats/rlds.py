@@ -29,11 +29,10 @@ from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import brief, parse_json, read_text
 from robometer_rl.extras import require
-from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.cameras import cameras_among, choose_camera
-from robometer_rl.formats.encoded_images import EncodedImages
+from robometer_rl.formats.conventions import Assumptions, cameras_among, choose_camera
 from robometer_rl.formats.trajectories import episode_id, outcome_of, success_of_frames
 from robometer_rl.video import VideoError
+from robometer_rl.video.images import EncodedImages
 from robometer_rl.video.lazy import Orientation
 
 __all__ = ["RldsConfig", "read_rlds"]
@@ -79,7 +78,7 @@ class RldsConfig:
 
 @dataclass(frozen=True)
 class _StepImages:
-    """Encoded pictures in memory; see `robometer_rl.formats.encoded_images.ImageFiles`."""
+    """Encoded pictures in memory; see `robometer_rl.video.images.ImageFiles`."""
 
     name: str
     encoded: Sequence[bytes]

@@ -17,7 +17,7 @@ dictionary. The task is not stored in a buffer and has to be given.
 
 What is written: ``rewards``, and the attribute ``robometer``, a dictionary of arrays (rows, environments), which is
 pickled with the buffer: ``original_rewards``, ``rewards``, ``progress`` and ``success`` of the observation after the
-step, ``success_detected``, ``imputed``, ``labelled``; and ``metadata``, see `robometer_rl.formats.metadata`.
+step, ``success_detected``, ``imputed``, ``labelled``; and ``metadata``, see `robometer_rl.formats.dataset`.
 Transitions without labels keep their rewards. Once transitions are added, the dictionary describes the past.
 """
 
@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, new_file
-from robometer_rl.formats.assumptions import Assumptions
 from robometer_rl.formats.buffer_files import load_buffer
+from robometer_rl.formats.conventions import Assumptions, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     Labels,
@@ -44,9 +44,11 @@ from robometer_rl.formats.dataset import (
     RecordedEpisode,
     RelabelDataset,
     WriteMode,
+    default_output,
+    fingerprint,
+    metadata,
+    stored_provenance,
 )
-from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
-from robometer_rl.formats.metadata import metadata, stored_provenance
 from robometer_rl.video.lazy import LazyFrames, Orientation
 
 __all__ = ["ATTRIBUTE", "BufferDataset", "BufferFrames", "is_format", "open_dataset", "store_labels"]

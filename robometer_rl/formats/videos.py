@@ -33,7 +33,7 @@ What is written: a folder with ``labels.csv``, one row per frame with the column
 ``seconds``, ``progress``, ``success``, ``reward`` and ``success_detected``. ``seconds`` is when the frame is shown,
 since the first one, as the file has it; nothing for files without times. The row of frame t + 1 has the reward of step
 t, and that of the first frame has none; ``success_detected`` is 1 where the success rule holds. Numbers are written so
-that they read back exactly. Beside it is ``robometer.json``, see `robometer_rl.formats.metadata`. The videos are not
+that they read back exactly. Beside it is ``robometer.json``, see `robometer_rl.formats.dataset`. The videos are not
 touched.
 """
 
@@ -53,7 +53,7 @@ from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import check_destination, inside, new_directory
-from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.conventions import Assumptions, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeLabels,
@@ -64,10 +64,12 @@ from robometer_rl.formats.dataset import (
     RecordedFacts,
     RelabelDataset,
     WriteMode,
+    default_output,
+    fingerprint,
+    read_metadata,
+    write_metadata,
 )
-from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.jsonl import Field, Line, RecordError, check_record, is_text, read_lines
-from robometer_rl.formats.metadata import read_metadata, write_metadata
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.formats.trajectories import fingerprint as text_fingerprint
 from robometer_rl.frames import FrameError

@@ -18,11 +18,10 @@ from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.batches import PACK_TOKENS
-from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_process, run_facts
+from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_process, run_facts, verify_labels
 from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report
-from robometer_rl.relabeling.verify import verify_labels
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import Mode, RewardSpec
 from robometer_rl.video.lazy import Orientation

@@ -2,7 +2,8 @@
 
 Where packs are decoded and scored is the business of an `Engine`: in this process (`one_process`), or in workers that
 Ray runs on other machines (`robometer_rl.relabeling.ray_engine`). Packs, how they are scored and the journal are the
-same, and so are the labels.
+same, and so are the labels. `verify_labels` takes a second look at them: a random sample of episodes is read and
+scored again, one at a time.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robometer_rl.data.reading import Unreadable
-from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset
-from robometer_rl.formats.destinations import fingerprint
+from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset, fingerprint
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
@@ -32,9 +33,27 @@ from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
-__all__ = ["Engine", "Labeller", "NothingLabelledError", "label_dataset", "one_process", "run_facts"]
+__all__ = [
+    "SAMPLE",
+    "Engine",
+    "Labeller",
+    "NothingLabelledError",
+    "Verification",
+    "VerificationError",
+    "label_dataset",
+    "one_process",
+    "run_facts",
+    "verify_labels",
+]
 
 logger = logging.getLogger(__name__)
+
+SAMPLE: Final = 16
+"""Episodes that are scored again."""
+
+# Episodes were labelled in packs and are scored alone here: a network sums in another order then.
+_TOLERANCE: Final = {"float32": 1e-4}
+_TOLERANCE_OF_HALF_PRECISION: Final = 3e-2
 
 
 class NothingLabelledError(ValueError):
@@ -227,6 +246,70 @@ def label_dataset(
         reason = f"the first, {skipped[0].name}, because {skipped[0].reason}" if skipped else "because there are none"
         raise NothingLabelledError(f"no episode of {dataset.options.path} could be labelled: {reason}")
     return Labels(episodes, skipped, labeller.provenance(dataset))
+
+
+class VerificationError(ValueError):
+    """An episode has other labels when it is scored again; the message names it and how far they differ."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a verification went.
+
+    Attributes:
+        episodes: Keys of the episodes that were scored again.
+        difference: The largest difference in progress or success probability.
+    """
+
+    episodes: tuple[str, ...]
+    difference: float
+
+
+def verify_labels(
+    dataset: RelabelDataset,
+    labeller: Labeller,
+    labels: Labels,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    engine: Engine = one_process,
+) -> Verification:
+    """Scores a random sample of labelled episodes again.
+
+    Args:
+        dataset: The dataset.
+        labeller: The one that made the labels.
+        labels: The labels.
+        sample: Number of episodes; all of them if they are fewer.
+        seed: Of the sample.
+        engine: Where they are scored.
+
+    Raises:
+        VerificationError: Progress or success of one differs by more than 1e-4, or 3e-2 in half precision.
+    """
+    keys = sorted(labels.episodes)
+    places = np.random.default_rng(seed).permutation(len(keys))[:sample]
+    chosen = [keys[place] for place in sorted(places.tolist())]
+    tolerance = _TOLERANCE.get(labeller.model.dtype, _TOLERANCE_OF_HALF_PRECISION)
+    largest = 0.0
+    with closing(engine(dataset, labeller, chosen, pack_tokens=1)) as coming:
+        for key, again in zip(chosen, chain.from_iterable(coming), strict=True):
+            if isinstance(again, Unreadable):
+                raise VerificationError(f"episode {key} was labelled and cannot be read any more: {again.reason}")
+            difference = _difference(labels.episodes[key], again)
+            if not difference <= tolerance:
+                raise VerificationError(
+                    f"episode {key} has other labels when it is scored again: progress or success differs by "
+                    f"{difference:.2g}, expected {tolerance:g} at most"
+                )
+            largest = max(largest, difference)
+    return Verification(tuple(chosen), largest)
+
+
+def _difference(first: EpisodeLabels, second: EpisodeLabels) -> float:
+    if len(first.progress) != len(second.progress):
+        return float("inf")
+    pairs = ((first.progress, second.progress), (first.success, second.success))
+    return max(float(np.abs(one - other).max()) for one, other in pairs)
 
 
 def _average(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from robometer_rl.formats import dataset
-from robometer_rl.formats.dataset import EpisodeError, Provenance, RecordedEpisode
+from robometer_rl.formats.dataset import EpisodeError, Provenance, RecordedEpisode, default_output, fingerprint
 from robometer_rl.frames import FrameError
 from robometer_rl.relabeling.engine import Labeller
 from robometer_rl.rewards import RewardSpec
@@ -57,3 +58,21 @@ def test_provenance_survives_json():
     assert provenance.spec == labeller.spec
     with pytest.raises(ValueError, match="this release reads"):
         Provenance.from_dict(stored | {"mood": "good"})
+
+
+def test_a_fingerprint_tells_changes_of_files_keys_and_facts(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("x")
+    os.utime(path, ns=(0, 0))
+    before = fingerprint(["a", "b"], [path], 1)
+    assert fingerprint(["a", "b"], [path], 1) == before
+    assert fingerprint(["ab"], [path], 1) != before
+    assert fingerprint(["a", "b"], [path], 2) != before
+    os.utime(path, ns=(0, 1))
+    assert fingerprint(["a", "b"], [path], 1) != before
+
+
+def test_outputs_are_named_after_their_dataset(tmp_path):
+    (tmp_path / "data.v2").mkdir()
+    assert default_output(tmp_path / "data.v2").name == "data.v2-robometer"
+    assert default_output(tmp_path / "buffer.pkl").name == "buffer-robometer.pkl"

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from robometer_rl.data.reading import Unreadable
+from robometer_rl.formats.dataset import Labels
 from robometer_rl.frames import NestedFrames, TaskError
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.prediction import NonFiniteOutputError
-from robometer_rl.relabeling.engine import Labeller, NothingLabelledError, label_dataset, run_facts
+from robometer_rl.relabeling.engine import (
+    Labeller,
+    NothingLabelledError,
+    VerificationError,
+    label_dataset,
+    run_facts,
+    verify_labels,
+)
 from robometer_rl.relabeling.journal import Journal, JournalError
 from robometer_rl.rewards import RewardSpec
 from tests.fixed_models import BrokenModel, PixelModel
@@ -149,3 +158,34 @@ def test_the_embedded_model_labels_in_packs_what_it_pays_live():
         for key, recorded in episodes.items():
             expected = live_rewards(recorded, model, RewardSpec("delta"), protocol)
             np.testing.assert_allclose(labels.episodes[key].rewards, expected, rtol=0, atol=1e-4)
+
+
+EQUALLY_LONG = {str(number): record(4, number) for number in range(10)}
+DATA, LABELLER = MemoryDataset(EQUALLY_LONG), Labeller(PixelModel())
+
+
+def with_wrong_progress(labels: Labels, by: float) -> Labels:
+    episodes = {key: replace(episode, progress=episode.progress + by) for key, episode in labels.episodes.items()}
+    return replace(labels, episodes=episodes)
+
+
+def test_a_sample_is_scored_again():
+    labels = label_dataset(DATA, LABELLER)
+    found = verify_labels(DATA, LABELLER, labels, sample=4, seed=1)
+    assert len(set(found.episodes)) == 4
+    assert found.difference == 0.0
+    assert len(verify_labels(DATA, LABELLER, labels).episodes) == 10
+    assert verify_labels(DATA, LABELLER, labels, sample=4, seed=2).episodes != found.episodes
+
+
+def test_other_labels_are_an_error_that_names_the_episode():
+    labels = label_dataset(DATA, LABELLER)
+    assert verify_labels(DATA, LABELLER, with_wrong_progress(labels, 5e-5)).difference == pytest.approx(5e-5, rel=0.1)
+    with pytest.raises(VerificationError, match=r"episode \d has other labels .* 0.0003"):
+        verify_labels(DATA, LABELLER, with_wrong_progress(labels, 3e-4))
+
+
+def test_an_episode_that_vanished_is_an_error():
+    labels = label_dataset(DATA, LABELLER)
+    with pytest.raises(VerificationError, match="a hole in the file"):
+        verify_labels(MemoryDataset(EQUALLY_LONG, broken=frozenset(EQUALLY_LONG)), LABELLER, labels)

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.cameras import Cameras, cameras_among
+from robometer_rl.formats.conventions import Cameras, cameras_among
 from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, open_hdf5, read_values, selection
 from robometer_rl.formats.trajectories import success_of_frames
 from robometer_rl.frames import FrameError, rgb_shape

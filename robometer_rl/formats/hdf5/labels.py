@@ -29,7 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.files import check_destination, check_outside, new_directory, new_file
-from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, LabelWriter, Provenance
+from robometer_rl.formats.dataset import (
+    EpisodeError,
+    EpisodeLabels,
+    Labels,
+    LabelWriter,
+    Provenance,
+    read_metadata,
+    write_metadata,
+)
 from robometer_rl.formats.hdf5.demonstrations import (
     LABELS_GROUP,
     ORIGINAL_REWARDS,
@@ -37,7 +45,6 @@ from robometer_rl.formats.hdf5.demonstrations import (
     demonstration_names,
 )
 from robometer_rl.formats.hdf5.files import DAMAGE, open_hdf5, take_in
-from robometer_rl.formats.metadata import read_metadata, write_metadata
 
 if TYPE_CHECKING:
     import h5py

@@ -32,8 +32,7 @@ import numpy as np
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.cameras import Cameras
+from robometer_rl.formats.conventions import Assumptions, Cameras, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeError,
@@ -42,8 +41,9 @@ from robometer_rl.formats.dataset import (
     RecordedFacts,
     RelabelDataset,
     WriteMode,
+    default_output,
+    fingerprint,
 )
-from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
 from robometer_rl.formats.hdf5.demonstrations import (
     Demonstration,
     HDF5Frames,

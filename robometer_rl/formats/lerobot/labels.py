@@ -45,9 +45,16 @@ from numpy.typing import NDArray
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
-from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance
+from robometer_rl.formats.dataset import (
+    EpisodeLabels,
+    Labels,
+    LabelWriter,
+    Provenance,
+    metadata,
+    read_metadata,
+    write_metadata,
+)
 from robometer_rl.formats.lerobot.layout import LeRobotLayout, column_values, open_parquet
-from robometer_rl.formats.metadata import metadata, read_metadata, write_metadata
 
 if TYPE_CHECKING:
     import pyarrow as pa

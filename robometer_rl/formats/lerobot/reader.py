@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError, attempt
 from robometer_rl.data.trajectory import QualityLabel
-from robometer_rl.formats.assumptions import Assumptions
+from robometer_rl.formats.conventions import Assumptions, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     LabelWriter,
@@ -43,9 +43,9 @@ from robometer_rl.formats.dataset import (
     RecordedFacts,
     RelabelDataset,
     WriteMode,
+    default_output,
+    fingerprint,
 )
-from robometer_rl.formats.destinations import choose_cameras, default_output, fingerprint
-from robometer_rl.formats.encoded_images import EncodedImages
 from robometer_rl.formats.lerobot.labels import (
     REWARD,
     SUCCESS,
@@ -59,6 +59,7 @@ from robometer_rl.formats.trajectories import Stated, success_of_frames, traject
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
 from robometer_rl.video.decoding import TimedFrames, VideoFile, index_file
+from robometer_rl.video.images import EncodedImages
 from robometer_rl.video.lazy import Orientation
 
 __all__ = [
@@ -323,7 +324,7 @@ def frame_times(stored: NDArray[np.floating], fps: float, tolerance_s: float = T
 
 @dataclass(frozen=True)
 class ParquetImages:
-    """Encoded images in a column of a Parquet file; see `robometer_rl.formats.encoded_images.ImageFiles`.
+    """Encoded images in a column of a Parquet file; see `robometer_rl.video.images.ImageFiles`.
 
     Attributes:
         path: The file.

@@ -13,7 +13,7 @@ Parquet, and four infos are added, T + 1 long as those of a collector are, whose
 ``robometer_original_rewards`` float64 (T + 1,), of the step before; NaN at the reset
 ============================== =====================================================================
 
-The metadata of the data set hold ``robometer``, see `robometer_rl.formats.metadata.metadata`.
+The metadata of the data set hold ``robometer``, see `robometer_rl.formats.dataset.metadata`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
-from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance
+from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance, metadata, stored_provenance
 from robometer_rl.formats.hdf5.files import open_hdf5, take_in
-from robometer_rl.formats.metadata import metadata, stored_provenance
 from robometer_rl.formats.minari.layout import HDF5_FILE, METADATA_FILE, episode_files, read_table
 
 __all__ = ["ORIGINAL_REWARDS", "MinariWriter"]

@@ -33,8 +33,7 @@ from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_regular, inside
-from robometer_rl.formats.assumptions import Assumptions
-from robometer_rl.formats.cameras import Cameras, cameras_among
+from robometer_rl.formats.conventions import Assumptions, Cameras, cameras_among, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeError,
@@ -43,8 +42,8 @@ from robometer_rl.formats.dataset import (
     RecordedFacts,
     RelabelDataset,
     WriteMode,
+    fingerprint,
 )
-from robometer_rl.formats.destinations import choose_cameras, fingerprint
 from robometer_rl.formats.minari.labels import ORIGINAL_REWARDS, MinariWriter
 from robometer_rl.formats.minari.layout import (
     HDF5_FILE,

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
 from robometer_rl.data.reading import SourceError
-from robometer_rl.formats.cameras import cameras_among, choose_camera
+from robometer_rl.formats.conventions import Assumptions, cameras_among, choose_camera, choose_cameras
 
 ARRAYS = {
     "front": ((9, 64, 64, 3), np.dtype("uint8")),
@@ -36,3 +38,26 @@ def test_a_camera_that_cannot_be_shown_is_refused_with_the_reason():
         choose_camera("it", found.names, "top", found.refused)
     with pytest.raises(SourceError, match=r"no pictures in colour .*depth cannot be shown"):
         choose_camera("it", (), None, found.refused)
+
+
+def test_an_assumption_is_said_once_and_what_is_stated_is_none(caplog):
+    assumed = Assumptions("lift.hdf5")
+    with caplog.at_level(logging.INFO, "robometer_rl"):
+        assert assumed.orientation("rotate") == "rotate"
+        assert caplog.messages == []
+        for _ in range(2):
+            assert assumed.orientation(None) == "as_stored"
+        assert assumed.orientation(None, "flip", "upside down") == "flip"
+    assert caplog.messages == [
+        "lift.hdf5: pictures are shown as they are stored (the data do not say how they hang); "
+        "--orientation says otherwise",
+        "lift.hdf5: pictures are shown with their rows in the other order (upside down); --orientation says otherwise",
+    ]
+
+
+def test_cameras_are_chosen_by_name():
+    assert choose_cameras("x", ("a",), ()) == ("a",)
+    assert choose_cameras("x", ("a", "b"), ("b", "a", "b")) == ("b", "a")
+    for asked in ((), ("c",)):
+        with pytest.raises(SourceError, match="expected one of a, b"):
+            choose_cameras("x", ("a", "b"), asked)

@@ -1,7 +1,8 @@
-"""Which of several cameras is read, and which arrays are pictures at all: by shape and type, before a pixel is read."""
+"""What data sets leave open: which arrays are pictures, which camera is read, and how the pictures hang."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -9,11 +10,19 @@ import numpy as np
 
 from robometer_rl.data.reading import SourceError
 from robometer_rl.frames import FrameError, rgb_shape
+from robometer_rl.video.lazy import Orientation
 
-__all__ = ["Cameras", "cameras_among", "choose_camera"]
+__all__ = ["Assumptions", "Cameras", "cameras_among", "choose_camera", "choose_cameras"]
+
+logger = logging.getLogger(__name__)
 
 _SMALLEST: Final = 8  # pixels of a grey picture's side; smaller ones are matrices
 _LISTED: Final = 5
+_SHOWN: Final[Mapping[Orientation, str]] = {
+    "as_stored": "as they are stored",
+    "flip": "with their rows in the other order",
+    "rotate": "turned by 180 degrees",
+}
 
 
 class Cameras(NamedTuple):
@@ -81,3 +90,46 @@ def choose_camera(
     others = "; ".join(f"{name} cannot be shown: {why}" for name, why in list(refused.items())[:_LISTED])
     none = f"none: it holds no pictures in colour ({others})" if others else "none: it holds no pictures"
     raise SourceError(f"{where}: {given}; expected one of {', '.join(cameras) or none}")
+
+
+def choose_cameras(
+    where: object, cameras: tuple[str, ...], asked: tuple[str, ...], refused: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """The cameras asked for, each once, or the only one there is; raises `SourceError` like `choose_camera`."""
+    return tuple(dict.fromkeys(choose_camera(where, cameras, name, refused) for name in asked or (None,)))
+
+
+class Assumptions:
+    """Says each assumption about a data set once, in one line of the log.
+
+    Attributes:
+        where: What the lines call the data set.
+    """
+
+    def __init__(self, where: object) -> None:
+        self.where = where
+        self._said: set[str] = set()
+
+    def say(self, text: str) -> None:
+        """Logs ``text``, unless it was logged before."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.info("%s: %s", self.where, text)
+
+    def orientation(
+        self,
+        stated: Orientation | None,
+        found: Orientation = "as_stored",
+        why: str = "the data do not say how they hang",
+    ) -> Orientation:
+        """How pictures are shown: as the user states it, or else as ``found``, which is said.
+
+        Args:
+            stated: What the user says.
+            found: What the data set says, or what is customary in its format.
+            why: Where that is known from, or that it is not.
+        """
+        if stated is not None:
+            return stated
+        self.say(f"pictures are shown {_SHOWN[found]} ({why}); --orientation says otherwise")
+        return found
