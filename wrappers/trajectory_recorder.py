@@ -181,8 +181,7 @@ class TrajectoryRecorder:
         self._origins: list[_Origin | None] = [None] * num_envs
         self._written: set[str] = set()
         self.store = store if isinstance(store, TrajectoryStore) else TrajectoryStore(store)
-        columns = self.store.columns("data_source", "skill", "seed", "split")
-        self._seeds = set(zip(*(columns[name] for name in ("data_source", "split", "skill", "seed")), strict=True))
+        self._seeds = _recorded(self.store)
 
     @property
     def over(self) -> NDArray[np.bool_]:
@@ -355,6 +354,14 @@ class RecordingWrapper:
     def is_recorded(self, seed: int) -> bool:
         """Whether the store has the episode that a reset with ``seed`` begins, of the present skill."""
         return self._recorder.is_recorded(seed)
+
+
+def _recorded(store: TrajectoryStore) -> set[tuple[str, str, str | None, int | None]]:
+    """Data source, split, skill and seed of what the store has."""
+    if not len(store):  # perhaps there is none yet
+        return set()
+    columns = store.columns("data_source", "split", "skill", "seed")
+    return set(zip(columns["data_source"], columns["split"], columns["skill"], columns["seed"], strict=True))
 
 
 def _check_counts(every: Any, size: Any) -> None:

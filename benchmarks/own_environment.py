@@ -1,0 +1,227 @@
+"""A reward for somebody else's environment: recorded, adapted and judged on four of them.
+
+    python -m benchmarks.own_environment
+    python -m benchmarks.own_environment --worlds pusht reacher --labels progress --seeds 0
+    python -m benchmarks.own_environment --smoke      # minutes: the smallest sizes
+
+Needs the extras ``foreign``, ``robosuite`` and ``adapt``. Goes on where it was stopped: recordings, adapted models and
+numbers are kept under ``outputs/own_environment``. Each model is judged on episodes of seeds that it has not seen:
+
+* ``success_above_failure``: pairs of a success and a failure whose final progress is in the right order.
+* ``success_auroc``: of the success probability in the last frame.
+* ``final``, ``true_final``: progress in the last frame by kind of episode, and what the simulator says of it.
+* ``correlation``: of progress and truth over all frames, beside those of a clock and of the model shown single frames.
+* ``still``: how much progress moves while one picture is shown over and over.
+* ``wrapped_return``: what `RobometerReward` pays experts in the running environment, less what it pays random motion.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, play, record, relabelled
+from benchmarks.foreign.worlds import KINDS, World
+from robometer_rl import RewardSpec, load_reward_model
+from robometer_rl.adapting.adapt import CHECKPOINT, adapt
+from robometer_rl.adapting.config import AdaptConfig
+from robometer_rl.adapting.examples import make_examples
+from robometer_rl.adapting.verdict import Seen, ask
+from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.evaluation.metrics import auroc, pearson, ranking_accuracy
+from robometer_rl.files import write_text
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.provenance import provenance
+from robometer_rl.wrappers import RobometerReward
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options.
+
+    Attributes:
+        worlds: Which environments.
+        labels: What is said of each frame of the recordings.
+        episodes: How many episodes there are to learn from; several numbers for a curve.
+        seeds: Of the training episodes and of adapting.
+        test: Episodes to judge by.
+        minutes: How long a model may take.
+        steps: Steps of training, if the time is enough.
+        size: Pixels of a frame.
+        wrapped: Episodes of experts, and of random motion, that are paid in the running environment.
+        output: Where recordings and models go.
+        name: Of the file with the results.
+        smoke: Run at the smallest sizes, to see that it works.
+    """
+
+    worlds: tuple[str, ...] = tuple(WORLDS)
+    labels: tuple[str, ...] = LABELS
+    episodes: tuple[int, ...] = (60,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    test: int = 36
+    minutes: float = 10.0
+    steps: int = 2000
+    size: int = 128
+    wrapped: int = 6
+    output: Path = Path("outputs/own_environment")
+    name: str = "own_environment"
+    smoke: bool = False
+
+    def __post_init__(self) -> None:
+        for given, known in ((self.worlds, list(WORLDS)), (self.labels, list(LABELS))):
+            if unknown := sorted(set(given) - set(known)):
+                raise ValueError(f"unknown {unknown}; expected some of {known}")
+
+
+def smallest(args: Args) -> Args:
+    """What takes minutes."""
+    return replace(
+        args, labels=("progress",), episodes=(12,), seeds=(0,), test=6, minutes=0.3, steps=10, wrapped=1,
+        output=args.output / "smoke", name=f"{args.name}_smoke", smoke=False,
+    )  # fmt: skip
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Everything."""
+    if args.smoke:
+        return main(smallest(args))
+    results = []
+    for name in args.worlds:
+        for seed in args.seeds:
+            world = WORLDS[name]()
+            folder = args.output / f"{name}-{seed}"
+            store = record(
+                world, folder / "recordings", train=max(args.episodes), test=args.test, seed=seed, size=args.size
+            )
+            for labels in args.labels:
+                for episodes in args.episodes:
+                    results.append(_result(args, world, store, folder, labels, episodes, seed))
+                    _write(args, results)
+    _show(results)
+    return {"results": results}
+
+
+def _result(
+    args: Args, world: World, store: TrajectoryStore, folder: Path, labels: str, episodes: int, seed: int
+) -> dict[str, Any]:
+    """Of one model, which is made and judged if that has not been done."""
+    run = folder / f"{labels}-{episodes}"
+    found = run / "result.json"
+    if found.exists():
+        return json.loads(found.read_text())
+    taken = _adapted(args, store, run, labels, episodes, seed)
+    model = load_reward_model(str(run / "model" / CHECKPOINT))
+    test = [trajectory for trajectory in store if trajectory.split == "test"]
+    result = {
+        "world": world.name,
+        "labels": labels,
+        "episodes": episodes,
+        "seed": seed,
+        "seconds": taken,
+        "verdict": json.loads((run / "model" / "verdict.json").read_text()),
+        **_measures(test, ask(model, make_examples(test)), world),
+        "wrapped_return": _wrapped(model, world, args),
+    }
+    write_text(found, json.dumps(result, indent=2))
+    return result
+
+
+def _adapted(args: Args, store: TrajectoryStore, run: Path, labels: str, episodes: int, seed: int) -> float:
+    """Makes the model; returns the seconds that it took."""
+    began = time.monotonic()
+    part = TrajectoryStore(run / "recordings")
+    # Of the seeds in their order the first so many: experts and failures are as mixed in a small set as in a large one.
+    chosen = sorted((each for each in store if each.split == "train"), key=lambda each: each.seed or 0)[:episodes]
+    for trajectory in chosen:
+        if trajectory.id not in part:
+            part.append(relabelled(trajectory, labels))
+    adapt(AdaptConfig(part.path, run / "model", minutes=args.minutes, steps=args.steps, seed=seed))
+    return time.monotonic() - began
+
+
+def _measures(test: Sequence[Trajectory], seen: Sequence[Seen], world: World) -> dict[str, Any]:
+    succeeded = [trajectory.quality_label == "successful" for trajectory in test]
+    truth = [np.asarray(trajectory.progress) for trajectory in test]
+    clock = [np.asarray(trajectory.steps) / world.max_steps for trajectory in test]
+    kinds = [kind for kind in KINDS if any(trajectory.skill == kind for trajectory in test)]
+
+    def by_kind(values: Sequence[float]) -> dict[str, float]:
+        return {
+            kind: float(np.mean([value for value, each in zip(values, test, strict=True) if each.skill == kind]))
+            for kind in kinds
+        }
+
+    def above(values: Sequence[float]) -> float:
+        return ranking_accuracy(values, np.array(succeeded, float))
+
+    everything = np.concatenate(truth)
+    return {
+        "success_above_failure": above([each.final for each in seen]),
+        "success_above_failure_clock": above([float(each[-1]) for each in clock]),
+        "success_above_failure_one_frame": above([float(each.alone[-1]) for each in seen]),
+        "success_auroc": auroc([float(each.success[-1]) for each in seen], succeeded),
+        "final": by_kind([each.final for each in seen]),
+        "true_final": by_kind([float(each[-1]) for each in truth]),
+        "correlation": pearson(np.concatenate([each.progress for each in seen]), everything),
+        "correlation_clock": pearson(np.concatenate(clock), everything),
+        "correlation_one_frame": pearson(np.concatenate([each.alone for each in seen]), everything),
+        "still": max(each.still for each in seen),
+    }
+
+
+def _wrapped(model: RewardModel, world: World, args: Args) -> dict[str, float]:
+    env = RobometerReward(
+        world.make(args.size), model, world.task, RewardSpec(every=world.every), success_key=world.success_key
+    )
+    try:
+        paid = {
+            kind: [play(env, world, kind, TEST_SEEDS + 1000 + index) for index in range(args.wrapped)]
+            for kind in ("expert", "random")
+        }
+    finally:
+        env.close()
+    means = {kind: float(np.mean(values)) for kind, values in paid.items()}
+    return {**means, "difference": means["expert"] - means["random"]}
+
+
+def _write(args: Args, results: Sequence[dict[str, Any]]) -> None:
+    content = {
+        "options": {name: value for name, value in vars(args).items() if name not in ("output", "name", "smoke")},
+        "origin": provenance(),
+        "results": list(results),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{args.name}.json", json.dumps(content, indent=2) + "\n")
+
+
+def _show(results: Sequence[dict[str, Any]]) -> None:
+    kinds = ("expert", "wrong_place", "no_contact", "random")
+    table = Table(title="final progress by kind, the truth in brackets")
+    for name in ("world", "labels", "order", "AUROC", *kinds, "return", "seconds"):
+        table.add_column(name, no_wrap=True)
+    for each in results:
+        finals = [
+            f"{each['final'][kind]:.2f} ({each['true_final'][kind]:.2f})" for kind in kinds if kind in each["final"]
+        ]
+        table.add_row(
+            each["world"], f"{each['labels']} {each['episodes']}", f"{each['success_above_failure']:.2f}",
+            f"{each['success_auroc']:.2f}", *finals, *[""] * (len(kinds) - len(finals)),
+            f"{each['wrapped_return']['difference']:.2f}", f"{each['seconds']:.0f}",
+        )  # fmt: skip
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
