@@ -87,6 +87,7 @@ FOR_SERVE = {
         "gate": "prometheus_client",
         "metrics": "prometheus_client",
         "model_thread": "prometheus_client",
+        "replicas": "prometheus_client",
         "reference_routes": "fastapi",
         "routes": "fastapi",
         "service": "fastapi",

@@ -6,9 +6,12 @@ import asyncio
 import ipaddress
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -22,7 +25,8 @@ from robometer_rl.report.terminal import open_console
 from robometer_rl.serving.limits import Limits
 
 if TYPE_CHECKING:
-    from robometer_rl.serving.service import RewardServer
+    from robometer_rl.serving.gate import Door
+    from robometer_rl.serving.service import Settings
 
 __all__ = ["ServeConfig", "read_token", "run_serve", "serve"]
 
@@ -61,6 +65,10 @@ class ServeConfig:
     """Forget a stream that was not used for so many seconds."""
     grace_s: float = 20.0
     """Seconds that requests have to be answered after SIGTERM."""
+    replicas: int = 1
+    """Copies of the model, each on a GPU of its own if there are; more than one are run by Ray (docs/serving.md)."""
+    gpus_per_replica: float | None = None
+    """GPUs of a replica; 1 where the device is 'cuda' if not given, else 0."""
     ssl_certfile: Path | None = None
     """Certificate, for https."""
     ssl_keyfile: Path | None = None
@@ -71,6 +79,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"port is {self.port}; expected 0 to 65535")
+        if self.replicas < 1:
+            raise ValueError(f"replicas is {self.replicas}; expected 1 or more")
         for name in ("stream_memory_gb", "lease_s", "grace_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
@@ -78,7 +88,7 @@ class ServeConfig:
 
 def run_serve(config: ServeConfig) -> None:
     """Serves until SIGTERM or Ctrl-C; what is being answered then is finished."""
-    serve(config, lambda: load_reward_model(config.model, config.device, config.dtype))
+    serve(config, partial(load_reward_model, config.model, config.device, config.dtype))
 
 
 def read_token(config: ServeConfig) -> str | None:
@@ -114,8 +124,7 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
     for package in ("fastapi", "prometheus_client", "python_multipart"):
         require(package, "serve")
     uvicorn = require("uvicorn", "serve")
-    from robometer_rl.serving.app import application
-    from robometer_rl.serving.service import RewardServer, Settings
+    from robometer_rl.serving.service import Settings
 
     settings = Settings(
         limits=config.limits,
@@ -125,22 +134,60 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
         reference_routes=not config.no_reference_routes,
     )
     with _listening(config.host, config.port) as listener:
-        server = RewardServer(load, settings)
+        service = _service(config, load, settings)
         scheme = "http" if config.ssl_certfile is None else "https"
         where = f"{scheme}://{_in_address(config.host)}:{listener.getsockname()[1]}"
         options = uvicorn.Config(
-            application(server),
+            service.app,
             log_level="warning",
             access_log=False,
             timeout_keep_alive=75,
             ssl_certfile=config.ssl_certfile,
             ssl_keyfile=config.ssl_keyfile,
         )
-        asyncio.run(_until_stopped(uvicorn.Server(options), server, listener, config, where))
+        asyncio.run(_until_stopped(uvicorn.Server(options), service, listener, config, where))
+        service.close()
     open_console().print("stopped; clients go on when the server is started again", soft_wrap=True)
 
 
-async def _until_stopped(uvicorn: Any, server: RewardServer, listener: Any, config: ServeConfig, where: str) -> None:
+@dataclass(frozen=True)
+class _Service:
+    """What answers.
+
+    Attributes:
+        app: The ASGI application.
+        door: Who may come in.
+        loaded: Done when requests can be answered.
+        ended: Done when they cannot be any more.
+        close: Ends it.
+    """
+
+    app: Any
+    door: Door
+    loaded: Future[Any]
+    ended: Future[None]
+    close: Callable[[], None]
+
+
+def _service(config: ServeConfig, load: Callable[[], RewardModel], settings: Settings) -> _Service:
+    """The model in this process, or replicas of it in others."""
+    if config.replicas > 1:
+        require("ray.serve", "ray")
+        from robometer_rl.serving.replicas import Replicas
+
+        gpus = config.gpus_per_replica
+        if gpus is None:
+            gpus = float(config.device.startswith("cuda"))
+        several = Replicas(load, settings, config.replicas, gpus, config.grace_s)
+        return _Service(several.app, several.door, several.loaded, several.ended, several.close)
+    from robometer_rl.serving.app import application
+    from robometer_rl.serving.service import RewardServer
+
+    server = RewardServer(load, settings)
+    return _Service(application(server), server.door, server.thread.loaded, server.thread.ended, server.thread.close)
+
+
+async def _until_stopped(uvicorn: Any, service: _Service, listener: Any, config: ServeConfig, where: str) -> None:
     """Answers from the first moment on, with 503 until the model is there."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -152,34 +199,36 @@ async def _until_stopped(uvicorn: Any, server: RewardServer, listener: Any, conf
 
     uvicorn.handle_exit = stop
     answering = asyncio.create_task(uvicorn.serve(sockets=[listener]))
-    loading, ended = asyncio.wrap_future(server.thread.loaded), asyncio.wrap_future(server.thread.ended)
+    loading, ended = asyncio.wrap_future(service.loaded), asyncio.wrap_future(service.ended)
     stopped = asyncio.create_task(stopping.wait())
     console = open_console()
     console.print(f"listening at {where}; loading {config.model}", soft_wrap=True)
     await asyncio.wait({answering, loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if loading.done() and loading.exception() is None:
-        model = loading.result()
-        console.print(f"serving {model.model_id} at {where}", soft_wrap=True)
+        # Ray has put handlers of its own before them.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        console.print(f"serving {config.model} at {where}", soft_wrap=True)
         await asyncio.wait({answering, stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
     broken = ended.exception() if ended.done() else None
     if broken is not None:
         uvicorn.should_exit = uvicorn.force_exit = True
         raise broken
-    await _drain(server, config.grace_s)
+    await _drain(service.door, config.grace_s)
     uvicorn.should_exit = True
     await answering
     stopped.cancel()
 
 
-async def _drain(server: RewardServer, seconds: float) -> None:
+async def _drain(door: Door, seconds: float) -> None:
     """Lets requests be answered that have begun."""
-    server.door.draining = True
+    door.draining = True
     try:
         async with asyncio.timeout(seconds):
-            while server.door.requests:
+            while door.requests:
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        logger.warning("%d requests were not answered within %g s", server.door.requests, seconds)
+        logger.warning("%d requests were not answered within %g s", door.requests, seconds)
 
 
 def _listening(host: str, port: int) -> socket.socket:

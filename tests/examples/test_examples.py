@@ -48,6 +48,14 @@ def test_sb3_metaworld_keeps_what_it_was_paid_beside_what_it_achieved(tmp_path: 
     assert (folder / "result.json").read_text() == before, "a finished run is not repeated"
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+def test_sb3_remote_is_paid_by_other_processes(tmp_path: Path, servers: int) -> None:
+    shown = run("sb3_remote", tmp_path, "--model", str(CHECKPOINT), "--servers", str(servers))
+    assert shown.count("serving ") == servers
+    assert f"80 rewards from {','.join(line.split()[-1] for line in shown.splitlines() if 'serving ' in line)}" in shown
+    assert (tmp_path / "agent.zip").is_file()
+
+
 def test_offline_policy_ranking_records_and_ranks(tmp_path: Path) -> None:
     shown = run("offline_policy_ranking", tmp_path, "--model", str(CHECKPOINT))
     assert "Kendall's tau_a" in shown

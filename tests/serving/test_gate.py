@@ -424,5 +424,6 @@ def test_damaged_requests_harm_nobody() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_ten_thousand_damaged_requests_harm_nobody() -> None:
     check_anything(10_000)

@@ -132,6 +132,7 @@ def test_clients_do_not_touch_each_others_histories(running: Running, local: Rew
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_eight_clients_for_two_thousand_steps(running: Running, local: RewardModel) -> None:
     check_clients(running, local, clients=8, steps=2000)
 

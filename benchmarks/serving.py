@@ -1,0 +1,259 @@
+"""What a reward model costs behind HTTP, beside what it costs in the same process.
+
+    python -m benchmarks.serving
+    python -m benchmarks.serving --clients 1 4 --steps 20 --rounds 1 --no-replicas
+
+The server is ``robometer-rl serve`` in a process of its own, clients are threads of this one. Local and remote take
+turns, so that what else the machine does hits both:
+
+    append      one frame to each of as many histories as there are clients: a local stream of all of them in one call,
+                against clients with one history each
+    reference   the same frames through ``/evaluate_batch_npy``, which knows no histories: every step sends all that its
+                protocol shows
+    peek        16 candidates for one history, against 16 streams with one candidate each
+    replicas    clips through two replicas that Ray runs, against one server
+
+Writes results/serving.json: milliseconds (median and 99th percentile over calls) and frames per second.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.recording import write_result
+from robometer_rl import Clip, RewardModel, load_reward_model
+from robometer_rl.serving.connection import Connection
+from robometer_rl.serving.reference_client import ReferenceServerModel
+
+TASK = "open the drawer"
+CANDIDATES = 16
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options.
+
+    Attributes:
+        model: Whatever ``load_reward_model`` takes.
+        device: Where it runs.
+        clients: Numbers of clients.
+        size: Height and width of frames.
+        steps: Steps per round.
+        rounds: How often each is timed.
+        replicas: Whether two replicas are measured, which takes Ray.
+        name: Of the result.
+    """
+
+    model: str = "mini"
+    device: str = "cpu"
+    clients: tuple[int, ...] = (1, 4, 16, 64)
+    size: int = 128
+    steps: int = 60
+    rounds: int = 3
+    replicas: bool = True
+    name: str = "serving"
+
+
+Times = list[float]
+"""Seconds of each call."""
+
+
+@contextmanager
+def server(arguments: Args, *words: str) -> Iterator[str]:
+    """A server in a process of its own, and its address."""
+    program = "from robometer_rl.cli import main; raise SystemExit(main())"
+    options = ["serve", "--model", arguments.model, "--device", arguments.device, "--port", "0", *words]
+    with subprocess.Popen([sys.executable, "-c", program, *options], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield next(found[1] for line in process.stdout if (found := re.match(r"serving .* at (http\S+)", line)))
+        finally:
+            process.terminate()
+
+
+def frames(arguments: Args, count: int) -> NDArray[np.uint8]:
+    """(steps, count, size, size, 3) noise: what is shown changes nothing of what it costs."""
+    shape = (arguments.steps, count, arguments.size, arguments.size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def at_once(jobs: Sequence[Callable[[], Times]]) -> tuple[Times, float]:
+    """Times of all calls of jobs on a thread each, and seconds until all have ended."""
+    times: list[Times] = [[] for _ in jobs]
+    begin = threading.Barrier(len(jobs) + 1)
+
+    def run(number: int) -> None:
+        begin.wait()
+        times[number] = jobs[number]()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return [each for part in times for each in part], time.perf_counter() - start
+
+
+def local_append(model: RewardModel, shown: NDArray[np.uint8]) -> tuple[Times, float]:
+    """One stream of all histories."""
+    stream = model.stream([TASK] * shown.shape[1])
+    return at_once([lambda: [timed(lambda step=step: stream.append(step)) for step in shown]])
+
+
+def remote_append(model: RewardModel, shown: NDArray[np.uint8]) -> tuple[Times, float]:
+    """One client per history."""
+    streams = [model.stream([TASK]) for _ in range(shown.shape[1])]
+
+    def client(number: int) -> Callable[[], Times]:
+        return lambda: [timed(lambda s=step: streams[number].append(s[number : number + 1])) for step in shown]
+
+    return at_once([client(number) for number in range(len(streams))])
+
+
+def peek(model: RewardModel, shown: NDArray[np.uint8]) -> tuple[Times, Times]:
+    """Candidates of one history together, and each as the next frame of a stream of its own."""
+    one, separate = model.stream([TASK]), [model.stream([TASK]) for _ in range(CANDIDATES)]
+    together: Times = []
+    apart: Times = []
+    for step in shown:
+        candidates = np.repeat(step[:1], CANDIDATES, axis=0)
+        together.append(timed(lambda candidates=candidates: one.peek(candidates)))
+        one.append(step[:1])
+        apart.append(timed(lambda frame=step[:1]: [stream.append(frame) for stream in separate]))
+    return together, apart
+
+
+def clips_through(model: RewardModel, shown: NDArray[np.uint8], clients: int) -> tuple[Times, float]:
+    """Clips of eight frames from several clients at once."""
+    clip = Clip(np.ascontiguousarray(shown[:8, 0]), TASK)
+    count = len(shown) // 4
+    return at_once([lambda: [timed(lambda: model.predict([clip])) for _ in range(count)]] * clients)
+
+
+def summary(times: Times, seconds: float, frames_shown: int) -> dict[str, float]:
+    """Milliseconds per call, and frames per second."""
+    median, most = np.percentile(times, [50, 99]) * 1000
+    return {"p50_ms": float(median), "p99_ms": float(most), "frames_per_s": frames_shown / seconds}
+
+
+def merged(rounds: Sequence[tuple[Times, float]], frames_shown: int) -> dict[str, float]:
+    """All rounds; the rate is that of the median round."""
+    seconds = float(np.median([each[1] for each in rounds]))
+    return summary([time for each in rounds for time in each[0]], seconds, frames_shown)
+
+
+def appends(arguments: Args, local: RewardModel, url: str) -> list[dict[str, Any]]:
+    """One frame per step, for each number of clients."""
+    remote = load_reward_model(url)
+    reference = ReferenceServerModel(Connection(url, 600.0, 60.0))
+    reference.default_protocol = local.default_protocol
+    found = []
+    for count in arguments.clients:
+        shown = frames(arguments, count)
+        kinds: dict[str, Callable[[], tuple[Times, float]]] = {
+            "local": lambda shown=shown: local_append(local, shown),
+            "remote": lambda shown=shown: remote_append(remote, shown),
+            "reference": lambda shown=shown: remote_append(reference, shown[: max(8, arguments.steps // 6)]),
+        }
+        for run in kinds.values():  # buffers grow, files are read
+            run()
+        rounds: dict[str, list[tuple[Times, float]]] = {kind: [] for kind in kinds}
+        for _ in range(arguments.rounds):
+            for kind, run in kinds.items():
+                rounds[kind].append(run())
+        few = max(8, arguments.steps // 6)
+        steps = {"local": arguments.steps, "remote": arguments.steps, "reference": few}
+        entry = {kind: merged(each, steps[kind] * count) for kind, each in rounds.items()}
+        share = entry["remote"]["frames_per_s"] / entry["local"]["frames_per_s"]
+        over = entry["remote"]["p50_ms"] - entry["local"]["p50_ms"]
+        found.append({"clients": count, **entry, "share_of_local": share, "p50_over_local_ms": over})
+    return found
+
+
+def memory(url: str) -> float:
+    """Bytes per history that the server counts, while one is open."""
+    model = load_reward_model(url)
+    stream = model.stream([TASK])
+    stream.append(np.zeros((1, 128, 128, 3), np.uint8))
+    about = Connection(url, 60.0, 0.0).ask("GET", "/v1/model").content
+    text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+    taken = float(re.findall(r"^robometer_stream_bytes (\S+)$", text, re.MULTILINE)[0])
+    return taken / about["limits"]["histories"]
+
+
+def measure(arguments: Args) -> dict[str, Any]:
+    """All numbers."""
+    local = load_reward_model(arguments.model, arguments.device)
+    shown = frames(arguments, 1)
+    found: dict[str, Any] = {}
+    with server(arguments, "--limits.histories", str(max(CANDIDATES + 1, 2 * max(arguments.clients)))) as url:
+        found["memory_per_history"] = memory(url)
+        found["append"] = appends(arguments, local, url)
+        for name, model in (("local", local), ("remote", load_reward_model(url))):
+            together, apart = peek(model, shown)
+            times = {"together_ms": np.median(together) * 1000, "apart_ms": np.median(apart) * 1000}
+            found[f"peek_{name}"] = {**times, "times_faster": float(np.median(apart) / np.median(together))}
+        one = [clips_through(load_reward_model(url), shown, 8) for _ in range(arguments.rounds)]
+    if arguments.replicas:
+        with server(arguments, "--replicas", "2") as url:
+            two = [clips_through(load_reward_model(url), shown, 8) for _ in range(arguments.rounds)]
+        count = 8 * 8 * (len(shown) // 4)
+        found["replicas"] = {"one": merged(one, count), "two": merged(two, count)}
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table of appends, and what else was measured."""
+    table = Table("clients", "local p50", "remote p50", "remote p99", "over local", "share of local", "reference p50")
+    for entry in found["append"]:
+        cells = [entry["local"]["p50_ms"], entry["remote"]["p50_ms"], entry["remote"]["p99_ms"]]
+        cells.append(entry["p50_over_local_ms"])
+        share, reference = f"{entry['share_of_local']:.0%}", f"{entry['reference']['p50_ms']:.1f} ms"
+        table.add_row(str(entry["clients"]), *(f"{cell:.1f} ms" for cell in cells), share, reference)
+    console = Console()
+    console.print(table)
+    for name in ("local", "remote"):
+        numbers = found[f"peek_{name}"]
+        console.print(f"peek of {CANDIDATES}, {name}: {numbers['times_faster']:.1f} times as fast as separate streams")
+    console.print(f"{found['memory_per_history'] / 1e6:.2f} MB per history")
+    if "replicas" in found:
+        rates = {name: f"{numbers['frames_per_s']:.0f}" for name, numbers in found["replicas"].items()}
+        console.print(f"frames per second of 8 clients: one server {rates['one']}, two replicas {rates['two']}")
+
+
+def main() -> None:
+    """Measures, shows and writes."""
+    arguments = tyro.cli(Args)
+    found = measure(arguments)
+    show(found)
+    options = {"model": arguments.model, "device": arguments.device, "size": arguments.size}
+    path = write_result(arguments.name, {"options": options | {"steps": arguments.steps}, **found})
+    Console().print(f"numbers are in {path}")
+
+
+if __name__ == "__main__":
+    main()
