@@ -87,7 +87,7 @@ class Gate:
         finally:
             self._count(scope, status, time.perf_counter() - start, size)
 
-    def _admit(self, scope: Mapping[str, Any]) -> int:
+    def _admit(self, scope: dict[str, Any]) -> int:
         """Bytes of a request that may be answered; raises `Problem` for one that may not."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         door, path = self._door, scope["path"]

@@ -82,7 +82,7 @@ class ReferenceServerModel(RewardModel):
         found = []
         for clip, one, other in zip(asked, values, probabilities, strict=True):
             same_length("values of the server", len(one), len(clip))
-            found.append(Prediction(one, other, np.zeros((len(one), 0)), "given", self.model_id))
+            found.append(Prediction(one, other, np.zeros((len(one), 0), np.float32), "given", self.model_id))
         return found
 
     def _floats(self, given: Any, count: int, what: str) -> list[NDArray[np.float32]]:

@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
+from robometer_rl.archives import ARCHIVE_DAMAGE
 from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import Clip, FrameError, as_frames
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
@@ -249,7 +250,7 @@ def read_npy(data: bytes, name: str, limits: Limits) -> NDArray[Any]:
         major, _ = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read(stream, max_header_size=_LONGEST_HEADER)
-    except (ValueError, OverflowError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except ARCHIVE_DAMAGE as error:
         raise FrameError(f"{name} is no .npy file: {' '.join(str(error).split())[:200]}") from error
     if dtype.kind not in "uif":
         raise FrameError(f"{name} is an array of {dtype}; expected uint8 pixels")

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Final
@@ -71,7 +71,7 @@ class Replica:
                 return message
             return await asyncio.get_running_loop().create_future()  # the end of the connection is not known here
 
-        async def send(message: dict[str, Any]) -> None:
+        async def send(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 begun.update(message)
             else:

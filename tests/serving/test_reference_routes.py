@@ -174,6 +174,8 @@ def lying_header(shape: str, dtype: str = "|u1") -> bytes:
         ({"sample_0": SAMPLE}, {"f": lying_header("(1 << 40, 1000, 1000, 3)")}, 422, "frame"),
         ({"sample_0": SAMPLE}, {"f": lying_header("(100000, 3000, 3000, 3)")}, 413, "too_large"),
         ({"sample_0": SAMPLE}, {"f": lying_header("(-1, 32, 32, 3)")}, 422, "frame"),
+        ({"sample_0": SAMPLE}, {"f": lying_header("(2, 32, 32, 3), ((")}, 422, "frame"),
+        ({"sample_0": SAMPLE}, {"f": lying_header("(" * 5000)}, 422, "frame"),
         ({"sample_0": SAMPLE}, {"f": npy(GOOD[..., 0])}, 422, "frame"),
         ({"sample_0": SAMPLE}, {"f": npy(GOOD[:0])}, 422, "frame"),
         ({"sample_0": SAMPLE}, {"f": npy(GOOD.astype(np.float32) + 200)}, 422, "frame"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +14,8 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.serving.problems import ServerError
 from tests.fixed_models import PixelModel
-from tests.serving.servers import serving
+from tests.library import ROOT
+from tests.serving.servers import serving, start
 from tests.wrappers.drivers import KINDS, check_log, make_driver
 
 
@@ -44,7 +46,7 @@ def test_wrappers_are_paid_by_a_server_as_by_a_model_for_long(kind: str, remote:
     check(kind, remote, 620)
 
 
-class Pictures(gym.Env[np.ndarray, int]):
+class Pictures(gym.Env[np.ndarray, np.int64]):
     """Each picture is another one."""
 
     observation_space = gym.spaces.Box(0, 1, (1,))
@@ -58,7 +60,7 @@ class Pictures(gym.Env[np.ndarray, int]):
         self.count += 1
         return np.zeros(1, np.float32), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.count += 1
         return np.zeros(1, np.float32), 0.0, False, self.count % 20 == 0, {}
 
@@ -90,24 +92,30 @@ def test_rewards_that_arrive_later_come_from_servers_too(remote: RewardModel) ->
     np.testing.assert_allclose(rewards_of(remote, 120), rewards_of(PixelModel(), 120), atol=1e-6)
 
 
-def test_an_outage_is_bridged_and_then_raised() -> None:
-    """Never a reward of 0: the transitions have the rewards that they would have had, or the training ends."""
-    servers = [serving(PixelModel)]
-    running = servers[0].__enter__()
-    port = running.address[1]
-    model = load_reward_model(running.url, patience=600.0)
+FAMILY = """
+from tests.fixed_models import PixelModel
 
-    def restart(variables: dict, _: dict) -> bool:
+def load(where):
+    return PixelModel()
+"""
+
+
+def test_a_server_that_is_killed_while_an_agent_learns_changes_no_reward(tmp_path: Path) -> None:
+    """Never a reward of 0: the transitions have the rewards that they would have had, or the training ends."""
+    (tmp_path / "pixel_family.py").write_text(FAMILY)
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    servers = [start("--model", "pixel_family:x", "--port", "0", environment=environment)]
+    port = servers[0].url.rpartition(":")[2]
+    model = load_reward_model(servers[0].url, patience=600.0)
+
+    def kill(variables: dict, _: dict) -> bool:
         if variables["self"].num_timesteps == 60:
-            servers[-1].__exit__(None, None, None)
-            servers.append(serving(PixelModel, port=port))
-            servers[-1].__enter__()
+            servers[-1].kill()
+            servers.append(start("--model", "pixel_family:x", "--port", port, environment=environment))
         return True
 
-    try:
-        np.testing.assert_allclose(rewards_of(model, 120, restart), rewards_of(PixelModel(), 120), atol=1e-6)
-        short = load_reward_model(running.url, patience=0.1)
-    finally:
-        servers[-1].__exit__(None, None, None)
+    np.testing.assert_allclose(rewards_of(model, 120, kill), rewards_of(PixelModel(), 120), atol=1e-6)
+    short = load_reward_model(servers[-1].url, patience=0.1)
+    servers[-1].kill()
     with pytest.raises(ServerError, match="does not answer"):
         rewards_of(short, 120)
