@@ -83,7 +83,7 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
     begun = _begin(config)
     trajectories = _select(config)
     examples = make_examples(trajectories)
-    split = split_examples(examples, _HELD_OUT, config.seed)
+    split = split_examples(examples, _HELD_OUT, config.seed, *_earlier(begun))
     survey = look_at(examples, split)
     _show_survey(config, survey)
     checkpoint = _checkpoint(begun, examples, tower)
@@ -97,7 +97,7 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
         lessons.training,
         lessons.held_out,
         resolution=checkpoint.config.resolution,
-        steps=config.planned_steps,
+        steps=config.planned_steps(len(split.training)),
         deadline=deadline,
         device=device,
         seed=config.seed,
@@ -117,6 +117,12 @@ def _begin(config: AdaptConfig) -> CompactCheckpoint | None:
             f"--continue {config.output}"
         )
     return None
+
+
+def _earlier(begun: CompactCheckpoint | None) -> tuple[list[str], list[str]]:
+    """Ids of the episodes that a model was trained on, and of those that it was judged by."""
+    episodes = {} if begun is None else begun.config.trained.get("episodes", {})
+    return episodes.get("training", []), episodes.get("held_out", [])
 
 
 def _select(config: AdaptConfig) -> list[Trajectory]:
@@ -216,6 +222,10 @@ def _conclude(
     trained = {
         "verdict": verdict.as_dict(),
         "data": survey.facts,
+        "episodes": {
+            "training": [each.episode.id for each in split.training],
+            "held_out": [each.episode.id for each in split.held_out],
+        },
         "steps": learned.steps,
         "best_step": learned.best_step,
         "seconds": round(time.monotonic() - start),

@@ -10,6 +10,8 @@ import tyro
 
 __all__ = ["AdaptConfig"]
 
+_STEPS_PER_EPISODE, _LEAST_STEPS, _MOST_STEPS = 8, 400, 2000
+
 
 @dataclass(frozen=True)
 class AdaptConfig:
@@ -24,7 +26,8 @@ class AdaptConfig:
         minutes: How long it may take, everything included; a slow machine takes fewer steps. 10 if not given, and 3
             where it goes on.
         continued: A run to go on from, with what the store has gained since.
-        steps: Steps of training, if the time is enough for them; with ``--continue`` a third of them.
+        steps: Steps of training, if the time is enough for them; by default 8 per episode, 400 at least and 2000 at
+            most, and with ``--continue`` a third of that.
         device: Where to run; a GPU if there is one.
         seed: Of everything drawn.
     """
@@ -33,14 +36,14 @@ class AdaptConfig:
     output: Path
     minutes: float | None = None
     continued: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
-    steps: int = 2000
+    steps: int | None = None
     device: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.minutes is not None and not 0.0 < self.minutes < 1e6:
             raise ValueError(f"minutes is a positive number, got {self.minutes}")
-        if self.steps < 1 or self.seed < 0:
+        if (self.steps is not None and self.steps < 1) or self.seed < 0:
             raise ValueError(f"steps is at least 1 and seed at least 0, got {self.steps} and {self.seed}")
 
     @property
@@ -49,7 +52,9 @@ class AdaptConfig:
         usual = 10.0 if self.continued is None else 3.0
         return 60.0 * (usual if self.minutes is None else self.minutes)
 
-    @property
-    def planned_steps(self) -> int:
-        """Steps of training that it takes if the time is enough."""
-        return self.steps if self.continued is None else max(self.steps // 3, 1)
+    def planned_steps(self, episodes: int) -> int:
+        """Steps of training on so many episodes, if the time is enough: few episodes are soon known by heart."""
+        if self.steps is not None:
+            return self.steps
+        steps = min(max(_STEPS_PER_EPISODE * episodes, _LEAST_STEPS), _MOST_STEPS)
+        return steps if self.continued is None else steps // 3

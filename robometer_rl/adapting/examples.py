@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,7 +112,13 @@ class Split:
     by: str
 
 
-def split_examples(examples: Sequence[Example], fraction: float, seed: int) -> Split:
+def split_examples(
+    examples: Sequence[Example],
+    fraction: float,
+    seed: int,
+    trained_on: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> Split:
     """Keeps a part of the seeds out, of successes and of failures of each task and kind alike.
 
     Episodes with one seed begin alike and stay together.
@@ -121,18 +127,27 @@ def split_examples(examples: Sequence[Example], fraction: float, seed: int) -> S
         examples: All of them.
         fraction: Part that is kept out.
         seed: Of the choice.
+        trained_on: Ids of episodes that the model has been trained on: they can judge it no more.
+        kept: Ids of episodes that were kept out then, and are again.
     """
+    trained, before = frozenset(trained_on), frozenset(kept)
     seeds = [example.episode.seed for example in examples]
     by_seed = all(each is not None for each in seeds)
     units: dict[object, list[int]] = {}
     for index, each in enumerate(seeds):
         units.setdefault((examples[index].task, each) if by_seed else index, []).append(index)
     strata: dict[tuple[str, str, bool], list[list[int]]] = {}
+    held_out: set[int] = set()
     for members in units.values():
         first = examples[members[0]]
+        ids = {examples[index].episode.id for index in members}
+        if ids & trained:
+            continue
+        if ids & before:
+            held_out.update(members)
+            continue
         strata.setdefault((first.task, outcome(first), first.succeeds), []).append(members)
     rng = np.random.default_rng(seed)
-    held_out: set[int] = set()
     carried = 0.0
     for key in sorted(strata):
         groups = strata[key]

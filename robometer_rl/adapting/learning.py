@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 _EPISODES = 16  # of a batch
 _FRAMES = 8  # of each of them, as many as a question shows
-_PEAK_RATE = 2e-3
+_PEAK_RATE = 1e-3
 _WARMUP = 0.1  # part of the steps until the learning rate is at its peak
-_DECAY = 2e-2  # of the weights
+_DECAY = 0.3  # of the weights
 _SUCCESS_WEIGHT = 0.5
 _AVERAGE_OVER = 100  # steps, of the weights that are kept
 _JUDGED_EVERY = 100  # steps
 _WRONG_TASK = 0.15  # of the clips are shown with the instruction of another task, where there are several
 _MOVED = 1  # pixels of the coarse map, a twelfth of the picture, by which clips are moved at most
-_GAIN = 0.1  # by which channels of a clip's features are scaled
+_GAIN = 0.2  # by which channels of a clip's features are scaled
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,22 +96,27 @@ def _checks(verdict: Verdict) -> str:
 
 def _pictures(folder: Path, name: str, seen: Sequence[Seen]) -> str:
     scored = [each.scored() for each in seen]
-    worst = sorted(seen, key=lambda each: -abs(each.final - float(each.example.labels.progress[-1])))[:_SHOWN]
-    pictures = {
-        "progress.png": ("Progress along the episodes of each kind", draw_curves(scored, name)),
-        "ranking.png": ("Progress in the last frame", draw_ranking(scored, name)),
-        "worst.png": (
-            "The episodes that are paid most wrongly",
-            contact_sheet([each.example.episode for each in worst]),
-        ),
-    }
+    worst = sorted(seen, key=lambda each: -abs(each.final - _worth(each)))[:_SHOWN]
+    pictures = {"progress.png": ("Progress along the episodes of each kind", draw_curves(scored, name))}
+    if len({each.task for each in scored}) > 1:
+        pictures["ranking.png"] = ("Progress in the last frame", draw_ranking(scored, name))
+    pictures["worst.png"] = (
+        "The episodes that are paid most wrongly",
+        contact_sheet([each.example.episode for each in worst]),
+    )
     parts = []
     for file, (caption, picture) in pictures.items():
         save_picture(picture, folder / file)
         parts.append(
             f"<h2>{html(caption)}</h2>\n<figure class='card'><img src='{html(file)}' alt='{html(caption)}'></figure>"
         )
-    return "\n".join(parts)
+    rows = [(each.example.episode.id, f"{each.final:.2f}", f"{_worth(each):.2f}") for each in worst]
+    return "\n".join([*parts, data_table(("episode", "final progress", "worth"), rows)])
+
+
+def _worth(seen: Seen) -> float:
+    """Of the last frame, as it was learned."""
+    return float(seen.example.labels.progress[-1])
 
 
 def _proposals(proposals: Sequence[Proposal]) -> str:

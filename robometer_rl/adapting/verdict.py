@@ -240,10 +240,12 @@ def _against_impostors(seen: Sequence[Seen]) -> list[Check]:
             "a clock": [np.linspace(0, 1, len(each.progress)) for each in measured],
             "one frame alone": [each.alone for each in measured],
         }
+        # In many tasks a frame shows all there is to know; it must not be that history misleads.
+        least = {"a clock": 0.0, "one frame alone": -0.05}
         found = {name: pearson(np.concatenate(values), truth) for name, values in curves.items()}
         own = found.pop("")
         checks.append(_check("correlation with true progress", own, 0.7))
-        checks += [_check(f"the same, less that of {name}", own - value, 0.0) for name, value in found.items()]
+        checks += [_check(f"the same, less that of {name}", own - value, least[name]) for name, value in found.items()]
     return checks
 
 

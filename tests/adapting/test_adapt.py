@@ -20,6 +20,7 @@ from robometer_rl.evaluation.calibrate import CalibrateConfig, run_calibrate
 from robometer_rl.models.compact.inference import CompactModel
 from robometer_rl.wrappers import RobometerReward
 from tests.adapting.recordings import TASK, recording, recordings, store_of, tower
+from tests.relabeling.episodes import record, write_npz
 from tests.wrappers.worlds import BrightnessWorld
 
 
@@ -35,12 +36,11 @@ def test_from_recordings_to_a_model_that_every_command_takes(
     verdict = adapt(config(tmp_path), tower())
     run = tmp_path / "run"
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint", "page", "verdict.json"]
-    record = json.loads((run / "verdict.json").read_text())
-    assert record["verdict"]["verdict"] == verdict.headline
-    assert record["steps"] == 40
+    written = json.loads((run / "verdict.json").read_text())
+    assert (written["verdict"]["verdict"], written["steps"]) == (verdict.headline, 40)
     page = (run / "page" / "index.html").read_text()
     assert verdict.headline in page
-    assert all((run / "page" / name).is_file() for name in ("progress.png", "ranking.png", "worst.png"))
+    assert all((run / "page" / name).is_file() for name in ("progress.png", "worst.png"))
     printed = capsys.readouterr().out
     assert f"verdict: {verdict.headline}" in printed
     assert f"--continue {run}" in printed.replace("\n", "")
@@ -55,6 +55,9 @@ def test_from_recordings_to_a_model_that_every_command_takes(
     monkeypatch.chdir(tmp_path)
     np.savez("clip.npz", frames=recording("half", 5).frames[:])
     assert main(["score", "clip.npz", "--task", TASK, "--model", "run/checkpoint", "--out", "scores"]) == 0
+    write_npz(tmp_path / "data", {"1": record(4, 1)})
+    assert main(["relabel", "data", "--task", TASK, "--model", "run/checkpoint", "--output", "labelled"]) == 0
+    assert np.isfinite(np.load(tmp_path / "labelled" / "1.npz")["robometer/progress"]).all()
     assert main(["evaluate", "run/checkpoint", str(store), "--split", "train", "--output", "found.json"]) == 0
     assert "preference_accuracy_mean" in json.loads(Path("found.json").read_text())["metrics"]
 
@@ -67,11 +70,16 @@ def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a model already; choose another output, or go on from it with"):
         adapt(config(tmp_path), tower())
     adapt(config(tmp_path, output=tmp_path / "second", continued=tmp_path / "run"))
-    assert json.loads((tmp_path / "second" / "verdict.json").read_text())["steps"] == 13
+    assert json.loads((tmp_path / "second" / "verdict.json").read_text())["steps"] == 40
     assert looked_at < {path.name for path in (store / "features").iterdir()}
     one, two = (load_reward_model(tmp_path / name / "checkpoint") for name in ("run", "second"))
     clip = Clip(recording("half", 5).frames, TASK)
     assert not np.allclose(one.predict([clip])[0].progress, two.predict([clip])[0].progress, atol=1e-6)
+    first, second = (
+        json.loads((tmp_path / name / "verdict.json").read_text())["episodes"] for name in ("run", "second")
+    )
+    assert set(first["training"]).isdisjoint(second["held_out"])
+    assert set(first["held_out"]) < set(second["held_out"])
     adapt(config(tmp_path, continued=tmp_path / "run"))  # in place
 
 
@@ -150,6 +158,13 @@ def test_a_threshold_can_be_calibrated_afterwards(tmp_path: Path) -> None:
 def test_options_have_limits(tmp_path: Path, fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(("episodes", "steps"), [(10, 400), (100, 800), (1000, 2000)])
+def test_steps_are_as_many_as_suit_the_recordings(tmp_path: Path, episodes: int, steps: int) -> None:
+    assert config(tmp_path, steps=None).planned_steps(episodes) == steps
+    assert config(tmp_path, steps=None, continued=tmp_path).planned_steps(episodes) == steps // 3
+    assert config(tmp_path, steps=7, continued=tmp_path).planned_steps(episodes) == 7
 
 
 def test_a_store_without_episodes_to_train_on_says_what_it_has(tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def test_every_kind_is_divided_and_seeds_stay_together() -> None:
     assert [each.episode.id for each in again.held_out] == [each.episode.id for each in split.held_out]
 
 
+def test_what_was_trained_on_is_never_kept_out_again() -> None:
+    before = split_examples(make_examples(recordings(6)), 0.25, seed=0)
+    trained = [each.episode.id for each in before.training]
+    kept = [each.episode.id for each in before.held_out]
+    grown = split_examples(make_examples(recordings(12)), 0.25, seed=0, trained_on=trained, kept=kept)
+    found = {each.episode.id for each in grown.held_out}
+    assert set(kept) < found
+    assert found.isdisjoint(trained)
+    assert len(found) in (8, 9, 10), "a quarter of what is new is kept out, too"
+
+
 def test_without_seeds_episodes_are_divided() -> None:
     split = split_examples(make_examples([replace(each, seed=None) for each in recordings()]), 0.25, seed=0)
     assert split.by == "episode"

@@ -54,9 +54,9 @@ def test_the_same_seed_learns_the_same(lessons: list[Lesson]) -> None:
 
 
 def test_it_learns(lessons: list[Lesson]) -> None:
-    few, many = taught(lessons, network(), 1), taught(lessons, network(), 60)
+    few, many = taught(lessons, network(), 1), taught(lessons, network(), 200)
     assert many.loss < few.loss - 0.05
-    assert (many.steps, many.interrupted) == (60, False)
+    assert (many.steps, many.interrupted) == (200, False)
 
 
 def test_the_clock_ends_it_but_not_before_the_first_step(lessons: list[Lesson]) -> None:

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from robometer_rl.evaluation.scoring import Scoring, score_episodes
+from robometer_rl.frames import NestedFrames
 from robometer_rl.models.doubts import FLOOR, FLOOR_EPISODES, Doubts
+from robometer_rl.wrappers import RobometerReward
+from tests.data.episodes import make_episodes_of_two_tasks
+from tests.fixed_models import BrightnessModel
+from tests.wrappers.worlds import BrightnessWorld
 
 
 def test_episodes_at_the_floor_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -40,3 +48,30 @@ def test_tasks_are_named_as_text(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [
         "model was not trained on the task 'fry\\\\x1b[2J an egg', and what it says of it means little; it knows 'push'"
     ]
+
+
+def test_a_wrapper_counts_the_episodes_that_its_model_pays_nothing_for(caplog: pytest.LogCaptureFixture) -> None:
+    env = RobometerReward(BrightnessWorld((0, 5, 0)), BrightnessModel(), task="make it bright")
+    with caplog.at_level(logging.WARNING):
+        for episode in range(FLOOR_EPISODES + 2):
+            assert len(caplog.messages) == (episode >= FLOOR_EPISODES)
+            env.reset()
+            env.step(0)
+            env.step(0)
+    bright = RobometerReward(BrightnessWorld((0, 200, 0)), BrightnessModel(), task="make it bright")
+    caplog.clear()
+    for _ in range(FLOOR_EPISODES + 2):
+        bright.reset()
+        bright.step(0)
+        bright.step(0)
+    assert caplog.messages == [], "what counts is the highest progress, not that of the last frame"
+
+
+def test_an_evaluation_says_that_nothing_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    dark = [
+        replace(episode, id=f"{number}", frames=np.zeros_like(episode.frames[:]))
+        for number, episode in enumerate(make_episodes_of_two_tasks(3))
+    ]
+    with caplog.at_level(logging.WARNING):
+        score_episodes(BrightnessModel(), dark, Scoring(NestedFrames(4)))
+    assert sum("no progress above 0.05 in 10 episodes in a row" in message for message in caplog.messages) == 1

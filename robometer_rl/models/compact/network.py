@@ -23,7 +23,7 @@ from robometer_rl.models.compact.tower import COARSE, FINE, Features
 __all__ = ["Answers", "KeypointNetwork", "NetworkShape"]
 
 
-_INPUT_DROPOUT = 0.1  # of what is seen: no single detector is to be relied on
+_INPUT_DROPOUT = 0.15  # of what is seen: no single detector is to be relied on
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class KeypointNetwork(nn.Module):
         frame_size: Numbers in the vector of a frame.
     """
 
-    def __init__(self, shape: NetworkShape, dropout: float = 0.2) -> None:
+    def __init__(self, shape: NetworkShape, dropout: float = 0.3) -> None:
         super().__init__()
         self.shape = shape
         self.frame_size = 3 * shape.keypoints
