@@ -51,7 +51,7 @@ class Running:
 @contextmanager
 def serving(load: Callable[[], RewardModel], settings: Settings | None = None, port: int = 0) -> Iterator[Running]:
     """A server in a thread of this process."""
-    with socket.socket() as listener:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(100)
