@@ -26,8 +26,11 @@ __all__ = ["OutcomeCounter", "RewardFarmingWarning", "RewardHonestyCallback", "e
 logger = logging.getLogger(__name__)
 
 
+_FALSE_SUCCESS = 0.2  # part of a window without true success that is taken for success
+
+
 class RewardFarmingWarning(UserWarning):
-    """Learned return rises while true success does not."""
+    """Learned return rises while true success does not, or episodes are taken for successes and none is one."""
 
 
 class OutcomeCounter:
@@ -153,7 +156,8 @@ class RewardHonestyCallback(BaseCallback):
         eval_episodes: Episodes of an evaluation.
 
     Warns:
-        RewardFarmingWarning: Learned return rises while true success does not. Once, until true success rises.
+        RewardFarmingWarning: Learned return rises while true success does not, or a fifth of a window's episodes are
+            taken for successes and none is one. Once, until true success rises.
 
     Example:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
@@ -232,7 +236,9 @@ class RewardHonestyCallback(BaseCallback):
     def _note(self, step: int, outcome: EpisodeOutcome) -> None:
         self._outcomes.append(outcome)
         self._write(step, {"kind": "episode", **asdict(outcome)})
-        self._log("honesty", agreement(self._outcomes))
+        found = agreement(self._outcomes)
+        self._log("honesty", found)
+        self._warn_of_false_success(step, found)
         comparison = self.watch.add(outcome)
         if comparison is None:
             return
@@ -246,6 +252,20 @@ class RewardHonestyCallback(BaseCallback):
                 RewardFarmingWarning,
                 stacklevel=2,
             )
+
+    def _warn_of_false_success(self, step: int, found: Agreement) -> None:
+        """What never rose was perhaps paid for nothing from the start."""
+        is_full = found.episodes == self._outcomes.maxlen
+        if self._warned or not is_full or found.true_success_rate > 0.0 or found.false_positive_rate < _FALSE_SUCCESS:
+            return
+        self._warned = True
+        warnings.warn(
+            f"at step {step} the model took {found.false_positive_rate:.0%} of the last {found.episodes} episodes for "
+            "successes, and none was one: `robometer-rl calibrate` finds another success threshold from labelled "
+            "episodes, and docs/reward_design.md says what else to do",
+            RewardFarmingWarning,
+            stacklevel=2,
+        )
 
     def _evaluate(self, venv: VecEnv) -> None:
         found = evaluate_honesty(self.model, venv, self._eval_episodes)

@@ -87,6 +87,16 @@ def test_an_agent_that_is_paid_ever_more_for_nothing_is_reported_once() -> None:
     assert len(caught) == 1
 
 
+def test_success_that_is_seen_where_there_is_none_is_reported_once() -> None:
+    """Even where nothing rises: the agent was paid for nothing from the start."""
+    venv = paid(brightness=lambda episode: 240, done=lambda episode: False)
+    with pytest.warns(
+        RewardFarmingWarning, match=r"took 100% of the last 20 episodes for successes, and none"
+    ) as caught:
+        trained(venv, RewardHonestyCallback(window=20), episodes=60)
+    assert len(caught) == 1
+
+
 def test_success_that_rises_too_is_no_reason_to_warn(tmp_path: Path) -> None:
     venv = paid(
         brightness=lambda episode: min(20 + 3 * episode, 240),
