@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,8 @@ FLOOR: Final = 0.05
 FLOOR_EPISODES: Final = 10
 """After as many episodes in a row that stay there it is said."""
 
-_LEAST_FRAMES: Final = 4  # of which more than half look strange, before it is said
+_RECENT: Final = 32  # frames that are looked back at: a camera may be moved after a long time
+_LEAST_FRAMES: Final = 4  # of these, of which more than half look strange, before it is said
 _MOST_TASKS: Final = 8  # unknown instructions that are named
 
 
@@ -37,7 +39,8 @@ class Doubts:
         self._lock = threading.Lock()
         self._named: set[str] = set()
         self._said: set[str] = set()
-        self._frames = self._strange = self._at_floor = 0
+        self._strange = deque[bool](maxlen=_RECENT)
+        self._at_floor = 0
 
     def unknown_task(self, model: str, task: str, known: list[str]) -> None:
         """Notes that a model is asked about a task that it was not trained on.
@@ -67,9 +70,8 @@ class Doubts:
         """
         values = np.asarray(strangeness, np.float64)
         with self._lock:
-            self._frames += len(values)
-            self._strange += int((values > 1.0).sum())
-            convinced = self._frames >= _LEAST_FRAMES and 2 * self._strange > self._frames
+            self._strange.extend((values > 1.0).tolist())
+            convinced = len(self._strange) >= _LEAST_FRAMES and 2 * sum(self._strange) > len(self._strange)
             if not convinced or "pictures" in self._said:
                 return
             self._said.add("pictures")

@@ -42,6 +42,17 @@ def test_a_few_strange_pictures_are_nothing(caplog: pytest.LogCaptureFixture) ->
     assert "3.0 times as far" in message
 
 
+def test_a_camera_that_is_moved_after_a_long_time_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    doubts = Doubts()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(500):
+            doubts.pictures("model", [0.4])
+        assert caplog.messages == []
+        for _ in range(20):
+            doubts.pictures("model", [1.2])
+    assert len(caplog.messages) == 1
+
+
 def test_tasks_are_named_as_text(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Doubts().unknown_task("model", "fry\x1b[2J\nan egg", ["push"])
