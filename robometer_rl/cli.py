@@ -227,10 +227,11 @@ def _run(first: list[str], rest: list[str], name: str) -> int:
             options = _read_options(home, rest, name)
         resolve_name(home.function)(options)
     except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, _Interrupted) else signal.SIGINT
-        show_error(f"{name}: ended by {number.name}; {home.kept}")
-        return 128 + number
+        return _ended(error, name, home)
     except FIXABLE as error:
+        # Before Python 3.12 what comes while the body of a class is run is wrapped.
+        if isinstance(error.__cause__, _Interrupted):
+            return _ended(error.__cause__, name, home)
         explanation = explain(error)
         if explanation is None:
             raise
@@ -238,6 +239,12 @@ def _run(first: list[str], rest: list[str], name: str) -> int:
         show_error(f"{name}: {explanation}")
         return 2
     return 0
+
+
+def _ended(error: KeyboardInterrupt, name: str, home: _Home) -> int:
+    number = error.number if isinstance(error, _Interrupted) else signal.SIGINT
+    show_error(f"{name}: ended by {number.name}; {home.kept}")
+    return 128 + number
 
 
 @contextmanager

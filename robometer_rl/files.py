@@ -28,6 +28,7 @@ __all__ = [
     "new_directory",
     "new_file",
     "new_files",
+    "remove_all_left_over",
     "remove_left_over",
     "whole_lines",
     "write_bytes",
@@ -187,6 +188,19 @@ def remove_left_over(destination: str | Path) -> None:
     """
     with _partial(_place(Path(destination))):
         pass
+
+
+def remove_all_left_over(directory: Path) -> None:
+    """Removes what killed processes left of files in ``directory``; what others write at this moment stays."""
+    for hidden in directory.glob(".*.partial*"):
+        descriptor = _opened(hidden)
+        if descriptor is None:
+            continue
+        try:
+            if _is_taken(hidden, descriptor, hidden.name[1:].rpartition(".partial")[0], is_new=False):
+                hidden.rmdir()
+        finally:
+            os.close(descriptor)
 
 
 def check_outside(destination: Path, folder: Path) -> None:

@@ -276,6 +276,19 @@ def test_a_signal_ends_it_with_one_line_that_says_what_is_kept(
     )
 
 
+def test_a_signal_while_a_class_is_made_ends_it_likewise(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow:
+        def __set_name__(self, owner: type, name: str) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    monkeypatch.setattr("robometer_rl.score.run_score", lambda _: type("Made", (), {"slow": Slow()}))
+    assert main(["score", str(clip), "--task", "push"]) == 128 + signal.SIGINT
+    assert "ended by SIGINT" in capsys.readouterr().err
+
+
 def test_ctrl_c_after_the_command_is_no_traceback_of_a_library() -> None:
     code = """
 import atexit, os, signal, sys

@@ -24,6 +24,7 @@ from robometer_rl.files import (
     new_directory,
     new_file,
     new_files,
+    remove_all_left_over,
     whole_lines,
     write_bytes,
     write_text,
@@ -176,6 +177,17 @@ def test_several_writers_of_one_file_do_not_disturb_each_other(tmp_path):
         assert first != second
     assert path.read_text() == "first"  # the block that ends last
     assert names(tmp_path) == ["file"]
+
+
+def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
+    assert subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)]).returncode == -signal.SIGKILL
+    (tmp_path / ".notes.partial").mkdir()
+    (tmp_path / ".notes.partial" / "mine").write_text("not of a writer")
+    with new_file(tmp_path / "other") as partial:
+        partial.write_text("meanwhile")
+        remove_all_left_over(tmp_path)
+        assert names(tmp_path) == [".notes.partial", ".other.partial"]
+    assert names(tmp_path) == [".notes.partial", "other"]
 
 
 WRITER = """

@@ -29,6 +29,7 @@ from typing import Any, Final
 from robometer_rl.data.arrow import SealedRows, write_sealed
 from robometer_rl.data.frame_files import (
     FRAMES,
+    VIDEOS,
     StoredFrames,
     link_video,
     open_frames,
@@ -37,7 +38,7 @@ from robometer_rl.data.frame_files import (
 from robometer_rl.data.rows import ID, ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.documents import DocumentError, parse_json, read_text
-from robometer_rl.files import OutsideError, inside, new_file, write_bytes, write_text
+from robometer_rl.files import OutsideError, inside, new_file, remove_all_left_over, write_bytes, write_text
 
 __all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
 
@@ -383,6 +384,8 @@ def seal_if_installed(store: TrajectoryStore) -> None:
 def alone(store: TrajectoryStore, what: str) -> Iterator[None]:
     """Refuses to run beside another process that is in such a block with the same store; writing is not kept out.
 
+    What killed processes left half-written in the store is removed first.
+
     Args:
         store: Which store.
         what: What the block does, as in "an import"; there is one such lock, whatever it is called.
@@ -395,6 +398,8 @@ def alone(store: TrajectoryStore, what: str) -> Iterator[None]:
             block.enter_context(_locked(store.path, wait=False))
         except BlockingIOError as error:
             raise StoreError(f"{what} into {store.path} is running in another process; wait for its end") from error
+        for folder in (store.path, *(store.path / name for name in (_JOURNAL, FRAMES, VIDEOS))):
+            remove_all_left_over(folder)
         yield
 
 

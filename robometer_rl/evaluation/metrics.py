@@ -3,6 +3,8 @@
 "VOC" means two things in the literature (docs/reference.md §8.1), so no function here is called that alone:
 `voc_pearson` correlates predicted with true progress, `voc_spearman` correlates it with time. Undefined correlations (a
 constant, a single value) are NaN, and aggregation says how many values it left out, rather than counting them as 0.
+
+SciPy is imported where it is used: ``robometer-rl evaluate --help`` and environments' workers answer without it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 __all__ = [
     "Estimate",
@@ -107,11 +108,15 @@ def bootstrap(
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Linear correlation of (n,) and (n,); NaN if either is constant or n < 2."""
+    from scipy import stats
+
     return _of_two(stats.pearsonr, x, y)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Rank correlation with average ranks for ties; NaN where `pearson` is."""
+    from scipy import stats
+
     return _of_two(stats.spearmanr, x, y)
 
 
@@ -128,6 +133,8 @@ def kendall_tau_a(x: ArrayLike, y: ArrayLike) -> float:
 
 def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
     """Tau with the denominator corrected for ties; NaN if either is constant or n < 2."""
+    from scipy import stats
+
     return _of_two(stats.kendalltau, x, y)
 
 
@@ -238,6 +245,8 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return float("nan")
+    from scipy import stats
+
     rank_sum = stats.rankdata(score)[positive].sum()
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from robometer_rl.evaluation.metrics import pearson
 
@@ -118,6 +117,8 @@ def mann_whitney_z(earlier: ArrayLike, later: ArrayLike) -> float:
     Returns:
         0 if all values are equal.
     """
+    from scipy import stats
+
     before, after = np.asarray(earlier, np.float64), np.asarray(later, np.float64)
     n, m = len(before), len(after)
     ranks = stats.rankdata(np.concatenate([before, after]))

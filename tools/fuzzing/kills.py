@@ -159,7 +159,11 @@ def _unbroken(attack: Attack, name: str, command: Killed) -> _Unbroken | None:
         runs.append((outcome, _left(folder)))
         shutil.rmtree(folder)
     (first, left), (second, again) = runs
-    steady = frozenset(file for file, content in left.items() if again.get(file) == content)
+    # How long it took is written down, too.
+    timed = ("training.json", "report.json")
+    steady = frozenset(
+        file for file, content in left.items() if again.get(file) == content and not file.endswith(timed)
+    )
     return _Unbroken(max(first.clock, second.clock), left, steady)
 
 
@@ -182,13 +186,14 @@ def _attack(attack: Attack, name: str, command: Killed, number: int, unbroken: _
         harm["touched"] = f"{hidden} is left of a command that was asked to end"
     if example is not None and not command.is_changed and digest(example) != original:
         harm["touched"] = "the example is not as it was"
-    was_whole = _left(folder).keys() == unbroken.left.keys()
+    left = _left(folder)
+    was_whole, had_finished = left.keys() == unbroken.left.keys(), not _different(left, unbroken)
     again = attempt(line, folder, HOME=str(folder))
     if again.code != 0 and not (was_whole and again.code == 2 and THERE.search(again.output)):
         harm["no second run"] = again.output[-500:]
     elif again.problem:
         harm[again.problem] = again.output[-500:]
-    else:
+    elif not (command.is_changed and had_finished):  # what is labelled in place twice has room for both
         harm |= _different(_left(folder), unbroken)
     attack.judge("kills", name, outcome, folder, harm, told)
 
