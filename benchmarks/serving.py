@@ -10,7 +10,8 @@ turns, so that what else the machine does hits both:
                 against clients with one history each
     reference   the same frames through ``/evaluate_batch_npy``, which knows no histories: every step sends all that its
                 protocol shows
-    peek        16 candidates for one history, against 16 streams with one candidate each
+    peek        16 candidates for one history at once, against 16 streams that have the history already and are given
+                one candidate each, and against 16 streams that are given the history first
     replicas    clips through two replicas that Ray runs, against one server
 
 Writes results/serving.json: milliseconds (median and 99th percentile over calls) and frames per second.
@@ -134,17 +135,30 @@ def remote_append(model: RewardModel, shown: NDArray[np.uint8]) -> tuple[Times, 
     return at_once([client(number) for number in range(len(streams))])
 
 
-def peek(model: RewardModel, shown: NDArray[np.uint8]) -> tuple[Times, Times]:
-    """Candidates of one history together, and each as the next frame of a stream of its own."""
+def peek(model: RewardModel, shown: NDArray[np.uint8]) -> dict[str, float]:
+    """Milliseconds of candidates of one history together, and each in a stream of its own."""
     one, separate = model.stream([TASK]), [model.stream([TASK]) for _ in range(CANDIDATES)]
-    together: Times = []
-    apart: Times = []
-    for step in shown:
-        candidates = np.repeat(step[:1], CANDIDATES, axis=0)
-        together.append(timed(lambda candidates=candidates: one.peek(candidates)))
-        one.append(step[:1])
-        apart.append(timed(lambda frame=step[:1]: [stream.append(frame) for stream in separate]))
-    return together, apart
+    kept: dict[int, NDArray[np.uint8]] = {}
+    times: dict[str, Times] = {"together": [], "separate": [], "built": []}
+    for t, step in enumerate(shown):
+        frame, candidates = step[:1], np.repeat(step[:1], CANDIDATES, axis=0)
+        times["together"].append(timed(lambda candidates=candidates: one.peek(candidates)))
+        if t % 8 == 4:
+
+            def build(t: int = t, kept: dict[int, NDArray[np.uint8]] = kept, frame: Any = frame) -> None:
+                for _ in range(CANDIDATES):
+                    stream = model.stream([TASK])
+                    stream.restore(0, t, kept)
+                    stream.append(frame)
+
+            times["built"].append(timed(build))
+        one.append(frame)
+        retained = one.protocol.retained(t).tolist()
+        kept = {number: image for number, image in {**kept, t: step[0]}.items() if number in retained}
+        times["separate"].append(timed(lambda frame=frame: [stream.append(frame) for stream in separate]))
+    found = {name: float(np.median(each)) * 1000 for name, each in times.items()}
+    faster = {f"times_faster_than_{name}": found[name] / found["together"] for name in ("separate", "built")}
+    return {f"{name}_ms": value for name, value in found.items()} | faster
 
 
 def clips_through(model: RewardModel, shown: NDArray[np.uint8], clients: int) -> tuple[Times, float]:
@@ -210,13 +224,11 @@ def measure(arguments: Args) -> dict[str, Any]:
     local = load_reward_model(arguments.model, arguments.device)
     shown = frames(arguments, 1)
     found: dict[str, Any] = {}
-    with server(arguments, "--limits.histories", str(max(CANDIDATES + 1, 2 * max(arguments.clients)))) as url:
+    with server(arguments, "--limits.histories", str(2 * max(CANDIDATES, *arguments.clients) + 2)) as url:
         found["memory_per_history"] = memory(url)
         found["append"] = appends(arguments, local, url)
         for name, model in (("local", local), ("remote", load_reward_model(url))):
-            together, apart = peek(model, shown)
-            times = {"together_ms": np.median(together) * 1000, "apart_ms": np.median(apart) * 1000}
-            found[f"peek_{name}"] = {**times, "times_faster": float(np.median(apart) / np.median(together))}
+            found[f"peek_{name}"] = peek(model, shown)
         one = [clips_through(load_reward_model(url), shown, 8) for _ in range(arguments.rounds)]
     if arguments.replicas:
         with server(arguments, "--replicas", "2") as url:
@@ -238,7 +250,10 @@ def show(found: dict[str, Any]) -> None:
     console.print(table)
     for name in ("local", "remote"):
         numbers = found[f"peek_{name}"]
-        console.print(f"peek of {CANDIDATES}, {name}: {numbers['times_faster']:.1f} times as fast as separate streams")
+        console.print(
+            f"peek of {CANDIDATES}, {name}: {numbers['times_faster_than_separate']:.1f} times as fast as streams that "
+            f"have the history, {numbers['times_faster_than_built']:.1f} times as fast as streams that are given it"
+        )
     console.print(f"{found['memory_per_history'] / 1e6:.2f} MB per history")
     if "replicas" in found:
         rates = {name: f"{numbers['frames_per_s']:.0f}" for name, numbers in found["replicas"].items()}
