@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ __all__ = ["CARD_FILE", "PublishConfig", "PublishError", "Release", "model_card"
 
 if TYPE_CHECKING:
     from robometer_rl.models.robometer.inference import Robometer
-
 
 CARD_FILE: Final = "README.md"
 
@@ -142,12 +140,6 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-
-if TYPE_CHECKING:
-    from robometer_rl.models.robometer.inference import Robometer
-
-
-logger = logging.getLogger(__name__)
 
 _LEFT_OUT: Final = ("trainer_state.json",)  # what going on with a training needs, and nobody else
 
@@ -287,8 +279,11 @@ def _evaluation(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise PublishError(f"there is no evaluation at {path}; make one with robometer-rl evaluate")
     content = parse_json(read_text(path))
-    if not isinstance(content, dict) or "metrics" not in content or "protocol" not in content:
-        raise PublishError(f"{path} is not what robometer-rl evaluate writes")
+    try:
+        _results(content)
+    # Whatever is missing or of another type: it comes from a file.
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PublishError(f"{path} is not what robometer-rl evaluate writes ({error!r}); measure once more") from error
     return content
 
 

@@ -162,7 +162,15 @@ def test_an_adapter_of_a_directory_is_refused_and_one_of_a_name_is_not(checkpoin
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no evaluation at"), ("{}", "is not what"), ("[1]", "is not what")]
+    ("content", "message"),
+    [
+        (None, "no evaluation at"),
+        ("{}", "is not what"),
+        ("[1]", "is not what"),
+        ('{"metrics": {"voc": 1}, "protocol": "nested(8)", "every": 1, "episodes": {}}', "is not what"),
+        ('{"metrics": {}, "protocol": 3, "every": 1, "episodes": {"failure": 2}}', "is not what"),
+        ('{"metrics": {}, "protocol": "nested(8)", "every": 1}', "is not what"),
+    ],
 )
 def test_an_evaluation_that_is_none_is_refused(checkpoint, tmp_path, content, message):
     path = tmp_path / "results.json"

@@ -166,7 +166,7 @@ def _with_tokenizer(name: str) -> Callable[[Path], None]:
     """A checkpoint with what it would take from its base model's directory on the Hub."""
 
     def make(path: Path) -> None:
-        shutil.copytree(FIXTURES / "robometer_tiny" / "base_processor", path)
+        shutil.copytree(CHECKPOINT, path, ignore=shutil.ignore_patterns("*.safetensors*", "config.*"))
         shutil.copytree(FIXTURES / "robometer_tiny" / name, path, dirs_exist_ok=True)
 
     return make
