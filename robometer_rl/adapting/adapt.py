@@ -33,7 +33,7 @@ from robometer_rl.adapting.learning import Learned, Lesson, learn
 from robometer_rl.adapting.page import write_page
 from robometer_rl.adapting.proposals import Proposal, propose
 from robometer_rl.adapting.survey import Survey, look_at
-from robometer_rl.adapting.verdict import Verdict, ask, judge
+from robometer_rl.adapting.verdict import Verdict, ask, false_alarms_among, judge
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
@@ -245,7 +245,9 @@ def _conclude(
 def _calibrated(model: CompactModel, held_out: Sequence[Example]) -> SuccessCalibration | None:
     """The success rule with the default patience, chosen on episodes that were not trained on; None if none can be."""
     try:
-        (rule,) = calibrate_success(model, [example.episode for example in held_out])
+        (rule,) = calibrate_success(
+            model, [example.episode for example in held_out], max_false_alarms=false_alarms_among(len(held_out))
+        )
     except ValueError as error:
         logger.warning("no success threshold is chosen: %s", error)
         return None

@@ -9,8 +9,8 @@ import pytest
 from robometer_rl.adapting.examples import Example, make_examples
 from robometer_rl.adapting.proposals import propose
 from robometer_rl.adapting.survey import Survey
-from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge
-from robometer_rl.evaluation.calibration import SuccessCalibration, choose_rule, gather_evidence
+from robometer_rl.adapting.verdict import Seen, Verdict, ask, false_alarms_among, judge
+from robometer_rl.evaluation.calibration import MAX_FALSE_ALARMS, SuccessCalibration, choose_rule, gather_evidence
 from tests.adapting.recordings import LENGTH, recordings
 from tests.models.compact.tiny import tiny_model
 
@@ -88,6 +88,11 @@ def test_what_cannot_be_measured_is_not_enough(examples: list[Example]) -> None:
     assert any("success above failure is nan" in reason for reason in found.reasons)
     assert judge([], SURVEY, None).usable is False
     assert found.threshold is None
+
+
+def test_one_false_alarm_among_few_is_chance() -> None:
+    assert 1 / 12 < false_alarms_among(12) < 2 / 12
+    assert false_alarms_among(1000) == MAX_FALSE_ALARMS
 
 
 def test_a_model_is_asked_as_rewards_ask_it(examples: list[Example]) -> None:
