@@ -320,7 +320,8 @@ UNREADABLE = {
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_tensors_without_readable_values_are_named(kind: str) -> None:
     frame = UNREADABLE[kind]()
-    for read in (lambda: as_frame(frame), lambda: as_frames([frame]), lambda: Clip([frame], "push").read()):
+    frames: Any = [frame]
+    for read in (lambda: as_frame(frame), lambda: as_frames(frames), lambda: Clip(frames, "push").read()):
         with pytest.raises(FrameError, match=r"got a tensor of shape \(5, 6, 3\) .*; expected a dense tensor"):
             read()
 

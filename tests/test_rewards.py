@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -350,7 +350,7 @@ class TestRewardsThatAreTooLarge:
     @pytest.mark.parametrize("name", ["task_weight", "scale", "success_bonus"])
     def test_weights_beyond_32_bits(self, name: str) -> None:
         with pytest.raises(ValueError, match=rf"{name} must be at most 3.40282e\+38, the largest reward, got -1e\+39"):
-            RewardSpec(**{name: -1e39})
+            RewardSpec(**cast(Any, {name: -1e39}))
 
     def test_what_they_come_to(self) -> None:
         spec = RewardSpec(task_weight=3e38)

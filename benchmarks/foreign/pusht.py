@@ -63,12 +63,12 @@ class _PushScript(Script):
             around = self._turn * np.array([-away[1], away[0]]) / max(distance, 1e-6)
             return 0.5 * self.pace * (around + outwards)
         # In the goal's own axes: how far aside, and how far there is still to go along the stem.
-        aside, left = _turned(*(block - _GOAL), -_ANGLE)
+        aside, left = _turned(block[0] - _GOAL[0], block[1] - _GOAL[1], -_ANGLE)
         if self.kind != "wrong_place" and left > -1.0:
             return np.zeros(2)
         wanted = np.clip(0.008 * aside, -0.15, 0.15)
         touch = np.clip(-70.0 * (_error(observation) - wanted), -45.0, 45.0) + self._bias
-        where = _turned(*(agent - block), -angle)  # in the block's axes
+        where = _turned(agent[0] - block[0], agent[1] - block[1], -angle)  # in the block's axes
         ahead = np.clip(0.25 * -left, 6.0, 18.0) if self.kind != "wrong_place" else 14.0
         behind = where[1] < -_RADIUS - 12.0 and abs(where[0] - touch) > 8.0
         aim = block + _turned(touch, -_RADIUS + (-14.0 if behind else self.pace * ahead), angle)

@@ -67,20 +67,21 @@ class _ReacherScript(Script):
         self._stop = min(self._stop, 6) if kind == "stop_halfway" else self._stop
 
     def rest(self, observation: Any) -> Floats:
-        if self._place is None or self._steps == self._stop + 1:
-            self._place = observation[4:6].copy()
-        return self._torques(self._place, observation)
+        place = self._place
+        if place is None or self._steps == self._stop + 1:
+            place = self._place = observation[4:6].copy()
+        return self._torques(place, observation)
 
     def act(self, observation: Any) -> Floats:
         target = observation[6:8]
         if self.kind == "no_contact":
             if self._place is None:
                 self._place = -0.17 * target / max(np.linalg.norm(target), 1e-6)
-            return self._torques(self._place, observation)
+            return self._torques(np.asarray(self._place), observation)
         if self.kind == "wrong_place":
             while self._place is None or np.linalg.norm(self._place - target) < 0.1:
                 self._place = self.rng.uniform(-0.16, 0.16, 2)
-            return self._torques(self._place, observation)
+            return self._torques(np.asarray(self._place), observation)
         return self._torques(target, observation)
 
     def _torques(self, place: Floats, observation: Floats) -> Floats:

@@ -98,7 +98,7 @@ def test_per_frame_arrays_get_their_types():
 def test_numbers_of_other_libraries_become_pythons_own():
     run = trajectory(
         success=torch.tensor([0.0, 1.0, 1.0]),
-        steps=np.float64([0, 2, 2]),
+        steps=np.array([0, 2, 2], np.float64),
         partial_success=np.float32(0.5),
         seed=np.int64(3),
     )

@@ -266,7 +266,9 @@ def test_a_gradient_that_is_no_number_ends_the_training_before_it_is_in_the_weig
     with pytest.raises(TrainingDivergedError, match="the norm of the gradient of step 3 is nan"):
         _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path, max_grad_norm=max_grad_norm)
     assert all(value.isfinite().all() for value in checkpoint.network.state_dict().values())
-    model = load_reward_model(last_save(tmp_path))
+    save = last_save(tmp_path)
+    assert save is not None
+    model = load_reward_model(save)
     assert np.isfinite(model.predict([trajectories[0].clip()])[0].progress).all()
 
 
