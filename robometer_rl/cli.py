@@ -313,15 +313,28 @@ def _signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         raise _Interrupted(signal.Signals(number))
 
+    def once_more(dropped: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised while an object is finalised; the signal comes again when that is over."""
+        if not isinstance(dropped.exc_value, _Interrupted):
+            usual_hook(dropped)
+            return
+        for each in replaced:
+            signal.signal(each, end)
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), dropped.exc_value.number))
+        timer.daemon = True
+        timer.start()
+
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     is_main = threading.current_thread() is threading.main_thread()
     # A program in the background of a script, or under nohup, is told to ignore some of them.
     replaced = [number for number, handler in usual.items() if is_main and signal.getsignal(number) is handler]
+    usual_hook, sys.unraisablehook = sys.unraisablehook, once_more
     for number in replaced:
         signal.signal(number, end)
     try:
         yield
     finally:
+        sys.unraisablehook = usual_hook
         for number in replaced:
             signal.signal(number, usual[number])
 

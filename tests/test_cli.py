@@ -289,6 +289,25 @@ def test_a_signal_while_a_class_is_made_ends_it_likewise(
     assert "ended by SIGINT" in capsys.readouterr().err
 
 
+def test_a_signal_while_an_object_is_finalised_is_not_lost(clip: Path) -> None:
+    code = f"""
+import os, signal, sys, time
+from robometer_rl import cli, score
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+def run(options):
+    Finalised()
+    time.sleep(60)
+score.run_score = run
+sys.exit(cli.main(["score", {str(clip)!r}, "--task", "push"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr.startswith("robometer-rl score: ended by SIGTERM")
+
+
 def test_ctrl_c_after_the_command_is_no_traceback_of_a_library() -> None:
     code = """
 import atexit, os, signal, sys
