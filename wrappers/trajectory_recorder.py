@@ -181,6 +181,7 @@ class TrajectoryRecorder:
         self._origins: list[_Origin | None] = [None] * num_envs
         self._written: set[str] = set()
         self.store = store if isinstance(store, TrajectoryStore) else TrajectoryStore(store)
+        self.store.remove_left_over()
         self._seeds = _recorded(self.store)
 
     @property

@@ -204,6 +204,7 @@ def collect(config: CollectConfig) -> TrajectoryStore:
         BlankFrameError: The renderer failed; what was recorded until then is kept.
     """
     store = TrajectoryStore(config.output)
+    store.remove_left_over()
     episodes = list(_interleaved(config))
     missing = [episode for episode in episodes if episode.name(config) not in store]
     _check_recorded(config, store, set(episodes) - set(missing))

@@ -200,6 +200,11 @@ class TrajectoryStore:
         insort(self._ids, trajectory.id)
         self._known.add(trajectory.id)
 
+    def remove_left_over(self) -> None:
+        """Removes what killed processes left half-written in it, and nothing that another writes at this moment."""
+        for folder in (self.path, *(self.path / name for name in (_JOURNAL, FRAMES, VIDEOS))):
+            remove_all_left_over(folder)
+
     def seal(self) -> None:
         """Merges the journal into the Arrow file, whatever other processes append meanwhile.
 
@@ -398,8 +403,7 @@ def alone(store: TrajectoryStore, what: str) -> Iterator[None]:
             block.enter_context(_locked(store.path, wait=False))
         except BlockingIOError as error:
             raise StoreError(f"{what} into {store.path} is running in another process; wait for its end") from error
-        for folder in (store.path, *(store.path / name for name in (_JOURNAL, FRAMES, VIDEOS))):
-            remove_all_left_over(folder)
+        store.remove_left_over()
         yield
 
 

@@ -33,7 +33,7 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
-from robometer_rl.files import write_text
+from robometer_rl.files import remove_all_left_over, write_text
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -230,6 +230,8 @@ class _Run:
             )
         with main_process_first():
             config.output.mkdir(parents=True, exist_ok=True)
+            for folder in (config.output, *config.output.glob("*/")):  # also of stages that are finished
+                remove_all_left_over(folder)
             if file.exists() and file.read_text() != settings:  # of a start that failed, and with it what it computed
                 shutil.rmtree(config.output / "start", ignore_errors=True)
                 (config.output / "features.npy").unlink(missing_ok=True)

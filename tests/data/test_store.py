@@ -513,3 +513,13 @@ def test_a_killed_writer_leaves_complete_trajectories(tmp_path):
         assert len(store) >= killed_after
         expected = np.random.default_rng(len(store) - 1).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
         np.testing.assert_array_equal(store[-1].frames[:], expected)
+
+
+def test_what_a_killed_writer_left_in_it_is_removed(tmp_path):
+    store = TrajectoryStore(tmp_path / "store")
+    store.append(trajectory("one"))
+    (store.path / "rows" / ".one.json.partial").mkdir()
+    (store.path / "rows" / ".one.json.partial" / "one.json").write_text("{")
+    store.remove_left_over()
+    assert sorted(entry.name for entry in (store.path / "rows").iterdir()) == ["one.json"]
+    assert store["one"].id == "one"

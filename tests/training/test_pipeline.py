@@ -76,12 +76,15 @@ def test_finished_stages_are_not_repeated(data, tmp_path):
     config = _config(data, tmp_path)
     expected = load_checkpoint(train(config)).network.state_dict()
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
+    killed = tmp_path / "joint" / ".config.yaml.partial"  # when the stage's last file was in its place
+    killed.mkdir()
     assert all(
         torch.equal(tensor, expected[key])
         for key, tensor in load_checkpoint(train(config)).network.state_dict().items()
     )
     unchanged = [path for path, time in times.items() if path.stat().st_mtime_ns == time]
     assert {path.parent.name for path in unchanged} == {"vision", "frozen", "joint"}
+    assert not killed.exists()
 
 
 def test_an_output_belongs_to_one_configuration(data, tmp_path):
