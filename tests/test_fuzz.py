@@ -49,6 +49,15 @@ def test_what_is_torn_is_found_and_what_is_hidden_is_not_looked_at(tmp_path):
     assert [problem.split(":")[0] for problem in torn(tmp_path / "out")] == ["out/half.json", "out/page.html"]
 
 
+def test_weights_are_the_same_however_their_head_is_ordered_and_damaged_ones_are_looked_at(tmp_path):
+    path = tmp_path / "a.safetensors"
+    seen = set()
+    for head in (b'{"a": 1, "b": 2}', b'{"b": 2, "a": 1}', b"no head at all  ", b"\x98" * 16):
+        path.write_bytes(len(head).to_bytes(8, "little") + head + b"tensors")
+        seen.add(digest(tmp_path)["a.safetensors"])
+    assert len(seen) == 3
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which files are opened")
 def test_files_that_are_opened_outside_are_seen(tmp_path):
     (tmp_path / "secret").write_text("mine")

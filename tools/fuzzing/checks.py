@@ -7,6 +7,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -84,7 +85,8 @@ def _hash(path: Path) -> str:
     if path.suffix == ".safetensors" and len(content) > 8:
         # Its writer puts what it is told beside the tensors in any order.
         end = 8 + int.from_bytes(content[:8], "little")
-        content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
+        with suppress(ValueError, RecursionError):  # a damaged one is what it is
+            content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
     return hashlib.sha256(content).hexdigest()
 
 
