@@ -203,8 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_output()
     code = 2
     try:
-        with _signals():
-            code = _run(words[:split], words[split:], name)
+        with _signals() as received:
+            code = _run(words[:split], words[split:], name, received)
     except _Interrupted as error:  # before it was known what to do
         code = 128 + error.number
     finally:
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(first: list[str], rest: list[str], name: str) -> int:
+def _run(first: list[str], rest: list[str], name: str, received: Sequence[signal.Signals]) -> int:
     with _parsing(name):
         program = tyro.cli(Program, args=first, prog="robometer-rl", config=(tyro.conf.OmitSubcommandPrefixes,))
     debug = program.debug or os.environ.get("ROBOMETER_DEBUG", "0") not in ("", "0")
@@ -227,11 +227,11 @@ def _run(first: list[str], rest: list[str], name: str) -> int:
             options = _read_options(home, rest, name)
         resolve_name(home.function)(options)
     except KeyboardInterrupt as error:
-        return _ended(error, name, home)
+        return _ended(error.number if isinstance(error, _Interrupted) else signal.SIGINT, name, home)
     except FIXABLE as error:
-        # Before Python 3.12 what comes while the body of a class is run is wrapped.
-        if isinstance(error.__cause__, _Interrupted):
-            return _ended(error.__cause__, name, home)
+        # Libraries make errors of their own of what comes while they call Python, as Python 3.11 does in classes.
+        if received:
+            return _ended(received[0], name, home)
         explanation = explain(error)
         if explanation is None:
             raise
@@ -241,8 +241,7 @@ def _run(first: list[str], rest: list[str], name: str) -> int:
     return 0
 
 
-def _ended(error: KeyboardInterrupt, name: str, home: _Home) -> int:
-    number = error.number if isinstance(error, _Interrupted) else signal.SIGINT
+def _ended(number: signal.Signals, name: str, home: _Home) -> int:
     show_error(f"{name}: ended by {number.name}; {home.kept}")
     return 128 + number
 
@@ -305,13 +304,19 @@ class _Held(io.StringIO):
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the program in order, so that nothing is left half; a second one at once."""
+def _signals() -> Iterator[Sequence[signal.Signals]]:
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the program in order, so that nothing is left half; a second one at once.
+
+    Yields:
+        Those that have come until now.
+    """
+    received: list[signal.Signals] = []
 
     def end(number: int, _: object) -> None:
         for each in replaced:
             signal.signal(each, signal.SIG_DFL)
-        raise _Interrupted(signal.Signals(number))
+        received.append(signal.Signals(number))
+        raise _Interrupted(received[-1])
 
     def once_more(dropped: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised while an object is finalised; the signal comes again when that is over."""
@@ -332,7 +337,7 @@ def _signals() -> Iterator[None]:
     for number in replaced:
         signal.signal(number, end)
     try:
-        yield
+        yield received
     finally:
         sys.unraisablehook = usual_hook
         for number in replaced:

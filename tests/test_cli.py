@@ -289,6 +289,21 @@ def test_a_signal_while_a_class_is_made_ends_it_likewise(
     assert "ended by SIGINT" in capsys.readouterr().err
 
 
+def test_a_signal_of_which_a_library_makes_its_own_error_ends_it_likewise(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except BaseException:  # as compiled code does
+            raise ValueError("could not determine the shape") from None
+
+    monkeypatch.setattr("robometer_rl.score.run_score", load)
+    assert main(["score", str(clip), "--task", "push"]) == 128 + signal.SIGTERM
+    assert "ended by SIGTERM" in capsys.readouterr().err
+
+
 def test_a_signal_while_an_object_is_finalised_is_not_lost(clip: Path) -> None:
     code = f"""
 import os, signal, sys, time
