@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks.foreign.worlds import Floats, Script, World, staged_progress
+from robometer_rl.extras import require
 
 __all__ = ["Fetch"]
 
@@ -77,9 +78,7 @@ class Fetch(World):
 
     def make(self, size: int) -> gym.Env[Any, Any]:
         """The environment, looked at from the side."""
-        import gymnasium_robotics
-
-        gym.register_envs(gymnasium_robotics)
+        gym.register_envs(require("gymnasium_robotics", "foreign"))
         return gym.make(
             "FetchPickAndPlace-v4", render_mode="rgb_array", width=size, height=size, default_camera_config=_CAMERA
         )

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks.foreign.worlds import Floats, Script, World
+from robometer_rl.extras import require
 
 __all__ = ["PushT"]
 
@@ -85,8 +86,7 @@ class PushT(World):
 
     def make(self, size: int) -> gym.Env[Any, Any]:
         """The environment, looked at from above."""
-        import gym_pusht  # noqa: F401  (registers it)
-
+        require("gym_pusht", "foreign")  # registers it
         size = max(size, _DRAWN)
         env = gym.make(
             "gym_pusht/PushT-v0",

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks.foreign.worlds import Floats, Script, World
+from robometer_rl.extras import require
 
 __all__ = ["Reacher"]
 
@@ -28,9 +29,7 @@ class _Suite(gym.Env[Floats, Floats]):
     def __init__(self, size: int) -> None:
         if sys.platform == "linux":
             os.environ.setdefault("MUJOCO_GL", "egl")
-        from dm_control import suite
-
-        self._suite = suite.load("reacher", "hard", task_kwargs={"random": 0})
+        self._suite = require("dm_control.suite", "foreign").load("reacher", "hard", task_kwargs={"random": 0})
         self._size = size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (8,))
