@@ -67,6 +67,7 @@ def test_inference_compares_every_method(tmp_path: Path) -> None:
     assert result["nested_peak_memory_mb"]["10000"] > 0
 
 
+@pytest.mark.slow
 def test_training_is_compared_with_a_straight_loop(tmp_path: Path) -> None:
     arguments = ["--shape", "tiny", "--steps", "2", "--warmup", "1", "--batch-size", "4", "--rounds", "1"]
     result = run(tmp_path, "training", *arguments, "--episodes", "1")

@@ -41,6 +41,7 @@ def result(clone: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_overhead_compares_what_is_drawn_and_what_is_paid(clone: Path) -> None:
     words = ["--environments", "1", "2", "--every", "1", "5", "--steps", "5", "--rounds", "1", "--size", "64"]
     run(clone, "wrapper_overhead", *words, "--model", str(CHECKPOINT))

@@ -33,6 +33,7 @@ def recordings(tmp_path: Path) -> Path:
     return store.path
 
 
+@pytest.mark.slow
 def test_relabelling_is_compared_with_a_loop(tmp_path: Path, recordings: Path) -> None:
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results"))
     words = ["--model", str(CHECKPOINT), "--recordings", str(recordings), "--work", str(tmp_path / "work")]
