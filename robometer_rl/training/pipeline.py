@@ -32,6 +32,7 @@ from robometer_rl.data.labels import group_key
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
+from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import remove_all_left_over, write_text
 from robometer_rl.models.locations import locate
@@ -224,7 +225,7 @@ class _Run:
         settings = json.dumps(asdict(config), indent=2, default=str)
         file = config.output / "config.json"
         if file.exists() and file.read_text() != settings and _has_trained(config.output):
-            differing = _differing(json.loads(file.read_text()), json.loads(settings))
+            differing = _differing(_object(file), json.loads(settings))
             raise ValueError(
                 f"{config.output} holds a run with another configuration: {'; '.join(differing)}. Choose another output"
             )
@@ -240,7 +241,7 @@ class _Run:
             write_text(file, settings)
         run = cls(config.output)
         if run._report_file.exists():
-            run.report = json.loads(run._report_file.read_text())
+            run.report = _object(run._report_file)
         wait_for_everyone()  # before the report is written to
         run.note(provenance=provenance())
         return run
@@ -271,6 +272,21 @@ class _Run:
         self.note(seconds=self.report.get("seconds", {}) | {name: spent})
         logger.info("stage %s took %d s (%d s of processor time)", name, spent["wall"], spent["cpu"])
         return checkpoint
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """What an earlier start of the run wrote.
+
+    Raises:
+        ValueError: The file is damaged, or somebody else's.
+    """
+    try:
+        content = parse_json(read_text(file), nan=True)
+    except DocumentError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, or choose another output") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is not of a training: remove it, or choose another output")
+    return content
 
 
 def _has_trained(output: Path) -> bool:

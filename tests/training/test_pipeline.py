@@ -87,6 +87,14 @@ def test_finished_stages_are_not_repeated(data, tmp_path):
     assert not killed.exists()
 
 
+@pytest.mark.parametrize("content", ["[]", "{", "3"])
+def test_a_report_that_is_none_is_named(data, tmp_path, content):
+    config = _config(data, tmp_path)
+    tmp_path.joinpath("report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"report\.json is (damaged|not of a training).*remove it"):
+        train(config)
+
+
 def test_an_output_belongs_to_one_configuration(data, tmp_path):
     config = _config(data, tmp_path, joint=StageConfig(steps=0, vision_learning_rate=1e-4))
     train(config)
