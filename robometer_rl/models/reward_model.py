@@ -42,6 +42,10 @@ class RewardStream(ABC):
     tasks: list[str]
     protocol: FrameProtocol
 
+    def __init__(self, tasks: Sequence[str], protocol: FrameProtocol) -> None:
+        self.protocol = protocol
+        self.tasks = self._checked(tasks, len(tasks))
+
     def __len__(self) -> int:
         return len(self.tasks)
 
@@ -153,12 +157,21 @@ class RewardStream(ABC):
     def _change_tasks(self, chosen: Sequence[int], tasks: Sequence[str] | None) -> None:
         if tasks is None:
             return
-        if isinstance(tasks, str):
-            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
-        same_length("tasks", len(tasks), len(chosen))
-        checked = [self._check_task(task) for task in tasks]
+        checked = self._checked(tasks, len(chosen))
         for index, task in zip(chosen, checked, strict=True):
             self.tasks[index] = task
+
+    def _checked(self, tasks: Sequence[str], count: int) -> list[str]:
+        """The tasks of ``count`` histories, each of which can be asked about."""
+        if isinstance(tasks, str):
+            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        same_length("tasks", len(tasks), count)
+        return [self._check_task(task) for task in tasks]
+
+    def _still_shown(self, frames: Mapping[int, T], length: int, newest: T) -> dict[int, T]:
+        """Of a history's frames by number, and its newest behind ``length`` others, what a later step may show."""
+        retained = set(self.protocol.retained(length).tolist())
+        return {t: frame for t, frame in {**frames, length: newest}.items() if t in retained}
 
     def _check_task(self, task: str) -> str:
         """Returns a task that can be asked about; raises `TaskError` otherwise."""
@@ -311,11 +324,8 @@ class HistoryStream(RewardStream):
     """A stream for any model: keeps the frames a protocol may still show and asks `RewardModel.predict` each time."""
 
     def __init__(self, model: RewardModel, tasks: Sequence[str], protocol: FrameProtocol) -> None:
-        if isinstance(tasks, str):
-            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        super().__init__(tasks, protocol)
         self.model = model
-        self.protocol = protocol
-        self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
 
     def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
@@ -361,9 +371,7 @@ class HistoryStream(RewardStream):
 
     def _keep(self, history: _History, image: NDArray[np.uint8]) -> None:
         """Adds a frame to a history, and forgets those that no later step shows."""
-        history.frames[history.length] = image
-        retained = set(self.protocol.retained(history.length).tolist())
-        history.frames = {t: image for t, image in history.frames.items() if t in retained}
+        history.frames = self._still_shown(history.frames, history.length, image)
         history.length += 1
 
 

@@ -160,11 +160,8 @@ class RemoteStream(RewardStream):
     """
 
     def __init__(self, model: RemoteRewardModel, tasks: Sequence[str], protocol: FrameProtocol) -> None:
-        if isinstance(tasks, str):
-            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        super().__init__(tasks, protocol)
         self.model = model
-        self.protocol = protocol
-        self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
         # The stream at the server: None where it has to be made.
         self._name: str | None = None
@@ -181,8 +178,7 @@ class RemoteStream(RewardStream):
         said = self._ask("append", {"indices": chosen}, images)
         for index, image in zip(chosen, images, strict=True):
             before = self._histories[index]
-            retained = set(self.protocol.retained(before.length).tolist())
-            kept = {t: frame for t, frame in {**before.frames, before.length: image}.items() if t in retained}
+            kept = self._still_shown(before.frames, before.length, image)
             self._histories[index] = _History(kept, before.length + 1)
         return said
 

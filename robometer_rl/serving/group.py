@@ -96,11 +96,8 @@ class GroupStream(RewardStream):
     """
 
     def __init__(self, group: ServerGroup, tasks: Sequence[str], protocol: FrameProtocol) -> None:
-        if isinstance(tasks, str):
-            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        super().__init__(tasks, protocol)
         self.group = group
-        self.protocol = protocol
-        self.tasks = [self._check_task(task) for task in tasks]
         self._count = len(group.members)
         self._parts = [
             RemoteStream(member, self.tasks[number :: self._count], protocol)

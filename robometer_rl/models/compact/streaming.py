@@ -52,11 +52,8 @@ class CompactStream(RewardStream):
     """See `RewardStream`; one append is one pass through the image network for all histories of one size."""
 
     def __init__(self, model: FrameReader, tasks: Sequence[str], protocol: FrameProtocol) -> None:
-        if isinstance(tasks, str):
-            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
+        super().__init__(tasks, protocol)
         self.model = model
-        self.protocol = protocol
-        self.tasks = [self._check_task(task) for task in tasks]
         self._histories = [_History() for _ in self.tasks]
 
     def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
@@ -131,8 +128,6 @@ class CompactStream(RewardStream):
 
     def _keep(self, history: _History, image: NDArray[np.uint8], vector: torch.Tensor) -> None:
         """Adds a frame to a history, and forgets those that no later step shows."""
-        history.vectors[history.length] = vector
-        retained = set(self.protocol.retained(history.length).tolist())
-        history.vectors = {t: kept for t, kept in history.vectors.items() if t in retained}
+        history.vectors = self._still_shown(history.vectors, history.length, vector)
         history.length += 1
         history.size = (image.shape[0], image.shape[1])

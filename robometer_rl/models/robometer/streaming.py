@@ -183,14 +183,11 @@ class RobometerStream(RewardStream):
         tasks: Sequence[str],
         protocol: FrameProtocol,
     ) -> None:
-        if isinstance(tasks, str):
-            raise TypeError(f"got one task, {tasks!r}; expected a list with one task per history")
-        require_masks(network.model.language_model)
-        self.protocol = protocol
         self._network = network
-        self._processor = processor
+        self._processor = processor  # which says what tasks can be asked about
         self._computing = computing
-        self.tasks = [self._check_task(task) for task in tasks]
+        require_masks(network.model.language_model)
+        super().__init__(tasks, protocol)
         self._histories = [_History() for _ in self.tasks]
         self._cache = _Cache(len(self.tasks))
         self._features: FeatureStore[tuple[int, int]] = FeatureStore()
