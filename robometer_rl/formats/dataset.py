@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.documents import parse_json, read_text
+from robometer_rl.files import check_destination
 from robometer_rl.frames import Clip, FrameSequence, TaskError, check_task
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video.lazy import Orientation
@@ -34,6 +35,7 @@ from robometer_rl.video.lazy import Orientation
 __all__ = [
     "METADATA_FILE",
     "DatasetOptions",
+    "DirectoryWriter",
     "EpisodeError",
     "EpisodeLabels",
     "LabelWriter",
@@ -321,6 +323,18 @@ class LabelWriter(ABC):
         Raises:
             OSError: No space, no permission; the original is untouched and nothing half-written is visible.
         """
+
+
+class DirectoryWriter(LabelWriter):
+    """Makes a new directory with a file of metadata in it, see `write_metadata`."""
+
+    def check(self) -> None:
+        """See `LabelWriter.check`."""
+        check_destination(self.destination)
+
+    def written(self) -> Provenance | None:
+        """See `LabelWriter.written`."""
+        return read_metadata(self.destination)
 
 
 class RelabelDataset(ABC):

@@ -37,21 +37,20 @@ from numpy.typing import NDArray
 
 from robometer_rl.archives import ARCHIVE_DAMAGE, ArchiveError, Member, read_arrays, read_members
 from robometer_rl.data.reading import SourceError, Unreadable
-from robometer_rl.files import OutsideError, check_destination, check_regular, inside, new_directory
+from robometer_rl.files import OutsideError, check_regular, inside, new_directory
 from robometer_rl.formats.conventions import Assumptions, Cameras, cameras_among, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
+    DirectoryWriter,
     EpisodeError,
     EpisodeLabels,
     Labels,
     LabelWriter,
-    Provenance,
     RecordedEpisode,
     RelabelDataset,
     WriteMode,
     default_output,
     fingerprint,
-    read_metadata,
     write_metadata,
 )
 from robometer_rl.true_success import find_success, read_steps
@@ -188,20 +187,12 @@ class NpzDataset(RelabelDataset):
         raise SourceError(f"not one of the {len(self.keys)} .npz files in {self.options.path} has pictures in it")
 
 
-class _NpzWriter(LabelWriter):
+class _NpzWriter(DirectoryWriter):
     """Copies a folder of episodes with new rewards."""
 
     def __init__(self, dataset: NpzDataset, destination: Path) -> None:
         self.destination = destination
         self._dataset = dataset
-
-    def check(self) -> None:
-        """See `LabelWriter.check`."""
-        check_destination(self.destination)
-
-    def written(self) -> Provenance | None:
-        """See `LabelWriter.written`."""
-        return read_metadata(self.destination)
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""

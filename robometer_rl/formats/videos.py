@@ -52,21 +52,20 @@ from numpy.typing import NDArray
 from robometer_rl.data.reading import Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
-from robometer_rl.files import check_destination, inside, new_directory
+from robometer_rl.files import inside, new_directory
 from robometer_rl.formats.conventions import Assumptions, choose_cameras
 from robometer_rl.formats.dataset import (
     DatasetOptions,
+    DirectoryWriter,
     EpisodeLabels,
     Labels,
     LabelWriter,
-    Provenance,
     RecordedEpisode,
     RecordedFacts,
     RelabelDataset,
     WriteMode,
     default_output,
     fingerprint,
-    read_metadata,
     write_metadata,
 )
 from robometer_rl.formats.jsonl import Field, Line, RecordError, check_record, is_text, read_lines
@@ -322,20 +321,12 @@ class VideoDataset(RelabelDataset):
         return found
 
 
-class _VideoWriter(LabelWriter):
+class _VideoWriter(DirectoryWriter):
     """Writes the folder of labels."""
 
     def __init__(self, dataset: VideoDataset, destination: Path) -> None:
         self.destination = destination
         self._dataset = dataset
-
-    def check(self) -> None:
-        """See `LabelWriter.check`."""
-        check_destination(self.destination)
-
-    def written(self) -> Provenance | None:
-        """See `LabelWriter.written`."""
-        return read_metadata(self.destination)
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""

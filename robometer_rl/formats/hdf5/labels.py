@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 
 from robometer_rl.files import check_destination, check_outside, new_directory, new_file
 from robometer_rl.formats.dataset import (
+    DirectoryWriter,
     EpisodeError,
     EpisodeLabels,
     Labels,
     LabelWriter,
     Provenance,
-    read_metadata,
     write_metadata,
 )
 from robometer_rl.formats.hdf5.demonstrations import (
@@ -78,7 +78,7 @@ class HDF5FileWriter(LabelWriter):
             _copy_labelled(path, name, partial, labels)
 
 
-class HDF5FolderWriter(LabelWriter):
+class HDF5FolderWriter(DirectoryWriter):
     """Writes a copy of a folder with labels in its HDF5 files.
 
     Args:
@@ -95,11 +95,7 @@ class HDF5FolderWriter(LabelWriter):
     def check(self) -> None:
         """See `LabelWriter.check`."""
         check_outside(self.destination, self._root)
-        check_destination(self.destination)
-
-    def written(self) -> Provenance | None:
-        """See `LabelWriter.written`."""
-        return read_metadata(self.destination)
+        super().check()
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""

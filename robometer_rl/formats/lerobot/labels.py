@@ -44,14 +44,12 @@ from numpy.typing import NDArray
 
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
-from robometer_rl.files import check_destination, check_outside, new_directory
+from robometer_rl.files import check_outside, new_directory
 from robometer_rl.formats.dataset import (
+    DirectoryWriter,
     EpisodeLabels,
     Labels,
-    LabelWriter,
-    Provenance,
     metadata,
-    read_metadata,
     write_metadata,
 )
 from robometer_rl.formats.lerobot.layout import LeRobotLayout, column_values, open_parquet
@@ -107,20 +105,12 @@ _STATS: Final = Path("meta/stats.json")
 _NO_COPY: Final = "a copy would be damaged like the original: repair it, or write a sidecar"
 
 
-class LeRobotSidecarWriter(LabelWriter):
+class LeRobotSidecarWriter(DirectoryWriter):
     """Writes a directory of labels beside a dataset, see this module."""
 
     def __init__(self, layout: LeRobotLayout, destination: Path) -> None:
         self.layout = layout
         self.destination = destination
-
-    def check(self) -> None:
-        """See `LabelWriter.check`."""
-        check_destination(self.destination)
-
-    def written(self) -> Provenance | None:
-        """See `LabelWriter.written`."""
-        return read_metadata(self.destination)
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`. Frames in tables that cannot be read have no rows in it."""
@@ -144,7 +134,7 @@ class LeRobotSidecarWriter(LabelWriter):
             write_metadata(directory, labels)
 
 
-class LeRobotCopyWriter(LabelWriter):
+class LeRobotCopyWriter(DirectoryWriter):
     """Writes a labelled copy of a dataset v3.0, see this module."""
 
     def __init__(self, layout: LeRobotLayout, destination: Path) -> None:
@@ -154,12 +144,8 @@ class LeRobotCopyWriter(LabelWriter):
     def check(self) -> None:
         """See `LabelWriter.check`; a table of the dataset that could not be copied is an `OSError` too."""
         check_outside(self.destination, self.layout.root)
-        check_destination(self.destination)
+        super().check()
         _check_tables(self.layout)
-
-    def written(self) -> Provenance | None:
-        """See `LabelWriter.written`."""
-        return read_metadata(self.destination)
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
