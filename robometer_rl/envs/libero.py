@@ -25,12 +25,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from robometer_rl.envs.robosuite_parts import Cameras, numpy_seeded, prepare_import
+from robometer_rl.envs.robosuite_parts import Cameras, DrawnEnv, numpy_seeded, prepare_import
 
 __all__ = ["SUITES", "LiberoEnv"]
 
@@ -56,7 +55,7 @@ _ROBOT_STATE = (
 Observation: TypeAlias = NDArray[np.float32] | dict[str, NDArray[Any]]
 
 
-class LiberoEnv(gym.Env[Observation, NDArray[np.float32]]):
+class LiberoEnv(DrawnEnv[Observation]):
     """One task of one LIBERO suite, with its sparse success as reward.
 
     **Action space**: ``Box(-1, 1, (7,), float32)``, LIBERO's operational-space controller at 20 Hz: three
@@ -188,23 +187,6 @@ class LiberoEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._cameras.forget()
         success = bool(done)
         return self._observation(raw), float(success), success, False, self._info(success)
-
-    def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Draws the first camera, upright RGB of shape (height, width, 3).
-
-        Raises:
-            RuntimeError: The environment was made without ``render_mode="rgb_array"``, or nothing can be drawn here.
-        """
-        if self.render_mode != "rgb_array":
-            raise RuntimeError('nothing to render: make the environment with render_mode="rgb_array"')
-        return self._cameras.frame(self._cameras.names[0])
-
-    def close(self) -> None:
-        """Frees the simulator and what drawing took; may be called again."""
-        if not self._closed:
-            self._cameras.close()
-            self._simulator.close()
-            self._closed = True
 
     def _choose_init_state(self, options: dict[str, Any]) -> int:
         if "init_state" not in options:

@@ -24,12 +24,11 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from robometer_rl.envs.robosuite_parts import Cameras, numpy_seeded, prepare_import
+from robometer_rl.envs.robosuite_parts import Cameras, DrawnEnv, numpy_seeded, prepare_import
 
 __all__ = ["CONTROL_HZ", "TASKS", "RobosuiteEnv"]
 
@@ -56,7 +55,7 @@ _TWO_ARMS = ("TwoArmLift", "TwoArmPegInHole", "TwoArmHandover")
 _SMALLEST = 16
 
 
-class RobosuiteEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
+class RobosuiteEnv(DrawnEnv[NDArray[np.float32]]):
     """One task of robosuite.
 
     **Action space**: ``Box(-1, 1, float32)``, the operational-space controller at 20 Hz, for each arm three
@@ -163,23 +162,6 @@ class RobosuiteEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         raw, reward, _, _ = self._simulator.step(np.asarray(action, np.float64))
         self._cameras.forget()
         return _vector(raw), float(reward), False, False, self._info()
-
-    def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Draws the camera, upright RGB of shape (size, size, 3).
-
-        Raises:
-            RuntimeError: The environment was made without ``render_mode="rgb_array"``, or nothing can be drawn here.
-        """
-        if self.render_mode != "rgb_array":
-            raise RuntimeError('nothing to render: make the environment with render_mode="rgb_array"')
-        return self._cameras.frame(self._cameras.names[0])
-
-    def close(self) -> None:
-        """Frees the simulator and what drawing took; may be called again."""
-        if not self._closed:
-            self._cameras.close()
-            self._simulator.close()
-            self._closed = True
 
     def _info(self) -> dict[str, Any]:
         return {"task": self.instruction, "is_success": bool(self._simulator._check_success())}

@@ -7,14 +7,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.envs.opengl import free_with, import_mujoco, with_opengl
 
-__all__ = ["Cameras", "numpy_seeded", "prepare_import"]
+__all__ = ["Cameras", "DrawnEnv", "numpy_seeded", "prepare_import"]
+
+ObsType = TypeVar("ObsType")
 
 _ADVICE = ("macro", "robosuite_models", "mink", "controller configuration")
 
@@ -111,3 +114,28 @@ class Cameras:
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # robosuite's collision shapes
         return renderer
+
+
+class DrawnEnv(gym.Env[ObsType, NDArray[np.float32]]):
+    """An environment around a simulator of robosuite, drawn by `Cameras`."""
+
+    _simulator: Any
+    _cameras: Cameras
+    _closed: bool
+
+    def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Draws the first camera, upright RGB of shape (height, width, 3).
+
+        Raises:
+            RuntimeError: The environment was made without ``render_mode="rgb_array"``, or nothing can be drawn here.
+        """
+        if self.render_mode != "rgb_array":
+            raise RuntimeError('nothing to render: make the environment with render_mode="rgb_array"')
+        return self._cameras.frame(self._cameras.names[0])
+
+    def close(self) -> None:
+        """Frees the simulator and what drawing took; may be called again."""
+        if not self._closed:
+            self._cameras.close()
+            self._simulator.close()
+            self._closed = True
