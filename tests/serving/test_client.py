@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,20 +24,9 @@ from robometer_rl.serving.limits import Limits
 from robometer_rl.serving.problems import ServerError
 from robometer_rl.serving.service import Settings
 from tests.fixed_models import BrightnessModel, BrokenModel, PixelModel
-from tests.golden import CHECKPOINT, clips, pairs
+from tests.golden import clips, pairs
 from tests.library import ROOT
 from tests.serving.servers import Running, serving
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    with serving(lambda: load_reward_model(CHECKPOINT)) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def local() -> RewardModel:
-    return load_reward_model(CHECKPOINT)
 
 
 def assert_same(got: Sequence[Prediction], wanted: Sequence[Prediction]) -> None:

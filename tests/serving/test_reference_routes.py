@@ -35,12 +35,6 @@ ANSWERED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    with serving(lambda: load_reward_model(CHECKPOINT)) as found:
-        yield found
-
-
 def replay(running: Running, name: str) -> tuple[int, Any]:
     status, _, body = ask_raw(running.address, (FIXTURES / f"{name}.http").read_bytes())
     return status, json.loads(body)

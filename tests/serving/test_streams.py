@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,17 +29,6 @@ from tests.serving.servers import Process, Running, serving, start, wait_until
 TASKS = ["push", "open the top drawer of the cabinet", "stack the cup"]
 SIZES = [(32, 32), (32, 64), (64, 32)]
 PROTOCOLS = [NestedFrames(4), NestedFrames(2), UniformFrames(3)]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    with serving(lambda: load_reward_model(CHECKPOINT)) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def local() -> RewardModel:
-    return load_reward_model(CHECKPOINT)
 
 
 def remote_model(running: Running) -> RemoteRewardModel:
