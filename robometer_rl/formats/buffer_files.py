@@ -53,7 +53,7 @@ _KINDS: Final = "biufSUO?"
 
 # What a damaged pickle, or one that is none, fails with.
 _DAMAGE: Final = (
-    pickle.UnpicklingError,
+    pickle.PickleError,
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -62,7 +62,7 @@ _DAMAGE: Final = (
     ImportError,
     LookupError,
     MemoryError,
-    RecursionError,
+    RuntimeError,  # of PyTorch's devices; one that nests too deeply is of this kind, too
     TypeError,
     ValueError,
     struct.error,
