@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Final
 
@@ -314,8 +313,8 @@ def _is_sound(buffer: Any) -> bool:
         and all(array.shape[:2] == shape and array.dtype.kind in "biuf" for array in arrays)
         and all(each == shapes[0] for each in shapes)
         and all(isinstance(flag, bool | np.bool_) for flag in (buffer.full, buffer.optimize_memory_usage))
-        and isinstance(buffer.pos, Integral)
-        and 0 <= buffer.pos <= buffer.buffer_size
+        and isinstance(buffer.pos, int | np.integer)
+        and 0 <= int(buffer.pos) <= buffer.buffer_size
     )
 
 
