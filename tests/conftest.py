@@ -18,8 +18,11 @@ settings.load_profile("tests")
 
 GIGABYTES_OF_A_WORKER = 2.5
 
-# Who is started in the background of a script ignores Ctrl-C, and so does all that he starts; tests interrupt programs.
+# Who is started in the background of a script ignores Ctrl-C, who is started by nohup ignores the end of his terminal,
+# and so does all that they start; tests end programs in all these ways.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def scheduling() -> tuple[int, "os.sched_param"] | None:
