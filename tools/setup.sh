@@ -31,8 +31,8 @@ make_venv() {
     fi
   done
   echo "Found no usable Python among: $candidates" >&2
-  echo "Python 3.11 or newer with its venv module is needed (Debian: sudo apt-get install -y python3 python3-venv)." >&2
-  echo "To name one: make PYTHON=path/to/python3.11 TARGET" >&2
+  echo "One of them has to run (pyenv: only active versions do) and to have its venv module (Debian: python3-venv)." >&2
+  echo "To name another: make PYTHON=path/to/python TARGET" >&2
   return 1
 }
 
