@@ -186,6 +186,8 @@ class RewardModel(ABC):
         model_id: Name recorded in outputs.
         revision: Commit recorded in outputs, if known.
         dtype: Precision recorded in outputs.
+        device: Where it computes, as torch names it.
+        bins: Columns of `Prediction.progress_distribution`; 0 if it gives no distribution.
         default_protocol: What ``protocol=None`` means for this model.
         success_threshold: Calibrated threshold on the success probability, None if it was never calibrated.
         has_progress: Whether it says how far a task has come; one that only compares raises in `predict`.
@@ -200,6 +202,8 @@ class RewardModel(ABC):
     model_id: str
     revision: str | None = None
     dtype: str = "float32"
+    device: str = "cpu"
+    bins: int = 0
     default_protocol: FrameProtocol
     success_threshold: float | None = None
     has_progress: bool = True

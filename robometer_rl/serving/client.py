@@ -22,14 +22,13 @@ from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.serving.connection import Answer, Connection, Refusal
 from robometer_rl.serving.problems import ServerError
-from robometer_rl.serving.wire import encode, unpack_predictions, unpack_step
+from robometer_rl.serving.wire import MODEL_FACTS, encode, unpack_predictions, unpack_step
 
 __all__ = ["RemoteRewardModel", "RemoteStream"]
 
 T = TypeVar("T")
 
 _GONE: Final = (404, 410)
-_FACTS: Final = ("model_id", "revision", "dtype", "success_threshold", "has_progress", "has_success", "causal")
 
 
 class RemoteRewardModel(RewardModel):
@@ -50,7 +49,7 @@ class RemoteRewardModel(RewardModel):
         self.connection = connection
         self.source = connection.address
         try:
-            for name in _FACTS:
+            for name in MODEL_FACTS:
                 setattr(self, name, about[name])
             self.default_protocol = parse_protocol(about["default_protocol"])
             self.identity = str(about["identity"])
@@ -59,7 +58,7 @@ class RemoteRewardModel(RewardModel):
             raise ServerError(f"{self.source}/v1/model does not describe a model: {error!r}") from error
 
     def __reduce__(self) -> Any:
-        about = {name: getattr(self, name) for name in _FACTS}
+        about = {name: getattr(self, name) for name in MODEL_FACTS}
         about |= {"default_protocol": str(self.default_protocol), "identity": self.identity, "limits": self._limits}
         return RemoteRewardModel, (self.connection, about)
 

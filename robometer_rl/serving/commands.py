@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from robometer_rl.serving.gate import Door
     from robometer_rl.serving.service import Settings
 
-__all__ = ["ServeConfig", "read_token", "run_serve", "serve"]
+__all__ = ["ServeConfig", "read_tokens", "run_serve", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class ServeConfig:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of the model; as stored in the checkpoint if not given."""
     token_file: Path | None = None
-    """File with the token that clients must show; the environment variable ROBOMETER_RL_TOKEN if not given."""
+    """File with the tokens that clients may show, one a line; the environment variable ROBOMETER_RL_TOKEN if not
+    given."""
     no_token: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Let anybody who reaches this machine ask."""
     no_reference_routes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -65,6 +66,9 @@ class ServeConfig:
     """Forget a stream that was not used for so many seconds."""
     grace_s: float = 20.0
     """Seconds that requests have to be answered after SIGTERM."""
+    exact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Ask the model about one request at a time: numbers do not depend on who else asks, and several clients wait
+    longer."""
     replicas: int = 1
     """Copies of the model, each on a GPU of its own if there are; more than one are run by Ray (docs/serving.md)."""
     gpus_per_replica: float | None = None
@@ -91,26 +95,27 @@ def run_serve(config: ServeConfig) -> None:
     serve(config, partial(load_reward_model, config.model, config.device, config.dtype))
 
 
-def read_token(config: ServeConfig) -> str | None:
-    """The token that clients must show.
+def read_tokens(config: ServeConfig) -> tuple[str, ...]:
+    """The tokens that clients may show; none if anybody may ask.
 
     Raises:
-        ValueError: None was given, and others than this machine may reach the server; or it is empty.
+        ValueError: None was given, and others than this machine may reach the server; or there is none in its place.
         OSError: Its file cannot be read.
     """
-    token = os.environ.get(TOKEN_VARIABLE)
+    text = os.environ.get(TOKEN_VARIABLE)
     if config.token_file is not None:
-        token = config.token_file.read_text(encoding="utf-8").strip()
-    if token is not None and not token.strip():
+        text = config.token_file.read_text(encoding="utf-8")
+    tokens = tuple(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
+    if text is not None and not tokens:
         raise ValueError(f"the token in {config.token_file or TOKEN_VARIABLE} is empty")
     if config.no_token:
-        return None
-    if token is None and not _is_loopback(config.host):
+        return ()
+    if not tokens and not _is_loopback(config.host):
         raise ValueError(
             f"the host {config.host!r} can be reached by others: give a token with --token-file or {TOKEN_VARIABLE}, "
             "or say --no-token"
         )
-    return token
+    return tokens
 
 
 def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
@@ -120,7 +125,7 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
         OSError: The port is taken.
         Exception: What loading the model raised.
     """
-    token = read_token(config)
+    tokens = read_tokens(config)
     for package in ("fastapi", "prometheus_client", "python_multipart"):
         require(package, "serve")
     uvicorn = require("uvicorn", "serve")
@@ -128,9 +133,10 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
 
     settings = Settings(
         limits=config.limits,
-        token=token,
+        tokens=tokens,
         stream_bytes=int(config.stream_memory_gb * 1e9),
         lease_s=config.lease_s,
+        exact=config.exact,
         reference_routes=not config.no_reference_routes,
     )
     with _listening(config.host, config.port) as listener:

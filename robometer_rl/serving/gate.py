@@ -10,6 +10,7 @@ import base64
 import hmac
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -32,21 +33,39 @@ class Door:
 
     Attributes:
         limits: What is taken at most.
-        token: What clients must show; None if anybody may ask.
+        tokens: What clients must show, any of them; empty if anybody may ask.
         metrics: Where requests are counted.
         headers: Sent with every answer.
         draining: Whether nothing new is begun any more.
         requests: Requests with a body that are being answered.
         nbytes: Bytes of their bodies.
+        requests_of: How many of the requests showed which of the tokens, by its place.
     """
 
     limits: Limits
-    token: str | None
+    tokens: tuple[str, ...]
     metrics: Metrics
     headers: dict[str, str] = field(default_factory=dict)
     draining: bool = False
     requests: int = 0
     nbytes: int = 0
+    requests_of: Counter[int | None] = field(default_factory=Counter)
+
+    def shown(self, authorization: str) -> int | None:
+        """Which token a header has, as ``Bearer`` or as the password of ``Basic``: its place, or None.
+
+        Takes the same time whichever it is.
+        """
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                value = base64.b64decode(value, validate=True).decode().partition(":")[2]
+            except ValueError:  # neither Base64 nor text
+                return None
+        elif scheme.lower() != "bearer":
+            return None
+        equal = [hmac.compare_digest(value.encode(), token.encode()) for token in self.tokens]
+        return equal.index(True) if any(equal) else None
 
 
 class Gate:
@@ -75,9 +94,8 @@ class Gate:
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        size = 0
         try:
-            size = self._admit(scope)
+            self._admit(scope)
             body = await self._read(scope, receive)
             await self._app(scope, _replayed(body, receive), answer)
         except Problem as problem:
@@ -85,16 +103,17 @@ class Gate:
             await _refuse(answer, problem)
             self._door.metrics.rejected.labels(problem.kind).inc()
         finally:
-            self._count(scope, status, time.perf_counter() - start, size)
+            self._count(scope, status, time.perf_counter() - start)
 
-    def _admit(self, scope: dict[str, Any]) -> int:
-        """Bytes of a request that may be answered; raises `Problem` for one that may not."""
+    def _admit(self, scope: dict[str, Any]) -> None:
+        """Counts a request that may be answered; raises `Problem` for one that may not."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         door, path = self._door, scope["path"]
-        if door.token is not None and path not in _OPEN and not _shows(headers.get("authorization", ""), door.token):
+        place = door.shown(headers.get("authorization", "")) if door.tokens else None
+        if door.tokens and path not in _OPEN and place is None:
             raise Problem(401, "unauthorized", "this server asks for its token: Authorization: Bearer TOKEN")
         if scope["method"] not in ("POST", "PUT", "PATCH"):
-            return 0
+            return
         if door.draining:
             raise Problem(503, "draining", "this server is being stopped; ask again", retry_after=1)
         size = _content_length(headers)
@@ -104,11 +123,14 @@ class Gate:
         if door.requests >= limits.requests or door.nbytes + size > limits.queued_bytes:
             message = f"{door.requests} requests of {door.nbytes} bytes are waiting already; ask again later"
             raise Problem(429, "busy", message, retry_after=1)
+        if place is not None and len(door.tokens) > 1 and door.requests_of[place] >= limits.requests_per_token:
+            message = f"{door.requests_of[place]} requests of this token are waiting already; ask again later"
+            raise Problem(429, "busy", message, retry_after=1)
         door.requests += 1
+        door.requests_of[place] += 1
         door.nbytes += size
         self._note()
-        scope["state"] = {**scope.get("state", {}), "admitted": size}
-        return size
+        scope["state"] = {**scope.get("state", {}), "admitted": (size, place)}
 
     async def _read(self, scope: Mapping[str, Any], receive: Any) -> bytes:
         """The body; raises `Problem` if it is too large or takes too long."""
@@ -130,10 +152,12 @@ class Gate:
             message = f"the body had not arrived after {limits.upload_s:g} s"
             raise Problem(408, "upload_timeout", message) from error
 
-    def _count(self, scope: Mapping[str, Any], status: int, seconds: float, size: int) -> None:
+    def _count(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
         door = self._door
-        if "admitted" in scope.get("state", {}):
+        if (admitted := scope.get("state", {}).get("admitted")) is not None:
+            size, place = admitted
             door.requests -= 1
+            door.requests_of[place] -= 1
             door.nbytes -= size
             self._note()
         # What was asked for may be anything; labels are few.
@@ -144,19 +168,6 @@ class Gate:
     def _note(self) -> None:
         self._door.metrics.waiting_requests.set(self._door.requests)
         self._door.metrics.waiting_bytes.set(self._door.nbytes)
-
-
-def _shows(authorization: str, token: str) -> bool:
-    """Whether a header has the token: as ``Bearer``, or as the password of ``Basic``."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except ValueError:  # neither Base64 nor text
-            return False
-    elif scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(value.encode(), token.encode())
 
 
 def _content_length(headers: Mapping[str, str]) -> int:

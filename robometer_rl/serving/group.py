@@ -18,6 +18,7 @@ from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.serving.client import RemoteRewardModel, RemoteStream
 from robometer_rl.serving.problems import ServerError
+from robometer_rl.serving.wire import MODEL_FACTS
 
 __all__ = ["GroupStream", "ServerGroup"]
 
@@ -41,7 +42,7 @@ class ServerGroup(RewardModel):
         if len(self.members) < len(members) or len(set(served.values())) > 1:
             raise ServerError(f"servers that share the work serve the same model of this package; these serve {served}")
         first = self.members[0]
-        for name in ("model_id", "revision", "dtype", "success_threshold", "has_progress", "has_success", "causal"):
+        for name in MODEL_FACTS:
             setattr(self, name, getattr(first, name))
         self.default_protocol = first.default_protocol
         self.source = ",".join(member.source for member in self.members)

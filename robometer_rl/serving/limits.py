@@ -28,6 +28,8 @@ class Limits:
     """Protocols that streams may have at a time."""
     requests: int = 256
     """Requests that wait or are answered at a time."""
+    requests_per_token: int = 64
+    """Of these, those of one token, where the server has several: one learner leaves room for the others."""
     queued_bytes: int = 1 << 30
     """Bytes of these requests."""
     upload_s: float = 60.0

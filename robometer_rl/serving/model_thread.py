@@ -32,6 +32,8 @@ class ModelThread:
         load: Gives the model.
         table: Makes the streams of the model.
         metrics: Where work is counted.
+        exact: Whether each call goes through the model alone, as if nobody else asked: which others share a pass
+            changes numbers by a rounding error.
 
     Attributes:
         loaded: The model, once it is there, or why it is not.
@@ -39,11 +41,15 @@ class ModelThread:
     """
 
     def __init__(
-        self, load: Callable[[], RewardModel], table: Callable[[RewardModel], StreamTable], metrics: Metrics
+        self,
+        load: Callable[[], RewardModel],
+        table: Callable[[RewardModel], StreamTable],
+        metrics: Metrics,
+        exact: bool = False,
     ) -> None:
         self.loaded: Future[RewardModel] = Future()
         self.ended: Future[None] = Future()
-        self._load, self._table, self._metrics = load, table, metrics
+        self._load, self._table, self._metrics, self._exact = load, table, metrics, exact
         self._questions: deque[Question] = deque()
         self._stream_calls: deque[StreamCall | StreamAction] = deque()
         self._waiting = threading.Condition()
@@ -118,12 +124,13 @@ class ModelThread:
             self._questions = deque(question for question in self._questions if not question.expire())
             first = self._questions[0] if self._questions else None
             asked = [question for question in self._questions if first is not None and _alike(question, first)]
-        return [call for call in taken.values() if not call.expire()], asked
+        return [call for call in taken.values() if not call.expire()], asked[:1] if self._exact else asked
 
     def _answer_streams(self, streams: StreamTable, calls: Sequence[StreamCall | StreamAction]) -> None:
         self._metrics.note_waiting(calls)
         start = time.perf_counter()
-        passes = streams.answer(calls)
+        together = [[call] for call in calls] if self._exact else [calls]
+        passes = [rows for part in together for rows in streams.answer(part)]
         if passes:
             self._metrics.note_work("stream", time.perf_counter() - start, passes)
 
@@ -132,7 +139,7 @@ class ModelThread:
         turn, room = [], _FRAMES_OF_A_TURN
         for question in asked:
             for item in question.items[len(question.answers) :]:
-                if turn and question.frames_of(item) > room:
+                if turn and question.frames_of(item) > room and not self._exact:
                     break
                 room -= question.frames_of(item)
                 turn.append((question, item))

@@ -19,7 +19,6 @@ from robometer_rl.serving.wire import MEDIA_TYPE, Message, WireError, decode
 
 __all__ = [
     "LIMIT_FACTS",
-    "MODEL_FACTS",
     "boolean",
     "clips",
     "histories",
@@ -30,18 +29,6 @@ __all__ = [
     "stream_frames",
     "texts",
 ]
-
-MODEL_FACTS: Final = (
-    "source",
-    "model_id",
-    "revision",
-    "dtype",
-    "success_threshold",
-    "has_progress",
-    "has_success",
-    "causal",
-)
-"""Attributes of a model that its clients have, too."""
 
 LIMIT_FACTS: Final = ("body", "clips", "frames", "side", "histories")
 """Limits that clients keep to."""

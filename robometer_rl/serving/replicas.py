@@ -101,7 +101,7 @@ class Replicas:
     def __init__(
         self, load: Callable[[], RewardModel], settings: Settings, count: int, gpus: float, grace_s: float
     ) -> None:
-        self.door = Door(settings.limits, settings.token, Metrics())
+        self.door = Door(settings.limits, settings.tokens, Metrics())
         self.app = Gate(self, self.door)
         self.loaded: Future[None] = Future()
         self.ended: Future[None] = Future()
@@ -156,7 +156,7 @@ class Replicas:
         )
         targets = [
             serve.RunTarget(
-                deployment.bind(load, replace(settings, token=None, prefix=f"{number}-")), _name(number), None
+                deployment.bind(load, replace(settings, tokens=(), prefix=f"{number}-")), _name(number), None
             )
             for number in range(len(self._busy))
         ]

@@ -18,7 +18,7 @@ from robometer_rl.serving.calls import Question, StreamAction, StreamCall
 from robometer_rl.serving.problems import Problem
 from robometer_rl.serving.service import RewardServer, identity
 from robometer_rl.serving.slots import StreamTable
-from robometer_rl.serving.wire import MEDIA_TYPE, Message, encode, pack_predictions, pack_step
+from robometer_rl.serving.wire import MEDIA_TYPE, MODEL_FACTS, Message, encode, pack_predictions, pack_step
 
 __all__ = ["Routes"]
 
@@ -68,7 +68,7 @@ class Routes:
     async def describe_model(self) -> Response:
         """Which model answers, and within which limits."""
         model, settings = self._server.model, self._server.settings
-        about = {name: getattr(model, name) for name in reading.MODEL_FACTS}
+        about = {name: getattr(model, name) for name in ("source", *MODEL_FACTS)}
         limits = {name: getattr(settings.limits, name) for name in reading.LIMIT_FACTS}
         return JSONResponse(
             about

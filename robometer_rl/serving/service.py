@@ -34,17 +34,19 @@ class Settings:
 
     Attributes:
         limits: What it takes.
-        token: What clients must show; None if anybody may ask.
+        tokens: What clients must show, any of them; empty if anybody may ask.
         stream_bytes: Bytes that the histories of streams may take.
         lease_s: Seconds after which a stream that is not used is forgotten.
+        exact: Whether each request goes through the model alone, see `robometer_rl.serving.model_thread`.
         reference_routes: Whether it answers as the reference's server does, too.
         prefix: What the names of its streams begin with.
     """
 
     limits: Limits = field(default_factory=Limits)
-    token: str | None = None
+    tokens: tuple[str, ...] = ()
     stream_bytes: int = 4_000_000_000
     lease_s: float = 600.0
+    exact: bool = False
     reference_routes: bool = True
     prefix: str = ""
 
@@ -67,11 +69,12 @@ class RewardServer:
         self.settings = settings
         self.instance = secrets.token_hex(8)
         self.metrics = Metrics()
-        self.door = Door(settings.limits, settings.token, self.metrics, {"X-Robometer-Instance": self.instance})
+        self.door = Door(settings.limits, settings.tokens, self.metrics, {"X-Robometer-Instance": self.instance})
         self.thread = ModelThread(
             load,
             lambda model: StreamTable(model, settings.limits, settings.stream_bytes, settings.lease_s, settings.prefix),
             self.metrics,
+            settings.exact,
         )
         self.thread.loaded.add_done_callback(lambda _: self._introduce())
 

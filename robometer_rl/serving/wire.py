@@ -22,6 +22,7 @@ from robometer_rl.prediction import Prediction, StepPrediction
 
 __all__ = [
     "MEDIA_TYPE",
+    "MODEL_FACTS",
     "Message",
     "WireError",
     "decode",
@@ -33,6 +34,19 @@ __all__ = [
 ]
 
 MEDIA_TYPE: Final = "application/x-robometer"
+
+MODEL_FACTS: Final = (
+    "model_id",
+    "revision",
+    "dtype",
+    "device",
+    "bins",
+    "success_threshold",
+    "has_progress",
+    "has_success",
+    "causal",
+)
+"""Attributes of a model that its clients have, too."""
 
 _START: Final = struct.Struct("<4sB3xI")
 _MAGIC: Final = b"RBMT"

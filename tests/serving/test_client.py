@@ -23,6 +23,7 @@ from robometer_rl.serving.client import RemoteRewardModel
 from robometer_rl.serving.limits import Limits
 from robometer_rl.serving.problems import ServerError
 from robometer_rl.serving.service import Settings
+from robometer_rl.serving.wire import MODEL_FACTS
 from tests.fixed_models import BrightnessModel, BrokenModel, PixelModel
 from tests.golden import clips, pairs
 from tests.library import ROOT
@@ -45,7 +46,7 @@ def test_it_has_what_the_local_model_has(running: Running, local: RewardModel) -
     remote = load_reward_model(f"{running.url}/")
     assert isinstance(remote, RemoteRewardModel)
     assert remote.source == running.url
-    for name in ("model_id", "revision", "dtype", "success_threshold", "has_progress", "has_success", "causal"):
+    for name in MODEL_FACTS:
         assert getattr(remote, name) == getattr(local, name)
     assert remote.default_protocol == local.default_protocol
 
@@ -111,7 +112,7 @@ def test_large_questions_are_asked_in_parts() -> None:
 
 
 def test_a_token_opens_the_door_and_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(PixelModel, Settings(token="s3cret/@")) as running:
+    with serving(PixelModel, Settings(tokens=("s3cret/@",))) as running:
         with pytest.raises(ServerError, match="asks for its token"):
             load_reward_model(running.url)
         address = running.url.replace("http://", "http://:s3cret%2F%40@")

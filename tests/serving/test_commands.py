@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robometer_rl.cli import main
-from robometer_rl.serving.commands import ServeConfig, _listening, read_token, serve
+from robometer_rl.serving.commands import ServeConfig, _listening, read_tokens, serve
 from tests.fixed_models import PixelModel
 from tests.golden import CHECKPOINT
 from tests.serving.servers import start
@@ -20,22 +20,24 @@ def test_others_need_a_token_unless_it_is_said_that_they_do_not(
 ) -> None:
     monkeypatch.delenv("ROBOMETER_RL_TOKEN", raising=False)
     for host in ("127.0.0.1", "localhost", "::1"):
-        assert read_token(ServeConfig(host=host)) is None
+        assert read_tokens(ServeConfig(host=host)) == ()
     for host in ("0.0.0.0", "::", "10.0.0.3", "gpu-box"):
         with pytest.raises(ValueError, match="--no-token"):
-            read_token(ServeConfig(host=host))
-        assert read_token(ServeConfig(host=host, no_token=True)) is None
+            read_tokens(ServeConfig(host=host))
+        assert read_tokens(ServeConfig(host=host, no_token=True)) == ()
     file = tmp_path / "token"
     file.write_text(" secret\n")
-    assert read_token(ServeConfig(host="0.0.0.0", token_file=file)) == "secret"
+    assert read_tokens(ServeConfig(host="0.0.0.0", token_file=file)) == ("secret",)
+    file.write_text("secret\n\n of another \nsecret\n")
+    assert read_tokens(ServeConfig(host="0.0.0.0", token_file=file)) == ("secret", "of another")
     monkeypatch.setenv("ROBOMETER_RL_TOKEN", "other")
-    assert read_token(ServeConfig(token_file=file)) == "secret"
-    assert read_token(ServeConfig()) == "other"
+    assert read_tokens(ServeConfig(token_file=file)) == ("secret", "of another")
+    assert read_tokens(ServeConfig()) == ("other",)
     file.write_text(" ")
     with pytest.raises(ValueError, match="is empty"):
-        read_token(ServeConfig(token_file=file))
+        read_tokens(ServeConfig(token_file=file))
     with pytest.raises(OSError):
-        read_token(ServeConfig(token_file=tmp_path / "absent"))
+        read_tokens(ServeConfig(token_file=tmp_path / "absent"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import tyro
 import yaml
 
-from robometer_rl.serving.commands import ServeConfig, read_token
+from robometer_rl.serving.commands import ServeConfig, read_tokens
 from robometer_rl.serving.metrics import Metrics
 from tests.fixed_models import PixelModel
 from tests.library import ROOT
@@ -42,7 +44,7 @@ def test_the_image_starts_the_server_with_options_that_exist(tmp_path: Path) -> 
     assert config.token_file == Path("/run/secrets/token")
     (tmp_path / "token").write_text("secret")
     words[words.index("/run/secrets/token")] = str(tmp_path / "token")
-    assert read_token(tyro.cli(ServeConfig, args=words)) == "secret"
+    assert read_tokens(tyro.cli(ServeConfig, args=words)) == ("secret",)
 
 
 def test_what_the_image_copies_is_there_and_is_let_through() -> None:
@@ -51,7 +53,23 @@ def test_what_the_image_copies_is_there_and_is_let_through() -> None:
     for name in (name for names in copied for name in names):
         assert (ROOT / name).exists()
         assert f"!{name}" in ignored
-    assert "USER server" in DOCKERFILE
+    assert "USER 1000" in DOCKERFILE
+
+
+def test_the_image_has_no_habit_that_a_linter_knows() -> None:
+    done = subprocess.run([tool("hadolint"), DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_compose_reads_what_is_written_for_it() -> None:
+    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def tool(name: str) -> Path:
+    """A program that is installed beside this Python (extra ``dev``)."""
+    return Path(sys.executable).parent / name
 
 
 def test_compose_names_files_services_and_secrets_that_are_there() -> None:

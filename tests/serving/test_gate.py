@@ -64,7 +64,7 @@ class Stopped(PixelModel):
         return super().predict(clips)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     with serving(PixelModel) as found:
         yield found
@@ -144,7 +144,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent() -> None:
 
 
 def test_a_client_that_is_slow_or_silent_blocks_nobody() -> None:
-    limits = Limits(upload_s=0.3, requests=3)
+    limits = Limits(upload_s=2.0, requests=3)
     with serving(PixelModel, Settings(limits=limits)) as running:
         remote = load_reward_model(running.url)
         silent = [socket.create_connection(running.address) for _ in range(20)]
@@ -174,6 +174,29 @@ def test_a_full_queue_is_said_at_once_and_the_client_waits_for_a_place() -> None
             model.go.set()
             assert [len(each.result()) for each in asked] == [1, 1, 1]
         assert (running.server.door.requests, running.server.door.nbytes) == (0, 0)
+
+
+def test_a_token_has_a_share_of_the_queue_and_leaves_the_rest_to_others() -> None:
+    model = Stopped()
+    settings = Settings(tokens=("one", "other"), limits=Limits(requests_per_token=2))
+    with serving(lambda: model, settings) as running:
+
+        def ask(token: str) -> tuple[int, bytes]:
+            status, _, body = ask_raw(
+                running.address, request("/v1/predict", QUESTION, Authorization=f"Bearer {token}")
+            )
+            return status, body
+
+        with ThreadPoolExecutor(3) as threads:
+            asked = [threads.submit(ask, "one") for _ in range(2)]
+            wait_until(lambda: running.server.door.requests == 2)
+            status, body = ask("one")
+            assert (status, json.loads(body)["error"]["type"]) == (429, "busy")
+            asked.append(threads.submit(ask, "other"))
+            wait_until(lambda: running.server.door.requests == 3)
+            model.go.set()
+            assert [future.result()[0] for future in asked] == [200] * 3
+        assert set(running.server.door.requests_of.values()) == {0}
 
 
 def test_work_that_nobody_waits_for_is_not_done() -> None:
@@ -217,7 +240,7 @@ def test_what_waits_is_asked_together_and_a_long_question_does_not_keep_others_w
 
 
 def test_a_token_is_asked_for_everywhere_but_at_the_pulse() -> None:
-    with serving(PixelModel, Settings(token="secret")) as running:
+    with serving(PixelModel, Settings(tokens=("secret",))) as running:
         for path in ("/v1/model", "/metrics", "/docs", "/openapi.json", "/gpu_status", "/model_info", "/no"):
             assert problem(running, request(path, method="GET")) == (401, "unauthorized")
         assert problem(running, request("/v1/predict", QUESTION)) == (401, "unauthorized")
@@ -242,7 +265,12 @@ def test_answers_are_json_for_those_who_take_no_messages(running: Running) -> No
     assert (said["protocol"], said["model_id"]) == ("given", "pixel")
 
 
-def test_what_happens_is_counted(running: Running) -> None:
+def test_what_happens_is_counted() -> None:
+    with serving(PixelModel) as running:
+        check_counts(running)
+
+
+def check_counts(running: Running) -> None:
     remote = load_reward_model(running.url)
     remote.predict([Clip(FRAMES, "push")] * 2)
     stream = remote.stream(["a", "b"])

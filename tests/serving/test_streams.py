@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robometer_rl.frames import FrameError, FrameProtocol, NestedFrames, TaskError, UniformFrames
+from robometer_rl.frames import Clip, FrameError, FrameProtocol, NestedFrames, TaskError, UniformFrames
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.prediction import StepPrediction
@@ -117,6 +118,25 @@ def check_clients(running: Running, local: RewardModel, clients: int, steps: int
 
 def test_clients_do_not_touch_each_others_histories(running: Running, local: RewardModel) -> None:
     check_clients(running, local, clients=4, steps=25)
+
+
+def test_alone_in_their_passes_they_have_the_very_numbers_of_a_local_stream(local: RewardModel) -> None:
+    """Who shares a pass changes a rounding error, unless nobody does."""
+    frames = noise(0, 6, 4, 32, 32)
+    wanted = []
+    for client in range(4):
+        stream = local.stream(TASKS[:1])
+        wanted.append([stream.append(frames[t, client : client + 1]).progress[0] for t in range(6)])
+    clip = Clip(frames[:, 0], TASKS[0])
+    with serving(lambda: load_reward_model(CHECKPOINT), Settings(exact=True)) as running, ThreadPoolExecutor(4) as pool:
+
+        def go_on(client: int) -> list[float]:
+            stream = remote_model(running).stream(TASKS[:1])
+            return [stream.append(frames[t, client : client + 1]).progress[0] for t in range(6)]
+
+        assert list(pool.map(go_on, range(4))) == wanted
+        (got,), (expected,) = remote_model(running).predict_steps([clip]), local.predict_steps([clip])
+        np.testing.assert_array_equal(got.progress, expected.progress)
 
 
 @pytest.mark.slow

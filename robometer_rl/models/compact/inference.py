@@ -80,7 +80,7 @@ class CompactModel(RewardModel):
     ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
-        self.device = device or torch.device("cpu")
+        self.device = str(device or "cpu")
         for part in (checkpoint.tower, checkpoint.network, checkpoint.familiarity):
             part.eval().to(self.device)
         self.source = source
@@ -142,7 +142,7 @@ class CompactModel(RewardModel):
         """(n, frame_size) vectors of (n, H, W, 3) pictures; strange ones are noted, see `RewardModel.doubts`."""
         found, strange = [], []
         with self.computing(len(images)), torch.inference_mode():
-            size = _BATCH_OF_PROCESSOR if self.device.type == "cpu" else _BATCH
+            size = _BATCH_OF_PROCESSOR if self.device == "cpu" else _BATCH
             for start in range(0, len(images), size):
                 chunk = torch.from_numpy(images[start : start + size]).to(self.device)
                 features = self.checkpoint.tower(chunk)
@@ -165,7 +165,7 @@ class CompactModel(RewardModel):
     @contextmanager
     def computing(self, images: int) -> Iterator[None]:
         """Holds `lock` while the network computes, on one thread where there is little to do."""
-        alone = self.device.type == "cpu" and images <= _FEW
+        alone = self.device == "cpu" and images <= _FEW
         with self.lock, at_most(1 if alone else None):
             yield
 

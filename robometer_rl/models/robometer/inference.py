@@ -86,6 +86,8 @@ class Robometer(RewardModel):
         self.model_id = model_id
         self.revision = revision
         self.dtype = checkpoint.precision
+        self.device = str(checkpoint.network.device)
+        self.bins = checkpoint.config.progress_bins if checkpoint.config.discrete else 0
         self.default_protocol = checkpoint.config.protocol
         self.success_threshold = checkpoint.config.success_threshold
         self._parameters = sum(parameter.numel() for parameter in self.network.parameters())
