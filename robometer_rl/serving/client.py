@@ -206,6 +206,12 @@ class RemoteStream(RewardStream):
         self._histories[index] = _History(self._restored(index, length, frames), length)
         self.close()
 
+    def move(self, model: RemoteRewardModel) -> None:
+        """Goes on at a server of the same model, which is given the histories with the next call."""
+        if model is not self.model:
+            self.close()
+            self.model = model
+
     def close(self) -> None:
         """Lets the server forget the histories now; otherwise it does when this object is collected.
 

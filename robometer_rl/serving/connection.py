@@ -21,12 +21,18 @@ from robometer_rl.models.locations import UnknownModelError
 from robometer_rl.serving.problems import LOCAL_ERRORS, ServerError
 from robometer_rl.serving.wire import MEDIA_TYPE, Message, WireError, decode
 
-__all__ = ["Answer", "Connection", "Refusal"]
+__all__ = ["Answer", "Connection", "Outage", "Refusal", "is_outage"]
 
 TOKEN_VARIABLE: Final = "ROBOMETER_RL_TOKEN"
 
+_CONNECTING_S: Final = 10.0  # a machine that is gone does not even refuse
 _LONGEST_PAUSE: Final = 5.0  # seconds between attempts
+_LARGE: Final = 1 << 18  # bytes, of which a copy takes as long as a second packet
 _QUOTED: Final = 300  # letters of an answer that is no JSON
+
+
+class Outage(ServerError):
+    """A server that cannot be reached, or gives no answer in time; another one may."""
 
 
 class Refusal(ServerError):
@@ -41,6 +47,10 @@ class Refusal(ServerError):
     def __init__(self, message: str, status: int, kind: str, body: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.status, self.kind, self.body = status, kind, body
+
+
+class _Silence(Exception):
+    """A request was sent, and no answer came in time."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,36 @@ class Answer:
         if not isinstance(self.content, Message):
             raise ServerError(f"the server answered with {type(self.content).__name__}; is it a reward server?")
         return self.content
+
+
+class _Whole(http.client.HTTPConnection):
+    """Sends a small request in one piece, where http.client sends head and body: one wakes the server once."""
+
+    _parts: list[bytes] | None = None
+
+    def request_whole(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+        """Does what `request` does."""
+        if body is None or len(body) > _LARGE:
+            self.request(method, path, body, headers)
+            return
+        self._parts = []
+        try:
+            self.request(method, path, body, headers)
+            whole = b"".join(self._parts)
+        finally:
+            self._parts = None
+        self.send(whole)
+
+    def send(self, data: Any) -> None:
+        """Sends a part of a request, or keeps it until all are there."""
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
+
+
+class _SecureWhole(http.client.HTTPSConnection, _Whole):
+    """Likewise, encrypted."""
 
 
 class Connection:
@@ -130,8 +170,8 @@ class Connection:
         while True:
             try:
                 return self._ask_once(method, path, body, media_type, fresh)
-            except TimeoutError as error:
-                raise ServerError(f"{self.address} gave no answer to {path} within {self._timeout:g} s") from error
+            except _Silence as error:
+                raise Outage(f"{self.address} gave no answer to {path} within {self._timeout:g} s") from error
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, Refusal) and error.status not in (429, 503):
                     raise
@@ -155,13 +195,17 @@ class Connection:
         if body is not None:
             headers["Content-Type"] = media_type
         try:
-            connection.request(method, self._base + path, body, headers | self._headers)
+            connection.request_whole(method, self._base + path, body, headers | self._headers)
         except (BrokenPipeError, ConnectionResetError):
             # A server that refuses a body says so before it has read all of it.
             if body is None or connection.sock is None:
                 raise
-        response = connection.getresponse()
-        content = response.read()
+        try:
+            response = connection.getresponse()
+            content = response.read()
+        except TimeoutError as error:
+            self._close()
+            raise _Silence from error
         if response.will_close:
             self._close()
         found = {name.lower(): value for name, value in response.getheaders()}
@@ -197,22 +241,24 @@ class Connection:
     def _lost(self, error: Exception) -> ServerError:
         if isinstance(error, Refusal):
             return error
-        return ServerError(
+        return Outage(
             f"the reward server at {self.address} does not answer ({type(error).__name__}: {error}); it was asked for "
             f"{self._patience:g} s. Start it again, and this program, or give patience= to wait longer"
         )
 
-    def _open(self, fresh: bool) -> http.client.HTTPConnection:
+    def _open(self, fresh: bool) -> _Whole:
         """This thread's connection, made by this process."""
         held = getattr(self._mine, "connection", None)
         if held is not None and not fresh and held[0] == os.getpid():
             return held[1]
+        timeout = min(self._timeout, _CONNECTING_S)
         if self._secure:
             context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
+            connection: _Whole = _SecureWhole(self._host, self._port, timeout=timeout, context=context)
         else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+            connection = _Whole(self._host, self._port, timeout=timeout)
         connection.connect()
+        connection.sock.settimeout(self._timeout)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._mine.connection = (os.getpid(), connection)
         return connection
@@ -223,6 +269,11 @@ class Connection:
         # Another process goes on with the socket that a fork has copied.
         if held is not None and held[0] == os.getpid():
             held[1].close()
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether another server may have the answer that one did not give: it is away, or has no time."""
+    return isinstance(error, Outage) or (isinstance(error, Refusal) and "retry-after" in error.body)
 
 
 def _retry(headers: Mapping[str, str]) -> dict[str, str]:

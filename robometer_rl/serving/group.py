@@ -1,14 +1,18 @@
 """Several servers of one model that share the work: ``load_reward_model("http://a:8000,http://b:8000")``.
 
 History i of a stream is kept by server i modulo their number; clips are dealt out likewise. All servers are asked at
-the same time, and what one of them cannot answer is an error of the whole.
+the same time. What one of them does not answer because it is away is asked of another one, which is given the histories
+first; once it is back, it gets them back. Only when nobody answers any more is that an outage, and any other error of
+one of them is an error of the whole.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +21,33 @@ from robometer_rl.frames import Clip, FrameProtocol
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.serving.client import RemoteRewardModel, RemoteStream
+from robometer_rl.serving.connection import is_outage
 from robometer_rl.serving.problems import ServerError
 from robometer_rl.serving.wire import MODEL_FACTS
 
 __all__ = ["GroupStream", "ServerGroup"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+_LOOK_AGAIN_S: Final = 10.0  # after which a server that was away is looked for
+_LOOK_S: Final = 1.0
+_PAUSE_S: Final = 0.5  # where nobody answers
 
 
 class ServerGroup(RewardModel):
     """Asks several servers of the same model; see `RewardModel`. May be pickled.
 
     Args:
-        members: The servers.
+        members: The servers, each with the patience after which another one is asked.
+        patience: Seconds for which it may be that none of them answers.
 
     Raises:
         ServerError: They do not serve the same model, or one is a server of the reference.
     """
 
-    def __init__(self, members: Sequence[RewardModel]) -> None:
+    def __init__(self, members: Sequence[RewardModel], patience: float) -> None:
         super().__init__()
         self.members = [member for member in members if isinstance(member, RemoteRewardModel)]
         served = {member.source: member.identity for member in self.members}
@@ -46,10 +58,12 @@ class ServerGroup(RewardModel):
             setattr(self, name, getattr(first, name))
         self.default_protocol = first.default_protocol
         self.source = ",".join(member.source for member in self.members)
+        self._patience = patience
+        self._away: dict[int, float] = {}  # when to look for it again
         self._threads = ThreadPoolExecutor(len(self.members), thread_name_prefix="robometer-server")
 
     def __reduce__(self) -> Any:
-        return ServerGroup, (self.members,)
+        return ServerGroup, (self.members, self._patience)
 
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`."""
@@ -69,19 +83,55 @@ class ServerGroup(RewardModel):
         """See `RewardModel.stream`."""
         return GroupStream(self, tasks, protocol or self.default_protocol)
 
-    def all_of(self, jobs: Mapping[int, Callable[[], T]]) -> dict[int, Future[T]]:
-        """Runs jobs, each on a thread, and waits for all of them."""
-        futures = {number: self._threads.submit(job) for number, job in jobs.items()}
-        for future in futures.values():
-            future.exception()
-        return futures
+    def all_of(self, jobs: Mapping[int, Callable[[RemoteRewardModel], T]]) -> dict[int, Future[T]]:
+        """Runs jobs, each with the server of its number or, while that one is away, with another; waits for all."""
+        give_up, left, done = time.monotonic() + self._patience, dict(jobs), {}
+        while True:
+            hosts = {number: self._host(number) for number in left}
+            asked = {number: self._threads.submit(job, self.members[hosts[number]]) for number, job in left.items()}
+            wait(asked.values())
+            lost = {number: future for number, future in asked.items() if is_outage(future.exception())}
+            done |= asked
+            left = {number: jobs[number] for number in lost}
+            for number, future in lost.items():
+                self._note_away(hosts[number], future.exception())
+            if not left:
+                return done
+            if len(self._away) == len(self.members):
+                if time.monotonic() + _PAUSE_S > give_up:
+                    return done
+                time.sleep(_PAUSE_S)
+                self._away.clear()
+
+    def _host(self, number: int) -> int:
+        """The server that does the work of another, or its own."""
+        look = self._away.get(number)
+        if look is not None and look < time.monotonic():
+            self._look_for(number)
+        there = [each for each in range(len(self.members)) if each not in self._away]
+        return number if number in there or not there else there[number % len(there)]
+
+    def _look_for(self, number: int) -> None:
+        member = self.members[number]
+        try:
+            member.connection.alone(_LOOK_S).ask("GET", "/ready", repeat=False)
+        except ServerError:
+            self._away[number] = time.monotonic() + _LOOK_AGAIN_S
+        else:
+            logger.warning("%s answers again, and has its share of the work", member.source)
+            self._away.pop(number, None)
+
+    def _note_away(self, number: int, error: BaseException | None) -> None:
+        if number not in self._away:
+            logger.warning("%s is away, others do its work: %s", self.members[number].source, error)
+        self._away[number] = time.monotonic() + _LOOK_AGAIN_S
 
     def _deal(self, items: Sequence[Any], ask: Callable[[RemoteRewardModel, list[Any]], Any]) -> list[Any]:
         count = len(self.members)
         parts = {n: list(items[n::count]) for n in range(count) if len(items) > n}
 
-        def job(number: int) -> Callable[[], Any]:
-            return lambda: ask(self.members[number], parts[number])
+        def job(number: int) -> Callable[[RemoteRewardModel], Any]:
+            return lambda member: ask(member, parts[number])
 
         answers = {number: future.result() for number, future in self.all_of({n: job(n) for n in parts}).items()}
         return [answers[place % count][place // count] for place in range(len(items))]
@@ -100,10 +150,12 @@ class GroupStream(RewardStream):
         super().__init__(tasks, protocol)
         self.group = group
         self._count = len(group.members)
-        self._parts = [
-            RemoteStream(member, self.tasks[number :: self._count], protocol)
-            for number, member in enumerate(group.members)
-        ]
+
+        def begin(number: int) -> Callable[[RemoteRewardModel], RemoteStream]:
+            return lambda member: RemoteStream(member, self.tasks[number :: self._count], protocol)
+
+        begun = group.all_of({number: begin(number) for number in range(self._count)})
+        self._parts = [begun[number].result() for number in range(self._count)]
 
     def append(self, frames: Sequence[Any] | NDArray[Any], indices: Sequence[int] | None = None) -> StepPrediction:
         """See `RewardStream.append`."""
@@ -147,9 +199,14 @@ class GroupStream(RewardStream):
         places = self._places(chosen)
         before = {number: self._parts[number].state() for number in places}
 
-        def job(number: int) -> Callable[[], T]:
+        def job(number: int) -> Callable[[RemoteRewardModel], T]:
             mine = [chosen[place] // self._count for place in places[number]]
-            return lambda: ask(self._parts[number], places[number], mine)
+
+            def run(member: RemoteRewardModel) -> T:
+                self._parts[number].move(member)
+                return ask(self._parts[number], places[number], mine)
+
+            return run
 
         futures = self.group.all_of({number: job(number) for number in places})
         failures = [error for future in futures.values() if (error := future.exception()) is not None]

@@ -15,6 +15,7 @@ __all__ = ["load"]
 _NO_ROUTE: Final = (404, 410)
 _FIRST_TIMEOUT: Final = 15.0
 _FIRST_PATIENCE: Final = 3.0  # seconds; both for the first question
+_PATIENCE_WITH_ONE: Final = 2.0  # seconds, where others can answer instead
 
 
 def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardModel:
@@ -23,7 +24,8 @@ def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardMo
     Args:
         where: Its address, ``http://HOST:PORT``; ``http://:TOKEN@HOST:PORT`` if it asks for a token, or the environment
             variable ROBOMETER_RL_TOKEN. Of the reference's evaluation server, too. Several addresses with commas
-            between them are servers of one model that share the work, see `robometer_rl.serving.group`.
+            between them are servers of one model that share the work, also that of one that is away, see
+            `robometer_rl.serving.group`.
         timeout: Seconds to wait for an answer.
         patience: Seconds that an outage may last before it is raised.
 
@@ -32,7 +34,8 @@ def load(where: str, timeout: float = 600.0, patience: float = 60.0) -> RewardMo
         UnknownModelError: Not an address.
     """
     if "," in where:
-        return ServerGroup([load(address, timeout, patience) for address in where.split(",")])
+        members = [load(address, timeout, min(patience, _PATIENCE_WITH_ONE)) for address in where.split(",")]
+        return ServerGroup(members, patience)
     connection = Connection(where, timeout, patience)
     try:
         # Any server says at once what it serves: a wrong address is found out in seconds, not after an outage's.
