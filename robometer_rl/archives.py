@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.files import check_regular
 from robometer_rl.limits import check_packed, check_room
+from robometer_rl.streams import Region
 
 __all__ = ["ARCHIVE_DAMAGE", "ArchiveError", "Member", "open_member", "read_arrays", "read_members"]
 
@@ -70,8 +71,8 @@ class Member:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_members(path: Path) -> dict[str, Member]:
-    """The headers of all arrays of a file, by name.
+def read_members(path: Path | Region) -> dict[str, Member]:
+    """The headers of all arrays of a file, by name; the file may be a member of another archive.
 
     Raises:
         ArchiveError: It is damaged, or an array claims more than is there.
@@ -81,7 +82,7 @@ def read_members(path: Path) -> dict[str, Member]:
         return {info.filename.removesuffix(".npy"): _member(archive, info) for info in names}
 
 
-def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path | Region, *names: str) -> dict[str, NDArray[Any]]:
     """Those of the arrays called ``names`` that a file has.
 
     Raises:
@@ -100,15 +101,21 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
 
 
 @contextmanager
-def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
+def open_member(path: Path | Region, name: str) -> Iterator[IO[bytes]]:
     """The stream of an array and its header."""
     with _open(path) as archive, archive.open(f"{name}.npy") as stream:
         yield stream
 
 
-def _open(path: Path) -> zipfile.ZipFile:
-    check_regular(path)
-    return zipfile.ZipFile(path)
+@contextmanager
+def _open(path: Path | Region) -> Iterator[zipfile.ZipFile]:
+    if isinstance(path, Region):
+        with path.open() as stream, zipfile.ZipFile(stream) as archive:
+            yield archive
+    else:
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            yield archive
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
@@ -126,7 +133,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
 
 
 @contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
+def _errors_of(path: Path | Region) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

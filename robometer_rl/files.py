@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
+    "NO_ROOM",
     "OutsideError",
     "append_line",
     "check_destination",
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 _LONGEST_NAME: Final = 200  # bytes; most file systems allow 255, and names get a prefix and a suffix
-_NO_ROOM: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+NO_ROOM: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What errors are called that say that no space is left."""
 
 
 class OutsideError(ValueError):
@@ -287,7 +289,7 @@ def _partial(place: Path, shown: Path | None = None) -> Iterator[Path]:
             os.close(descriptor)
     except OSError as error:
         hidden, said = str(_hidden(place, 0)), str(error.filename or "")
-        if error.errno not in _NO_ROOM and not said.startswith(hidden):
+        if error.errno not in NO_ROOM and not said.startswith(hidden):
             raise
         below = Path(said).parts[len(place.parts) + 1 :] if said.startswith(hidden) else ()
         raise OSError(error.errno, error.strerror, str((shown or place).joinpath(*below))) from error

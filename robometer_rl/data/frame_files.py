@@ -1,4 +1,4 @@
-"""Files that hold the frames of stored trajectories: archives of PNG images, and videos as they came."""
+"""Files that hold the frames of stored trajectories: archives of PNG images, and videos and arrays as they came."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,17 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robometer_rl.data.array_frames import ArrayFrames, array_shape, read_array
 from robometer_rl.data.reading import EPISODE_DAMAGE
 from robometer_rl.data.rows import ChecksumError, FrameFile
 from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
-from robometer_rl.files import OutsideError, check_regular, new_file
+from robometer_rl.files import NO_ROOM, OutsideError, check_regular, new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
+from robometer_rl.streams import Region
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 from robometer_rl.video.decoding import TimedFrames, check_file
 from robometer_rl.video.index import VideoFile
 
-__all__ = ["StoredFrames", "link_video", "open_frames", "write_frames"]
+__all__ = ["StoredFrames", "link_frames", "open_frames", "write_frames"]
 
 FRAMES: Final = "frames"
 VIDEOS: Final = "videos"
@@ -177,13 +179,47 @@ class _VideoFrames(StoredFrames):
         self._compare_once()
 
 
+class _ArrayFrames(StoredFrames):
+    """Frames of an ``.npz`` archive that was not packed again; it is unpacked as a whole."""
+
+    def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
+        super().__init__(path, frames, name)
+        self._numbers = frames.numbers
+
+    def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
+        numbers = indices if self._numbers is None else [self._numbers[index] for index in indices]
+        try:
+            self._check_shape()
+            return iter(read_array(self.path)[numbers])
+        except (ValueError, IndexError) as error:
+            raise self._undecodable(error) from error
+
+    def verify(self) -> None:
+        """See `StoredFrames.verify`; pixels are not unpacked, since they have a CRC."""
+        self._compare_once()
+        try:
+            self._check_shape()
+        except ValueError as error:
+            raise self._undecodable(error) from error
+
+    def _check_shape(self) -> None:
+        count, *size = array_shape(self.path)
+        missing = count != len(self) if self._numbers is None else max(self._numbers) >= count
+        if missing or size != list(self.shape[1:]):
+            raise ValueError(f"its frames have the shape {(count, *size)}, expected {self.shape} of them")
+
+
+_KINDS: Final[Mapping[str, type[StoredFrames]]] = {".zip": _ArchivedFrames, ".npz": _ArrayFrames}
+"""By the suffix of the file; all others are videos."""
+
+
 def open_frames(root: Path, frames: FrameFile, name: str) -> StoredFrames:
     """The frames of the trajectory ``name`` in the store at ``root``; nothing is read yet.
 
     Raises:
         ChecksumError: They are said to be elsewhere than in the store.
     """
-    kind = _ArchivedFrames if frames.file.endswith(".zip") else _VideoFrames
+    kind = _KINDS.get(Path(frames.file).suffix, _VideoFrames)
     try:
         return kind(frames.path(root), frames, name)
     except OutsideError as error:
@@ -221,41 +257,82 @@ def write_frames(path: Path, name: str, frames: FrameSequence) -> FrameFile:
     return FrameFile(f"{FRAMES}/{name}.zip", (count, size[0], size[1], 3), file_sha256(path))
 
 
-def link_video(root: Path, frames: FrameSequence) -> FrameFile | None:
-    """Adds the video that ``frames`` come from to a store as it is.
+def link_frames(root: Path, frames: FrameSequence, *, videos: bool) -> FrameFile | None:
+    """Adds the file that ``frames`` come from to a store as it is, where that is a file of frames of its own.
 
-    It shares its content with the original where the file system can link them, and is copied elsewhere. A video that
+    It shares its content with the original where the file system can link them, and is copied elsewhere. A file that
     several trajectories share is kept once.
 
+    Args:
+        root: The store.
+        frames: Frames of a trajectory, or some of them.
+        videos: Whether videos count, which are not without loss. Packed arrays are, and always do.
+
     Returns:
-        Which file it is and which of its frames are meant; None if ``frames`` are not those of a video of their own.
+        Which file it is and which of its frames are meant; None if ``frames`` are not those of such a file.
 
     Raises:
-        VideoError: It is not there any more, or cannot be decoded to its end.
+        VideoError: The video is not there any more, or cannot be decoded to its end.
+        FrameError: The archive is not there any more, or holds other frames.
     """
     recording = frames.frames if isinstance(frames, ChosenFrames) else frames
-    if not isinstance(recording, VideoFrames) or recording.path.suffix.lower() not in VIDEO_SUFFIXES:
+    numbers = tuple(frames.kept.tolist()) if isinstance(frames, ChosenFrames) else None
+    if isinstance(recording, ArrayFrames) and recording.orientation == "as_stored":
+        return _link_array(root, recording, numbers)
+    if not videos or not isinstance(recording, VideoFrames) or recording.path.suffix.lower() not in VIDEO_SUFFIXES:
         return None
     if recording.orientation != "as_stored":
         return None  # whoever reads the store would see it as it hangs in its file
-    numbers = frames.kept.tolist() if isinstance(frames, ChosenFrames) else range(len(frames))
+    return _link_video(root, recording, tuple(range(len(recording))) if numbers is None else numbers)
+
+
+def _link_video(root: Path, recording: VideoFrames, numbers: tuple[int, ...]) -> FrameFile:
     video = recording.path
     try:
         sha256 = _known_sha256(video, *_version(video))
     except OSError as error:
         raise VideoError(f"{video} cannot be read: {error}") from error
     kept = f"{VIDEOS}/{sha256}{video.suffix.lower()}"
-    if not (root / kept).exists():
-        (root / VIDEOS).mkdir(exist_ok=True)
-        with new_file(root / kept) as temporary:
-            try:
-                os.link(video.resolve(), temporary)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(video, temporary)
+    _link(root / kept, video)
     if len(check_file(root / kept)) <= max(numbers):
         raise VideoError(f"{video} ends before frame {max(numbers)}")
     shape = (len(numbers), recording.shape[1], recording.shape[2], 3)
-    return FrameFile(kept, shape, sha256, numbers=tuple(numbers))
+    return FrameFile(kept, shape, sha256, numbers=numbers)
+
+
+def _link_array(root: Path, recording: ArrayFrames, numbers: tuple[int, ...] | None) -> FrameFile:
+    source = recording.source
+    try:
+        recording.check()
+        if isinstance(source, Path):
+            sha256 = file_sha256(source)
+        else:
+            with source.open() as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        kept = f"{FRAMES}/{sha256}.npz"
+        _link(root / kept, source)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise FrameError(f"{source} cannot be read: {error}") from error
+    shape = (len(recording) if numbers is None else len(numbers), recording.shape[1], recording.shape[2], 3)
+    return FrameFile(kept, shape, sha256, numbers=numbers)
+
+
+def _link(kept: Path, original: Path | Region) -> None:
+    """Puts a file in its place in a store, unless it is there."""
+    if kept.exists():
+        return
+    kept.parent.mkdir(exist_ok=True)
+    with new_file(kept) as temporary:
+        if isinstance(original, Region):
+            with original.open() as stream, temporary.open("wb") as copy:
+                shutil.copyfileobj(stream, copy)
+            return
+        try:
+            os.link(original.resolve(), temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(original, temporary)
 
 
 def file_sha256(path: Path) -> str:

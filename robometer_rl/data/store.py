@@ -4,6 +4,7 @@ Layout of a store::
 
     store.json              {"format": "robometer-trajectories", "version": 2}
     frames/ID.zip           PNG images 000000.png, 000001.png, ... stored, not deflated again
+    frames/SHA256.npz       packed arrays whose frames were not written again; several trajectories may share one
     videos/SHA256.mp4       videos whose frames were not encoded again; several trajectories may share one
     rows/ID.json            the journal: one row per trajectory since the store was last sealed
     rows.arrow              all rows before that, in order of their ids
@@ -31,7 +32,7 @@ from robometer_rl.data.frame_files import (
     FRAMES,
     VIDEOS,
     StoredFrames,
-    link_video,
+    link_frames,
     open_frames,
     write_frames,
 )
@@ -175,7 +176,8 @@ class TrajectoryStore:
         Args:
             trajectory: What to write; its frames are read piece by piece.
             keep_video: Keep frames that come from a video file of their own in that video, instead of as PNG images:
-                the store gets a hard link to it, or a copy. Other frames become images all the same.
+                the store gets a hard link to it, or a copy. Frames of a packed array (`ArrayFrames`) are always kept
+                so; other frames become images all the same.
 
         Raises:
             StoreError: The id is taken or cannot be a file name, or the row cannot be written as JSON.
@@ -186,7 +188,7 @@ class TrajectoryStore:
             raise StoreError(f"the id {trajectory.id!r} cannot be a file name; expected {ID.pattern}")
         self._refuse_taken(trajectory.id)
         self._begin()
-        kept = link_video(self.path, trajectory.frames) if keep_video else None
+        kept = link_frames(self.path, trajectory.frames, videos=keep_video)
         # Of two processes with one id the first to come here wins, frames and row together.
         with ExitStack() as place:
             if kept is not None:

@@ -38,6 +38,7 @@ from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import MAX_BYTES, DocumentError, brief, parse_json
 from robometer_rl.formats.conventions import Assumptions
 from robometer_rl.formats.trajectories import episode_id
+from robometer_rl.streams import Window
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
 from robometer_rl.video.lazy import Orientation
 
@@ -86,47 +87,13 @@ class TarMember:
 
     def open(self) -> BinaryIO:
         """See `robometer_rl.video.index.VideoSource.open`."""
-        return io.BufferedReader(_Window(_open(self.archive), self.start, self.size))  # type: ignore[return-value]
+        return io.BufferedReader(Window(_open(self.archive), self.start, self.size))  # type: ignore[return-value]
 
     def version(self) -> None:
         """See `robometer_rl.video.index.VideoSource.version`: not asked for, since the archive may be far away."""
 
     def __str__(self) -> str:
         return f"{self.archive}#{self.name}"
-
-
-class _Window(io.RawIOBase):
-    """Some bytes of a seekable file, as a file; closes the file with itself."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file = file
-        self._start = start
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(base + offset, 0)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills the buffer with what follows in the part, as far as it goes; see `io.RawIOBase`."""
-        wanted = min(len(buffer), max(self._size - self._position, 0))
-        self._file.seek(self._start + self._position)
-        content = self._file.read(wanted)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def read_agibot(config: AgiBotConfig) -> Reading:

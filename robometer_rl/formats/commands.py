@@ -69,10 +69,12 @@ def run_data(command: Callable[[], Any]) -> None:
 
 
 def _parse_import(kind: Reader, words: Sequence[str], program: str) -> Callable[[], Any]:
-    from robometer_rl.formats.importing import ImportOptions, import_trajectories, print_report
+    from robometer_rl.formats.importing import ImportOptions, InPlaceOptions, import_trajectories, print_report
 
     # The reader's own options, its path first, and those of every import behind them.
-    both = make_dataclass("Import", [("reader", kind.config), ("store", ImportOptions)])
+    both = make_dataclass(
+        "Import", [("reader", kind.config), ("store", InPlaceOptions if kind.in_place else ImportOptions)]
+    )
     given = _parse(both, words, program, (kind.config.__doc__ or "").partition("\n")[0])
 
     def run() -> None:

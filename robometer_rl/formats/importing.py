@@ -27,6 +27,7 @@ from robometer_rl.report.terminal import open_console
 __all__ = [
     "ImportOptions",
     "ImportReport",
+    "InPlaceOptions",
     "NothingImportedError",
     "import_trajectories",
     "print_report",
@@ -61,6 +62,21 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         kept_frames(2, self.every, self.max_frames)  # raises if they make no sense
+
+
+@dataclass(frozen=True)
+class InPlaceOptions(ImportOptions):
+    """What is kept of each episode, and where; for data sets so large that nothing should be encoded again.
+
+    Attributes:
+        output: Directory of the store; what it already holds is kept and not imported again.
+        every: Keep every so many frames, and always the last.
+        max_frames: Keep at most so many frames of an episode, evenly spread, the first and the last among them.
+        keep_videos: Keep videos as they are, linked where the file system can: nothing is encoded again, but reading a
+            frame decodes the video up to it.
+    """
+
+    keep_videos: bool = True
 
 
 @dataclass

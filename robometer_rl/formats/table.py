@@ -23,10 +23,12 @@ class Reader:
     Attributes:
         options: The dataclass of its options, the path among them, as in ``npz:NpzConfig`` below this package.
         function: The function that is called with them and yields what it reads.
+        in_place: Whether an import leaves its frames in their files if nobody says otherwise.
     """
 
     options: str
     function: str
+    in_place: bool = False
 
     @property
     def config(self) -> type[Any]:
@@ -105,6 +107,10 @@ FORMATS: Final[Mapping[str, Format]] = {
     "roboreward": Format(
         "RoboReward: graded videos and metadata.jsonl.",
         Reader("roboreward:RoboRewardConfig", "roboreward:read_roboreward"),
+    ),
+    "rbm": Format(
+        "Published Robometer data: caches, archives of them, repositories.",
+        Reader("rbm.reader:RbmConfig", "rbm.reader:read_rbm", in_place=True),
     ),
     "rlds": Format("RLDS, as Open X-Embodiment is published.", Reader("rlds:RldsConfig", "rlds:read_rlds")),
     "agibot": Format("AgiBot World in tar shards.", Reader("agibot:AgiBotConfig", "agibot:read_agibot")),

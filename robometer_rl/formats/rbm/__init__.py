@@ -1,0 +1,1 @@
+"""The published data of Robometer: preprocessed caches, archives of them, and repositories of videos."""
