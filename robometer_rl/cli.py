@@ -127,7 +127,10 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.training.recipes:parse_training",
     ),
     Evaluate: _Home(
-        "robometer_rl.evaluation.evaluate:EvaluateConfig", "robometer_rl.evaluation.evaluate:run_evaluate", _AGAIN
+        None,
+        "robometer_rl.evaluation.published.commands:run_any_evaluate",
+        _AGAIN,
+        "robometer_rl.evaluation.published.commands:parse_evaluate",
     ),
     Calibrate: _Home(
         "robometer_rl.evaluation.calibrate:CalibrateConfig", "robometer_rl.evaluation.calibrate:run_calibrate", _AGAIN

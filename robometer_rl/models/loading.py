@@ -20,6 +20,7 @@ __all__ = ["FAMILIES", "UnknownModelError", "family_of", "load_reward_model"]
 FAMILIES: Final[Mapping[str, str]] = {
     "robometer": "robometer_rl.models.robometer.inference",
     "compact": "robometer_rl.models.compact.inference",
+    "control": "robometer_rl.models.controls",
     "http": "robometer_rl.serving.loading",
     "https": "robometer_rl.serving.loading",
 }
@@ -28,6 +29,8 @@ FAMILIES: Final[Mapping[str, str]] = {
 Such a module has a function ``load(where, ...) -> RewardModel``: ``where`` is what stands behind the colon of a name,
 and its other parameters are the options that the family has.
 """
+
+_BLIND: Final = ("clock", "constant", "monotone")  # controls that need no word before them
 
 # One letter is a drive, and what is followed by slashes an address.
 _NAME = re.compile(r"(?P<family>[A-Za-z_]\w+(?:\.\w+)*):(?!//)(?P<where>.*)", re.DOTALL)
@@ -50,7 +53,8 @@ def load_reward_model(
             (``"robometer/Robometer-4B"``, ``"robometer/Robometer-4B@<tag, branch or commit>"``; the default branch
             if none is given), of a Robometer: docs/checkpoints.md lists the layouts that load. A model of another
             kind is called ``"family:where"``, where the family is one of `FAMILIES` or the full name of a module that
-            can be imported here (docs/adding_a_model.md). The address of a reward server (docs/serving.md),
+            can be imported here (docs/adding_a_model.md). ``"clock"``, ``"constant"`` and ``"monotone"`` are controls
+            that see nothing (`robometer_rl.models.controls`). The address of a reward server (docs/serving.md),
             ``"http://HOST:8000"``, stands for the model that it serves.
         device: Where to run, such as ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; as stored in the checkpoint if None.
@@ -107,6 +111,8 @@ def _parse(name: str | Path) -> tuple[str, str]:
     found = None if text and Path(text).exists() else _NAME.fullmatch(text)
     if found is not None:
         return found["family"], found["where"]
+    if text in _BLIND and not Path(text).exists():
+        return "control", text
     return ("compact" if text and is_compact(Path(text)) else "robometer"), text
 
 

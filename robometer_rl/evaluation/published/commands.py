@@ -1,0 +1,295 @@
+"""``robometer-rl evaluate alignment|ranking|confusion|preference``: the evaluations of the reference."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+import tyro
+
+from robometer_rl.data.verified import open_verified
+from robometer_rl.evaluation.evaluate import EvaluateConfig, run_evaluate
+from robometer_rl.evaluation.published.judging import Judged, Kind, judge, tables, write_reference_files
+from robometer_rl.evaluation.published.questions import Dataset, Drawing
+from robometer_rl.files import write_text
+from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.provenance import provenance
+from robometer_rl.report.terminal import open_console
+
+__all__ = [
+    "AlignmentConfig",
+    "ConfusionConfig",
+    "PreferenceConfig",
+    "PublishedConfig",
+    "RankingConfig",
+    "judge_stores",
+    "open_datasets",
+    "parse_evaluate",
+    "run_any_evaluate",
+]
+
+logger = logging.getLogger(__name__)
+
+_WIDEST = 1000  # columns of a table
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """An evaluation that the reference makes, with its numbers (legacy) beside corrected ones.
+
+    Attributes:
+        model: What `load_reward_model` takes.
+        data: Stores of trajectories, each a data set that is called like its folder.
+        joint: Judge all stores as one set.
+        split: The splits of them to evaluate on; all by default, as in the reference.
+        max_frames: Most frames of a clip, T; as many as the model is shown by its own rule if None.
+        legacy: The reference's questions and numbers alone: clips are padded, and prefix t is judged by its slot t.
+        pad_frames: Whether clips of ``--legacy`` are padded, as the reference's option of this name says.
+        controls: Also judge what sees nothing, and the model asked about something else; five times the questions.
+        seed: Of what is drawn.
+        output: Folder for ``evaluation.json``, the answers (``answers.jsonl``: an interrupted evaluation goes on
+            from them), and the reference's files.
+        device: Where to run.
+        dtype: Precision; as stored if None.
+    """
+
+    kind: ClassVar[Kind]
+
+    model: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[tuple[Path, ...]]
+    joint: bool = False
+    split: tuple[str, ...] = ()
+    max_frames: int | None = None
+    legacy: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    pad_frames: bool = True
+    controls: bool = True
+    seed: int = 42
+    output: Path = Path("outputs/evaluation")
+    device: str = "cpu"
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("got no store; expected one or more folders with recorded episodes")
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"output must be a folder, got the file {self.output}")
+        for name, least in self._least().items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def _least(self) -> dict[str, int]:
+        """The lowest value of each number."""
+        return {"max_frames": 1, "seed": 0}
+
+    def drawing(self, model: RewardModel) -> Drawing:
+        """What is drawn for ``model``."""
+        return Drawing(
+            max_frames=self.max_frames or model.default_protocol.max_frames,
+            padded=self.pad_frames,
+            seed=self.seed,
+            **self._drawn(),
+        )
+
+    def _drawn(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class AlignmentConfig(PublishedConfig):
+    """Does progress of successful episodes grow with time?
+
+    Attributes:
+        prefixes: Judge so many growing prefixes of an episode, 0 for one per frame; whole clips if None.
+        trajectories: Most episodes of a set, drawn at random; 0 for all.
+    """
+
+    kind = "alignment"
+    prefixes: int | None = None
+    trajectories: int = 10
+
+    def _least(self) -> dict[str, int]:
+        return {**super()._least(), "prefixes": 0, "trajectories": 0}
+
+    def _drawn(self) -> dict[str, Any]:
+        return {"prefixes": self.prefixes, "trajectories": self.trajectories or None}
+
+
+@dataclass(frozen=True)
+class RankingConfig(PublishedConfig):
+    """Do episodes of a task come out in the order of their quality?
+
+    Attributes:
+        prefixes: Judge every prefix, and rewards by their last, mean and sum, instead of whole clips.
+        per_quality: Most episodes of a task and quality; 0 for all.
+        tasks: Most tasks; 0 for all.
+        graded: Sets of graded outcomes: most episodes of a task.
+    """
+
+    kind = "ranking"
+    prefixes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    per_quality: int = 0
+    tasks: int = 20
+    graded: int = 5
+
+    def _least(self) -> dict[str, int]:
+        return {**super()._least(), "per_quality": 0, "tasks": 0, "graded": 2}
+
+    def _drawn(self) -> dict[str, Any]:
+        return {
+            "prefixes": 0 if self.prefixes else None,
+            "per_quality": self.per_quality or None,
+            "tasks": self.tasks or None,
+            "graded": self.graded,
+        }
+
+
+@dataclass(frozen=True)
+class ConfusionConfig(PublishedConfig):
+    """Is a video worth most under its own instruction? Every episode is asked about under every task of the set."""
+
+    kind = "confusion"
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(PublishedConfig):
+    """Is the better of two episodes of a task preferred, in both orders?
+
+    Attributes:
+        per_task: Most pairs of a task; 0 for all.
+        pairs: Most pairs of a set; 0 for all.
+    """
+
+    kind = "preference"
+    per_task: int = 0
+    pairs: int = 100
+
+    def _least(self) -> dict[str, int]:
+        return {**super()._least(), "per_task": 0, "pairs": 0}
+
+    def _drawn(self) -> dict[str, Any]:
+        return {"per_task": self.per_task or None, "pairs": self.pairs or None}
+
+
+_KINDS: Final[dict[str, type[PublishedConfig]]] = {
+    each.kind: each for each in (AlignmentConfig, RankingConfig, ConfusionConfig, PreferenceConfig)
+}
+
+
+def parse_evaluate(words: Sequence[str], program: str) -> EvaluateConfig | PublishedConfig:
+    """Options of ``robometer-rl evaluate [KIND] MODEL STORE...``; a model in a folder of that name is ``./KIND``."""
+    if words and words[0] in _KINDS:
+        return tyro.cli(_KINDS[words[0]], args=list(words[1:]), prog=f"{program} {words[0]}")
+    return tyro.cli(EvaluateConfig, args=list(words), prog=program)
+
+
+def run_any_evaluate(config: EvaluateConfig | PublishedConfig) -> None:
+    """Evaluates as ``config`` says."""
+    if isinstance(config, EvaluateConfig):
+        run_evaluate(config)
+        return
+    datasets = open_datasets(config.data, config.joint, config.split)
+    from robometer_rl.models.loading import load_reward_model
+
+    judge_stores(config, load_reward_model(config.model, config.device, config.dtype), datasets)
+
+
+def open_datasets(stores: Sequence[Path], joint: bool, split: Sequence[str] = ()) -> list[Dataset]:
+    """The sets that are judged.
+
+    Args:
+        stores: Folders of stores.
+        joint: All of them are one set.
+        split: Splits of them; all if none is named.
+
+    Raises:
+        StoreError: There is no such store, or it is damaged throughout.
+        ValueError: A store has no such episodes of robots.
+    """
+    found: list[Dataset] = []
+    for path in stores:
+        rows = open_verified(path, lambda each: each.is_robot and (not split or each.split in split)).trajectories
+        if not rows:
+            raise ValueError(
+                f"{path} has no episodes of robots" + (f" of the split {' or '.join(split)}" if split else "")
+            )
+        found.append(Dataset((path.resolve().name,), rows))
+    if not joint:
+        return found
+    names = tuple(name for each in found for name in each.names)
+    return [Dataset(names, tuple(episode for each in found for episode in each.episodes))]
+
+
+def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence[Dataset]) -> list[Judged]:
+    """Evaluates, prints the tables and writes the files.
+
+    Args:
+        config: How; its ``model``, ``data`` and what selects episodes are not looked at.
+        model: What to judge.
+        datasets: On what.
+
+    Raises:
+        ValueError: A set has nothing to ask about, see `judge`.
+        UnsupportedByModelError: The model cannot answer such questions.
+    """
+    from robometer_rl.evaluation.published.answers import answerers
+
+    if config.kind != "preference":
+        model.require(f"the evaluation {config.kind!r}", progress=True)
+    config.output.mkdir(parents=True, exist_ok=True)
+    asked = answerers(model, config.output / "answers.jsonl", config.controls, show_progress=True)
+    drawing = config.drawing(model)
+    judged: list[Judged] = []
+    for dataset in datasets:
+        judged.append(judge(config.kind, dataset, drawing, asked, config.legacy))
+        for table in tables(judged[-1]):
+            open_console(width=max(open_console().width, open_console(width=_WIDEST).measure(table).maximum)).print(
+                table
+            )
+        write_reference_files(config.output, judged)
+    write_text(
+        config.output / "evaluation.json",
+        json.dumps(
+            {
+                "model": model.model_id,
+                "revision": model.revision,
+                "dtype": model.dtype,
+                "seed": config.seed,
+                "legacy_only": config.legacy,
+                "evaluations": [each.as_dict() for each in judged],
+                "provenance": provenance(),
+            },
+            indent=2,
+        )
+        + "\n",
+    )
+    logger.info("%s", _summary(judged, config.output))
+    return judged
+
+
+_MAIN: Final = {
+    "alignment": ("voc_pearson_time", "pearson"),
+    "ranking": ("ranking_accuracy", "ranking_acc_last"),
+    "confusion": ("own_task_first", "normalized_trace_minus_offdiag"),
+    "preference": ("preference_accuracy_mean", "preference_accuracy"),
+}
+
+
+def _summary(judged: Sequence[Judged], output: Path) -> str:
+    """What was found, how good the best control is, and where it is written."""
+    lines = []
+    for each in judged:
+        ours, theirs = _MAIN[each.kind]
+
+        def value(row: Any, ours: str = ours, theirs: str = theirs) -> float:
+            return row.corrected[ours].value if row.corrected else row.legacy.get(theirs, float("nan"))
+
+        controls = [(value(row), row.name) for row in each.rows if row.is_control and value(row) == value(row)]
+        best = max(controls, default=None)
+        beside = f", the best control ({best[1]}) {best[0]:.3f}" if best else ""
+        name = ours if each.rows[0].corrected else theirs
+        lines.append(f"{each.name}: {name} {value(each.rows[0]):.3f}{beside}")
+    return "\n".join([*lines, f"wrote {output}; read each number beside those of the controls (docs/evaluation.md)"])
