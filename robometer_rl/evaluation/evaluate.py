@@ -50,6 +50,9 @@ Group = Literal["task", "data_source", "skill", "split"]
 class EvaluateConfig:
     """Scores recorded episodes and measures how right the scores are.
 
+    The reference's evaluations have commands of their own: ``robometer-rl evaluate alignment --help``, and likewise
+    ``ranking``, ``confusion`` and ``preference``.
+
     Attributes:
         model: What `load_reward_model` takes: ``mini``, a checkpoint directory, or a Hub id.
         data: Store of trajectories.
