@@ -15,7 +15,7 @@ from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.report.terminal import open_console
 
-__all__ = ["VerifiedTrajectories", "open_verified", "verify_store"]
+__all__ = ["VerifiedTrajectories", "open_verified", "verify_store", "warn_of_skipped"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +49,21 @@ def open_verified(path: str | Path, wanted: Callable[[Trajectory], bool] | None 
         StoreError: There is no store, or all that is wanted of it is damaged.
     """
     found = verify_store(TrajectoryStore.open(path), wanted)
+    warn_of_skipped(found, path)
+    return found
+
+
+def warn_of_skipped(found: VerifiedTrajectories, place: str | Path) -> None:
+    """Lists what is damaged at a place in the log.
+
+    Raises:
+        StoreError: All of it is.
+    """
     if found.skipped:
-        of_all = f"{len(found.skipped)} of {len(found.skipped) + len(found.trajectories)} trajectories in {path}"
+        of_all = f"{len(found.skipped)} of {len(found.skipped) + len(found.trajectories)} trajectories in {place}"
         if not found.trajectories:
             raise StoreError(f"{of_all} are damaged: all that are asked for. The first: {found.skipped[0].reason}")
         logger.warning("%s are damaged and skipped:\n%s", of_all, _listed(found.skipped))
-    return found
 
 
 def verify_store(store: TrajectoryStore, wanted: Callable[[Trajectory], bool] | None = None) -> VerifiedTrajectories:

@@ -14,15 +14,14 @@ import tyro
 from rich.table import Table
 
 from robometer_rl.data.labels import EXPERT, group_key
-from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.metrics import Estimate
 from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.scoring import Condition, Scores, Scoring, score_episodes
 from robometer_rl.files import write_text
+from robometer_rl.formats.opening import open_episodes
 from robometer_rl.frames import FrameProtocol, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
@@ -55,7 +54,8 @@ class EvaluateConfig:
 
     Attributes:
         model: What `load_reward_model` takes: ``mini``, a checkpoint directory, or a Hub id.
-        data: Store of trajectories.
+        data: Store of trajectories, or published data where it lies, as in ``rbm:processed_datasets``.
+        select: Of published data only these groups or collections, as in ``rbm-1m-ood``.
         split: The splits of them to evaluate on.
         data_sources: Only trajectories of these data sources; of all if none is named.
         conditions: Also measure with other words (``paraphrased``) or another light and camera (``jitter``), beside
@@ -73,6 +73,7 @@ class EvaluateConfig:
 
     model: tyro.conf.Positional[str]
     data: tyro.conf.Positional[Path]
+    select: tuple[str, ...] = ()
     split: tuple[str, ...] = ("test",)
     data_sources: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
@@ -119,15 +120,16 @@ def select_episodes(config: EvaluateConfig) -> list[Trajectory]:
         sources = config.data_sources
         return episode.split in config.split and (not sources or episode.data_source in sources)
 
-    episodes = open_verified(config.data, wanted).trajectories
-    if not episodes:
-        held = TrajectoryStore.open(config.data).columns("split", "data_source")
+    opened = open_episodes((config.data,), wanted, config.select)
+    if not opened.trajectories:
+        splits, sources = ({name[place] for name in opened.held} for place in range(2))
         raise ValueError(
-            f"{config.data} holds {len(held['id'])} episodes, none of them of the split {' or '.join(config.split)}"
+            f"{config.data} holds {sum(opened.held.values())} episodes, "
+            f"none of them of the split {' or '.join(config.split)}"
             + (f" and of {' or '.join(config.data_sources)}" if config.data_sources else "")
-            + f"; its splits are {sorted(set(held['split']))}, its data sources {sorted(set(held['data_source']))}"
+            + f"; its splits are {sorted(splits)}, its data sources {sorted(sources)}"
         )
-    return list(episodes)
+    return list(opened.trajectories)
 
 
 def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Trajectory]) -> Evaluation:

@@ -256,7 +256,8 @@ class TrainConfig:
     command again.
 
     Attributes:
-        data: Store of trajectories.
+        data: Stores of trajectories, or published data where it lies, as in ``rbm:processed_datasets``.
+        select: Of published data only these groups or collections, as in ``rbm-1m-id``.
         split: The split of them to train on.
         data_sources: Only trajectories of these data sources; of all if none is named.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
@@ -283,8 +284,9 @@ class TrainConfig:
             integrations.
     """
 
-    data: Path
+    data: tuple[Path, ...]
     output: Path
+    select: tuple[str, ...] = ()
     split: str = "train"
     data_sources: tuple[str, ...] = ()
     start: str | None = None
@@ -309,6 +311,8 @@ class TrainConfig:
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("data must name at least one store, or published data as in rbm:DIRECTORY; got none")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
         require_counts(self, 1, "save_every", "log_every", "feature_views")

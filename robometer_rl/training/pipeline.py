@@ -29,12 +29,11 @@ import torch
 from transformers import TrainingArguments
 
 from robometer_rl.data.labels import group_key
-from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.data.verified import open_verified
 from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import remove_all_left_over, write_text
+from robometer_rl.formats.opening import open_episodes
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -128,14 +127,15 @@ def select_trajectories(config: TrainConfig) -> list[Trajectory]:
         sources = config.data_sources
         return trajectory.split == config.split and (not sources or trajectory.data_source in sources)
 
-    chosen = list(open_verified(config.data, wanted).trajectories)
+    opened = open_episodes(config.data, wanted, config.select)
+    chosen = list(opened.trajectories)
     missing = set(config.data_sources) - {trajectory.data_source for trajectory in chosen}
     if missing or not chosen:
-        held = TrajectoryStore.open(config.data).columns("split", "data_source")
+        places = ", ".join(map(str, config.data))
         raise ValueError(
-            f"{config.data} holds no trajectories of the split {config.split!r}"
+            f"{places} holds no trajectories of the split {config.split!r}"
             + (f" and the data sources {sorted(missing)}" if missing else "")
-            + f"; it holds (split, data source): {sorted(set(zip(held['split'], held['data_source'], strict=True)))}"
+            + f"; it holds (split, data source): {sorted(opened.held)}"
         )
     return chosen
 
@@ -201,7 +201,8 @@ def _validation(config: TrainConfig, held_out: Sequence[Trajectory]) -> Validati
         return None
     episodes = held_out
     if selection.split is not None:
-        episodes = open_verified(config.data, lambda trajectory: trajectory.split == selection.split).trajectories
+        opened = open_episodes(config.data, lambda trajectory: trajectory.split == selection.split, config.select)
+        episodes = opened.trajectories
     return Validation(episodes, selection, config.output / "best", config.targets.reaching)
 
 

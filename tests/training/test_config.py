@@ -12,7 +12,7 @@ JOINT = StageConfig(steps=1, vision_learning_rate=1e-4)
 
 
 def _config(**changes):
-    return TrainConfig(data=Path("store"), output=Path("run"), **changes)
+    return TrainConfig(data=(Path("store"),), output=Path("run"), **changes)
 
 
 @pytest.mark.parametrize(

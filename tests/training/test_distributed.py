@@ -34,7 +34,7 @@ def two(tmp_path_factory):
     for trajectory in make_episodes_of_two_tasks(4):
         store.append(trajectory)
     config = TrainConfig(
-        data=store.path,
+        data=(store.path,),
         output=directory / "run",
         shape=SHAPE,
         pretraining=VisionPretraining(steps=1, batch_size=2),

@@ -87,7 +87,7 @@ def test_training_starts_from_a_language_model(base, tmp_path):
     for trajectory in make_episodes_of_two_tasks(1):
         store.append(trajectory)
     config = TrainConfig(
-        data=store.path,
+        data=(store.path,),
         output=tmp_path / "run",
         start=str(base),
         lora=LoRA(rank=2, targets=("q_proj",), new_tokens=True),

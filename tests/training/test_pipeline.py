@@ -40,7 +40,7 @@ def _config(data, output, **changes):
         "validation_fraction": 0.25,
         "bf16": False,
     }
-    return TrainConfig(data=data, output=output, **(settings | changes))
+    return TrainConfig(data=(data,), output=output, **(settings | changes))
 
 
 def test_a_run_leaves_a_calibrated_checkpoint_and_a_report(data, tmp_path):
@@ -52,6 +52,24 @@ def test_a_run_leaves_a_calibrated_checkpoint_and_a_report(data, tmp_path):
     assert (report["train_episodes"], report["calibration_episodes"]) == (12, 4)
     assert 0 < report["calibration"]["threshold"] < 1
     assert not list(tmp_path.glob("*/saves"))
+
+
+@pytest.mark.parametrize("layout", ["processed_datasets", "tars", "robometer_dataset"])
+def test_published_data_is_trained_on_where_it_lies(data, tmp_path, layout):
+    published = Path(__file__).parents[1] / "fixtures" / "rbm_dataset" / layout
+    config = _config(
+        data,
+        tmp_path,
+        pretraining=VisionPretraining(steps=0),
+        frozen=StageConfig(steps=1, batch_size=4),
+        joint=StageConfig(steps=1, batch_size=4, vision_learning_rate=1e-4),
+        validation_fraction=0.0,
+        select=("rbm-1m-id",),
+    )
+    train(replace(config, data=(Path(f"rbm:{published}"), data)))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["train_episodes"] == 7 + 16
+    assert set(json.loads((tmp_path / "checkpoint" / "training.json").read_text())["data"]) >= {"libero256_10"}
 
 
 @pytest.mark.parametrize("success", [None, np.zeros(12, bool)])

@@ -37,7 +37,7 @@ EVALUATION = {
 def checkpoint(tmp_path):
     directory = tmp_path / "checkpoint"
     save_checkpoint(directory, load_checkpoint(CHECKPOINT))
-    config = TrainConfig(data=Path("/home/me/store"), output=Path("/home/me/run"))
+    config = TrainConfig(data=(Path("/home/me/store"),), output=Path("/home/me/run"))
     write_record(directory, config, make_episodes_of_two_tasks(2), REPORT)
     (directory / "optimizer.pt").write_bytes(b"1234")
     (directory / "trainer_state.json").write_text("{}")
@@ -106,7 +106,7 @@ def test_the_record_does_not_tell_where_things_were(checkpoint):
     assert "/home/me" not in text
     record = read_record(checkpoint)
     assert record["provenance"] == {"date": "2026-01-01"}
-    assert record["options"]["frozen"]["steps"] == TrainConfig(Path("data"), Path("run")).frozen.steps
+    assert record["options"]["frozen"]["steps"] == TrainConfig((Path("data"),), Path("run")).frozen.steps
 
 
 def test_a_card_written_by_hand_is_kept(checkpoint):

@@ -27,12 +27,12 @@ def test_the_recipes_of_the_issue_ship():
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes_need_only_data_and_output(name):
     config = parse_training([name, *WHERE], "robometer-rl train")
-    assert (config.data, config.output) == (Path("store"), Path("run"))
+    assert (config.data, config.output) == ((Path("store"),), Path("run"))
     assert load_recipe(name).summary
 
 
 def test_the_recipe_of_the_embedded_model_is_the_default_configuration():
-    assert parse_training(["robometer-mini", *WHERE], "train") == TrainConfig(data=Path("store"), output=Path("run"))
+    assert parse_training(["robometer-mini", *WHERE], "train") == TrainConfig(data=(Path("store"),), output=Path("run"))
 
 
 def test_the_published_settings_are_those_of_the_reference():
@@ -65,11 +65,11 @@ def test_options_after_a_recipe_override_it():
 
 def test_a_recipe_is_read_from_a_path(recipe):
     path = recipe(
-        "summary: mine\ndata: a/store\nstart: mini\npretraining: {steps: 0}\nfrozen: {learning_rate: 1e-3}\n"
+        "summary: mine\ndata: [a/store]\nstart: mini\npretraining: {steps: 0}\nfrozen: {learning_rate: 1e-3}\n"
         "sampling: {intervals: [1, 2], clips: {rewind: 0}}\njoint: {vision_learning_rate: null}\n"
     )
     config = parse_training([path, "--output", "run"], "train")
-    assert (config.data, config.start, config.frozen.learning_rate) == (Path("a/store"), "mini", 1e-3)
+    assert (config.data, config.start, config.frozen.learning_rate) == ((Path("a/store"),), "mini", 1e-3)
     assert config.sampling.intervals == (1, 2)
     assert config.sampling.clips.rewind == 0.0
     assert config.joint.vision_learning_rate is None
@@ -131,3 +131,14 @@ def test_what_a_recipe_leaves_out_is_asked_for(capsys):
         entry.name for entry in fields(TrainConfig) if getattr(load_recipe("lora").config, entry.name) is tyro.MISSING
     ]
     assert missing == ["data", "output"]
+
+
+def test_the_published_trainings_are_one_line_each():
+    words = ["--data", "rbm:caches", "mine", "--select", "rbm-1m-id", "rbm-1m-ood", "--output", "run"]
+    config = parse_training(["rbm-1m", *words], "train")
+    assert config.data == (Path("rbm:caches"), Path("mine"))
+    assert config.select == ("rbm-1m-id", "rbm-1m-ood")
+    assert (config.joint.steps, config.joint.batch_size, config.sampling.max_frames) == (15000, 16, 8)
+    config = parse_training(["libero", *words, "--data-sources"], "train")
+    assert config.data_sources == ()
+    assert (config.frozen.steps, config.frozen.batch_size, config.sampling.max_frames) == (5000, 16, 8)

@@ -1,0 +1,96 @@
+"""Opening what training and evaluation read: stores, and published data where it lies."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from robometer_rl.data.reading import Unreadable
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.verified import VerifiedTrajectories, open_verified, warn_of_skipped
+from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
+
+__all__ = ["IN_PLACE", "OpenedEpisodes", "open_episodes"]
+
+logger = logging.getLogger(__name__)
+
+IN_PLACE: Final = "rbm:"
+"""What the name of published data begins with, as in ``rbm:processed_datasets``; other names are those of stores."""
+
+
+@dataclass(frozen=True)
+class OpenedEpisodes:
+    """Episodes of one or more places.
+
+    Attributes:
+        trajectories: Those that are wanted and sound, place by place.
+        skipped: Those that are damaged.
+        held: How many sound ones there are, wanted or not, by split and data source.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    skipped: tuple[Unreadable, ...]
+    held: Mapping[tuple[str, str], int]
+
+
+def open_episodes(
+    places: Sequence[str | Path],
+    wanted: Callable[[Trajectory], bool] | None = None,
+    select: Sequence[str] = (),
+) -> OpenedEpisodes:
+    """Opens places and checks what is wanted of them before it returns; damaged episodes are listed in the log.
+
+    Frame files of stores are compared with their checksums. Of published data in place the headers of frame files are
+    compared with the rows, and what is wrong with the pixels is seen when they are unpacked.
+
+    Args:
+        places: Stores, or with `IN_PLACE` before it whatever ``robometer-rl data import rbm`` takes.
+        wanted: Which episodes are meant; all of them if None.
+        select: Groups and keys of published data in place, see `RbmConfig`.
+
+    Raises:
+        StoreError: There is no such store, or all that is wanted of a place is damaged.
+        SourceError: There is no published data at a place, or nothing of it that is selected.
+        ValueError: ``select`` without published data to select from.
+
+    Example:
+        >>> open_episodes(["mine", "rbm:processed_datasets"], select=["mw"])    # doctest: +SKIP
+    """
+    in_place = [str(place).startswith(IN_PLACE) for place in places]
+    if select and not any(in_place):
+        raise ValueError(f"got the selection {', '.join(select)} and no published data, as in {IN_PLACE}DIRECTORY")
+    held: Counter[tuple[str, str]] = Counter()
+    taken: dict[str, Trajectory] = {}
+    skipped: list[Unreadable] = []
+
+    def noting(trajectory: Trajectory) -> bool:
+        held[trajectory.split, trajectory.data_source] += 1
+        return wanted is None or wanted(trajectory)
+
+    for place, is_published in zip(places, in_place, strict=True):
+        found = _open_published(str(place), noting, select) if is_published else open_verified(place, noting)
+        repeated = [each.id for each in found.trajectories if each.id in taken]
+        if repeated:
+            said = "%d trajectories of %s have ids of a place before it and are left out, the first %s"
+            logger.warning(said, len(repeated), place, repeated[0])
+        for each in found.trajectories:
+            taken.setdefault(each.id, each)
+        skipped += found.skipped
+    return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held)
+
+
+def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Sequence[str]) -> VerifiedTrajectories:
+    sound: list[Trajectory] = []
+    skipped: list[Unreadable] = []
+    for each in read_rbm(RbmConfig(Path(place.removeprefix(IN_PLACE)), tuple(select))):
+        if isinstance(each, Unreadable):
+            skipped.append(each)
+        elif wanted(each):
+            sound.append(each)
+    found = VerifiedTrajectories(tuple(sound), tuple(skipped))
+    warn_of_skipped(found, place)
+    return found

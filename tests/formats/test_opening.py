@@ -1,0 +1,57 @@
+"""Several places at once, and published data without a store."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.formats.opening import open_episodes
+from tests.data.runs import trajectory
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "rbm_dataset"
+CACHES = f"rbm:{FIXTURE / 'processed_datasets'}"
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = TrajectoryStore(tmp_path / "store")
+    for name in "ab":
+        made.append(trajectory(name))
+    return made.path
+
+
+def test_stores_and_published_data_are_opened_together(store):
+    opened = open_episodes([store, CACHES, f"rbm:{FIXTURE / 'tars'}"], select=["libero_pi0"])
+    assert [each.data_source for each in opened.trajectories] == ["somewhere"] * 2 + ["libero256_10"] * 3
+    assert opened.held["test", "somewhere"] == 2
+    assert opened.trajectories[-1].frames[:].shape == (32, 64, 64, 3)
+
+
+def test_what_two_places_have_is_taken_once(store, caplog):
+    assert len(open_episodes([store, store]).trajectories) == 2
+    assert "2 trajectories of" in caplog.text
+
+
+def test_what_is_not_wanted_is_counted_and_left_out(store):
+    opened = open_episodes([store, CACHES], lambda each: each.quality_label == "failure")
+    assert len(opened.trajectories) == 2
+    assert sum(opened.held.values()) == 9
+
+
+def test_damage_is_listed_and_nothing_but_damage_an_error(tmp_path, caplog):
+    cache = shutil.copytree(FIXTURE / "processed_datasets", tmp_path / "caches")
+    files = sorted(Path(cache).glob("*libero*/frames/*.npz"))
+    np.savez_compressed(files[0], frames=np.zeros((2, 4, 4, 3), np.uint8))
+    assert len(open_episodes([f"rbm:{cache}"], select=["libero_pi0"]).trajectories) == 2
+    assert "1 of 3 trajectories in rbm:" in caplog.text
+    for file in files:
+        file.unlink()
+    with pytest.raises(StoreError, match=r"3 of 3 .* are damaged: all that are asked for"):
+        open_episodes([f"rbm:{cache}"], select=["libero_pi0"])
+
+
+def test_a_selection_needs_something_to_select_from(store):
+    with pytest.raises(ValueError, match="got the selection mw and no published data, as in rbm:DIRECTORY"):
+        open_episodes([store], select=["mw"])
