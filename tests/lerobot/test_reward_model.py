@@ -65,4 +65,4 @@ def test_what_lerobot_saves_is_loaded_here(theirs: RobometerRewardModel, tmp_pat
     theirs.save_pretrained(tmp_path / "saved")
     clip = CLIPS["one size"][0]
     (ours,), (saved,) = (load_reward_model(name).predict([clip]) for name in (CHECKPOINT, tmp_path / "saved"))
-    np.testing.assert_allclose(saved.progress, ours.progress, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(saved.progress, ours.progress, rtol=0, atol=1e-5)

@@ -27,7 +27,7 @@ def test_a_directory_is_loaded_and_says_where_it_came_from() -> None:
     assert model.success_threshold is None
     again = load_reward_model(model.source)
     for one, other in zip(model.predict(clips(*SHOWN)), again.predict(clips(*SHOWN)), strict=True):
-        np.testing.assert_allclose(one.progress, other.progress, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one.progress, other.progress, rtol=0, atol=1e-5)
 
 
 def test_precision_is_recorded_and_close() -> None:
@@ -120,7 +120,7 @@ def test_what_the_hub_does_not_give_is_named(name: str) -> None:
 def test_a_base_model_may_be_on_the_hub() -> None:
     model = load_reward_model(FIXTURES / "checkpoint_sharded", base_model="robometer/tiny@v1.0")
     expected = load_reward_model(CHECKPOINT).predict(clips(*SHOWN))
-    np.testing.assert_allclose(model.predict(clips(*SHOWN))[0].progress, expected[0].progress, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(model.predict(clips(*SHOWN))[0].progress, expected[0].progress, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", ["warp-drive", "meta-1", "cuda:77"])

@@ -38,7 +38,7 @@ def test_outputs_are_those_of_transformers() -> None:
         use_cache=False,
     )
     hidden, layers = decode(decoder(), embeddings, positions, deepstack, visual)
-    torch.testing.assert_close(hidden, expected.last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(hidden, expected.last_hidden_state, rtol=0, atol=1e-4)
     assert layers == []
 
 
@@ -62,7 +62,7 @@ def test_new_tokens_behind_cached_ones_are_the_end_of_the_whole(attention: str) 
         features = torch.cat([deepstack[:, 2 * cache : 2 * cache + 2], new_deepstack[:, 2 * row : 2 * row + 2]], dim=1)
         where = torch.tensor([1, 2, length + 1, length + 2])
         expected, _ = decode(model, whole, torch.arange(length + 4).expand(3, 1, -1), features, where)
-        torch.testing.assert_close(hidden[row], expected[0, length:], rtol=0, atol=1e-5)
+        torch.testing.assert_close(hidden[row], expected[0, length:], rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -72,7 +72,7 @@ def test_padding_on_the_right_changes_nothing_before_it() -> None:
     torch.manual_seed(0)
     embeddings[:, 5:] = torch.randn(2, 3, 64)
     changed, _ = decode(decoder(), embeddings, positions, deepstack, visual)
-    torch.testing.assert_close(changed[:, :5], hidden[:, :5], rtol=0, atol=1e-5)
+    torch.testing.assert_close(changed[:, :5], hidden[:, :5], rtol=0, atol=1e-4)
 
 
 def test_an_attention_that_takes_no_masks_cannot_share_prefixes() -> None:

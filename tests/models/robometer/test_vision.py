@@ -1,4 +1,7 @@
-"""The tower over a batch of frames against transformers' own forward over one packed sequence."""
+"""The tower over a batch of frames against transformers' own forward over one packed sequence.
+
+Features reach 5: sums in another order differ by up to 1e-5 there, on some processors by more.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,14 @@ def tower_output(patched: PatchedFrames) -> torch.Tensor:
 def test_features_are_those_of_transformers(name: str) -> None:
     patched = tiny().processor.patcher(frames(name))
     features = encode_frames(tiny().network.model.visual, patched, batch_size=3)
-    torch.testing.assert_close(features, tower_output(patched), rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, tower_output(patched), rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_pairs_of_frames_too() -> None:
     patched = tiny().processor.patcher.frame_pairs(frames("prog1"))
     features = encode_frames(tiny().network.model.visual, patched)
-    torch.testing.assert_close(features, tower_output(patched), rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, tower_output(patched), rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -43,7 +46,7 @@ def test_a_still_image_is_a_pair_of_equal_frames() -> None:
     still = frames("prog0")[:2]
     pairs = patcher.frame_pairs(still.repeat(2, axis=0))
     torch.testing.assert_close(
-        embed_patches(tower, patcher(still).pixels), embed_patches(tower, pairs.pixels), rtol=0, atol=1e-5
+        embed_patches(tower, patcher(still).pixels), embed_patches(tower, pairs.pixels), rtol=0, atol=1e-4
     )
 
 
@@ -55,4 +58,4 @@ def test_a_frames_features_do_not_depend_on_its_neighbours() -> None:
     apart = [feature for run in runs for feature in network.encode([run])]
     assert len(together) == 24
     for one, other in zip(together, apart, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
