@@ -427,7 +427,14 @@ def test_a_task_that_is_not_text_is_an_error_of_one_line(clip: Path) -> None:
     assert ended.stderr.startswith(r"robometer-rl score: got the task 'caf\udce9', which is not text")
 
 
-@pytest.mark.parametrize("words", [["data", "pull", "me/store", "out"], ["data", "push", "store", "me/store"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "pull", "me/store", "out"],
+        ["data", "push", "store", "me/store"],
+        ["data", "download", "mw", "--to", "out", "--stage", "raw"],
+    ],
+)
 def test_a_hub_that_cannot_be_reached_is_an_error_of_one_line(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "inspect": "Counts per task, quality and source, lengths, sizes, and a picture of some trajectories.",
     "verify": "Compare all checksums and list the trajectories that are damaged.",
     "import": "Turn a data set of another format into a store.",
+    "download": "Download published training and evaluation data, by the name of a group.",
     "push": "Upload a store to the Hugging Face Hub.",
     "pull": "Download a store from the Hugging Face Hub.",
 }
@@ -56,6 +57,10 @@ def parse_data(words: Sequence[str], program: str) -> Callable[[], Any]:
         if command == "inspect":
             return partial(inspect_store, _parse(InspectConfig, words, program))
         return partial(verify, _parse(VerifyConfig, words, program))
+    if command == "download":
+        from robometer_rl.data.download import DownloadConfig, download
+
+        return partial(download, _parse(DownloadConfig, words, program))
     from robometer_rl.data.hub import PullConfig, PushConfig, pull, push
 
     if command == "push":
