@@ -90,6 +90,14 @@ class StoredFrames(ABC):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
+    def whole_video(self) -> Path | None:
+        """The video that holds these frames in this order and no others; None if they are not kept in one.
+
+        Raises:
+            ChecksumError: The file is missing or changed.
+        """
+        return None
+
     @abstractmethod
     def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
         """The frames at ``indices``, in this order."""
@@ -173,6 +181,12 @@ class _VideoFrames(StoredFrames):
             return iter(video[:])
         except (ValueError, OSError, IndexError) as error:
             raise self._undecodable(error) from error
+
+    def whole_video(self) -> Path | None:
+        """See `StoredFrames.whole_video`."""
+        self._compare_once()
+        whole = range(len(check_file(self.path)))
+        return self.path if self._numbers == tuple(whole) else None
 
     def verify(self) -> None:
         """See `StoredFrames.verify`; that it can be decoded was seen when it was added."""

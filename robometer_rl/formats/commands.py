@@ -20,9 +20,15 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "inspect": "Counts per task, quality and source, lengths, sizes, and a picture of some trajectories.",
     "verify": "Compare all checksums and list the trajectories that are damaged.",
     "import": "Turn a data set of another format into a store.",
+    "export": "Write a store in another format.",
     "download": "Download published training and evaluation data, by the name of a group.",
     "push": "Upload a store to the Hugging Face Hub.",
     "pull": "Download a store from the Hugging Face Hub.",
+}
+
+
+_EXPORTED: Final[Mapping[str, str]] = {
+    "rbm": "A repository of videos, which the reference's own code reads.",
 }
 
 
@@ -51,6 +57,11 @@ def parse_data(words: Sequence[str], program: str) -> Callable[[], Any]:
     if command == "import":
         name = _choose(words, program, {name: FORMATS[name].description for name in IMPORTED})
         return _parse_import(IMPORTED[name], words[1:], f"{program} {name}")
+    if command == "export":
+        from robometer_rl.formats.rbm.export import RbmExportConfig, export_rbm
+
+        name = _choose(words, program, _EXPORTED)
+        return partial(export_rbm, _parse(RbmExportConfig, words[1:], f"{program} {name}"))
     if command in ("inspect", "verify"):
         from robometer_rl.data.inspect import InspectConfig, VerifyConfig, inspect_store, verify
 
