@@ -14,6 +14,7 @@ import robometer_rl.envs  # noqa: F401  (registers the environments, also where 
 
 if TYPE_CHECKING:
     from robometer_rl.wrappers.chunks import ActionChunk
+    from robometer_rl.wrappers.frame_sources import Tiles
     from robometer_rl.wrappers.record_trajectories import RecordTrajectories
     from robometer_rl.wrappers.rendering import RenderToInfo
     from robometer_rl.wrappers.reward import RobometerReward
@@ -37,6 +38,7 @@ _HOMES = {
     "TaskFromAttribute": "robometer_rl.wrappers.tasks",
     "TaskFromInfo": "robometer_rl.wrappers.tasks",
     "TaskStages": "robometer_rl.wrappers.tasks",
+    "Tiles": "robometer_rl.wrappers.frame_sources",
     "VecRecordTrajectories": "robometer_rl.wrappers.sb3.record_trajectories",
     "VecRobometerReward": "robometer_rl.wrappers.sb3.vec_env",
     "check_algorithm": "robometer_rl.wrappers.sb3.check",
@@ -54,6 +56,7 @@ __all__ = [
     "TaskFromAttribute",
     "TaskFromInfo",
     "TaskStages",
+    "Tiles",
     "VecRecordTrajectories",
     "VecRobometerReward",
     "check_algorithm",

@@ -13,12 +13,14 @@ from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, as_frame
+from robometer_rl.tiles import TileLayout, tile
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 
 __all__ = [
     "Camera",
     "FrameSource",
     "FrameSources",
+    "Tiles",
     "View",
     "info_camera",
     "parse_cameras",
@@ -26,13 +28,46 @@ __all__ = [
     "scalar_stacks",
 ]
 
-FrameSource = str | Callable[[Any, Mapping[str, Any]], Any]
-"""``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, or a callable of one environment's observation and info."""
+
+@dataclass(frozen=True, init=False)
+class Tiles:
+    """Several cameras in one picture, for checkpoints that were trained on such; see `robometer_rl.tiles`.
+
+    Example:
+        >>> Tiles("obs/top", "obs/front", "obs/wrist").sources
+        ('obs/top', 'obs/front', 'obs/wrist')
+
+    Attributes:
+        sources: A `FrameSource` for each view, the primary one first.
+        layout: Where they are in the picture.
+    """
+
+    sources: tuple[FrameSource, ...]
+    layout: TileLayout
+
+    def __init__(self, primary: FrameSource, *secondary: FrameSource, layout: TileLayout | None = None) -> None:
+        """The view on top, and those below it.
+
+        Raises:
+            ValueError: No view besides the primary one.
+        """
+        if not secondary:
+            raise ValueError("Tiles needs a primary source and at least one other")
+        object.__setattr__(self, "sources", (primary, *secondary))
+        object.__setattr__(self, "layout", layout or TileLayout())
+
+
+FrameSource = str | Callable[[Any, Mapping[str, Any]], Any] | Tiles
+"""``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's observation and info, or
+`Tiles` of these."""
 
 FrameSources = FrameSource | tuple[FrameSource, ...]
 """One source, or several cameras."""
 
-_CHOICES = "'render', 'obs', 'obs/KEY', 'info/KEY', a callable of (obs, info), or a tuple of these for several cameras"
+_CHOICES = (
+    "'render', 'obs', 'obs/KEY', 'info/KEY', a callable of (obs, info), Tiles of these for several cameras in one "
+    "picture, or a tuple of these for several cameras whose predictions are averaged"
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +162,10 @@ def _parse_camera(
     stacked_spaces: Sequence[spaces.Space[Any]],
     render: Callable[[], Camera],
 ) -> Camera:
+    if isinstance(source, Tiles):
+        views = [_parse_camera(each, observation_space, stacked_spaces, render) for each in source.sources]
+        name = f"tiles({', '.join(view.name for view in views)})"
+        return Camera(name, lambda view: tile([each.frame(view) for each in views], source.layout))
     if callable(source):
         return Camera(str(source), lambda view: source(view.observation, view.info))
     if source == "render":

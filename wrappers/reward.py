@@ -39,7 +39,7 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
         task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
         reward: How predictions become a reward.
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of (obs, info), or a tuple of these
-            for several cameras.
+            for several cameras, or `Tiles` of these for several cameras in one picture.
         protocol: Which frames of a history the model is shown; None for the model's default.
         success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 

@@ -76,6 +76,7 @@ class DatasetOptions:
         orientation: What is done to pictures before they are shown; None for what is customary in the format.
         trust_pickle: Whether a pickle may run whatever code it names. Without it only what a replay buffer of
             Stable-Baselines3 consists of is opened.
+        tile: Whether cameras are shown together in one tiled picture, the first on top, see `robometer_rl.tiles`.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class DatasetOptions:
     tasks: tuple[str, ...] = ()
     orientation: Orientation | None = None
     trust_pickle: bool = False
+    tile: bool = False
 
 
 class RecordedFacts(TypedDict, total=False):

@@ -55,6 +55,8 @@ class RelabelConfig:
     """What kind of dataset it is; found out if not given."""
     cameras: tuple[str, ...] = ()
     """Cameras whose predictions are averaged; may be left out if there is one."""
+    tile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show the cameras in one tiled picture, the first on top, to models that were trained on such."""
     task: tuple[str, ...] = ()
     """Instruction of every episode, or several ways to say it, in place of what the dataset says."""
     orientation: Orientation | None = None
@@ -91,9 +93,13 @@ def run_relabel(config: RelabelConfig) -> None:
     spec = parse_reward(config.reward, config.every)
     protocol = parse_protocol(config.protocol) if config.protocol else None
     kind, dataset = open_dataset(
-        DatasetOptions(config.dataset, config.cameras, config.task, config.orientation, config.trust_pickle),
+        DatasetOptions(
+            config.dataset, config.cameras, config.task, config.orientation, config.trust_pickle, config.tile
+        ),
         config.format,
     )
+    if config.tile and len(dataset.cameras) < 2:
+        raise ValueError(f"a tiled picture needs several cameras, got {', '.join(dataset.cameras)}; name them in order")
     writer = dataset.writer(_mode(config, kind.modes), config.output)
     if not journal_path(writer).exists():
         writer.check()

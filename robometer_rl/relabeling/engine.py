@@ -27,7 +27,17 @@ from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Pr
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
-from robometer_rl.relabeling.batches import PACK_TOKENS, Decoded, Pack, ahead, decode_pack, groups, open_episode, tokens
+from robometer_rl.relabeling.batches import (
+    PACK_TOKENS,
+    Decoded,
+    Pack,
+    ahead,
+    decode_pack,
+    groups,
+    open_episode,
+    tiled_name,
+    tokens,
+)
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.report.terminal import open_console
@@ -151,7 +161,7 @@ class Labeller:
             protocol=str(self.protocol),
             reward=self.spec.to_dict(),
             success_threshold=self.threshold,
-            cameras=dataset.cameras,
+            cameras=(tiled_name(dataset.cameras),) if options.tile else dataset.cameras,
             tasks=options.tasks,
             orientation=options.orientation,
             pack_tokens=self.pack_tokens,

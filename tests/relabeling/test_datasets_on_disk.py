@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from robometer_rl import load_reward_model
+from robometer_rl.cli import main
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.rewards import RewardSpec
-from robometer_rl.wrappers import RobometerReward
+from robometer_rl.wrappers import RobometerReward, Tiles
 from tests.fixed_models import PixelModel
 from tests.library import ROOT
 from tests.relabeling.episodes import Recorded, Replay
@@ -48,7 +49,8 @@ def require_live_rewards(dataset: Any, labels: Any, model: RewardModel | None = 
         terminated = episode.terminated and steps == episode.num_steps
         recorded = Recorded(frames, episode.task_rewards[:steps], terminated)
         cameras = tuple(f"obs/{name}" for name in frames)
-        env = RobometerReward(Replay(recorded), model, episode.tasks[0], labels.provenance.spec, frames=cameras)
+        shown = Tiles(*cameras) if dataset.options.tile else cameras
+        env = RobometerReward(Replay(recorded), model, episode.tasks[0], labels.provenance.spec, frames=shown)
         env.reset()
         live = [env.step(0)[1] for _ in range(steps)]
         np.testing.assert_allclose(found.rewards[:steps], live, rtol=0, atol=tolerance)
@@ -78,6 +80,26 @@ def test_the_embedded_model_labels_stored_frames_as_it_pays_live(tmp_path, kind)
 
 
 # --- LeRobot ---
+
+
+def test_cameras_in_one_picture_are_labelled_as_they_are_paid_for(tmp_path):
+    cameras = (TOP, "observation.images.wrist")
+    dataset, labels = label(LEROBOT, cameras=cameras, tile=True)
+    require_live_rewards(dataset, labels)
+    assert labels.provenance.cameras == (f"tiles({TOP}, observation.images.wrist)",)
+    _, others = label(LEROBOT, cameras=cameras[::-1], tile=True)
+    key = next(iter(labels.episodes))
+    assert not np.allclose(labels.episodes[key].progress, others.episodes[key].progress)
+    writer = dataset.writer("copy", tmp_path / "labelled")
+    writer.check()
+    writer.write(labels)
+    assert writer.written() == labels.provenance
+
+
+def test_one_camera_is_no_tiled_picture(tmp_path, capsys):
+    words = ["relabel", str(LEROBOT), "--cameras", TOP, "--tile", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "a tiled picture needs several cameras" in capsys.readouterr().err
 
 
 def test_a_labelled_copy_of_a_lerobot_dataset(tmp_path):

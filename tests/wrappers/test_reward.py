@@ -20,7 +20,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from robometer_rl.frames import FrameError, NestedFrames, TaskError, UniformFrames
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
 from robometer_rl.rewards import NonFiniteRewardError, RewardSpec
-from robometer_rl.wrappers import RenderToInfo, RobometerReward, TaskFromAttribute, TaskFromInfo
+from robometer_rl.wrappers import RenderToInfo, RobometerReward, TaskFromAttribute, TaskFromInfo, Tiles
 from tests.fixed_models import BrightnessModel, PixelModel
 from tests.wrappers.worlds import TASK, BrightnessWorld, NoiseWorld
 
@@ -104,6 +104,17 @@ class TestRewards:
         np.testing.assert_allclose(infos[1]["robometer/progress_per_camera"], [0.4, 0.6], atol=1e-6)
         np.testing.assert_allclose(infos[1]["robometer/success_per_camera"], [0.16, 0.36], atol=1e-6)
         assert infos[1]["robometer/progress"] == pytest.approx(0.5)
+
+    def test_cameras_in_one_picture_are_one_history(self) -> None:
+        env = make(frames=Tiles("render", lambda observation, info: 255 - observation))
+        _, _, infos = play(env)
+        assert "robometer/progress_per_camera" not in infos[1] or len(infos[1]["robometer/progress_per_camera"]) == 1
+        # Two thirds of the picture have the brightness 0.4, a third 0.6; the primary view is 8 pixels high of 12.
+        assert infos[1]["robometer/progress"] == pytest.approx((2 * 0.4 + 0.6) / 3, abs=1e-6)
+        with pytest.raises(ValueError, match="at least one other"):
+            Tiles("render")
+        with pytest.raises(ValueError, match="expected 'render', 'obs'"):
+            make(frames=Tiles("render", "pixels"))
 
     def test_cameras_may_draw_into_one_buffer(self) -> None:
         buffer = np.zeros((8, 8, 3), np.uint8)
