@@ -112,14 +112,19 @@ def attempt_call(
     printed = folder / "printed.txt"
     sys.stdout.flush()
     sys.stderr.flush()
+    heard, begun = os.pipe()
     child = os.fork()
     if child == 0:
-        _run(call, folder, printed, environment)
+        os.close(heard)
+        _run(call, folder, printed, environment, begun)
+    os.close(begun)
+    os.read(heard, 1)  # on a busy machine a child may begin late, and what comes before is not the program
+    os.close(heard)
     return _watch(child, words, printed, kill)
 
 
-def _run(call: Callable[[], Any], folder: Path, printed: Path, environment: dict[str, str]) -> None:
-    """The child's side; never returns."""
+def _run(call: Callable[[], Any], folder: Path, printed: Path, environment: dict[str, str], begun: int) -> None:
+    """The child's side; never returns. Closes ``begun`` where the program begins."""
     code = 1
     try:
         os.setsid()
@@ -132,6 +137,7 @@ def _run(call: Callable[[], Any], folder: Path, printed: Path, environment: dict
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(target, 1)
         os.dup2(target, 2)
+        os.close(begun)
         result = call()
         code = result if isinstance(result, int) else 0
     except SystemExit as end:
