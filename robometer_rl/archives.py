@@ -71,15 +71,19 @@ class Member:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_members(path: Path | Region) -> dict[str, Member]:
-    """The headers of all arrays of a file, by name; the file may be a member of another archive.
+def read_members(path: Path | Region, *names: str) -> dict[str, Member]:
+    """The headers of those of the arrays called ``names`` that a file has, or of all, by name.
+
+    The file may be a member of another archive.
 
     Raises:
         ArchiveError: It is damaged, or an array claims more than is there.
     """
     with _errors_of(path), _open(path) as archive:
-        names = (info for info in archive.infolist() if info.filename.endswith(".npy"))
-        return {info.filename.removesuffix(".npy"): _member(archive, info) for info in names}
+        arrays = {
+            info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename[-4:] == ".npy"
+        }
+        return {name: _member(archive, info) for name, info in arrays.items() if not names or name in names}
 
 
 def read_arrays(path: Path | Region, *names: str) -> dict[str, NDArray[Any]]:

@@ -66,7 +66,7 @@ def array_shape(source: Path | Region) -> tuple[int, ...]:
         ArchiveError: The archive is missing or damaged.
         FrameError: It holds no frames, or frames of another type.
     """
-    member = read_members(source).get(ARRAY)
+    member = read_members(source, ARRAY).get(ARRAY)
     if member is None or member.dtype != np.uint8:
         found = "no such array" if member is None else f"{member.dtype}"
         raise FrameError(f"{source} holds {found}; expected an array {ARRAY!r} of uint8 RGB")

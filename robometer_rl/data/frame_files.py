@@ -199,6 +199,7 @@ class _ArrayFrames(StoredFrames):
     def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
         super().__init__(path, frames, name)
         self._numbers = frames.numbers
+        self._sha256 = frames.sha256
 
     def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
         numbers = indices if self._numbers is None else [self._numbers[index] for index in indices]
@@ -215,6 +216,16 @@ class _ArrayFrames(StoredFrames):
             self._check_shape()
         except ValueError as error:
             raise self._undecodable(error) from error
+
+    def link(self, root: Path, chosen: tuple[int, ...] | None) -> FrameFile:
+        """Adds the archive to another store, of which these frames, or the ``chosen`` ones of them, are meant."""
+        self.verify()
+        numbers = self._numbers
+        if chosen is not None:
+            numbers = chosen if numbers is None else tuple(numbers[index] for index in chosen)
+        _link(root / FRAMES / self.path.name, self.path)
+        shape = (len(self) if numbers is None else len(numbers), self.shape[1], self.shape[2], 3)
+        return FrameFile(f"{FRAMES}/{self.path.name}", shape, self._sha256, numbers=numbers)
 
     def _check_shape(self) -> None:
         count, *size = array_shape(self.path)
@@ -293,6 +304,8 @@ def link_frames(root: Path, frames: FrameSequence, *, videos: bool) -> FrameFile
     numbers = tuple(frames.kept.tolist()) if isinstance(frames, ChosenFrames) else None
     if isinstance(recording, ArrayFrames) and recording.orientation == "as_stored":
         return _link_array(root, recording, numbers)
+    if isinstance(recording, _ArrayFrames):
+        return recording.link(root, numbers)
     if not videos or not isinstance(recording, VideoFrames) or recording.path.suffix.lower() not in VIDEO_SUFFIXES:
         return None
     if recording.orientation != "as_stored":

@@ -13,7 +13,9 @@ A path may also be a folder of any of these. Archives are not unpacked: their me
 from __future__ import annotations
 
 import io
+import os
 import re
+import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,9 +99,14 @@ def _in_folder(folder: Path, videos: Path | None, depth: int) -> Iterator[FoundC
 
 
 def _cache(folder: Path) -> FoundCollection:
+    frames = folder / "frames"
+
     def file(name: str) -> Path | None:
         # The rows say where their author's disk had it: only the name counts.
-        return _existing(folder / "frames", PurePosixPath(name).name)
+        own = name.rpartition("/")[2]
+        path = frames / own
+        # What is no link cannot lead elsewhere; to follow all links of a path takes long for a million rows.
+        return path if _is_plain(path) else _existing(frames, own)
 
     info = _information((folder / _INFO).open("rb")) if (folder / _INFO).is_file() else {}
     return FoundCollection(folder.resolve().name, _openers(_saved(folder / _CACHE)), file, info, is_cache=True)
@@ -127,6 +134,13 @@ def _saved(folder: Path) -> list[Path]:
         listed = _information(state.open("rb")).get("_data_files", [])
         return [inside(folder, entry["filename"]) for entry in listed]
     return sorted(folder.glob("*.arrow"))
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):  # not there, or no name at all
+        return False
 
 
 def _existing(folder: Path, name: str) -> Path | None:

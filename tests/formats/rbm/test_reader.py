@@ -17,8 +17,9 @@ from robometer_rl.cli import main
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import ChecksumError, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.importing import InPlaceOptions, import_trajectories
+from robometer_rl.formats.importing import ImportOptions, InPlaceOptions, import_trajectories
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
+from robometer_rl.formats.store import StoredConfig, read_stored
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "rbm_dataset"
 LIBERO = "abraranwar_libero_rfm_libero256_10"
@@ -127,6 +128,17 @@ def test_files_are_linked_and_thinned_without_being_written_again(cache: Path, t
     kept[0].write_bytes(target[:-9] + b"x" + target[-8:])
     with pytest.raises(ChecksumError, match="has the checksum"):
         store.verify()
+
+
+def test_stores_are_brought_together_without_writing_frames_again(tmp_path: Path) -> None:
+    import_trajectories(read_rbm(RbmConfig(FIXTURE / "tars")), InPlaceOptions(tmp_path / "one", max_frames=9))
+    reading = read_stored(StoredConfig(tmp_path / "one"))
+    assert import_trajectories(reading, ImportOptions(tmp_path / "two", max_frames=4)).imported == 7
+    assert not list((tmp_path / "two").glob("frames/*.zip"))
+    one, two = TrajectoryStore.open(tmp_path / "one"), TrajectoryStore.open(tmp_path / "two")
+    two.verify()
+    assert frame_numbers(one[2]) == [0, 5, 11, 16, 22, 26, 32, 37, 43]
+    assert frame_numbers(two[2]) == [0, 16, 26, 43]
 
 
 def test_groups_choose_collections_and_make_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
