@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import tyro
 from huggingface_hub import HfApi
@@ -24,7 +23,7 @@ from huggingface_hub.hf_api import RepoFile
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from robometer_rl.data.published import Collection, GroupList, UnknownGroupError, published
+from robometer_rl.data.published import Collection, GroupList, Stage, UnknownGroupError, data_path, published
 from robometer_rl.files import inside
 from robometer_rl.models.locations import HubError, hub_errors
 from robometer_rl.ranges import require_counts
@@ -33,14 +32,6 @@ from robometer_rl.report.terminal import open_console
 __all__ = ["Download", "DownloadConfig", "data_path", "download", "plan_download"]
 
 logger = logging.getLogger(__name__)
-
-Stage = Literal["processed", "raw"]
-
-_PLACES: Final[Mapping[Stage, tuple[tuple[str, ...], str]]] = {
-    "processed": (("ROBOMETER_PROCESSED_DATASETS_PATH", "RBM_PROCESSED_DATASETS_PATH"), "processed_datasets"),
-    "raw": (("ROBOMETER_DATASET_PATH", "RFM_DATASET_PATH"), "robometer_dataset"),
-}
-"""The environment variables that say where data is, the first that is set counts, and the folder if none is."""
 
 _LONGEST_WAIT: Final = 60.0  # seconds before an attempt
 
@@ -117,12 +108,6 @@ class Download:
     def missing(self) -> tuple[str, ...]:
         """Keys of the collections that the Hub does not have."""
         return tuple(key for key, files in self.collections.items() if not files)
-
-
-def data_path(stage: Stage) -> Path:
-    """Where data of a stage is if nobody says so, see `DownloadConfig`."""
-    variables, folder = _PLACES[stage]
-    return Path(next((os.environ[name] for name in variables if os.environ.get(name)), folder))
 
 
 def plan_download(config: DownloadConfig) -> Download:

@@ -7,6 +7,7 @@ evaluate on, in which several collections may be evaluated together. The table i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,11 +20,21 @@ __all__ = [
     "Collection",
     "GroupList",
     "Published",
+    "Stage",
     "UnknownGroupError",
+    "data_path",
     "published",
 ]
 
 GroupList = Literal["train", "eval"]
+
+Stage = Literal["processed", "raw"]
+
+_PLACES: Final[Mapping[Stage, tuple[tuple[str, ...], str]]] = {
+    "processed": (("ROBOMETER_PROCESSED_DATASETS_PATH", "RBM_PROCESSED_DATASETS_PATH"), "processed_datasets"),
+    "raw": (("ROBOMETER_DATASET_PATH", "RFM_DATASET_PATH"), "robometer_dataset"),
+}
+"""The environment variables that say where data is, the first that is set counts, and the folder if none is."""
 
 _TABLE: Final = Path(__file__).parent.parent / "assets" / "published_data.json"
 
@@ -116,6 +127,12 @@ class Published:
     def _of(self, name: str, which: GroupList) -> list[str]:
         entries = self.groups[name].get(which, ())
         return [key for entry in entries for key in ((entry,) if isinstance(entry, str) else entry)]
+
+
+def data_path(stage: Stage) -> Path:
+    """Where data of a stage is if nobody says so: where the reference's environment variables say, or a folder here."""
+    variables, folder = _PLACES[stage]
+    return Path(next((os.environ[name] for name in variables if os.environ.get(name)), folder))
 
 
 @lru_cache(maxsize=1)

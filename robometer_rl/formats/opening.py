@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from robometer_rl.data.published import data_path
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import VerifiedTrajectories, open_verified, warn_of_skipped
@@ -19,7 +20,9 @@ __all__ = ["IN_PLACE", "OpenedEpisodes", "open_episodes"]
 logger = logging.getLogger(__name__)
 
 IN_PLACE: Final = "rbm:"
-"""What the name of published data begins with, as in ``rbm:processed_datasets``; other names are those of stores."""
+"""What the name of published data begins with, as in ``rbm:processed_datasets``; other names are those of stores.
+
+Alone it is the caches where the reference's environment variables say, see `robometer_rl.data.published.data_path`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def open_episodes(
 def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Sequence[str]) -> VerifiedTrajectories:
     sound: list[Trajectory] = []
     skipped: list[Unreadable] = []
-    for each in read_rbm(RbmConfig(Path(place.removeprefix(IN_PLACE)), tuple(select))):
+    path = Path(name) if (name := place.removeprefix(IN_PLACE)) else data_path("processed")
+    for each in read_rbm(RbmConfig(path, tuple(select))):
         if isinstance(each, Unreadable):
             skipped.append(each)
         elif wanted(each):

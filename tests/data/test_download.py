@@ -8,8 +8,8 @@ import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.data import download as module
-from robometer_rl.data.download import DownloadConfig, data_path, download, plan_download
-from robometer_rl.data.published import UnknownGroupError
+from robometer_rl.data.download import DownloadConfig, download, plan_download
+from robometer_rl.data.published import UnknownGroupError, data_path
 from robometer_rl.files import OutsideError
 from robometer_rl.formats.opening import open_episodes
 from robometer_rl.models.locations import HubError

@@ -29,6 +29,12 @@ def test_stores_and_published_data_are_opened_together(store):
     assert opened.trajectories[-1].frames[:].shape == (32, 64, 64, 3)
 
 
+def test_the_environment_says_where_the_caches_are(monkeypatch):
+    monkeypatch.delenv("ROBOMETER_PROCESSED_DATASETS_PATH", raising=False)
+    monkeypatch.setenv("RBM_PROCESSED_DATASETS_PATH", str(FIXTURE / "processed_datasets"))
+    assert len(open_episodes([Path("rbm:")]).trajectories) == 7
+
+
 def test_what_two_places_have_is_taken_once(store, caplog):
     assert len(open_episodes([store, store]).trajectories) == 2
     assert "2 trajectories of" in caplog.text
