@@ -4,20 +4,25 @@
     python -m benchmarks.own_environment --worlds pusht reacher --labels progress --seeds 0
     python -m benchmarks.own_environment --smoke      # minutes: the smallest sizes
 
-Needs the extras ``foreign``, ``robosuite`` and ``adapt``. Goes on where it was stopped: recordings, adapted models and
-numbers are kept under ``outputs/own_environment``. Each model is judged on episodes of seeds that it has not seen:
+Needs the extras ``foreign``, ``robosuite`` and ``adapt``. Goes on where it was stopped: a cell that its file of results
+has, made with the same options, is not made again, and recordings and features of frames are kept under
+``outputs/own_environment``, shared by all labels. Trainings take as many steps on a busy machine as on an idle one;
+`--minutes` only has to be enough for them. Each model is judged on episodes of seeds that it has not seen:
 
 * ``success_above_failure``: pairs of a success and a failure whose final progress is in the right order.
 * ``success_auroc``: of the success probability in the last frame.
 * ``final``, ``true_final``: progress in the last frame by kind of episode, and what the simulator says of it.
 * ``correlation``: of progress and truth over all frames, beside those of a clock and of the model shown single frames.
 * ``still``: how much progress moves while one picture is shown over and over.
+* ``recall``, ``false_alarms``: parts of the successes that the success rule sees, and of all episodes in which it fires
+  before the task is done or for nothing; ``verdict`` has what was expected of both.
 * ``wrapped_return``: what `RobometerReward` pays experts in the running environment, less what it pays random motion.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,13 +40,15 @@ from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
 from robometer_rl.adapting.examples import make_examples
-from robometer_rl.adapting.verdict import Seen, ask
+from robometer_rl.adapting.features import FOLDER
+from robometer_rl.adapting.verdict import Seen, ask, success_evidence
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.metrics import auroc, pearson, ranking_accuracy
 from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
+from robometer_rl.rewards import DEFAULT_REWARD
 from robometer_rl.wrappers import RobometerReward
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,7 +65,7 @@ class Args:
         seeds: Of the training episodes and of adapting.
         test: Episodes to judge by.
         minutes: How long a model may take.
-        steps: Steps of training, if the time is enough.
+        steps: Steps of training; by default as many as ``robometer-rl adapt`` takes.
         size: Pixels of a frame.
         wrapped: Episodes of experts, and of random motion, that are paid in the running environment.
         output: Where recordings and models go.
@@ -67,12 +74,12 @@ class Args:
     """
 
     worlds: tuple[str, ...] = tuple(WORLDS)
-    labels: tuple[str, ...] = LABELS
+    labels: tuple[str, ...] = ("distance", "state", "success")
     episodes: tuple[int, ...] = (60,)
     seeds: tuple[int, ...] = (0, 1, 2)
     test: int = 36
     minutes: float = 10.0
-    steps: int = 2000
+    steps: int | None = None
     size: int = 128
     wrapped: int = 6
     output: Path = Path("outputs/own_environment")
@@ -97,58 +104,69 @@ def main(args: Args) -> dict[str, Any]:
     """Everything."""
     if args.smoke:
         return main(smallest(args))
-    results = []
-    for name in args.worlds:
-        for seed in args.seeds:
-            world = WORLDS[name]()
-            folder = args.output / f"{name}-{seed}"
-            store = record(
-                world, folder / "recordings", train=max(args.episodes), test=args.test, seed=seed, size=args.size
-            )
-            for labels in args.labels:
+    results = _found(args)
+    for seed in args.seeds:
+        for labels in args.labels:
+            for name in args.worlds:
                 for episodes in args.episodes:
-                    results.append(_result(args, world, store, folder, labels, episodes, seed))
-                    _write(args, results)
+                    cell = _cell(args, name, labels, episodes, seed)
+                    if not any(cell.items() <= each.items() for each in results):
+                        results.append(_result(args, cell))
+                        _write(args, results)
     _show(results)
     return {"results": results}
 
 
-def _result(
-    args: Args, world: World, store: TrajectoryStore, folder: Path, labels: str, episodes: int, seed: int
-) -> dict[str, Any]:
-    """Of one model, which is made and judged if that has not been done."""
-    run = folder / f"{labels}-{episodes}"
-    found = run / "result.json"
-    if found.exists():
-        return json.loads(found.read_text())
-    taken = _adapted(args, store, run, labels, episodes, seed)
+def _cell(args: Args, world: str, labels: str, episodes: int, seed: int) -> dict[str, Any]:
+    """What a result is the result of."""
+    return {
+        "world": world, "labels": labels, "episodes": episodes, "seed": seed,
+        "steps": args.steps, "test": args.test, "size": args.size, "wrapped": args.wrapped,
+    }  # fmt: skip
+
+
+def _result(args: Args, cell: dict[str, Any]) -> dict[str, Any]:
+    """Of one model, which is made and judged."""
+    world, seed = WORLDS[cell["world"]](), cell["seed"]
+    folder = args.output / f"{world.name}-{seed}"
+    train = max(args.episodes)
+    store = record(world, folder / "recordings", train=train, test=args.test, seed=seed, size=args.size)
+    run = folder / f"{cell['labels']}-{cell['episodes']}"
+    taken = _adapted(args, store, run, cell)
     model = load_reward_model(str(run / "model" / CHECKPOINT))
-    test = [trajectory for trajectory in store if trajectory.split == "test"]
-    result = {
-        "world": world.name,
-        "labels": labels,
-        "episodes": episodes,
-        "seed": seed,
-        "seconds": taken,
+    test = [trajectory for trajectory in store if trajectory.split == "test"][: args.test]
+    seen = ask(model, make_examples(test))
+    return {
+        **cell,
+        **taken,
+        "origin": provenance(),
         "verdict": json.loads((run / "model" / "verdict.json").read_text()),
-        **_measures(test, ask(model, make_examples(test)), world),
+        **_measures(test, seen, world),
+        **_rule(model, seen),
         "wrapped_return": _wrapped(model, world, args),
     }
-    write_text(found, json.dumps(result, indent=2))
-    return result
 
 
-def _adapted(args: Args, store: TrajectoryStore, run: Path, labels: str, episodes: int, seed: int) -> float:
-    """Makes the model; returns the seconds that it took."""
-    began = time.monotonic()
+def _adapted(args: Args, store: TrajectoryStore, run: Path, cell: dict[str, Any]) -> dict[str, float]:
+    """Makes the model; returns the seconds that it took, and those of all processors."""
+    shutil.rmtree(run, ignore_errors=True)  # what an interrupted run has left
     part = TrajectoryStore(run / "recordings")
     # Of the seeds in their order the first so many: experts and failures are as mixed in a small set as in a large one.
-    chosen = sorted((each for each in store if each.split == "train"), key=lambda each: each.seed or 0)[:episodes]
-    for trajectory in chosen:
-        if trajectory.id not in part:
-            part.append(relabelled(trajectory, labels))
-    adapt(AdaptConfig(part.path, run / "model", minutes=args.minutes, steps=args.steps, seed=seed))
-    return time.monotonic() - began
+    chosen = sorted((each for each in store if each.split == "train"), key=lambda each: each.seed or 0)
+    for trajectory in chosen[: cell["episodes"]]:
+        part.append(relabelled(trajectory, cell["labels"]))
+    # Labels change nothing in the pictures, which are looked at once for all of them.
+    features = run.parent / FOLDER
+    features.mkdir(exist_ok=True)
+    known = len(list(features.iterdir()))
+    (part.path / FOLDER).symlink_to(features.resolve())
+    began, used = time.monotonic(), time.process_time()
+    adapt(AdaptConfig(part.path, run / "model", minutes=args.minutes, steps=args.steps, seed=cell["seed"]))
+    return {
+        "seconds": time.monotonic() - began,
+        "processor_seconds": time.process_time() - used,
+        "features_found": known,
+    }
 
 
 def _measures(test: Sequence[Trajectory], seen: Sequence[Seen], world: World) -> dict[str, Any]:
@@ -181,6 +199,12 @@ def _measures(test: Sequence[Trajectory], seen: Sequence[Seen], world: World) ->
     }
 
 
+def _rule(model: RewardModel, seen: Sequence[Seen]) -> dict[str, float | None]:
+    """The success rule with the threshold of the checkpoint."""
+    recall, false_alarms = success_evidence(seen).rates(DEFAULT_REWARD.threshold(model.success_threshold))
+    return {"threshold": model.success_threshold, "recall": recall, "false_alarms": false_alarms}
+
+
 def _wrapped(model: RewardModel, world: World, args: Args) -> dict[str, float]:
     env = RobometerReward(
         world.make(args.size), model, world.task, RewardSpec(every=world.every), success_key=world.success_key
@@ -196,20 +220,21 @@ def _wrapped(model: RewardModel, world: World, args: Args) -> dict[str, float]:
     return {**means, "difference": means["expert"] - means["random"]}
 
 
+def _found(args: Args) -> list[dict[str, Any]]:
+    """Results that there are already."""
+    path = RESULTS / f"{args.name}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else []
+
+
 def _write(args: Args, results: Sequence[dict[str, Any]]) -> None:
-    content = {
-        "options": {name: value for name, value in vars(args).items() if name not in ("output", "name", "smoke")},
-        "origin": provenance(),
-        "results": list(results),
-    }
     RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / f"{args.name}.json", json.dumps(content, indent=2) + "\n")
+    write_text(RESULTS / f"{args.name}.json", json.dumps({"results": list(results)}, indent=2) + "\n")
 
 
 def _show(results: Sequence[dict[str, Any]]) -> None:
     kinds = ("expert", "wrong_place", "no_contact", "random")
     table = Table(title="final progress by kind, the truth in brackets")
-    for name in ("world", "labels", "order", "AUROC", *kinds, "return", "seconds"):
+    for name in ("world", "labels", "order", "AUROC", *kinds, "return", "recall", "alarms", "seconds"):
         table.add_column(name, no_wrap=True)
     for each in results:
         finals = [
@@ -218,7 +243,8 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             each["world"], f"{each['labels']} {each['episodes']}", f"{each['success_above_failure']:.2f}",
             f"{each['success_auroc']:.2f}", *finals, *[""] * (len(kinds) - len(finals)),
-            f"{each['wrapped_return']['difference']:.2f}", f"{each['seconds']:.0f}",
+            f"{each['wrapped_return']['difference']:.2f}", f"{each['recall']:.2f}", f"{each['false_alarms']:.2f}",
+            f"{each['seconds']:.0f}",
         )  # fmt: skip
     Console(width=140).print(table)
 

@@ -32,11 +32,11 @@ from robometer_rl.adapting.features import FeatureFiles, from_rows
 from robometer_rl.adapting.learning import Learned, Lesson, learn
 from robometer_rl.adapting.page import write_page
 from robometer_rl.adapting.proposals import Proposal, propose
+from robometer_rl.adapting.success_rule import SuccessRule, choose_success_rule
 from robometer_rl.adapting.survey import Survey, look_at
-from robometer_rl.adapting.verdict import Verdict, ask, false_alarms_among, judge
+from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge, success_evidence
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
-from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import write_text
 from robometer_rl.models.compact.checkpoint import (
     CONFIG_FILE,
@@ -212,10 +212,10 @@ def _conclude(
     """Calibrates, judges, saves and says so."""
     folder = config.output / CHECKPOINT
     model = CompactModel(checkpoint, str(folder), config.output.name, device=device)
-    rule = _calibrated(model, split.held_out)
     console = open_console(stderr=True)
     asked = track(split.held_out, "judging", console=console, transient=True)
     seen = [each for example in asked for each in ask(model, [example])]
+    rule = _calibrated(seen)
     verdict = judge(seen, survey, rule)
     spreads = [float(model.uncertainty(each.example.episode.clip())[-1]) for each in seen]
     proposals = propose(seen, spreads, survey)
@@ -242,16 +242,13 @@ def _conclude(
     return verdict
 
 
-def _calibrated(model: CompactModel, held_out: Sequence[Example]) -> SuccessCalibration | None:
+def _calibrated(seen: Sequence[Seen]) -> SuccessRule | None:
     """The success rule with the default patience, chosen on episodes that were not trained on; None if none can be."""
     try:
-        (rule,) = calibrate_success(
-            model, [example.episode for example in held_out], max_false_alarms=false_alarms_among(len(held_out))
-        )
+        return choose_success_rule(success_evidence(seen))
     except ValueError as error:
         logger.warning("no success threshold is chosen: %s", error)
         return None
-    return rule
 
 
 def _commands(config: AdaptConfig, split: Split, verdict: Verdict) -> list[str]:

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from robometer_rl.adapting.examples import Example, outcome
+from robometer_rl.adapting.success_rule import SuccessRule
 from robometer_rl.adapting.survey import Survey
-from robometer_rl.evaluation.calibration import MAX_FALSE_ALARMS, SuccessCalibration
+from robometer_rl.evaluation.calibration import MAX_FALSE_ALARMS, MIN_RECALL, Evidence, gather_evidence
 from robometer_rl.evaluation.metrics import auroc, pearson, ranking_accuracy
 from robometer_rl.evaluation.scoring import ScoredEpisode
 from robometer_rl.frames import Clip
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
-__all__ = ["Check", "Outcome", "Seen", "Verdict", "ask", "false_alarms_among", "judge"]
+__all__ = ["Check", "Outcome", "Seen", "Verdict", "ask", "false_alarms_among", "judge", "success_evidence"]
 
 _STILL: Final = 12  # frames of a still picture
 
@@ -109,6 +110,7 @@ class Verdict:
         outcomes: What each kind of episode is paid.
         threshold: Of the success rule, None without one.
         held_out: Episodes that it was judged by.
+        early: Part of the successes in which the success rule fires before they are; None without a rule.
     """
 
     reasons: tuple[str, ...]
@@ -116,6 +118,7 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
     threshold: float | None
     held_out: int
+    early: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -165,7 +168,14 @@ def ask(model: RewardModel, examples: Sequence[Example]) -> list[Seen]:
     return seen
 
 
-def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessCalibration | None) -> Verdict:
+def success_evidence(seen: Sequence[Seen]) -> Evidence:
+    """What the success rule with the default patience makes of the episodes whose success was recorded."""
+    judged = [(each.success, each.example.episode.success) for each in seen]
+    pairs = [(said, np.logical_or.accumulate(success)) for said, success in judged if success is not None]
+    return gather_evidence([said for said, _ in pairs], [done for _, done in pairs], DEFAULT_REWARD.patience)
+
+
+def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessRule | None) -> Verdict:
     """The verdict.
 
     Args:
@@ -173,7 +183,7 @@ def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessCalibration | None)
         survey: What the recordings are.
         rule: The success rule that was chosen; None if none could be.
     """
-    checks = [*_order(seen), *_levels(seen), *_against_impostors(seen), *_rule(rule, len(seen))]
+    checks = [*_order(seen), *_levels(seen), *_against_impostors(seen), *_rule(rule, seen)]
     missed = [f"{each.name} is {each.value:.2f}, expected {each.expected}" for each in checks if not each.passed]
     threshold = None if rule is None or not rule.usable else rule.threshold
     return Verdict(
@@ -182,6 +192,7 @@ def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessCalibration | None)
         outcomes=tuple(_outcomes(seen, threshold)),
         threshold=threshold,
         held_out=len(seen),
+        early=None if rule is None else rule.early,
     )
 
 
@@ -250,22 +261,19 @@ def _against_impostors(seen: Sequence[Seen]) -> list[Check]:
 
 
 def false_alarms_among(episodes: int) -> float:
-    """The part of so many episodes in which a success rule may fire falsely: one of a few is chance.
-
-    Without it, a single frame that looks done just before it is would raise the threshold above most successes.
-    """
+    """The part of so many episodes without success in which the success rule may fire: one of a few is chance."""
     return max(MAX_FALSE_ALARMS, 1.5 / max(episodes, 1))
 
 
-def _rule(rule: SuccessCalibration | None, episodes: int) -> list[Check]:
+def _rule(rule: SuccessRule | None, seen: Sequence[Seen]) -> list[Check]:
     if rule is None:
         return []
-    return [
-        _check("successes that the success rule sees", rule.true_positive_rate.value, 0.5),
-        _check(
-            "false alarms of the success rule", rule.false_positive_rate.value, at_most=false_alarms_among(episodes)
-        ),
-    ]
+    failures = sum(not each.example.succeeds for each in seen)
+    checks = [_check("successes that the success rule sees", rule.recall, MIN_RECALL)]
+    if failures:
+        least = false_alarms_among(failures)
+        checks.append(_check("failures that it takes for successes", rule.false_alarms, at_most=least))
+    return checks
 
 
 def _outcomes(seen: Sequence[Seen], threshold: float | None) -> list[Outcome]:

@@ -8,9 +8,10 @@ import pytest
 
 from robometer_rl.adapting.examples import Example, make_examples
 from robometer_rl.adapting.proposals import propose
+from robometer_rl.adapting.success_rule import choose_success_rule
 from robometer_rl.adapting.survey import Survey
-from robometer_rl.adapting.verdict import Seen, Verdict, ask, false_alarms_among, judge
-from robometer_rl.evaluation.calibration import MAX_FALSE_ALARMS, SuccessCalibration, choose_rule, gather_evidence
+from robometer_rl.adapting.verdict import Seen, Verdict, ask, false_alarms_among, judge, success_evidence
+from robometer_rl.evaluation.calibration import MAX_FALSE_ALARMS
 from tests.adapting.recordings import LENGTH, recordings
 from tests.models.compact.tiny import tiny_model
 
@@ -29,14 +30,8 @@ def examples() -> list[Example]:
     return make_examples(recordings(4))
 
 
-def rule(seen: list[Seen]) -> SuccessCalibration:
-    return choose_rule(
-        gather_evidence([each.success for each in seen], [each.example.labels.success for each in seen], 2)
-    )
-
-
 def verdict(seen: list[Seen], survey: Survey = SURVEY) -> Verdict:
-    return judge(seen, survey, rule(seen))
+    return judge(seen, survey, choose_success_rule(success_evidence(seen)))
 
 
 def test_a_model_that_is_right_is_usable(examples: list[Example]) -> None:
@@ -48,6 +43,10 @@ def test_a_model_that_is_right_is_usable(examples: list[Example]) -> None:
     assert (expert.final, expert.fires, half.fires, random.fires) == (1.0, 1.0, 0.0, 0.0)
     assert half.final == pytest.approx(half.true_final)
     assert 0.05 < (found.threshold or 0) < 0.95
+    assert found.early == 0.0
+    rates = {each.name: each.value for each in found.checks}
+    assert rates["successes that the success rule sees"] == 1.0
+    assert rates["failures that it takes for successes"] == 0.0
     json.dumps(found.as_dict())
     assert len(found.tables()) == 2
 
