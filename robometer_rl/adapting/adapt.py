@@ -282,7 +282,12 @@ def _say(
         console.print(f"  {reason}", soft_wrap=True)
     for proposal in proposals:
         console.print(f"record next: {proposal.text}", soft_wrap=True)
-    threshold = "no success threshold" if verdict.threshold is None else f"success threshold {verdict.threshold:.2f}"
+    threshold = "no success threshold"
+    if verdict.threshold is not None:
+        early = (
+            "" if verdict.early is None else f" ({verdict.early:.0%} of the successes reach it before they are done)"
+        )
+        threshold = f"success threshold {verdict.threshold:.2f}{early}"
     console.print(
         f"{config.output / CHECKPOINT}: {learned.steps} steps in {seconds / 60:.1f} minutes, features included, "
         f"{threshold}; the page is {page}",
