@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from robometer_rl.data.store import TrajectoryStore
 from tools import fill_tables
 
 ROOT = Path(__file__).parents[1]
@@ -42,9 +43,14 @@ def test_commands_exist(command: str) -> None:
     assert f"robometer-rl {command}" in done.stdout
 
 
-def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
+    recording, paying = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", recording], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (episode,) = TrajectoryStore.open(tmp_path / "stores" / "mine")
+    assert episode.task == "kick the ball into the goal"
+    assert episode.success is not None and not episode.success.any()
+    done = subprocess.run([sys.executable, "-c", paying], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 20
 
