@@ -49,7 +49,8 @@ def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (episode,) = TrajectoryStore.open(tmp_path / "stores" / "mine")
     assert episode.task == "kick the ball into the goal"
-    assert episode.success is not None and not episode.success.any()
+    assert episode.success is not None
+    assert not episode.success.any()
     done = subprocess.run([sys.executable, "-c", paying], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 20
