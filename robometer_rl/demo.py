@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +22,8 @@ from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import versions
 from robometer_rl.report.episode import EpisodeScores
-from robometer_rl.report.figures import DARK, LIGHT, Curve, Panel, Theme, draw_figure, save_picture
-from robometer_rl.report.overlay import overlay_frames
-from robometer_rl.report.page import EpisodeCard, render_page
+from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, save_picture
+from robometer_rl.report.replay import Replay, Series, Video, render_page
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video import write_video
@@ -75,6 +74,8 @@ class DemoEpisode:
         description: What the policy does.
         frames: (N, H, W, 3) uint8, the frames that were scored after steps.
         scores: What the model said about them.
+        rewards: (N,) what the steps since the frame before were paid.
+        done: (N,) bool, whether the simulator says that the task is done in that frame.
         true_success: Whether the simulator says that the task is done at the end.
         predicted_success: Whether the success rule holds at the end.
         learned_return: Sum of the rewards.
@@ -84,6 +85,8 @@ class DemoEpisode:
     description: str
     frames: NDArray[np.uint8]
     scores: EpisodeScores
+    rewards: NDArray[np.float64]
+    done: NDArray[np.bool_]
     true_success: bool
     predicted_success: bool
     learned_return: float
@@ -179,14 +182,19 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
     camera = _KeepFrames(make_env(config.task, max_episode_steps=num_steps))
     task = TASKS[config.task].task
     scored: list[tuple[int, dict[str, Any]]] = []
+    paid: list[float] = []
     with RobometerReward(camera, model, task=task, reward=spec, frames="render") as env:
         observation, info = env.reset(seed=config.seed)
-        step, over = 0, False
+        step, over, owed = 0, False, 0.0
         while not over:
-            observation, _, terminated, truncated, info = env.step(cast.policy.act(observation, info["is_success"]))
-            step, over = step + 1, terminated or truncated
+            observation, reward, terminated, truncated, info = env.step(
+                cast.policy.act(observation, info["is_success"])
+            )
+            step, over, owed = step + 1, terminated or truncated, owed + float(reward)
             if info["robometer/scored"]:
                 scored.append((step, info))
+                paid.append(owed)
+                owed = 0.0
     scores = EpisodeScores(
         task=task,
         numbers=np.array([step for step, _ in scored]),
@@ -200,6 +208,8 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
         description=cast.description,
         frames=np.stack(camera.frames[1:]),  # the first is that of the reset, which pays nothing
         scores=scores,
+        rewards=np.array(paid),
+        done=np.array([bool(info["is_success"]) for _, info in scored]),
         true_success=info["robometer/true_success"],
         predicted_success=info["robometer/success_detected"],
         learned_return=info["robometer/episode"]["return"],
@@ -208,29 +218,46 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
 
 def _write(config: DemoConfig, model: RewardModel, spec: RewardSpec, episodes: list[DemoEpisode]) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    save_picture(_figure(config, model, episodes, LIGHT), config.out / "curves.png")
-    save_picture(_figure(config, model, episodes, DARK), config.out / "curves-dark.png")
+    save_picture(_figure(config, model, episodes), config.out / "curves.png")
     for episode in episodes:
-        overlay = overlay_frames(episode.frames, episode.scores)
-        write_video(config.out / f"{episode.name}.mp4", overlay, _PLAYBACK_FPS)
+        write_video(config.out / f"{episode.name}.mp4", episode.frames, _PLAYBACK_FPS)
     page = render_page(
         title=f"Robometer as the reward: {TASKS[config.task].task}",
         lead="Three policies start from the same state of a Meta-World task. Each step pays the change of the progress "
-        "that the reward model sees in the camera's frames; the simulator's own reward is not used.",
-        episodes=[EpisodeCard(each.name, each.description, f"{each.name}.mp4", each.values()) for each in episodes],
-        figure=("curves.png", "curves-dark.png"),
+        "that the reward model sees in the camera's frames; the simulator's own reward is not used. Point at the "
+        "curves, or press Play.",
+        replays=[_together(episodes), *(_alone(episode) for episode in episodes)],
         facts=_facts(config, model, spec),
         command=_command(config),
     )
     write_text(config.out / "index.html", page)
 
 
-def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode], theme: Theme) -> Image.Image:
+def _together(episodes: list[DemoEpisode]) -> Replay:
+    """All policies under one cursor."""
+    series = [replace(_series(episode), video=number) for number, episode in enumerate(episodes)]
+    return Replay("the three policies", series, [_video(episode) for episode in episodes])
+
+
+def _alone(episode: DemoEpisode) -> Replay:
+    return Replay(episode.name, [_series(episode)], [_video(episode)], episode.description, episode.values())
+
+
+def _video(episode: DemoEpisode) -> Video:
+    return Video(episode.name, f"{episode.name}.mp4", np.arange(len(episode.frames)) / _PLAYBACK_FPS)
+
+
+def _series(episode: DemoEpisode) -> Series:
+    steps = np.arange(len(episode.frames))
+    return Series(episode.name, steps, episode.scores, episode.rewards, true_success=episode.done)
+
+
+def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode]) -> Image.Image:
     def curves(values: Callable[[EpisodeScores], NDArray[np.float32] | None]) -> list[Curve]:
         said = [(episode, values(episode.scores)) for episode in episodes]
         return [
             Curve(episode.name, episode.scores.numbers, values, color)
-            for (episode, values), color in zip(said, theme.series, strict=False)
+            for (episode, values), color in zip(said, LIGHT.series, strict=False)
             if values is not None
         ]
 
@@ -238,7 +265,7 @@ def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode],
     if model.has_success:
         success = curves(lambda scores: scores.success)
         panels.append(Panel("Success probability", success, episodes[0].scores.threshold))
-    return draw_figure(TASKS[config.task].task, _origin(config, model), panels, theme)
+    return draw_figure(TASKS[config.task].task, _origin(config, model), panels)
 
 
 def _origin(config: DemoConfig, model: RewardModel) -> str:

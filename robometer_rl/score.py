@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
+from robometer_rl.files import write_text
 from robometer_rl.frames import Clip, FrameProtocol, check_task, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, save_picture
 from robometer_rl.report.overlay import overlay_frames
+from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Series, Video, reduced, render_page, series_of
 from robometer_rl.report.terminal import open_console
-from robometer_rl.rewards import RewardSpec, episode_rewards
+from robometer_rl.rewards import EpisodeRewards, RewardSpec, episode_rewards
 from robometer_rl.video import Recording, read_recording, write_video
 
-__all__ = ["ScoreConfig", "episode_scores", "run_score", "score"]
-
-# At which overlays of recordings without a frame rate are played.
-_DEFAULT_FPS: Final = 10.0
+__all__ = ["ScoreConfig", "episode_scores", "run_score", "score", "scored_series", "shown_seconds"]
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """Score a video: predicted progress and success probability in every frame.
 
-    Writes the predictions (prediction.npz, prediction.csv), a figure (curves.png) and the video with the predictions
-    below it (overlay.mp4).
+    Writes the predictions (prediction.npz, prediction.csv), a figure (curves.png), the video with the predictions
+    below it (overlay.mp4), and a page that shows the recording and the curves under one cursor (index.html).
     """
 
     video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
@@ -90,9 +90,11 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
     threshold = RewardSpec().threshold(model.success_threshold)
     scores = episode_scores(recording, prediction, config.task, threshold)
     out = config.out or Path("outputs") / "score" / config.video.stem
-    _write(out, recording, prediction, scores)
+    series = scored_series(config.task, recording, prediction, threshold)
+    _write(out, config.video.name, recording, prediction, series)
     console.print(_summary(config.video.name, prediction, scores))
     console.print(f"prediction.npz, prediction.csv, curves.png and overlay.mp4 are in {out}", soft_wrap=True)
+    console.print(f"see it: open {out / 'index.html'}", soft_wrap=True)
     return prediction
 
 
@@ -105,11 +107,7 @@ def episode_scores(recording: Recording, prediction: Prediction, task: str, thre
         task: The instruction.
         threshold: Of the success rule, see `robometer_rl.RewardSpec.threshold`.
     """
-    spec = RewardSpec(every=prediction.every)
-    no_task_reward = np.zeros(len(recording) - 1)
-    paid = episode_rewards(
-        spec, prediction.progress, prediction.success, no_task_reward, terminated=False, threshold=threshold
-    )
+    paid = _paid(recording, prediction, threshold)
     steps = scored_steps(len(recording), prediction.every)
     return EpisodeScores(
         task=task,
@@ -121,15 +119,62 @@ def episode_scores(recording: Recording, prediction: Prediction, task: str, thre
     )
 
 
-def _write(out: Path, recording: Recording, prediction: Prediction, scores: EpisodeScores) -> None:
+def scored_series(
+    name: str, recording: Recording, prediction: Prediction, threshold: float, task: str | None = None, video: int = 0
+) -> Series:
+    """What was predicted of a recording, as it is drawn beside it.
+
+    Args:
+        name: What tells it from other series.
+        recording: The frames that were scored.
+        prediction: One value per scored frame.
+        threshold: Of the success rule.
+        task: The instruction; the name if None.
+        video: Which of the replay's videos it is about.
+    """
+    scores = episode_scores(recording, prediction, name if task is None else task, threshold)
+    paid = _paid(recording, prediction, threshold).rewards
+    return series_of(name, prediction, scores, len(recording), paid, recording.true_success, video)
+
+
+def shown_seconds(recording: Recording) -> NDArray[np.float64]:
+    """(T,) when a page shows each frame: as it was recorded, or at an even rate where that is not known."""
+    if recording.times is not None:
+        return recording.times - recording.times[0]
+    return np.arange(len(recording)) / (recording.playback_fps or PLAYBACK_FPS)
+
+
+def _paid(recording: Recording, prediction: Prediction, threshold: float) -> EpisodeRewards:
+    """What the usual reward pays for it."""
+    spec = RewardSpec(every=prediction.every)
+    no_task_reward = np.zeros(len(recording) - 1)
+    return episode_rewards(
+        spec, prediction.progress, prediction.success, no_task_reward, terminated=False, threshold=threshold
+    )
+
+
+def _write(out: Path, name: str, recording: Recording, prediction: Prediction, series: Series) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    scores = series.scores
     prediction.save(out / "prediction.npz")
     seconds = recording.seconds
     is_scored = np.isin(recording.numbers, scores.numbers)
     scores.write_csv(out / "prediction.csv", None if seconds is None else seconds[is_scored])
     save_picture(_figure(prediction, scores), out / "curves.png")
     overlay = overlay_frames(recording.frames, scores.hold(recording.numbers))
-    write_video(out / "overlay.mp4", overlay, recording.playback_fps or _DEFAULT_FPS, recording.times)
+    fps = recording.playback_fps or PLAYBACK_FPS
+    write_video(out / "overlay.mp4", overlay, fps, recording.times)
+    write_video(out / "video.mp4", reduced(recording.frames), fps, recording.times)
+    video = Video(name, "video.mp4", shown_seconds(recording))
+    facts = {
+        "Model": f"{_model(prediction)}, {prediction.dtype}",
+        "Frame protocol": f"{prediction.protocol}, {_interval(prediction.every)}",
+        "Reward": "the change of progress since the scored frame before",
+        "Instruction": scores.task,
+    }
+    lead = f"{name}, scored by {_model(prediction)}."
+    page = render_page(scores.task, lead, [Replay(name, [series], [video])], facts)
+    write_text(out / "index.html", page)
 
 
 def _figure(prediction: Prediction, scores: EpisodeScores) -> Image.Image:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from html import unescape
@@ -73,8 +74,10 @@ def test_predicted_success_is_that_of_the_rule_at_the_end(episodes: list[DemoEpi
 
 def test_the_page_finds_its_files_and_says_how_it_was_made(episodes: list[DemoEpisode], config: DemoConfig) -> None:
     page = (config.out / "index.html").read_text(encoding="utf-8")
-    files = re.findall(r"(?:src|srcset)='([^']+)'", page)
-    assert sorted(files) == ["curves-dark.png", "curves.png", "expert.mp4", "half-way.mp4", "random.mp4"]
+    numbers = [json.loads(unescape(text)) for text in re.findall(r"data-replay='([^']+)'", page)]
+    assert [len(replay["series"]) for replay in numbers] == [3, 1, 1, 1]
+    files = {video["address"] for replay in numbers for video in replay["videos"]}
+    assert sorted(files) == ["expert.mp4", "half-way.mp4", "random.mp4"]
     assert all((config.out / file).is_file() for file in files)
     for fact in (
         "brightness, float32",

@@ -131,7 +131,7 @@ def test_results_go_to_a_folder_named_after_the_video(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     score(ScoreConfig(Path("videos/drawer.npz"), TASK), recording_of([0, 255]), BrightnessModel())
     names = sorted(path.name for path in (tmp_path / "outputs" / "score" / "drawer").iterdir())
-    assert names == ["curves.png", "overlay.mp4", "prediction.csv", "prediction.npz"]
+    assert names == ["curves.png", "index.html", "overlay.mp4", "prediction.csv", "prediction.npz", "video.mp4"]
 
 
 def test_bad_input_is_found_before_a_model_is_loaded(tmp_path: Path) -> None:

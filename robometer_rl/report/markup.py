@@ -6,11 +6,12 @@ a picture passes it through the function of that medium.
 
 from __future__ import annotations
 
+import json
 import re
 from html import escape
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["html", "markdown", "markdown_code", "printable", "single_line"]
+__all__ = ["html", "html_json", "markdown", "markdown_code", "printable", "single_line"]
 
 # Control characters but tab and newline, what changes the direction of writing, line ends that only some programs
 # know, and halves of surrogate pairs, which stand for bytes of file names that are not UTF-8.
@@ -46,6 +47,16 @@ def html(text: str) -> str:
         'a &lt;b&gt; &amp; &#x27;c&#x27;'
     """
     return escape(printable(text))
+
+
+def html_json(value: Any) -> str:
+    """A value as JSON in a quoted attribute; a script that reads it makes text nodes of its texts, never markup.
+
+    Example:
+        >>> html_json({"task": "a 'b'"})
+        '{&quot;task&quot;:&quot;a &#x27;b&#x27;&quot;}'
+    """
+    return escape(json.dumps(value, separators=(",", ":"), allow_nan=False))
 
 
 def markdown(text: str) -> str:

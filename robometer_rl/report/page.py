@@ -1,14 +1,13 @@
-"""One HTML page, without scripts or outside resources, that shows episodes side by side."""
+"""The frame of all HTML pages: their style, tables and facts, without outside resources."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from robometer_rl.report.markup import html
 
-__all__ = ["EpisodeCard", "data_table", "definitions", "document", "render_page"]
+__all__ = ["data_table", "definitions", "document"]
 
 _STYLE: Final = """
 :root {
@@ -42,11 +41,9 @@ th:first-child, td:first-child { text-align: left; font-weight: 600; }
         background: var(--plain-tint); color: var(--muted); }
 .pill.yes { background: var(--good-tint); color: var(--good); }
 figure { margin: 0; }
-figure img, video { display: block; width: 100%; height: auto; }
+figure img { display: block; width: 100%; height: auto; }
+a { color: var(--accent); }
 .grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
-.caption { padding: 14px 18px 16px; }
-.caption strong { display: block; }
-.caption span { color: var(--muted); font-size: 14px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 28px; margin: 0; padding: 18px 22px; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -55,87 +52,36 @@ pre { margin: 14px 0 0; padding: 16px 22px; white-space: pre-wrap; overflow-wrap
 """
 
 
-@dataclass(frozen=True)
-class EpisodeCard:
-    """One episode on the page.
-
-    Attributes:
-        name: What produced it.
-        description: One sentence about it.
-        video: Address of its video, relative to the page.
-        values: Column name to value, the same columns for every episode; booleans become "yes" and "no".
-    """
-
-    name: str
-    description: str
-    video: str
-    values: Mapping[str, str | bool]
-
-
-def render_page(
-    title: str,
-    lead: str,
-    episodes: Sequence[EpisodeCard],
-    figure: tuple[str, str],
-    facts: Mapping[str, str],
-    command: str,
-) -> str:
-    """Renders a page about a few episodes; everything but the markup itself is escaped.
-
-    Args:
-        title: Heading.
-        lead: A sentence or two below it.
-        episodes: What was run, at least one.
-        figure: Addresses of the curves for a light and for a dark page, relative to the page.
-        facts: What produced the numbers: model, protocol, versions.
-        command: The command line that makes this page again.
-
-    Returns:
-        A complete HTML document.
-    """
-    light, dark = (html(address) for address in figure)
-    sections = [
-        f"<h1>{html(title)}</h1>\n<p class='lead'>{html(lead)}</p>",
-        f"<h2>Results</h2>\n{_table(episodes)}",
-        "<h2>Predictions</h2>\n<figure class='card'><picture>"
-        f"<source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
-        f"<img src='{light}' alt='Progress and success probability of each episode'></picture></figure>",
-        f"<h2>Episodes</h2>\n<div class='grid'>{''.join(_card(episode) for episode in episodes)}</div>",
-        f"<h2>How this was made</h2>\n<div class='card'><dl>{definitions(facts)}</dl></div>\n"
-        f"<pre class='card'>{html(command)}</pre>",
-    ]
-    return document(title, sections)
-
-
-def document(title: str, sections: Sequence[str]) -> str:
+def document(title: str, sections: Sequence[str], head: str = "") -> str:
     """A complete HTML document in the style of all pages.
 
     Args:
         title: Of the window; escaped.
         sections: Markup of the body, taken as it is.
+        head: More markup of the head, likewise.
     """
     return (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{html(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{html(title)}</title>\n<link rel='icon' href='data:,'>\n<style>{_STYLE}</style>\n{head}</head>\n"
         "<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _table(episodes: Sequence[EpisodeCard]) -> str:
-    columns = ("Policy", *episodes[0].values)
-    return data_table(columns, [(episode.name, *episode.values.values()) for episode in episodes])
-
-
-def data_table(columns: Sequence[str], rows: Sequence[Sequence[str | bool]]) -> str:
+def data_table(columns: Sequence[str], rows: Sequence[Sequence[str | bool]], links: Sequence[str] | None = None) -> str:
     """A table; all texts are escaped, booleans become "yes" and "no".
 
     Args:
         columns: Headings.
         rows: As many values each; the first names the row.
+        links: Where the name of each row leads, if anywhere.
     """
     head = "".join(f"<th scope='col'>{html(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
+    cells = [[_cell(value) for value in row] for row in rows]
+    if links is not None:
+        for row, link in zip(cells, links, strict=True):
+            row[0] = f"<a href='{html(link)}'>{row[0]}</a>"
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
     return f"<div class='card wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
@@ -143,15 +89,6 @@ def _cell(value: str | bool) -> str:
     if isinstance(value, bool):
         return "<span class='pill yes'>yes</span>" if value else "<span class='pill'>no</span>"
     return html(value)
-
-
-def _card(episode: EpisodeCard) -> str:
-    return (
-        "<div class='card'>"
-        f"<video src='{html(episode.video)}' controls loop muted autoplay playsinline></video>"
-        f"<div class='caption'><strong>{html(episode.name)}</strong><span>{html(episode.description)}</span></div>"
-        "</div>"
-    )
 
 
 def definitions(facts: Mapping[str, str]) -> str:

@@ -55,12 +55,14 @@ class Recording:
         numbers: (T,) int64, the number of each frame in the file, counted from 0.
         fps: Frames per second of the file, on average; None where the format stores no times.
         times: (T,) seconds of each frame since the first one of the file; None if they are as ``fps`` says.
+        true_success: (T,) bool, whether the task is done in each frame, where the file says so.
     """
 
     frames: Frame
     numbers: NDArray[np.int64]
     fps: float | None = None
     times: NDArray[np.float64] | None = None
+    true_success: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -87,7 +89,8 @@ def read_recording(path: str | Path, fps: float | None = None) -> Recording:
     Args:
         path: A video (`VIDEO_SUFFIXES`), of which every frame is read once, also at a variable frame rate; a GIF; an
             ``.npz`` whose array ``frames``, ``arr_0`` or only array holds frames, see
-            `robometer_rl.frames.as_frames`; or a folder of images (`IMAGE_SUFFIXES`) of one size, in natural order
+            `robometer_rl.frames.as_frames`, and whose array ``success``, if it has one, says of each frame whether the
+            task is done in it; or a folder of images (`IMAGE_SUFFIXES`) of one size, in natural order
             (``frame9`` before ``frame10``). Grey and palette images become RGB, transparency is dropped.
         fps: Keep about this many frames per second, evenly spaced, and always the first and the last frame; None
             keeps all. Only for formats that store a frame rate.
@@ -106,8 +109,8 @@ def read_recording(path: str | Path, fps: float | None = None) -> Recording:
     if path.is_dir() or suffix == ".npz":
         if fps is not None:
             raise VideoError(f"{path} stores no frame rate, so it cannot be thinned to {fps:g} frames per second")
-        frames = _read_folder(path) if path.is_dir() else _read_npz(path)
-        return Recording(frames, np.arange(len(frames)))
+        frames, success = (_read_folder(path), None) if path.is_dir() else _read_npz(path)
+        return Recording(frames, np.arange(len(frames)), true_success=success)
     if suffix == ".gif":
         return _read_gif(path, fps)
     if suffix in VIDEO_SUFFIXES:
@@ -170,19 +173,27 @@ def _read_gif(path: Path, fps: float | None) -> Recording:
         raise VideoError(f"{path} cannot be decoded: {error}") from error
 
 
-def _read_npz(path: Path) -> Frame:
+def _read_npz(path: Path) -> tuple[Frame, NDArray[np.bool_] | None]:
     try:
         names = list(read_members(path))
         name = next((name for name in ("frames", "arr_0") if name in names), names[0] if len(names) == 1 else None)
         if name is None:
             raise VideoError(f"{path} holds the arrays {names}; expected 'frames', 'arr_0' or a single array")
-        array = read_arrays(path, name)[name]
+        arrays = read_arrays(path, name, *({"success"} & set(names)))
     except ArchiveError as error:
         raise VideoError(str(error)) from error
     try:
-        return as_frames(array)
+        frames = as_frames(arrays[name])
     except FrameError as error:
         raise FrameError(f"{path}, array {name!r}: {error}") from error
+    success = None if name == "success" else arrays.get("success")
+    if success is None:
+        return frames, None
+    if success.shape != (len(frames),) or not np.isin(success, (0, 1)).all():
+        raise VideoError(
+            f"{path} has success of shape {success.shape} for {len(frames)} frames; expected 0 or 1 of every frame"
+        )
+    return frames, success.astype(np.bool_)
 
 
 def _read_folder(path: Path) -> Frame:

@@ -1,0 +1,323 @@
+"""Recordings and curves under one cursor, as HTML that needs nothing else: the page of every command, and the studio.
+
+A `Replay` is drawn by a little script of our own (``assets/replay``), from numbers that stand in the page. Playing
+moves the cursor; pointing at the curves, or an arrow key, shows that frame. Videos are fetched when they are looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robometer_rl.frames import FrameSequence, as_frame, parse_protocol, same_length, scored_steps
+from robometer_rl.prediction import Prediction
+from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.markup import html, html_json, printable
+from robometer_rl.report.page import data_table, definitions, document
+from robometer_rl.video import write_video
+
+__all__ = [
+    "PLAYBACK_FPS",
+    "Replay",
+    "Series",
+    "Video",
+    "draw_replay",
+    "reduced",
+    "render_page",
+    "replay_head",
+    "series_of",
+    "shown_frames",
+    "video_address",
+]
+
+PLAYBACK_FPS: Final = 10.0
+"""At which recordings without times are played."""
+
+_MAX_SIDE: Final = 480  # pixels of a video in a page
+_DIGITS: Final = 4
+_LIKELY: Final = (0.1, 0.9)  # ends of the band of uncertainty
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """A recording beside the curves.
+
+    Attributes:
+        name: Such as the camera, or the policy.
+        address: Relative to the page, or a ``data:`` address.
+        seconds: (T,) when each frame is shown, ascending from 0.
+    """
+
+    name: str
+    address: str
+    seconds: NDArray[np.float64]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the script."""
+        return {"name": printable(self.name), "address": self.address, "seconds": _rounded(self.seconds)}
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """What one model said of one recording under one instruction.
+
+    Attributes:
+        name: What tells it from the other series.
+        steps: (N,) int64, which frames were scored, counted from 0.
+        scores: What was said of them, N values.
+        rewards: (N,) what was paid since the scored frame before; None if nobody is paid.
+        band: (N, 2) lower and upper end of the progress that the model holds possible; None if it does not say.
+        shown: (N, K) int64, the frames that the model was shown for each value; None if that is not known.
+        true_success: (T,) bool of every frame; None if it is not known.
+        true_progress: (T,) of every frame; None if it is not known.
+        video: Which of the replay's videos it is about.
+    """
+
+    name: str
+    steps: NDArray[np.int64]
+    scores: EpisodeScores
+    rewards: NDArray[np.floating] | None = None
+    band: NDArray[np.floating] | None = None
+    shown: NDArray[np.int64] | None = None
+    true_success: NDArray[np.bool_] | None = None
+    true_progress: NDArray[np.floating] | None = None
+    video: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rewards", "band", "shown"):
+            if getattr(self, name) is not None:
+                same_length(name, len(getattr(self, name)), len(self.scores))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the script."""
+        scores = self.scores
+        detected = np.flatnonzero(scores.success_detected)
+        return {
+            "name": printable(self.name),
+            "task": printable(scores.task),
+            "steps": self.steps.tolist(),
+            "numbers": scores.numbers.tolist(),
+            "progress": _rounded(scores.progress),
+            "success": None if scores.success is None else _rounded(scores.success),
+            "threshold": None if scores.success is None else round(float(scores.threshold), _DIGITS),
+            "fires": None if not len(detected) else int(self.steps[detected[0]]),
+            "rewards": None if self.rewards is None else _rounded(self.rewards),
+            "band": None if self.band is None else [_rounded(self.band[:, 0]), _rounded(self.band[:, 1])],
+            "shown": None if self.shown is None else self.shown.tolist(),
+            "trueSuccess": None if self.true_success is None else _runs(self.true_success),
+            "trueProgress": None if self.true_progress is None else _rounded(self.true_progress),
+            "video": self.video,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """Recordings and what was said of them, on one time axis.
+
+    Attributes:
+        name: Heading.
+        series: At least one.
+        videos: As many as there are; none where only numbers are known.
+        description: One sentence.
+        values: A row of the page's table, the same columns for all that have one; booleans become "yes" and "no".
+        key: What it is called in addresses; the name if empty.
+    """
+
+    name: str
+    series: Sequence[Series]
+    videos: Sequence[Video] = ()
+    description: str = ""
+    values: Mapping[str, str | bool] = field(default_factory=dict)
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.series:
+            raise ValueError(f"the replay {self.name!r} has no series; expected at least one")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the script."""
+        ends = [int(series.steps[-1]) + 1 for series in self.series]
+        return {
+            "name": printable(self.name),
+            "frames": max(ends + [len(video.seconds) for video in self.videos]),
+            "fps": PLAYBACK_FPS,
+            "series": [series.as_dict() for series in self.series],
+            "videos": [video.as_dict() for video in self.videos],
+        }
+
+
+def series_of(
+    name: str,
+    prediction: Prediction,
+    scores: EpisodeScores,
+    num_frames: int,
+    paid: NDArray[np.floating] | None = None,
+    true_success: NDArray[np.bool_] | None = None,
+    video: int = 0,
+) -> Series:
+    """What was predicted of a recording, as a series.
+
+    Args:
+        name: See `Series`.
+        prediction: One value per scored frame.
+        scores: The same beside the numbers of the frames.
+        num_frames: T, of the recording.
+        paid: (T - 1,) the reward of each step, if any.
+        true_success: See `Series`.
+        video: See `Series`.
+    """
+    steps = scored_steps(num_frames, prediction.every)
+    rewards = None
+    if paid is not None:
+        total = np.concatenate([[0.0], np.cumsum(np.asarray(paid, np.float64))])
+        rewards = np.diff(total[steps], prepend=0.0)
+    bins = prediction.progress_distribution
+    return Series(
+        name=name,
+        steps=steps,
+        scores=scores,
+        rewards=rewards,
+        band=_band(bins) if bins.shape[1] > 1 else None,
+        shown=None if prediction.protocol == "given" else shown_frames(prediction.protocol, steps),
+        true_success=true_success,
+        video=video,
+    )
+
+
+def shown_frames(protocol: str, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N, K) which frames a model is shown for each of the N scored ones; the last is repeated where there are fewer.
+
+    Args:
+        protocol: Name of what chooses them among the scored frames, as in ``nested(8)``.
+        steps: (N,) frames that are scored.
+    """
+    slots = parse_protocol(protocol).slots
+    rows = [steps[slots(number)] for number in range(len(steps))]
+    width = max(map(len, rows))
+    return np.stack([np.pad(row, (0, width - len(row)), mode="edge") for row in rows])
+
+
+def _band(distribution: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(N, 2) between which a model holds progress for likely: the 10th and the 90th percentile of its bins."""
+    below = np.cumsum(np.asarray(distribution, np.float64), axis=1)
+    values = np.linspace(0.0, 1.0, distribution.shape[1])
+    last = len(values) - 1
+    ends = [np.minimum((below < share * below[:, -1:]).sum(axis=1), last) for share in _LIKELY]
+    return np.stack([values[end] for end in ends], axis=1)
+
+
+def video_address(frames: FrameSequence, fps: float = PLAYBACK_FPS, seconds: NDArray[np.floating] | None = None) -> str:
+    """Frames as a video inside an address, so that a page is one file; large ones are reduced.
+
+    Args:
+        frames: (T, H, W, 3) RGB.
+        fps: Frames per second.
+        seconds: (T,) when each is shown, where the rate varies.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, reduced(frames), fps, seconds)
+        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def reduced(frames: FrameSequence) -> Iterator[NDArray[np.uint8]]:
+    """The frames one after another, no side longer than pages show."""
+    height, width = frames.shape[1:3]
+    scale = min(1.0, _MAX_SIDE / max(height, width))
+    size = max(2, round(width * scale)), max(2, round(height * scale))
+    for number in range(len(frames)):
+        frame = as_frame(frames[number : number + 1][0])
+        yield frame if scale == 1.0 else np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+
+
+def draw_replay(replay: Replay) -> str:
+    """The element that the script fills: its numbers, and a sentence for readers without scripts.
+
+    Returns:
+        Markup that stands alone in a page with `replay_head`; every text in it is escaped.
+    """
+    numbers = html_json(replay.as_dict())
+    said = "; ".join(_summary(series) for series in replay.series)
+    key = html(replay.key or replay.name)
+    description = f"<p class='replay-about'>{html(replay.description)}</p>" if replay.description else ""
+    return (
+        f"<section class='replay' data-key='{key}' aria-label='{html(replay.name)}' data-replay='{numbers}'>"
+        f"<h3>{html(replay.name)}</h3>{description}<p class='replay-said'>{html(said)}</p></section>"
+    )
+
+
+@cache
+def replay_head() -> str:
+    """The style and the script of all replays of a page, as elements of its head."""
+    assets = files("robometer_rl") / "assets" / "replay"
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("replay.css", "replay.js"))
+    return f"<style>\n{style}</style>\n<script>\n{script}</script>"
+
+
+def render_page(
+    title: str,
+    lead: str,
+    replays: Sequence[Replay],
+    facts: Mapping[str, str],
+    command: str = "",
+    sections: Sequence[str] = (),
+) -> str:
+    """A complete page about replays.
+
+    Args:
+        title: Heading.
+        lead: A sentence or two below it.
+        replays: In the order in which they are to be looked at.
+        facts: What produced the numbers: model, protocol, versions.
+        command: The command line that makes this page again.
+        sections: Markup between the table and the replays.
+
+    Returns:
+        An HTML document that asks nothing of the network but the videos that are named in it.
+    """
+    listed = [replay for replay in replays if replay.values]
+    table = ""
+    if listed:
+        rows = [(replay.name, *replay.values.values()) for replay in listed]
+        links = [f"#{replay.key or replay.name}" for replay in listed]
+        table = f"<h2>Results</h2>\n{data_table(('Name', *listed[0].values), rows, links)}"
+    made = f"<h2>How this was made</h2>\n<div class='card'><dl>{definitions(facts)}</dl></div>\n"
+    if command:
+        made += f"<pre class='card'>{html(command)}</pre>"
+    parts = [
+        f"<h1>{html(title)}</h1>\n<p class='lead'>{html(lead)}</p>",
+        table,
+        *sections,
+        *map(draw_replay, replays),
+        made,
+    ]
+    return document(title, [part for part in parts if part], replay_head())
+
+
+def _summary(series: Series) -> str:
+    scores = series.scores
+    said = f"{series.name}: progress {scores.progress[0]:.2f} to {scores.progress[-1]:.2f}"
+    if scores.success is None:
+        return said
+    found = scores.success_frame
+    return f"{said}, success {'is not detected' if found is None else f'from frame {found}'}"
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    return np.round(np.asarray(values, np.float64), _DIGITS).tolist()
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[list[int]]:
+    """First and last index of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [[int(first), int(end) - 1] for first, end in zip(edges[::2], edges[1::2], strict=True)]
