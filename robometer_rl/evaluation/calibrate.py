@@ -41,7 +41,8 @@ class CalibrateConfig:
     Attributes:
         model: What `load_reward_model` takes.
         data: Store of trajectories.
-        split: The splits of it to calibrate on. Keep the episodes that you evaluate on out of them.
+        split: The splits of it to calibrate on; if none is given, those that the model was not trained on by its
+            record. Keep the episodes that you evaluate on out of them.
         patience: Candidates for the number of consecutive scored frames.
         max_false_alarms: Part of the episodes in which the rule may fire before the task is done.
         protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
@@ -58,7 +59,7 @@ class CalibrateConfig:
 
     model: tyro.conf.Positional[str]
     data: tyro.conf.Positional[Path]
-    split: tuple[str, ...] = ("train",)
+    split: tuple[str, ...] = ()
     patience: tuple[int, ...] = (1, 2, 3, 5)
     max_false_alarms: float = 0.05
     protocol: str | None = None
@@ -96,6 +97,7 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
             written, or no rule that recognises enough successes to be written anywhere.
     """
     episodes = _episodes(config)
+    splits = sorted({episode.split for episode in episodes})
     if config.write_checkpoint and not Path(config.model).is_dir():
         raise ValueError(f"{config.model!r} is no local directory whose settings could be written")
     spec = RewardSpec() if config.reward is None else RewardSpec.from_json(read_text(config.reward))
@@ -118,7 +120,7 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
     open_console().print(_table(rules, best, model.model_id))
     config.output.mkdir(parents=True, exist_ok=True)
     save_picture(draw_calibration(rules, model.model_id), config.output / "roc.png")
-    _write_numbers(config, rules, best, len(episodes))
+    _write_numbers(config, rules, best, splits, len(episodes))
     _require_usable(best, config.max_false_alarms)
     chosen = replace(spec, success_threshold=_rounded(best.threshold), patience=best.patience)
     write_text(config.output / "reward.json", chosen.to_json() + "\n")
@@ -129,14 +131,37 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
 
 
 def _episodes(config: CalibrateConfig) -> list[Trajectory]:
-    found = open_verified(config.data, lambda episode: episode.split in config.split).trajectories
+    """What to calibrate on: where no split is named, episodes that the model has not seen, if there are any."""
+    found = open_verified(config.data, lambda episode: not config.split or episode.split in config.split).trajectories
     judged = [episode for episode in found if episode.success is not None]
     if not judged:
+        where = f" of the split {' or '.join(config.split)}" if config.split else ""
         raise ValueError(
-            f"{config.data} has no episodes of the split {' or '.join(config.split)} whose success was recorded; "
-            f"it has {len(found)} others of that split"
+            f"{config.data} has no episodes{where} whose success was recorded; it has {len(found)} others{where}"
+        )
+    trained = _trained_on(config.model)
+    unseen = [episode for episode in judged if (episode.split, episode.data_source) not in trained]
+    if unseen and not config.split:
+        return unseen
+    if len(unseen) < len(judged):
+        logger.warning(
+            "%s was trained on %d of these %d episodes or on others of their split and source: the rule will look "
+            "better than it is. Record others, in a split of their own, and name it by --split",
+            config.model,
+            len(judged) - len(unseen),
+            len(judged),
         )
     return judged
+
+
+def _trained_on(model: str) -> set[tuple[str, str]]:
+    """Splits and data sources that a checkpoint's record says it was trained on; none where there is no record."""
+    from robometer_rl.training.record import read_record
+
+    record = read_record(Path(model))
+    if record is None or "split" not in record["options"]:
+        return set()
+    return {(str(record["options"]["split"]), str(source)) for source in record["data"]}
 
 
 def _write_checkpoint(config: CalibrateConfig, rules: list[SuccessCalibration]) -> None:
@@ -180,12 +205,16 @@ def _percent(rate: Estimate) -> str:
 
 
 def _write_numbers(
-    config: CalibrateConfig, rules: list[SuccessCalibration], best: SuccessCalibration, episodes: int
+    config: CalibrateConfig,
+    rules: list[SuccessCalibration],
+    best: SuccessCalibration,
+    splits: list[str],
+    episodes: int,
 ) -> None:
     numbers = {
         "provenance": provenance(),
         "model": config.model,
-        "split": config.split,
+        "split": splits,
         "every": config.every,
         "max_false_alarms": config.max_false_alarms,
         "episodes": episodes,

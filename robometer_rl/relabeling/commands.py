@@ -112,6 +112,7 @@ def run_relabel(config: RelabelConfig) -> None:
         logger.info("%s is labelled already", writer.destination)
     else:
         _print_summary(labels, writer)
+        _print_next(config, writer)
 
 
 def relabel(
@@ -227,6 +228,16 @@ def _mode(config: RelabelConfig, modes: tuple[WriteMode, ...]) -> WriteMode:
     if mode == "in_place" and config.output is not None:
         raise ValueError("in_place writes to the dataset itself: do not give an output")
     return mode
+
+
+def _print_next(config: RelabelConfig, writer: LabelWriter) -> None:
+    """Where the page is, or how to get one, and what the labels are for."""
+    console = open_console()
+    if config.report:
+        console.print(f"page: {report_path(writer)}", soft_wrap=True)
+    else:
+        console.print("no page was asked for: --report draws one of the best, worst and disputed episodes")
+    console.print("how to train on it, by format: docs/relabeling.md", soft_wrap=True)
 
 
 def _print_summary(labels: Labels, writer: LabelWriter) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +111,23 @@ def train(config: TrainConfig) -> Path:
     _save(config.output / "checkpoint", checkpoint)
     if is_main_process():
         write_record(config.output / "checkpoint", config, kept, run.report)
+        _tell(config, run.report.get("calibration"))
     return config.output / "checkpoint"
+
+
+def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None) -> None:
+    """Says where the checkpoint is, how good it is on what was held out, and what to type next."""
+    made = config.output / "checkpoint"
+    if calibration is None:
+        quality = "nothing was held out to judge it by"
+    else:
+        fires, falsely = calibration["true_positive_rate"]["value"], calibration["false_positive_rate"]["value"]
+        quality = (
+            f"on held-out episodes success AUROC {calibration['auroc']:.2f}, and the success rule fires in "
+            f"{fires:.0%} of the successes and falsely in {falsely:.0%} of the episodes"
+        )
+    logger.info("made %s: %s", made, quality)
+    logger.info("next: robometer-rl evaluate %s %s", shlex.quote(str(made)), shlex.quote(str(config.data[0])))
 
 
 def select_trajectories(config: TrainConfig) -> list[Trajectory]:

@@ -320,21 +320,42 @@ class Sampler:
         singles, pairs = 1.0 - config.pair_fraction, config.pair_fraction
         used = {name for name, weight in _weights(config.clips).items() if singles * weight > 0}
         contrasts = {name for name, weight in _weights(config.pairs).items() if pairs * weight > 0}
-        needs = {
-            "a successful episode": bool(self._successful) or not (used - {"failure"} or contrasts - {"graded"}),
-            "an episode that fails": bool(self._failed) or "failure" not in used,
-            "a task with both successful episodes and others": bool(self._contrasted) or "failure" not in contrasts,
-            "successful episodes of one task and another task's instruction": bool(self._with_other)
-            or "other_task" not in used,
-            "successful episodes of two tasks": bool(self._with_successful_other) or "other_task" not in contrasts,
-            f"two episodes of a task whose partial success differs by {config.grade_margin:g}": bool(self._graded)
-            or "graded" not in contrasts,
-        }
-        missing = [need for need, met in needs.items() if not met]
+        margin = f"{config.grade_margin:g}"
+        # What is needed, whether the data has it, and the frequency to set to 0 without it.
+        needs: list[tuple[str, bool, str | None]] = [
+            (
+                "a successful episode",
+                bool(self._successful) or not (used - {"failure"} or contrasts - {"graded"}),
+                None,
+            ),
+            ("an episode that fails", bool(self._failed) or "failure" not in used, "clips.failure"),
+            (
+                "a task with both successful episodes and others",
+                bool(self._contrasted) or "failure" not in contrasts,
+                "pairs.failure",
+            ),
+            (
+                "successful episodes of one task and another task's instruction",
+                bool(self._with_other) or "other_task" not in used,
+                "clips.other_task",
+            ),
+            (
+                "successful episodes of two tasks",
+                bool(self._with_successful_other) or "other_task" not in contrasts,
+                "pairs.other_task",
+            ),
+            (
+                f"two episodes of a task whose partial success differs by {margin}",
+                bool(self._graded) or "graded" not in contrasts,
+                "pairs.graded",
+            ),
+        ]
+        missing = [(need, name) for need, met, name in needs if not met]
         if missing:
+            options = sorted({f"--sampling.{name.replace('_', '-')} 0" for _, name in missing if name})
             raise SamplingError(
-                f"sampling needs {' and '.join(missing)}; the data set has none. Record some, or set the frequency of "
-                f"the strategies that need it to 0 (clips: {config.clips}, pairs: {config.pairs})"
+                f"sampling needs {' and '.join(need for need, _ in missing)}; the data set has none. Record some"
+                + (f", or do without: {' '.join(options)}" if options else "")
             )
 
     def sample(self, epoch: int, index: int) -> Sample:

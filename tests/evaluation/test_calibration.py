@@ -18,7 +18,7 @@ from PIL import Image
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.evaluation.calibrate import CalibrateConfig
+from robometer_rl.evaluation.calibrate import CalibrateConfig, _episodes
 from robometer_rl.evaluation.calibration import calibrate_success, choose_rule, gather_evidence, highest_firing
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.models.robometer.checkpoint import write_success_threshold
@@ -142,6 +142,27 @@ def test_a_rule_that_sees_too_little_is_not_written(
     assert "nothing is written" in capsys.readouterr().err
     assert (tmp_path / "out" / "calibration.json").exists()
     assert not (tmp_path / "out" / "reward.json").exists()
+
+
+def test_episodes_of_the_training_are_passed_over_or_named(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = TrajectoryStore.open(store)
+    (split,), (source,) = {each.split for each in recorded}, {each.data_source for each in recorded}
+    model = tmp_path / "model"
+    model.mkdir()
+    record = {"start": None, "data": {source: {}}, "options": {"split": split}}
+    (model / "training.json").write_text(json.dumps(record))
+    config = CalibrateConfig(str(model), store)
+    known = {each.id for each in recorded}
+    assert {each.id for each in _episodes(config)} == known
+    assert f"was trained on {len(known)} of these {len(known)} episodes" in caplog.text
+    caplog.clear()
+    for each in list(recorded)[:2]:
+        recorded.append(replace(each, id=f"{each.id}-new", split="mine", frames=each.clip().read()))
+    assert {each.split for each in _episodes(config)} == {"mine"}
+    assert {each.split for each in _episodes(replace(config, split=(split,)))} == {split}
+    assert "better than it is" in caplog.text
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_scored(

@@ -21,7 +21,7 @@ def recipe(tmp_path):
 
 
 def test_the_recipes_of_the_issue_ship():
-    assert recipe_names() == ["libero", "lora", "rbm-1m", "robometer-mini"]
+    assert recipe_names() == ["libero", "lora", "lora-cpu", "rbm-1m", "robometer-mini"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -49,6 +49,13 @@ def test_the_published_settings_are_those_of_the_reference():
     assert load_recipe("libero").config.frozen.steps == 5000
     lora = load_recipe("lora").config
     assert (lora.lora.rank, lora.lora.alpha, lora.lora.dropout, lora.frozen.steps) == (32, 64, 0.05, 1000)
+
+
+def test_a_cpu_starts_from_the_embedded_model_with_one_task_and_saves_before_its_end():
+    config = load_recipe("lora-cpu").config
+    assert (config.start, config.lora.rank, config.frozen.gradient_checkpointing) == ("mini", 8, False)
+    assert (config.sampling.clips.other_task, config.sampling.pairs.other_task) == (0.0, 0.0)
+    assert config.save_every < config.frozen.steps
 
 
 def test_libero_90_is_kept_for_the_test():
