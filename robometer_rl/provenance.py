@@ -11,10 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["PACKAGES", "command_line", "processor", "provenance", "versions"]
+from robometer_rl.documents import parse_json, read_text
+
+__all__ = ["PACKAGES", "RECORD_FILE", "command_line", "processor", "provenance", "read_record", "versions"]
 
 PACKAGES: Final = ("robometer-rl", "torch", "transformers", "numpy", "gymnasium")
 """What decides the numbers of a model and of an environment."""
+
+RECORD_FILE: Final = "training.json"
+"""Beside the weights of a checkpoint that was trained with this package: its data, options and report."""
 
 
 def provenance(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
@@ -69,3 +74,18 @@ def processor() -> str:
 def _from_here(program: Path) -> str:
     absolute, here = program.absolute(), Path.cwd()
     return (absolute.relative_to(here) if absolute.is_relative_to(here) else Path(program.name)).as_posix()
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """The record of the training of a checkpoint; None if it was trained elsewhere.
+
+    Raises:
+        ValueError: The file is not a record.
+    """
+    path = directory / RECORD_FILE
+    if not path.is_file():
+        return None
+    record = parse_json(read_text(path))
+    if not isinstance(record, dict) or not {"start", "data", "options"} <= set(record):
+        raise ValueError(f"{path} is not the record of a training; remove it")
+    return record

@@ -17,7 +17,7 @@ from robometer_rl.documents import read_text
 from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol, scored_steps
 from robometer_rl.models.locations import is_compact
-from robometer_rl.provenance import provenance
+from robometer_rl.provenance import provenance, read_record
 from robometer_rl.report.figures import save_picture
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
@@ -156,8 +156,6 @@ def _episodes(config: CalibrateConfig) -> list[Trajectory]:
 
 def _trained_on(model: str) -> set[tuple[str, str]]:
     """Splits and data sources that a checkpoint's record says it was trained on; none where there is no record."""
-    from robometer_rl.training.record import read_record
-
     record = read_record(Path(model))
     if record is None or "split" not in record["options"]:
         return set()

@@ -15,9 +15,9 @@ from rich.table import Table
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import inside
 from robometer_rl.models.locations import CHECKPOINT_FILES, hub_errors, is_hub_id
+from robometer_rl.provenance import read_record
 from robometer_rl.report.markup import markdown, markdown_code
 from robometer_rl.report.terminal import open_console
-from robometer_rl.training.record import read_record
 
 __all__ = ["CARD_FILE", "PublishConfig", "PublishError", "Release", "model_card", "prepare", "publish"]
 

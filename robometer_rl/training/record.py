@@ -7,17 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from robometer_rl.data.labels import group_key
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import write_text
+from robometer_rl.provenance import RECORD_FILE
 from robometer_rl.training.config import TrainConfig
 
-__all__ = ["RECORD_FILE", "read_record", "write_record"]
-
-RECORD_FILE: Final = "training.json"
+__all__ = ["write_record"]
 
 _PLACES = ("data", "output", "start")  # options that name directories of a machine
 
@@ -43,21 +41,6 @@ def write_record(
         "options": options,
     }
     write_text(directory / RECORD_FILE, json.dumps(record, indent=2, default=str) + "\n")
-
-
-def read_record(directory: Path) -> dict[str, Any] | None:
-    """The record of a checkpoint; None if it was trained elsewhere.
-
-    Raises:
-        ValueError: The file is not a record.
-    """
-    path = directory / RECORD_FILE
-    if not path.is_file():
-        return None
-    record = parse_json(read_text(path))
-    if not isinstance(record, dict) or not {"start", "data", "options"} <= set(record):
-        raise ValueError(f"{path} is not the record of a training; remove it")
-    return record
 
 
 def _data(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

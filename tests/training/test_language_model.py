@@ -11,10 +11,10 @@ from robometer_rl.models.robometer.adapters import adapter_of
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
+from robometer_rl.provenance import read_record
 from robometer_rl.training.config import LoRA, StageConfig, TrainConfig, VisionPretraining
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pipeline import train
-from robometer_rl.training.record import read_record
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.golden import CHECKPOINT, FIXTURES
 

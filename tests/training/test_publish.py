@@ -13,9 +13,10 @@ from robometer_rl.cli import main
 from robometer_rl.models.robometer.checkpoint import load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.provenance import RECORD_FILE, read_record
 from robometer_rl.training.config import LoRA, TrainConfig
 from robometer_rl.training.publish import PublishConfig, PublishError, model_card, prepare, publish
-from robometer_rl.training.record import RECORD_FILE, read_record, write_record
+from robometer_rl.training.record import write_record
 from robometer_rl.training.trainable import attach_lora
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.golden import CHECKPOINT
