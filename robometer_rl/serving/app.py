@@ -9,9 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.routing import Match
 
 import robometer_rl
 from robometer_rl.serving.gate import Gate
+from robometer_rl.serving.openapi import ERRORS
 from robometer_rl.serving.problems import Problem
 from robometer_rl.serving.reference_routes import ReferenceRoutes
 from robometer_rl.serving.routes import Routes
@@ -28,7 +30,9 @@ def application(server: RewardServer) -> FastAPI:
         yield
         await asyncio.to_thread(server.thread.close)
 
-    app = FastAPI(title="Robometer reward server", version=robometer_rl.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Robometer reward server", version=robometer_rl.__version__, lifespan=lifespan, responses=ERRORS
+    )
     app.add_middleware(Gate, door=server.door)
     for status, kind in ((400, "malformed"), (404, "not_found"), (405, "method_not_allowed"), (413, "too_large")):
         app.add_exception_handler(status, _handler_of(server, kind))
@@ -41,12 +45,19 @@ def application(server: RewardServer) -> FastAPI:
     return app
 
 
+def _allowed(request: Request) -> str:
+    """Methods of all routes of a path; the framework names those of the first one."""
+    found = [route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in found for method in getattr(route, "methods", None) or ()}))
+
+
 def _handler_of(server: RewardServer, kind: str) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Answers an error that the framework raised, in the form of all others."""
 
     async def answer(request: Request, error: Any) -> Response:
         problem = Problem(error.status_code, kind, f"{request.method} {request.url.path}: {error.detail}")
         server.metrics.rejected.labels(kind).inc()
-        return JSONResponse(problem.body, problem.status, error.headers or {})
+        allow = {"Allow": _allowed(request)} if error.status_code == 405 else {}
+        return JSONResponse(problem.body, problem.status, {**(error.headers or {}), **allow})
 
     return answer

@@ -25,6 +25,7 @@ from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import Clip, FrameError, as_frames
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
 from robometer_rl.prediction import Prediction
+from robometer_rl.serving import openapi
 from robometer_rl.serving.calls import Question
 from robometer_rl.serving.limits import Limits
 from robometer_rl.serving.problems import Problem
@@ -55,8 +56,9 @@ class ReferenceRoutes:
 
     def add(self, app: FastAPI) -> None:
         """Adds them to an application."""
-        app.add_api_route("/evaluate_batch", self.evaluate_batch, methods=["POST"])
-        app.add_api_route("/evaluate_batch_npy", self.evaluate_batch_npy, methods=["POST"])
+        app.add_api_route("/evaluate_batch", self.evaluate_batch, methods=["POST"], openapi_extra=openapi.SAMPLES)
+        form = openapi.SAMPLES_NPY
+        app.add_api_route("/evaluate_batch_npy", self.evaluate_batch_npy, methods=["POST"], openapi_extra=form)
         app.add_api_route("/gpu_status", self.gpu_status, methods=["GET"])
         app.add_api_route("/model_info", self.model_info, methods=["GET"])
 

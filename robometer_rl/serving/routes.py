@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 import robometer_rl
 from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.prediction import Prediction, StepPrediction
-from robometer_rl.serving import reading
+from robometer_rl.serving import openapi, reading
 from robometer_rl.serving.calls import Question, StreamAction, StreamCall
 from robometer_rl.serving.problems import Problem
 from robometer_rl.serving.service import RewardServer, identity
@@ -21,8 +21,6 @@ from robometer_rl.serving.slots import StreamTable
 from robometer_rl.serving.wire import MEDIA_TYPE, MODEL_FACTS, Message, encode, pack_predictions, pack_step
 
 __all__ = ["Routes"]
-
-_BODY: Final = {"requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"format": "binary"}}}}}
 
 
 class Routes:
@@ -33,22 +31,27 @@ class Routes:
 
     def add(self, app: FastAPI) -> None:
         """Adds them to an application."""
-        for path, answer in (("/health", self.health), ("/ready", self.ready), ("/metrics", self.metrics)):
-            app.add_api_route(path, answer, methods=["GET"])
-        app.add_api_route("/v1/model", self.describe_model, methods=["GET"])
-        posts: Mapping[str, Any] = {
+        app.add_api_route("/health", self.health, methods=["GET"], responses=openapi.answers())
+        app.add_api_route("/ready", self.ready, methods=["GET"], responses=openapi.answers())
+        app.add_api_route(
+            "/metrics", self.metrics, methods=["GET"], response_class=Response, responses=openapi.COUNTERS
+        )
+        app.add_api_route("/v1/model", self.describe_model, methods=["GET"], responses=openapi.answers())
+        asked: Mapping[str, Any] = {
             "/v1/predict": self.predict,
             "/v1/predict_steps": self.predict_steps,
             "/v1/compare": self.compare,
-            "/v1/streams": self.open,
             "/v1/streams/{name}/append": self.append,
             "/v1/streams/{name}/peek": self.peek,
-            "/v1/streams/{name}/reset": self.reset,
         }
-        for path, answer in posts.items():
-            app.add_api_route(path, answer, methods=["POST"], openapi_extra=_BODY)
-        app.add_api_route("/v1/streams/{name}", self.describe_stream, methods=["GET"])
-        app.add_api_route("/v1/streams/{name}", self.close, methods=["DELETE"])
+        said = openapi.answers(message=True)
+        for path, answer in asked.items():
+            app.add_api_route(path, answer, methods=["POST"], openapi_extra=openapi.MESSAGE, responses=said)
+        app.add_api_route("/v1/streams", self.open, methods=["POST"], status_code=201, openapi_extra=openapi.STREAM)
+        stream, reset = "/v1/streams/{name}", "/v1/streams/{name}/reset"
+        app.add_api_route(reset, self.reset, methods=["POST"], openapi_extra=openapi.RESET)
+        app.add_api_route(stream, self.describe_stream, methods=["GET"], openapi_extra=openapi.NOTHING)
+        app.add_api_route(stream, self.close, methods=["DELETE"], status_code=204, openapi_extra=openapi.NOTHING)
 
     async def health(self) -> Response:
         """Whether the process is alive; the reference's three keys."""
