@@ -21,6 +21,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "robometer": "robometer_rl.models.robometer.inference",
     "compact": "robometer_rl.models.compact.inference",
     "control": "robometer_rl.models.controls",
+    "rewind": "robometer_rl.models.baselines.rewind",
     "http": "robometer_rl.serving.loading",
     "https": "robometer_rl.serving.loading",
 }

@@ -17,6 +17,7 @@ from robometer_rl.models.compact.familiarity import pooled
 from robometer_rl.models.compact.network import Answers
 from robometer_rl.models.compact.streaming import CompactStream
 from robometer_rl.models.compact.texts import normalised
+from robometer_rl.models.devices import usable_device
 from robometer_rl.models.locations import locate
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.threads import at_most
@@ -42,11 +43,7 @@ def load(where: str, device: str | torch.device = "cpu") -> CompactModel:
         CompactCheckpointError: There is no such model, or it is damaged.
         ValueError: A device that is not to be had here.
     """
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:  # builds of torch without it assert that it is not asked for
-        raise ValueError(f"got the device {str(device)!r}, which cannot be used here: {error}") from error
+    target = usable_device(device)
     found = locate(where, (CONFIG_FILE, WEIGHTS_FILE))
     checkpoint = load_compact(found.directory)
     name = found.model_id if found.revision else _name(found.directory)

@@ -21,7 +21,7 @@ from robometer_rl.documents import DocumentError, brief
 from robometer_rl.frames import MAX_FRAMES, FrameProtocol, UniformFrames, parse_protocol
 from robometer_rl.yaml_documents import BoundedLoader, parse_yaml
 
-__all__ = ["CheckpointError", "FramePooling", "ProgressType", "RobometerConfig", "blamed_on"]
+__all__ = ["CheckpointError", "FramePooling", "ProgressType", "RobometerConfig", "SettingsLoader", "blamed_on"]
 
 ProgressType = Literal["discrete", "l1", "l2"]
 FramePooling = Literal["mean", "boundary", "attention"]
@@ -141,7 +141,7 @@ class RobometerConfig:
             CheckpointError: Not settings, a value that is out of its range, or a file that is larger than settings are.
         """
         try:
-            settings = parse_yaml(text, _SettingsLoader)
+            settings = parse_yaml(text, SettingsLoader)
         except DocumentError as error:
             raise CheckpointError(f"config.yaml: {error}") from error
         if not isinstance(settings, dict):
@@ -214,7 +214,7 @@ class RobometerConfig:
         return replace(self, **changes)
 
 
-class _SettingsLoader(BoundedLoader):
+class SettingsLoader(BoundedLoader):
     """Safe loader that reads the one Python object tag of published files (ReWINDTransformerConfig) as a mapping."""
 
 
@@ -222,7 +222,7 @@ def _tagged_mapping(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> d
     return loader.construct_mapping(cast(yaml.MappingNode, node), deep=True)
 
 
-_SettingsLoader.add_multi_constructor("tag:yaml.org,2002:python/object", _tagged_mapping)
+SettingsLoader.add_multi_constructor("tag:yaml.org,2002:python/object", _tagged_mapping)
 
 
 def _section(settings: dict[str, Any], name: str, create: bool = False) -> dict[str, Any]:

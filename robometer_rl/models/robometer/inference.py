@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
+from robometer_rl.models.devices import precision, usable_device
 from robometer_rl.models.locations import locate
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint
@@ -51,9 +52,9 @@ def load(
         weights: See there.
         base_model: See there.
     """
-    target = _device(device)
+    target = usable_device(device)
     found = locate(where)
-    checkpoint = load_checkpoint(found.directory, target, _dtype(dtype), attn_implementation, weights, base_model)
+    checkpoint = load_checkpoint(found.directory, target, precision(dtype), attn_implementation, weights, base_model)
     return Robometer(checkpoint, source=where, model_id=found.model_id, revision=found.revision)
 
 
@@ -192,25 +193,6 @@ class Robometer(RewardModel):
             revision=self.revision,
             dtype=self.dtype,
         )
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    # Builds of torch without a device's backend assert that it is not asked for.
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"got the device {str(device)!r}, which cannot be used here: {error}") from error
-    return target
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name is None:
-        return None
-    if name not in known:
-        raise ValueError(f"got the dtype {name!r}; expected one of {sorted(known)}")
-    return known[name]
 
 
 def _split(prediction: Prediction, counts: list[int]) -> Iterator[Prediction]:
