@@ -148,8 +148,9 @@ class ReWiNDNetwork(nn.Module):
         parts.append(self.preference_token.expand(len(text), -1, -1))
         hidden = self._encode(parts)
         second_at = 1 + parts[1].shape[1]
-        sides = self._places(1, first.shape[1]), self._places(second_at, second.shape[1])
-        return self.preference_head(hidden[:, -1])[:, 0], *(self._read(hidden[:, places]) for places in sides)
+        said = self._read(hidden[:, self._places(1, first.shape[1])])
+        said_of_second = self._read(hidden[:, self._places(second_at, second.shape[1])])
+        return self.preference_head(hidden[:, -1])[:, 0], said, said_of_second
 
     def _text(self, text: torch.Tensor) -> torch.Tensor:
         projected = self.text_proj(text)[:, None]
@@ -257,8 +258,8 @@ class ReWiND(RewardModel):
         return Prediction(*arrays, protocol="given", model_id=self.model_id, revision=self.revision)
 
     def _first_is_better(self, first: Clip, second: Clip) -> float:
-        sides = [self._vectors(clip.read(self.default_protocol.slots(len(clip) - 1))) for clip in (first, second)]
-        return float(self.network.compare(*sides, self._text(first.task))[0].sigmoid())
+        one, other = (self._vectors(clip.read(self.default_protocol.slots(len(clip) - 1))) for clip in (first, second))
+        return float(self.network.compare(one, other, self._text(first.task))[0].sigmoid())
 
     def _vectors(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(self.frames(frames))[None].to(self.device)
