@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.routing import Match
 
 import robometer_rl
 from robometer_rl.serving.gate import Gate
@@ -47,7 +46,7 @@ def application(server: RewardServer) -> FastAPI:
 
 def _allowed(request: Request) -> str:
     """Methods of all routes of a path; the framework names those of the first one."""
-    found = [route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    found = [route for route in request.app.router.routes if route.matches(request.scope)[0].value]
     return ", ".join(sorted({method for route in found for method in getattr(route, "methods", None) or ()}))
 
 

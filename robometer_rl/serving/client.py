@@ -83,7 +83,7 @@ class RemoteRewardModel(RewardModel):
         for chunk in self._chunks(pairs, lambda pair: _nbytes(pair[0]) + _nbytes(pair[1])):
             tasks = [first.task for first, _ in chunk]
             frames = [clip.read() for pair in chunk for clip in pair]
-            answer = self.ask("POST", "/v1/compare", encode({"tasks": tasks, "both_orders": both_orders}, frames))
+            answer = self.ask("POST", "/v1/compare", self.packed({"tasks": tasks, "both_orders": both_orders}, frames))
             found.append(answer.message.arrays[0])
         return np.concatenate(found)
 
@@ -106,10 +106,14 @@ class RemoteRewardModel(RewardModel):
             )
         return answer
 
+    def packed(self, head: Mapping[str, Any], frames: Sequence[NDArray[np.uint8]]) -> bytes:
+        """A message with frames (T, H, W, 3), packed as the address says."""
+        return encode(head, frames, self.connection.encoding)
+
     def _ask_about(self, path: str, clips: Sequence[Clip], head: Mapping[str, Any]) -> list[Prediction]:
         found: list[Prediction] = []
         for chunk in self._chunks(clips, _nbytes):
-            body = encode({**head, "tasks": [clip.task for clip in chunk]}, [clip.read() for clip in chunk])
+            body = self.packed({**head, "tasks": [clip.task for clip in chunk]}, [clip.read() for clip in chunk])
             message = self.ask("POST", path, body).message
             said = unpack_predictions(message.head["predictions"], message.arrays)
             same_length("predictions of the server", len(said), len(chunk))
@@ -237,7 +241,7 @@ class RemoteStream(RewardStream):
         head: dict[str, Any] = {"tasks": self.tasks, "protocol": str(self.protocol)}
         if arrays:
             head["restore"] = listed
-        about = self.model.ask("POST", "/v1/streams", encode(head, arrays)).content
+        about = self.model.ask("POST", "/v1/streams", self.model.packed(head, arrays)).content
         self._name, self._seq = str(about["id"]), int(about["next_seq"])
         self._forget = weakref.finalize(self, _forget, self.model.connection, self._name, os.getpid())
 
@@ -259,7 +263,7 @@ class RemoteStream(RewardStream):
 
     def _ask_once(self, what: str, head: dict[str, Any], arrays: list[NDArray[np.uint8]]) -> Any:
         numbered = head if what == "peek" else {**head, "seq": self._seq}
-        answer = self.model.ask("POST", f"/v1/streams/{self._name}/{what}", encode(numbered, arrays))
+        answer = self.model.ask("POST", f"/v1/streams/{self._name}/{what}", self.model.packed(numbered, arrays))
         if what == "reset":
             self._seq += 1
             return None

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from robometer_rl.documents import DocumentError, parse_json
 from robometer_rl.models.locations import UnknownModelError
+from robometer_rl.serving.pictures import ENCODINGS
 from robometer_rl.serving.problems import LOCAL_ERRORS, ServerError
 from robometer_rl.serving.wire import MEDIA_TYPE, Message, WireError, decode
 
@@ -108,13 +109,15 @@ class Connection:
 
     Args:
         address: ``http://HOST:PORT`` or ``https://...``, also with a token: ``http://:TOKEN@HOST:PORT``. Without one,
-            the environment variable ROBOMETER_RL_TOKEN is the token, if it is set.
+            the environment variable ROBOMETER_RL_TOKEN is the token, if it is set. ``?encoding=jpeg`` behind it has
+            frames sent as such pictures, ``?encoding=png`` as such.
         timeout: Seconds to wait for an answer.
         patience: Seconds that an outage may last: until then a server that does not answer, or has no room in its
             queue, is asked again.
 
     Attributes:
         address: The address without its token.
+        encoding: What frames are sent as; None if as they are.
 
     Raises:
         UnknownModelError: Not such an address.
@@ -127,9 +130,12 @@ class Connection:
             port = parts.port
         except ValueError as error:
             raise UnknownModelError(f"got the address {_without_token(address)!r}: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            given = _without_token(address)
-            raise UnknownModelError(f"got the address {given!r}; expected http://HOST:PORT or https://HOST")
+        name, _, encoding = parts.query.partition("=")
+        is_encoding = not parts.query or (name == "encoding" and encoding in ENCODINGS)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not is_encoding or parts.fragment:
+            expected = f"http://HOST:PORT or https://HOST, also with ?encoding={'|'.join(ENCODINGS)}"
+            raise UnknownModelError(f"got the address {_without_token(address)!r}; expected {expected}")
+        self.encoding = encoding or None
         if not timeout > 0 or not patience >= 0:
             raise ValueError(f"got timeout={timeout}, patience={patience}; expected seconds")
         self.address = _without_token(address)

@@ -70,7 +70,7 @@ RESET: Final = _request(
 )
 """Histories to be emptied."""
 
-_PIXELS: Final = _list(_list(_list(_list({"type": "integer", "minimum": 0, "maximum": 255}))))
+_PIXELS: Final = _list({"type": "array"}, description="(T, H, W, 3) integers from 0 to 255")
 _TRAJECTORY: Final = _object(["frames", "task"], frames=_PIXELS, task=_TEXT, frames_shape=_list(_NUMBER))
 _SAMPLE: Final = _object(
     ["sample_type"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +14,10 @@ from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import Clip, FrameError, check_task
 from robometer_rl.serving.calls import Frames
 from robometer_rl.serving.limits import Limits
+from robometer_rl.serving.pictures import Pictures
 from robometer_rl.serving.problems import Problem
 from robometer_rl.serving.slots import Restored
-from robometer_rl.serving.wire import MEDIA_TYPE, Message, WireError, decode
+from robometer_rl.serving.wire import MEDIA_TYPE, Message, WireError, parse
 
 __all__ = [
     "LIMIT_FACTS",
@@ -36,16 +38,18 @@ LIMIT_FACTS: Final = ("body", "clips", "frames", "side", "histories")
 _LONG: Final = 1 << 20
 
 
-async def message(content_type: str, body: bytes) -> Message:
+async def message(content_type: str, body: bytes, limits: Limits) -> Message:
     """The body of a request: a message, or a JSON object that is its head.
 
     Raises:
-        Problem: Neither.
+        Problem: Neither, or pictures of too many pixels.
+        FrameError: Pictures that are none.
     """
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == MEDIA_TYPE:
-            return decode(body)
+            head, parts = parse(body)
+            return Message(head, await _unpacked(parts, limits))
         if kind != "application/json":
             raise Problem(
                 415, "unsupported_media", f"got the content type {kind[:80]!r}; expected {MEDIA_TYPE} or JSON"
@@ -56,6 +60,23 @@ async def message(content_type: str, body: bytes) -> Message:
     if not isinstance(head, dict):
         raise Problem(400, "malformed", f"the body is {brief(head)}; expected an object")
     return Message(head, [])
+
+
+async def _unpacked(parts: Sequence[NDArray[Any] | Pictures], limits: Limits) -> list[NDArray[Any]]:
+    """Arrays, and those that are pictures unpacked; what they claim to become is looked at first."""
+    encoded = {number: part for number, part in enumerate(parts) if isinstance(part, Pictures)}
+    for number, part in encoded.items():
+        limits.check_frames(part.shape, f"array {number}")
+    if (size := sum(math.prod(part.shape) for part in encoded.values())) > limits.body:
+        raise Problem(
+            413, "too_large", f"the pictures unpack to {size} bytes; this server takes {limits.body}", "arrays"
+        )
+    arrays = [part for part in parts if not isinstance(part, Pictures)]
+    if not encoded:
+        return arrays
+    unpacked = await asyncio.to_thread(lambda: [part.unpack(f"array {n}") for n, part in encoded.items()])
+    raw, pictures = iter(arrays), iter(unpacked)
+    return [next(pictures) if number in encoded else next(raw) for number in range(len(parts))]
 
 
 def clips(given: Message, limits: Limits) -> list[Clip]:

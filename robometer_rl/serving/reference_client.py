@@ -40,6 +40,10 @@ class ReferenceServerModel(RewardModel):
         super().__init__()
         self.connection = connection
         self.source = connection.address
+        if connection.encoding is not None:
+            raise ServerError(
+                f"{self.source} is a server of the reference, which takes no pictures; leave out ?encoding"
+            )
         about = connection.ask("GET", "/model_info").content
         if not isinstance(about, dict) or not ("experiment_config" in about or "reward_model" in about):
             raise ServerError(f"{self.source}/model_info does not describe a model; is it a reward server?")

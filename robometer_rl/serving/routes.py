@@ -175,7 +175,8 @@ class Routes:
         return parse_protocol(text)
 
     async def _message(self, request: Request) -> Message:
-        return await reading.message(request.headers.get("content-type", ""), await request.body())
+        kind = request.headers.get("content-type", "")
+        return await reading.message(kind, await request.body(), self._server.settings.limits)
 
 
 def _wants_bytes(request: Request) -> bool:

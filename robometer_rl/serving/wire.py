@@ -1,8 +1,9 @@
-"""Frames and predictions as bytes: a JSON head and the arrays behind it, nothing that needs a parser beyond JSON.
+"""Frames and predictions as bytes: a JSON head and the arrays behind it; raw, it needs no parser beyond that of JSON.
 
 A message is ``RBMT``, a version byte, three bytes 0, the length of the head (uint32, little endian), the head (a JSON
 object in UTF-8), and the arrays that the head lists under ``arrays``, one after the other, in C order, little endian.
 Raw frames cost no time to pack and almost none to unpack; over a local network that is cheaper than any compression.
+For slower links frames may be pictures: the list then has their ``encoding``, and ``lengths`` with the bytes of each.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.prediction import Prediction, StepPrediction
+from robometer_rl.serving.pictures import ENCODINGS, Pictures, compress
 
 __all__ = [
     "MEDIA_TYPE",
@@ -29,6 +32,7 @@ __all__ = [
     "encode",
     "pack_predictions",
     "pack_step",
+    "parse",
     "unpack_predictions",
     "unpack_step",
 ]
@@ -73,18 +77,53 @@ class Message:
     arrays: list[NDArray[Any]]
 
 
-def encode(head: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> bytes:
-    """The message with this head and these arrays of uint8 or float32."""
+def encode(head: Mapping[str, Any], arrays: Sequence[NDArray[Any]], encoding: str | None = None) -> bytes:
+    """The message with this head and these arrays of uint8 or float32; given an encoding, frames are sent as pictures.
+
+    Raises:
+        ImportError: Pictures are asked for and Pillow is not installed.
+    """
+    if encoding is not None:
+        return _join(head, [_packed(frames, encoding) for frames in arrays])
     little = [np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for array in arrays]
-    listed = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in little]
-    text = json.dumps({**head, "arrays": listed}, separators=(",", ":"), allow_nan=False).encode()
     # Buffers of no bytes cannot be cast.
-    data = [array.data.cast("B") for array in little if array.nbytes]
+    data = [[array.data.cast("B")] if array.nbytes else [] for array in little]
+    listed = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in little]
+    return _join(head, list(zip(listed, data, strict=True)))
+
+
+def _packed(frames: NDArray[np.uint8], encoding: str) -> tuple[dict[str, Any], Sequence[bytes]]:
+    files = compress(frames, encoding)
+    facts = {"dtype": "uint8", "shape": list(frames.shape), "encoding": encoding, "lengths": list(map(len, files))}
+    return facts, files
+
+
+def _join(head: Mapping[str, Any], arrays: Sequence[tuple[dict[str, Any], Sequence[Any]]]) -> bytes:
+    """A head, and what it says of each array and the bytes of it."""
+    listed = [facts for facts, _ in arrays]
+    text = json.dumps({**head, "arrays": listed}, separators=(",", ":"), allow_nan=False).encode()
+    data = [part for _, parts in arrays for part in parts]
     return b"".join([_START.pack(_MAGIC, _VERSION, len(text)), text, *data])
 
 
 def decode(data: bytes) -> Message:
+    """Reads a message whose arrays are all raw; see `parse`.
+
+    Raises:
+        WireError: Not such a message.
+    """
+    head, parts = parse(data)
+    arrays = [part for part in parts if not isinstance(part, Pictures)]
+    if len(arrays) < len(parts):
+        raise WireError("the message has encoded arrays; expected raw ones")
+    return Message(head, arrays)
+
+
+def parse(data: bytes) -> tuple[dict[str, Any], list[NDArray[Any] | Pictures]]:
     """Reads a message; what it claims is compared with what is there before anything is taken.
+
+    Returns:
+        Its head, without ``arrays``, and the arrays, of which those that were encoded are still to be unpacked.
 
     Raises:
         WireError: Not a message, or one whose lengths lie.
@@ -108,9 +147,15 @@ def decode(data: bytes) -> Message:
     listed = head.pop("arrays", None) if isinstance(head, dict) else None
     if not isinstance(listed, list) or len(listed) > _MOST_ARRAYS:
         raise WireError(f"the head is {brief(head)}; expected an object with a list 'arrays' of at most {_MOST_ARRAYS}")
-    arrays = []
+    arrays: list[NDArray[Any] | Pictures] = []
     for number, entry in enumerate(listed):
         dtype, shape = _described(entry, number)
+        if entry.get("encoding", "raw") != "raw":
+            lengths = _lengths(entry, number, len(data) - start)
+            ends = list(accumulate(lengths, initial=start))
+            arrays.append(Pictures(shape, [data[begin:end] for begin, end in pairwise(ends)]))
+            start = ends[-1]
+            continue
         size = math.prod(shape) * dtype.itemsize
         if size > len(data) - start:
             raise WireError(f"array {number} claims {size} bytes; {len(data) - start} are left")
@@ -118,7 +163,30 @@ def decode(data: bytes) -> Message:
         start += size
     if start != len(data):
         raise WireError(f"{len(data) - start} bytes follow the last array")
-    return Message(head, arrays)
+    return head, arrays
+
+
+def _lengths(entry: Mapping[str, Any], number: int, left: int) -> list[int]:
+    """Bytes of each picture of an array."""
+    encoding, lengths = entry["encoding"], entry.get("lengths")
+    if not isinstance(encoding, str) or encoding not in ENCODINGS or entry["dtype"] != "uint8":
+        raise WireError(
+            f"array {number} is {brief(entry['dtype'])} encoded as {brief(encoding)}; expected uint8, and raw or one "
+            f"of {sorted(ENCODINGS)}"
+        )
+    shape = entry["shape"]
+    if (
+        not isinstance(lengths, list)
+        or any(type(each) is not int or not 0 <= each < 1 << 40 for each in lengths)
+        or len(shape) != 4
+        or len(lengths) != shape[0]
+        or sum(lengths) > left
+    ):
+        raise WireError(
+            f"array {number} of the shape {brief(shape)} has pictures of {brief(lengths)} bytes, and {left} bytes are "
+            "left; expected (T, H, W, 3) and one length per frame"
+        )
+    return lengths
 
 
 def _described(entry: object, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:

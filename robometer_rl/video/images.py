@@ -18,7 +18,7 @@ from robometer_rl.files import check_regular
 from robometer_rl.limits import check_picture
 from robometer_rl.video.lazy import LazyFrames, Orientation
 
-__all__ = ["IMAGE_SUFFIXES", "EncodedImages", "ImageFiles", "VideoError", "check_image", "decode_image"]
+__all__ = ["IMAGE_SUFFIXES", "EncodedImages", "ImageFiles", "VideoError", "check_image", "decode_image", "decode_sized"]
 
 IMAGE_SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -71,6 +71,19 @@ def decode_image(image: bytes | Path, name: object = None) -> NDArray[np.uint8]:
     )
 
 
+def decode_sized(image: bytes, height: int, width: int, name: object) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of a JPEG or PNG in RGB of this size, as it is stored; others are refused before decoding.
+
+    Raises:
+        VideoError: It is of another size or kind, or cannot be decoded.
+    """
+    with _opened(image, name, ("JPEG", "PNG")) as opened:
+        if (opened.mode, opened.height, opened.width) != ("RGB", height, width):
+            given = f"{opened.mode} image of {opened.width} x {opened.height}"
+            raise VideoError(f"{name} is a {given} pixels; expected RGB and {width} x {height}")
+        return np.asarray(opened)
+
+
 def check_image(path: Path) -> None:
     """Raises `VideoError` unless a file begins as an image of at most `robometer_rl.limits.MAX_PIXELS` does."""
     with _opened(path, path):
@@ -78,11 +91,11 @@ def check_image(path: Path) -> None:
 
 
 @contextmanager
-def _opened(image: bytes | Path, name: object) -> Iterator[Image.Image]:
+def _opened(image: bytes | Path, name: object, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
     """An image of which the header has been read; what goes wrong with it is a `VideoError`."""
     try:
         _ = check_regular(image) if isinstance(image, Path) else None
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=_FORMATS) as opened:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats) as opened:
             check_picture(opened.height, opened.width, "it")
             yield opened
     except _DAMAGE as error:

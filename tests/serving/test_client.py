@@ -64,6 +64,24 @@ def test_answers_are_those_of_the_local_model(running: Running, local: RewardMod
     assert remote.compare([]).shape == (0,)
 
 
+@pytest.mark.parametrize("encoding", ["jpeg", "png"])
+def test_frames_may_travel_as_pictures(running: Running, local: RewardModel, encoding: str) -> None:
+    address = f"{running.url}?encoding={encoding}"
+    remote = pickle.loads(pickle.dumps(load_reward_model(address)))
+    assert remote.source == address
+    smooth = np.linspace(0, 255, 6 * 32 * 48 * 3).astype(np.uint8).reshape(6, 32, 48, 3)
+    clip, other = Clip(smooth, "push"), Clip(smooth[::-1].copy(), "push")
+    near = 1e-6 if encoding == "png" else 0.05
+    (said,), (wanted,) = remote.predict_steps([clip]), local.predict_steps([clip])
+    np.testing.assert_allclose(said.progress, wanted.progress, atol=near)
+    np.testing.assert_allclose(remote.compare([(clip, other)]), local.compare([(clip, other)]), atol=near)
+    stream = remote.stream(["push"])
+    for t in range(6):
+        if t == 3:
+            stream.close()  # and is rebuilt from the same pictures
+        np.testing.assert_allclose(stream.append(smooth[t : t + 1]).progress, said.progress[t : t + 1], atol=1e-5)
+
+
 def test_a_pickled_model_asks_the_same_server_and_threads_share_one(running: Running, local: RewardModel) -> None:
     remote = pickle.loads(pickle.dumps(load_reward_model(running.url)))
     asked = [[Clip(noise(seed, 5, 32, 32), "push")] for seed in range(8)]
@@ -127,7 +145,17 @@ def test_a_token_opens_the_door_and_is_written_nowhere(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "name", ["http://", "http:///path", "https://host:99999", "http://host?x=1", "http://:token@", "ftp://host"]
+    "name",
+    [
+        "http://",
+        "http:///path",
+        "https://host:99999",
+        "http://host?x=1",
+        "http://host?encoding=gif",
+        "http://host?encoding=png#x",
+        "http://:token@",
+        "ftp://host",
+    ],
 )
 def test_what_is_no_address_is_an_unknown_model(name: str) -> None:
     with pytest.raises(UnknownModelError) as raised:

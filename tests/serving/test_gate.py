@@ -70,6 +70,10 @@ def running() -> Iterator[Running]:
         yield found
 
 
+TOO_LARGE = (413, "too_large")
+LARGE = np.zeros((4, 2048, 2048, 3), np.uint8)  # six of them are more than a body
+
+
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
@@ -100,6 +104,12 @@ def running() -> Iterator[Running]:
         (
             request("/v1/predict", encode({"tasks": ["push"]}, [np.zeros((10_001, 1, 1, 3), np.uint8)])),
             (413, "too_large"),
+        ),
+        (request("/v1/predict", encode({"tasks": ["push"]}, [np.zeros((2, 1, 3000, 3), np.uint8)], "png")), TOO_LARGE),
+        (request("/v1/predict", encode({"tasks": ["push"] * 6}, [LARGE] * 6, "jpeg")), TOO_LARGE),
+        (
+            request("/v1/predict", encode({"tasks": ["push"]}, [FRAMES], "png").replace(b"IHDR", b"ihdr")),
+            (422, "frame"),
         ),
         (request("/v1/predict_steps", encode({"tasks": ["push"], "every": 0}, [FRAMES])), (422, "value")),
         (request("/v1/predict_steps", encode({"tasks": ["push"], "every": True}, [FRAMES])), (422, "value")),
@@ -400,6 +410,7 @@ def recorded() -> list[tuple[bytes, bytes]]:
     restored = [{"length": 2, "frames": [0, 1]}]
     ours = {
         "/v1/predict": QUESTION,
+        "/v1/predict?": encode({"tasks": ["push"]}, [FRAMES], "png"),
         "/v1/predict_steps": encode({"tasks": ["push"], "protocol": "nested(4)", "every": 2}, [FRAMES]),
         "/v1/compare": encode({"tasks": ["push"], "both_orders": True}, [FRAMES, FRAMES]),
         "/v1/streams": encode({"tasks": ["push"], "restore": restored, "protocol": "nested(4)"}, [FRAMES[:2]]),

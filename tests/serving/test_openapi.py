@@ -59,5 +59,5 @@ def test_requests_made_from_the_openapi_are_answered_as_it_says(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_ten_thousand_requests_made_from_the_openapi_are_answered_as_it_says(tmp_path: Path) -> None:
-    assert attack(tmp_path, "examples,coverage,fuzzing,stateful", 1200) > 10_000
+def test_thousands_of_requests_made_from_the_openapi_are_answered_as_it_says(tmp_path: Path) -> None:
+    assert attack(tmp_path, "examples,coverage,fuzzing,stateful", 300) > 3000

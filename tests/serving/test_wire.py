@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import tracemalloc
@@ -11,14 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from robometer_rl.frames import FrameError
 from robometer_rl.prediction import Prediction, StepPrediction
+from robometer_rl.serving.pictures import Pictures
 from robometer_rl.serving.wire import (
     WireError,
     decode,
     encode,
     pack_predictions,
     pack_step,
+    parse,
     unpack_predictions,
     unpack_step,
 )
@@ -44,12 +49,57 @@ def test_an_array_that_is_not_contiguous_is_sent_as_it_looks() -> None:
     np.testing.assert_array_equal(decode(encode({}, [array])).arrays[0], array)
 
 
+@pytest.mark.parametrize("encoding", ["jpeg", "png"])
+def test_frames_may_be_pictures(encoding: str) -> None:
+    smooth = np.linspace(0, 255, 2 * 16 * 24 * 3).astype(np.uint8).reshape(2, 16, 24, 3)
+    sent = encode({"seq": 1}, [smooth, smooth[:1]], encoding)
+    with pytest.raises(WireError, match="encoded arrays"):
+        decode(sent)
+    head, (first, second) = parse(sent)
+    assert head == {"seq": 1}
+    assert isinstance(first, Pictures)
+    assert isinstance(second, Pictures)
+    near = 0 if encoding == "png" else 12
+    assert np.abs(first.unpack("it").astype(int) - smooth).max() <= near
+    np.testing.assert_array_equal(first.unpack("it")[:1], second.unpack("it"))
+
+
+def picture(mode: str, width: int, height: int, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (width, height)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (picture("RGB", 24, 16)[:50], "not a readable image"),
+        (picture("RGB", 24, 16, "GIF"), "not a readable image"),
+        (b"", "not a readable image"),
+        (picture("RGB", 16, 24), "a RGB image of 16 x 24 pixels; expected RGB and 24 x 16"),
+        (picture("L", 24, 16), "a L image"),
+        (picture("RGB", 8000, 8000), "8000 x 8000"),
+        (picture("1", 60_000, 60_000), "exceeds limit of"),
+    ],
+    ids=["cut off", "gif", "nothing", "size", "mode", "large", "bomb"],
+)
+def test_a_picture_of_another_size_or_kind_is_refused_before_it_is_unpacked(file: bytes, said: str) -> None:
+    Image.init()  # which takes more memory than any of them
+    tracemalloc.start()
+    with pytest.raises(FrameError, match=said):
+        Pictures((1, 16, 24, 3), [file]).unpack("it")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
 def message(head: Any, payload: bytes = b"", start: bytes | None = None) -> bytes:
     text = head if isinstance(head, bytes) else json.dumps(head).encode()
     return (struct.pack("<4sB3xI", b"RBMT", 1, len(text)) if start is None else start) + text + payload
 
 
 FRAMES = {"dtype": "uint8", "shape": [1, 2, 2, 3]}
+ENCODED = FRAMES | {"encoding": "jpeg", "lengths": [4]}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +107,16 @@ FRAMES = {"dtype": "uint8", "shape": [1, 2, 2, 3]}
     [
         (b"", "expected a head"),
         (b"RBMT", "expected a head"),
+        (message({"arrays": [ENCODED]}, b"123"), "3 bytes are left"),
+        (message({"arrays": [ENCODED]}, b"12345"), "follow the last array"),
+        (message({"arrays": [ENCODED | {"lengths": None}]}, b"1234"), "one length per frame"),
+        (message({"arrays": [ENCODED | {"lengths": [2, 2]}]}, b"1234"), "one length per frame"),
+        (message({"arrays": [ENCODED | {"lengths": [True]}]}, b"1234"), "one length per frame"),
+        (message({"arrays": [ENCODED | {"lengths": [-1]}]}, b"1234"), "one length per frame"),
+        (message({"arrays": [ENCODED | {"shape": [1, 2, 2]}]}, b"1234"), "one length per frame"),
+        (message({"arrays": [ENCODED | {"encoding": "gif"}]}, b"1234"), "expected uint8, and raw or one of"),
+        (message({"arrays": [ENCODED | {"encoding": 3}]}, b"1234"), "expected uint8, and raw or one of"),
+        (message({"arrays": [ENCODED | {"dtype": "float32"}]}, b"1234"), "expected uint8, and raw or one of"),
         (b"PNG\x00" + bytes(20), "begins with"),
         (struct.pack("<4sB3xI", b"RBMT", 2, 2) + b"{}", "version 2"),
         (struct.pack("<4sB3xI", b"RBMT", 1, 1 << 31) + b"{}", "claims 2147483648 bytes"),
