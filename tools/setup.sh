@@ -36,10 +36,11 @@ make_venv() {
   return 1
 }
 
-# MuJoCo renders without a screen through EGL, in software where there is no GPU; LIBERO also loads OpenCV.
+# MuJoCo renders without a screen through EGL, in software where there is no GPU; LIBERO and tiled
+# pictures also load OpenCV.
 system_packages() {
   echo libegl1 libgl1 libgl1-mesa-dri
-  case ",$extras," in *,libero,*) echo libglib2.0-0 ;; esac
+  case ",$extras," in *,libero,* | *,tiles,*) echo libglib2.0-0 ;; esac
 }
 
 install_system_packages() {

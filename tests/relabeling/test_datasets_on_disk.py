@@ -83,6 +83,7 @@ def test_the_embedded_model_labels_stored_frames_as_it_pays_live(tmp_path, kind)
 
 
 def test_cameras_in_one_picture_are_labelled_as_they_are_paid_for(tmp_path):
+    pytest.importorskip("cv2")
     cameras = (TOP, "observation.images.wrist")
     dataset, labels = label(LEROBOT, cameras=cameras, tile=True)
     require_live_rewards(dataset, labels)

@@ -106,6 +106,7 @@ class TestRewards:
         assert infos[1]["robometer/progress"] == pytest.approx(0.5)
 
     def test_cameras_in_one_picture_are_one_history(self) -> None:
+        pytest.importorskip("cv2")
         env = make(frames=Tiles("render", lambda observation, info: 255 - observation))
         _, _, infos = play(env)
         assert "robometer/progress_per_camera" not in infos[1] or len(infos[1]["robometer/progress_per_camera"]) == 1
