@@ -14,11 +14,14 @@ turns, so that what else the machine does hits both:
                 one candidate each, and against 16 streams that are given the history first
     replicas    clips through two replicas that Ray runs, against one server
 
-Writes results/serving.json: milliseconds (median and 99th percentile over calls) and frames per second.
+Writes results/serving.json: milliseconds (median and 99th percentile over calls) and frames per second. It is written
+after every part, and a run that is started again with the same options goes on behind the last one; remove the file to
+measure all of it anew.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,7 +39,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.recording import write_result
+from benchmarks.recording import RESULTS, write_result
 from robometer_rl import Clip, RewardModel, load_reward_model
 from robometer_rl.serving.connection import Connection
 from robometer_rl.serving.reference_client import ReferenceServerModel
@@ -180,94 +183,110 @@ def merged(rounds: Sequence[tuple[Times, float]], frames_shown: int) -> dict[str
     return summary([time for each in rounds for time in each[0]], seconds, frames_shown)
 
 
-def appends(arguments: Args, local: RewardModel, url: str) -> list[dict[str, Any]]:
-    """One frame per step, for each number of clients."""
+def appends(arguments: Args, local: RewardModel, url: str, count: int) -> dict[str, Any]:
+    """One frame per step from so many clients."""
     remote = load_reward_model(url)
     reference = ReferenceServerModel(Connection(url, 600.0, 60.0))
     reference.default_protocol = local.default_protocol
-    found = []
-    for count in arguments.clients:
-        shown = frames(arguments, count)
-        kinds: dict[str, Callable[[], tuple[Times, float]]] = {
-            "local": lambda shown=shown: local_append(local, shown),
-            "remote": lambda shown=shown: remote_append(remote, shown),
-            "reference": lambda shown=shown: remote_append(reference, shown[: max(8, arguments.steps // 6)]),
-        }
-        for run in kinds.values():  # buffers grow, files are read
-            run()
-        rounds: dict[str, list[tuple[Times, float]]] = {kind: [] for kind in kinds}
-        for _ in range(arguments.rounds):
-            for kind, run in kinds.items():
-                rounds[kind].append(run())
-        few = max(8, arguments.steps // 6)
-        steps = {"local": arguments.steps, "remote": arguments.steps, "reference": few}
-        entry = {kind: merged(each, steps[kind] * count) for kind, each in rounds.items()}
-        share = entry["remote"]["frames_per_s"] / entry["local"]["frames_per_s"]
-        over = entry["remote"]["p50_ms"] - entry["local"]["p50_ms"]
-        found.append({"clients": count, **entry, "share_of_local": share, "p50_over_local_ms": over})
-    return found
+    shown, few = frames(arguments, count), max(8, arguments.steps // 6)
+    kinds: dict[str, Callable[[], tuple[Times, float]]] = {
+        "local": lambda: local_append(local, shown),
+        "remote": lambda: remote_append(remote, shown),
+        "reference": lambda: remote_append(reference, shown[:few]),
+    }
+    for run in kinds.values():  # buffers grow, files are read
+        run()
+    rounds: dict[str, list[tuple[Times, float]]] = {kind: [] for kind in kinds}
+    for _ in range(arguments.rounds):
+        for kind, run in kinds.items():
+            rounds[kind].append(run())
+    steps = {"local": arguments.steps, "remote": arguments.steps, "reference": few}
+    entry = {kind: merged(each, steps[kind] * count) for kind, each in rounds.items()}
+    share = entry["remote"]["frames_per_s"] / entry["local"]["frames_per_s"]
+    over = entry["remote"]["p50_ms"] - entry["local"]["p50_ms"]
+    return {"clients": count, **entry, "share_of_local": share, "p50_over_local_ms": over}
 
 
 def memory(url: str) -> float:
     """Bytes per history that the server counts, while one is open."""
     model = load_reward_model(url)
     stream = model.stream([TASK])
-    stream.append(np.zeros((1, 128, 128, 3), np.uint8))
+    for _ in range(2):  # what the first one takes is counted before the second one is answered
+        stream.append(np.zeros((1, 128, 128, 3), np.uint8))
     about = Connection(url, 60.0, 0.0).ask("GET", "/v1/model").content
     text = urllib.request.urlopen(f"{url}/metrics").read().decode()
     taken = float(re.findall(r"^robometer_stream_bytes (\S+)$", text, re.MULTILINE)[0])
     return taken / about["limits"]["histories"]
 
 
-def measure(arguments: Args) -> dict[str, Any]:
-    """All numbers."""
-    local = load_reward_model(arguments.model, arguments.device)
-    shown = frames(arguments, 1)
-    found: dict[str, Any] = {}
-    with server(arguments, "--limits.histories", str(2 * max(CANDIDATES, *arguments.clients) + 2)) as url:
-        found["memory_per_history"] = memory(url)
-        found["append"] = appends(arguments, local, url)
-        for name, model in (("local", local), ("remote", load_reward_model(url))):
-            found[f"peek_{name}"] = peek(model, shown)
-        one = [clips_through(load_reward_model(url), shown, 8) for _ in range(arguments.rounds)]
+def measure(arguments: Args, found: dict[str, Any], keep: Callable[[dict[str, Any]], object]) -> None:
+    """Adds to ``found`` the parts that it lacks, and has it kept after each."""
+    local, shown = load_reward_model(arguments.model, arguments.device), frames(arguments, 1)
+
+    def eight_clients(url: str) -> dict[str, float]:
+        rounds = [clips_through(load_reward_model(url), shown, 8) for _ in range(arguments.rounds)]
+        return merged(rounds, 8 * 8 * (len(shown) // 4))
+
+    parts: dict[str, Callable[[str], Any]] = {
+        "memory per history": memory,
+        **{f"append {count}": lambda url, n=count: appends(arguments, local, url, n) for count in arguments.clients},
+        "peek local": lambda _: peek(local, shown),
+        "peek remote": lambda url: peek(load_reward_model(url), shown),
+        "one server": eight_clients,
+    }
+    servers = [(parts, ("--limits.histories", str(2 * max(CANDIDATES, *arguments.clients) + 2)))]
     if arguments.replicas:
-        with server(arguments, "--replicas", "2") as url:
-            two = [clips_through(load_reward_model(url), shown, 8) for _ in range(arguments.rounds)]
-        count = 8 * 8 * (len(shown) // 4)
-        found["replicas"] = {"one": merged(one, count), "two": merged(two, count)}
-    return found
+        servers.append(({"two replicas": eight_clients}, ("--replicas", "2")))
+    for asked, words in servers:
+        left = {name: part for name, part in asked.items() if name not in found}
+        if not left:
+            continue
+        with server(arguments, *words) as url:
+            for name, part in left.items():
+                found[name] = part(url)
+                keep(found)
 
 
 def show(found: dict[str, Any]) -> None:
     """The table of appends, and what else was measured."""
     table = Table("clients", "local p50", "remote p50", "remote p99", "over local", "share of local", "reference p50")
-    for entry in found["append"]:
+    for entry in (part for name, part in found.items() if name.startswith("append")):
         cells = [entry["local"]["p50_ms"], entry["remote"]["p50_ms"], entry["remote"]["p99_ms"]]
         cells.append(entry["p50_over_local_ms"])
         share, reference = f"{entry['share_of_local']:.0%}", f"{entry['reference']['p50_ms']:.1f} ms"
         table.add_row(str(entry["clients"]), *(f"{cell:.1f} ms" for cell in cells), share, reference)
     console = Console()
     console.print(table)
-    for name in ("local", "remote"):
-        numbers = found[f"peek_{name}"]
+    for name in ("peek local", "peek remote"):
+        numbers = found[name]
         console.print(
-            f"peek of {CANDIDATES}, {name}: {numbers['times_faster_than_separate']:.1f} times as fast as streams that "
+            f"{name} of {CANDIDATES}: {numbers['times_faster_than_separate']:.1f} times as fast as streams that "
             f"have the history, {numbers['times_faster_than_built']:.1f} times as fast as streams that are given it"
         )
-    console.print(f"{found['memory_per_history'] / 1e6:.2f} MB per history")
-    if "replicas" in found:
-        rates = {name: f"{numbers['frames_per_s']:.0f}" for name, numbers in found["replicas"].items()}
-        console.print(f"frames per second of 8 clients: one server {rates['one']}, two replicas {rates['two']}")
+    console.print(f"{found['memory per history'] / 1e6:.2f} MB per history")
+    for name in ("one server", "two replicas"):
+        if name in found:
+            console.print(f"frames per second of 8 clients, {name}: {found[name]['frames_per_s']:.0f}")
+
+
+def measured(options: dict[str, Any], name: str) -> dict[str, Any]:
+    """The parts that a run with the same options has left."""
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    return before["parts"] if before.get("options") == options else {}
 
 
 def main() -> None:
-    """Measures, shows and writes."""
+    """Measures what is not measured yet, writes and shows it."""
     arguments = tyro.cli(Args)
-    found = measure(arguments)
+    asked = ("model", "device", "size", "steps", "rounds")
+    options = {name: getattr(arguments, name) for name in asked}
+    found = measured(options, arguments.name)
+    if found:
+        Console().print(f"measured before: {', '.join(found)}")
+    measure(arguments, found, lambda parts: write_result(arguments.name, {"options": options, "parts": parts}))
     show(found)
-    options = {"model": arguments.model, "device": arguments.device, "size": arguments.size}
-    path = write_result(arguments.name, {"options": options | {"steps": arguments.steps}, **found})
-    Console().print(f"numbers are in {path}")
+    Console().print(f"numbers are in {RESULTS / arguments.name}.json")
 
 
 if __name__ == "__main__":
