@@ -11,12 +11,10 @@ import numpy as np
 from rich.table import Table
 
 from robometer_rl.adapting.examples import Example, Split, outcome
+from robometer_rl.evaluation.verdict import LEAST_EPISODES
 from robometer_rl.frames import as_frames
 
-__all__ = ["LEAST_EPISODES", "Survey", "look_at"]
-
-LEAST_EPISODES: Final = 30
-"""With fewer episodes neither a model nor a verdict about it means much."""
+__all__ = ["Survey", "look_at"]
 
 _LEAST_OF_EACH: Final = 10  # successes, and failures
 _FLAT: Final = 2.0  # grey values that pictures vary by, in which nothing can be seen

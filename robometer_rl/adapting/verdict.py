@@ -20,11 +20,12 @@ from robometer_rl.adapting.survey import Survey
 from robometer_rl.evaluation.calibration import MAX_FALSE_ALARMS, MIN_RECALL, Evidence, gather_evidence
 from robometer_rl.evaluation.metrics import auroc, pearson, ranking_accuracy
 from robometer_rl.evaluation.scoring import ScoredEpisode
+from robometer_rl.evaluation.verdict import Check, check
 from robometer_rl.frames import Clip
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
-__all__ = ["Check", "Outcome", "Seen", "Verdict", "ask", "false_alarms_among", "judge", "success_evidence"]
+__all__ = ["Outcome", "Seen", "Verdict", "ask", "false_alarms_among", "judge", "success_evidence"]
 
 _STILL: Final = 12  # frames of a still picture
 
@@ -81,23 +82,6 @@ class Outcome:
     final: float
     true_final: float | None
     fires: float
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that a usable model can do.
-
-    Attributes:
-        name: What is measured.
-        value: What was found.
-        expected: What is asked for, in words.
-        passed: Whether that is met.
-    """
-
-    name: str
-    value: float
-    expected: str
-    passed: bool
 
 
 @dataclass(frozen=True)
@@ -184,7 +168,7 @@ def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessRule | None) -> Ver
         rule: The success rule that was chosen; None if none could be.
     """
     checks = [*_order(seen), *_levels(seen), *_against_impostors(seen), *_rule(rule, seen)]
-    missed = [f"{each.name} is {each.value:.2f}, expected {each.expected}" for each in checks if not each.passed]
+    missed = [str(each) for each in checks if not each.passed]
     threshold = None if rule is None or not rule.usable else rule.threshold
     return Verdict(
         reasons=(*survey.hopeless, *missed),
@@ -194,14 +178,6 @@ def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessRule | None) -> Ver
         held_out=len(seen),
         early=None if rule is None else rule.early,
     )
-
-
-def _check(name: str, value: float, at_least: float | None = None, at_most: float | None = None) -> Check:
-    """NaN, of what cannot be measured, is not enough."""
-    if at_least is not None:
-        return Check(name, value, f"at least {at_least:.2f}", bool(value >= at_least))
-    assert at_most is not None
-    return Check(name, value, f"at most {at_most:.2f}", bool(value <= at_most))
 
 
 def _ends_done(each: Seen) -> bool:
@@ -218,7 +194,7 @@ def _order(seen: Sequence[Seen]) -> list[Check]:
     both = len(seen) > 0 and done.any() and not done.all()
     order = ranking_accuracy(finals, done) if both else float("nan")
     area = auroc(np.concatenate(said), np.concatenate(true)) if both else float("nan")
-    return [_check("success above failure", order, 0.9), _check("success AUROC", area, 0.9)]
+    return [check("success above failure", order, 0.9), check("success AUROC", area, 0.9)]
 
 
 def _levels(seen: Sequence[Seen]) -> list[Check]:
@@ -226,15 +202,15 @@ def _levels(seen: Sequence[Seen]) -> list[Check]:
     checks = []
     done = [each.final for each in seen if _ends_done(each)]
     if done:
-        checks.append(_check("final progress of successes", float(np.mean(done)), 0.8))
+        checks.append(check("final progress of successes", float(np.mean(done)), 0.8))
     idle = [each.final for each in seen if "random" in outcome(each.example) and not each.example.succeeds]
     if idle:
-        checks.append(_check("final progress of random motion", float(np.mean(idle)), at_most=0.2))
+        checks.append(check("final progress of random motion", float(np.mean(idle)), at_most=0.2))
     true = [each.true_final for each in seen if not each.example.succeeds]
     paid = [each.final for each in seen if not each.example.succeeds]
     over = [one - worth for one, worth in zip(paid, true, strict=True) if worth is not None]
     if over:
-        checks.append(_check("failures paid above their worth", float(np.mean(over)), at_most=0.2))
+        checks.append(check("failures paid above their worth", float(np.mean(over)), at_most=0.2))
     return checks
 
 
@@ -242,7 +218,7 @@ def _against_impostors(seen: Sequence[Seen]) -> list[Check]:
     """Whether it is better than what sees nothing, and calm where nothing moves."""
     if not seen:
         return []
-    checks = [_check("progress that a still picture makes", float(np.mean([each.still for each in seen])), at_most=0.1)]
+    checks = [check("progress that a still picture makes", float(np.mean([each.still for each in seen])), at_most=0.1)]
     measured = [each for each in seen if each.example.measured]
     if measured and len(measured) == len(seen):
         truth = np.concatenate([each.example.labels.progress for each in measured])
@@ -255,8 +231,8 @@ def _against_impostors(seen: Sequence[Seen]) -> list[Check]:
         least = {"a clock": 0.0, "one frame alone": -0.05}
         found = {name: pearson(np.concatenate(values), truth) for name, values in curves.items()}
         own = found.pop("")
-        checks.append(_check("correlation with true progress", own, 0.7))
-        checks += [_check(f"the same, less that of {name}", own - value, least[name]) for name, value in found.items()]
+        checks.append(check("correlation with true progress", own, 0.7))
+        checks += [check(f"the same, less that of {name}", own - value, least[name]) for name, value in found.items()]
     return checks
 
 
@@ -269,10 +245,10 @@ def _rule(rule: SuccessRule | None, seen: Sequence[Seen]) -> list[Check]:
     if rule is None:
         return []
     failures = sum(not each.example.succeeds for each in seen)
-    checks = [_check("successes that the success rule sees", rule.recall, MIN_RECALL)]
+    checks = [check("successes that the success rule sees", rule.recall, MIN_RECALL)]
     if failures:
         least = false_alarms_among(failures)
-        checks.append(_check("failures that it takes for successes", rule.false_alarms, at_most=least))
+        checks.append(check("failures that it takes for successes", rule.false_alarms, at_most=least))
     return checks
 
 

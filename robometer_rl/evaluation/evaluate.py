@@ -20,6 +20,7 @@ from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.metrics import Estimate
 from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.scoring import Condition, Scores, Scoring, score_episodes
+from robometer_rl.evaluation.verdict import EvaluationVerdict, GateError, check, judge_metrics, read_gate
 from robometer_rl.files import write_text
 from robometer_rl.formats.opening import open_episodes
 from robometer_rl.frames import FrameProtocol, parse_protocol, scored_steps
@@ -69,6 +70,8 @@ class EvaluateConfig:
         device: Where to run.
         dtype: Precision; as stored if None.
         seed: Of the choice of pairs, wrong tasks, paraphrases and jitter.
+        gate: JSON file of limits, as in ``{"success_above_failure": {"at_least": 0.9}, "stall_rise": {"at_most":
+            0.1}}``; the command fails where one is not kept or cannot be measured.
     """
 
     model: tyro.conf.Positional[str]
@@ -86,6 +89,7 @@ class EvaluateConfig:
     device: str = "cpu"
     dtype: str | None = None
     seed: int = 0
+    gate: Path | None = None
 
     def __post_init__(self) -> None:
         # All before hours of scoring.
@@ -98,6 +102,8 @@ class EvaluateConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         TargetConfig(reaching=self.reaching)
+        if self.gate is not None:
+            read_gate(self.gate)
 
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
@@ -142,6 +148,7 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
 
     Raises:
         ValueError: A condition that does not apply, see `score_episodes`.
+        GateError: The numbers, which are written, are not within the limits of ``config.gate``.
     """
     protocol = model.default_protocol if config.protocol is None else parse_protocol(config.protocol)
     scoring = Scoring(protocol, config.every, config.pairs, config.seed, config.reaching, show_progress=True)
@@ -153,7 +160,24 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
     evaluation.write(config.output)
     plots = write_plots(config.output.with_suffix(""), scores, model.model_id)
     logger.info("wrote %s and %d plots in %s", config.output, len(plots), config.output.with_suffix(""))
+    _say(evaluation.verdict)
+    if config.gate is not None:
+        _hold_against(config.gate, evaluation)
     return evaluation
+
+
+def _say(verdict: EvaluationVerdict) -> None:
+    open_console().print("\n".join([f"verdict: {verdict.light}", *(f"  {each}" for each in verdict.sentences)]))
+
+
+def _hold_against(gate: Path, evaluation: Evaluation) -> None:
+    missing = Estimate(float("nan"), float("nan"), float("nan"), 0)
+    checks = [
+        check(name, evaluation.metrics.get(name, missing).value, **limits) for name, limits in read_gate(gate).items()
+    ]
+    if missed := [str(each) for each in checks if not each.passed]:
+        raise GateError(f"{evaluation.facts['model']} is outside of the limits of {gate}: {'; '.join(missed)}")
+    logger.info("within all %d limits of %s", len(checks), gate)
 
 
 def evaluate_model(
@@ -214,6 +238,8 @@ def _evaluation(model: RewardModel, scoring: Scoring, scores: dict[str, Scores],
         conditions=_measured(scores, None),
         facts=_facts(model, scoring, episodes, scores["recorded"].threshold),
         groups={name: _measured(scores, members) for name, members in sorted(groups.items())},
+        unknown_tasks=model.doubts.unknown_tasks,
+        strange_pictures=model.doubts.strange_pictures,
     )
 
 
@@ -262,13 +288,23 @@ class Evaluation:
 
     Attributes:
         conditions: Of all episodes; see `robometer_rl.evaluation.measures.measure` for the names.
-        groups: The same by group of episodes, where groups were asked for.
         facts: What was evaluated on what.
+        groups: The same by group of episodes, where groups were asked for.
+        unknown_tasks: Instructions that the model says it was not trained on.
+        strange_pictures: Whether it says that it was trained on other pictures.
     """
 
     conditions: Measured
     facts: Mapping[str, Any]
     groups: Mapping[str, Measured] = field(default_factory=dict)
+    unknown_tasks: Sequence[str] = ()
+    strange_pictures: bool = False
+
+    @property
+    def verdict(self) -> EvaluationVerdict:
+        """What to make of it."""
+        episodes = sum(self.facts["episodes"].values())
+        return judge_metrics(self.metrics, episodes, self.unknown_tasks, self.strange_pictures)
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:
@@ -282,6 +318,7 @@ class Evaluation:
             {
                 "schema_version": SCHEMA_VERSION,
                 **self.facts,
+                "verdict": self.verdict.as_dict(),
                 "metrics": conditions.pop("recorded"),
                 "conditions": conditions,
                 "groups": {name: _plain(measured) for name, measured in self.groups.items()},

@@ -39,6 +39,7 @@ __all__ = ["AGENT", "judged_episodes", "measure"]
 AGENT: Final = "agent"
 """How the skills of learning agents begin."""
 
+_REGRESSION: Final = 0.2  # of true progress that is lost again in an episode that goes back
 _RESAMPLES = 300  # where the statistic is slow: of all frames rather than of one number per episode
 
 
@@ -62,7 +63,8 @@ def measure(scores: Scores, chosen: Sequence[int] | None = None) -> dict[str, Es
         - ``success_above_failure``, ``final_tau_a``, ``success_fail_difference``, ``final_progress_<skill>``: whether
           final progress puts the episodes of a task in the order of their quality.
         - ``graded_ranking_accuracy`` and ``graded_error``: whether it follows graded outcomes, where there are any.
-        - ``wrong_task_progress`` of experts under another task's instruction, ``stall_rise`` after the robot stops.
+        - ``wrong_task_progress`` of experts under another task's instruction, ``stall_rise`` after the robot stops,
+          ``regression_correlation`` of progress with true progress where that falls again.
         - ``preference_accuracy_...`` in both orders.
         - ``farming_...``, where there are episodes of learning agents; see `_farming`.
 
@@ -215,7 +217,16 @@ def _nothing_done(scores: Scores, positions: list[int]) -> dict[str, Estimate]:
             frame = min(int(np.searchsorted(episode.steps, stop)), len(episode) - 1)
             rises.append(stall_rise(scored.progress, frame))
     wrong = [wrong_task_progress(scored.wrong_task) for scored in chosen if scored.wrong_task is not None]
-    return {"wrong_task_progress": bootstrap(wrong), "stall_rise": bootstrap(rises)}
+    undone = [
+        spearman(each.progress, each.truth)
+        for each in chosen
+        if each.truth is not None and np.max(np.maximum.accumulate(each.truth) - each.truth) >= _REGRESSION
+    ]
+    return {
+        "wrong_task_progress": bootstrap(wrong),
+        "stall_rise": bootstrap(rises),
+        "regression_correlation": bootstrap(undone),
+    }
 
 
 def _preference(scores: Scores, positions: list[int]) -> dict[str, Estimate]:

@@ -42,6 +42,18 @@ class Doubts:
         self._strange = deque[bool](maxlen=_RECENT)
         self._at_floor = 0
 
+    @property
+    def unknown_tasks(self) -> list[str]:
+        """Instructions that the model was asked about and not trained on; the first few."""
+        with self._lock:
+            return sorted(self._named)
+
+    @property
+    def strange_pictures(self) -> bool:
+        """Whether it was shown other pictures than those that it was trained on."""
+        with self._lock:
+            return "pictures" in self._said
+
     def unknown_task(self, model: str, task: str, known: list[str]) -> None:
         """Notes that a model is asked about a task that it was not trained on.
 

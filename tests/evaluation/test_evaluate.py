@@ -9,6 +9,7 @@ from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_model, select_episodes
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.scoring import Scoring, score_episodes
+from robometer_rl.evaluation.verdict import GateError
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
@@ -253,3 +254,14 @@ def test_a_model_that_answers_nan_is_not_measured(episodes, field, said):
     if field == "preference":
         with pytest.raises(ValueError, match=r"expected values in \[0, 1\], for pair 0 of"):
             evaluate_model(BrokenModel(field, 1.5), episodes)
+
+
+def test_a_model_outside_of_its_limits_fails_the_command(episodes, tmp_path):
+    gate = tmp_path / "gate.json"
+    config = EvaluateConfig("oracle", tmp_path, gate=None, output=tmp_path / "said.json")
+    gate.write_text(json.dumps({"success_above_failure": {"at_least": 0.9}, "stall_rise": {"at_most": 0.1}}))
+    evaluate(replace(config, gate=gate), Oracle(), episodes)
+    assert json.loads((tmp_path / "said.json").read_text())["verdict"]["light"] == "yellow", "there are 12 episodes"
+    gate.write_text(json.dumps({"success_above_failure": {"at_most": 0.5}, "no_such": {"at_least": 0.1}}))
+    with pytest.raises(GateError, match=r"success_above_failure is 1\.00, expected at most 0\.50; no_such is nan"):
+        evaluate(replace(config, gate=gate), Oracle(), episodes)
