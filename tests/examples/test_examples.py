@@ -48,7 +48,7 @@ def test_sb3_metaworld_keeps_what_it_was_paid_beside_what_it_achieved(tmp_path: 
     assert (folder / "result.json").read_text() == before, "a finished run is not repeated"
 
 
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sb3_remote_is_paid_by_other_processes(tmp_path: Path, servers: int) -> None:
     shown = run("sb3_remote", tmp_path, "--model", str(CHECKPOINT), "--servers", str(servers))
     assert shown.count("serving ") == servers
