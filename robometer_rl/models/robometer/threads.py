@@ -4,7 +4,9 @@ One new frame of a small model is some hundred operations of tens of microsecond
 them ends with a wait for the slowest, and torch's threads wait by spinning: with a processor for every thread that
 saves a third of the time, but beside other busy processes (simulators, other runs) a thread that waits keeps the one
 that it waits for from running, and a frame takes ten times as long or more. ``benchmarks/threads.py`` measures it.
-Little work is therefore done on one thread, and large work on as many as torch has.
+Little work is therefore done on one thread, and large work on as many as torch has. Threads that sleep while they wait
+(``OMP_WAIT_POLICY=PASSIVE``, which servers and other commands set) leave the processor to whom they wait for: they gain
+from smaller work already, and lose less beside others.
 
 `torch.set_num_threads` is not made for this: threads that begin to compute meanwhile would keep the small number for
 good, and MKL would obey it in all threads. `at_most` sets it in the calling thread alone.
@@ -25,7 +27,7 @@ from typing import Final
 
 import torch
 
-__all__ = ["ONE_THREAD_WORK", "at_most", "threads_for"]
+__all__ = ["ONE_THREAD_WORK", "ONE_THREAD_WORK_ASLEEP", "at_most", "threads_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,20 @@ That is 38 environments of robometer-mini (5.5 million parameters) whose frames 
 frame of a model with 4 billion parameters.
 """
 
+ONE_THREAD_WORK_ASLEEP: Final = 2e9
+"""The same where threads sleep while they wait: 19 environments of robometer-mini.
+
+On two cores, 32 of them behind a server take 120 ms on two threads and 187 ms on one; 16 gained on one processor and
+lost on another, where it takes longer to wake a thread (results of ``benchmarks/serving.py`` and ``threads.py``).
+"""
+
+# The runtime reads it when torch is imported, and never again.
+_ASLEEP: Final = os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "PASSIVE"
+
 
 def threads_for(parameters: int, tokens: int) -> int | None:
     """Threads for one pass of so many tokens through a network of so many parameters; None for all that torch has."""
-    return 1 if parameters * tokens <= ONE_THREAD_WORK else None
+    return 1 if parameters * tokens <= (ONE_THREAD_WORK_ASLEEP if _ASLEEP else ONE_THREAD_WORK) else None
 
 
 @contextmanager

@@ -14,7 +14,12 @@ import torch
 
 from robometer_rl import Clip, NestedFrames, UniformFrames, load_reward_model
 from robometer_rl.models.robometer.inference import Robometer
-from robometer_rl.models.robometer.threads import ONE_THREAD_WORK, at_most, threads_for
+from robometer_rl.models.robometer.threads import (
+    ONE_THREAD_WORK,
+    ONE_THREAD_WORK_ASLEEP,
+    at_most,
+    threads_for,
+)
 
 T = TypeVar("T")
 
@@ -24,7 +29,8 @@ PAIR = (Clip(EPISODE[:4], TASK), Clip(EPISODE[4:8], TASK))
 
 
 @pytest.fixture(autouse=True)
-def _three_threads() -> Iterator[None]:
+def _three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("robometer_rl.models.robometer.threads._ASLEEP", False)  # whatever tests are started with
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -106,14 +112,16 @@ def test_limits_of_several_threads_do_not_meet() -> None:
         assert list(pool.map(limited, [1, 2, 3, 1])) == [(1, 1, 3), (2, 2, 3), (3, 3, 3), (1, 1, 3)]
 
 
-def test_the_size_of_the_work_decides() -> None:
+@pytest.mark.parametrize(("asleep", "limit"), [(False, ONE_THREAD_WORK), (True, ONE_THREAD_WORK_ASLEEP)])
+def test_the_size_of_the_work_decides(asleep: bool, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robometer_rl.models.robometer.threads._ASLEEP", asleep)
     frame = 16 * 16 // 4 + 8  # tokens of 256 x 256 pixels
     assert threads_for(5_500_000, 0) == 1
     assert threads_for(5_500_000, 16 * frame // 4) == 1
     assert threads_for(5_500_000, 200 * frame) is None
     assert threads_for(4_000_000_000, frame) is None
-    assert threads_for(1, int(ONE_THREAD_WORK)) == 1
-    assert threads_for(1, int(ONE_THREAD_WORK) + 1) is None
+    assert threads_for(1, int(limit)) == 1
+    assert threads_for(1, int(limit) + 1) is None
 
 
 @pytest.mark.parametrize("protocol", [NestedFrames(8), UniformFrames(8)])
