@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +39,7 @@ class VectorCache:
         file: Where they are kept, shared by whoever names the same file; None keeps them in memory only.
 
     Raises:
-        ValueError: The file is of another kind.
+        ValueError: The file is of another kind; from all methods, it is damaged or has no room left.
     """
 
     def __init__(self, file: str | Path | None = None) -> None:
@@ -45,12 +47,11 @@ class VectorCache:
         self._file = None
         if file is None:
             return
-        try:
+        self._place = file
+        with self._named():
             self._file = sqlite3.connect(file, timeout=60.0, check_same_thread=False)
             with self._file:
                 self._file.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
-        except sqlite3.Error as error:
-            raise ValueError(f"{file} cannot keep vectors: {error}; name another file") from error
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:
         """The vector of ``key``, None if it was never put."""
@@ -59,7 +60,8 @@ class VectorCache:
             return found
         if self._file is None:
             return None
-        row = self._file.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
+        with self._named():
+            row = self._file.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         self._remember(key, np.frombuffer(row[0], np.float32))
@@ -71,13 +73,21 @@ class VectorCache:
             self._remember(key, vector)
         if self._file is not None:
             rows = [(key, vector.tobytes()) for key, vector in vectors.items()]
-            with self._file:
+            with self._named(), self._file:
                 self._file.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
     def _remember(self, key: bytes, vector: NDArray[np.float32]) -> None:
         self._recent[key] = vector
         while len(self._recent) > _KEPT:
             self._recent.popitem(last=False)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Says which file SQLite's errors are about, and what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ValueError(f"{self._place} cannot keep vectors: {error}; remove it, or name another file") from error
 
 
 def encoder_pixels(frames: NDArray[np.uint8]) -> torch.Tensor:

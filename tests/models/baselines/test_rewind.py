@@ -177,3 +177,14 @@ def test_weights_and_settings_of_something_else_are_refused(directories: dict[st
         ReWiNDShape.of(load_file(weights_file("tokens_causal_bins")), {"causal_mask": "yes"})
     with pytest.raises(ValueError, match="cannot keep vectors"):
         VectorCache(tmp_path / "model.safetensors")
+
+
+def test_a_cache_that_is_damaged_later_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.sqlite"
+    keys = [bytes([number]) * 32 for number in range(200)]
+    VectorCache(file).put({key: np.ones(200, np.float32) for key in keys})
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\x7f" * (len(content) - 4096)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"vectors\.sqlite cannot keep vectors.*remove it"):
+        VectorCache(file).get(keys[100])
