@@ -7,7 +7,9 @@ evaluate on, in which several collections may be evaluated together. The table i
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +39,8 @@ _PLACES: Final[Mapping[Stage, tuple[tuple[str, ...], str]]] = {
 """The environment variables that say where data is, the first that is set counts, and the folder if none is."""
 
 _TABLE: Final = Path(__file__).parent.parent / "assets" / "published_data.json"
+
+_LONGEST: Final = 60  # letters of a short name
 
 
 class UnknownGroupError(ValueError):
@@ -70,11 +74,13 @@ class Published:
         groups: By name, the lists of keys; those that are evaluated together are in a tuple.
         collections: By key.
         archives: Ids on the Hub of the repositories of preprocessed caches in archives, the newer one first.
+        short_names: What the reference's evaluation calls some collections, by key; see `short_name`.
     """
 
     groups: Mapping[str, Mapping[GroupList, tuple[str | tuple[str, ...], ...]]]
     collections: Mapping[str, Collection]
     archives: tuple[str, ...]
+    short_names: Mapping[str, str]
 
     def keys(self, names: Iterable[str], lists: Sequence[GroupList] = ("train", "eval")) -> tuple[str, ...]:
         """Keys of the collections that are meant by names of groups and collections, each once, in order.
@@ -109,6 +115,22 @@ class Published:
             if (each.repository.partition("/")[2], each.subset) == (repository, subset)
         ]
         return known[0] if len(known) == 1 else f"{repository}_{subset}".replace("/", "_").replace(":", "_")
+
+    def short_name(self, keys: Sequence[str]) -> str:
+        """What the reference's evaluation calls a set, or several that are judged jointly, in files and metrics.
+
+        Where two of its short names are the same, so that their files would overwrite each other, the long one stays.
+
+        Example:
+            >>> published().short_name(["aliangdw_metaworld_metaworld_eval"])
+            'mw_eval'
+            >>> published().short_name(["my/data set:one"])
+            'my_data_set_one'
+        """
+        joined = "_".join(self.short_names.get(key, _plain(key)) for key in keys)
+        if len(joined) <= _LONGEST:
+            return joined
+        return f"{joined[:51]}_{hashlib.md5('_'.join(keys).encode()).hexdigest()[:8]}"
 
     def _keys(self, name: str, lists: Sequence[GroupList]) -> Iterator[str]:
         if name in self.groups:
@@ -147,11 +169,15 @@ def published() -> Published:
         for name, lists in table["groups"].items()
     }
     problems = table["unavailable"]
-    listed = Published(groups, {}, tuple(table["processed"]))
+    listed = Published(groups, {}, tuple(table["processed"]), table["short_names"])
     every = {key for name in groups for which in groups[name] for key in listed._of(name, which)}
     every |= {problem["stand_in"] for problem in problems.values() if "stand_in" in problem}
     collections = {key: _collection(key, table["repositories"], problems.get(key, {})) for key in sorted(every)}
-    return Published(groups, collections, listed.archives)
+    return Published(groups, collections, listed.archives, listed.short_names)
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"_+", "_", re.sub(r'[/\\:*?"<>| ,]', "_", key)).strip("_")
 
 
 def _collection(key: str, repositories: Iterable[str], problem: Mapping[str, str]) -> Collection:

@@ -44,3 +44,13 @@ def test_names_that_are_none_are_errors_in_words():
         published().keys(["rbm"])
     with pytest.raises(UnknownGroupError, match="rbm-1m-ood has no list to train; it has one to eval"):
         published().keys(["rbm-1m-ood"], ["train"])
+
+
+def test_short_names_are_those_of_the_reference():
+    table = published()
+    joint = ["usc_franka", "jesbu1_utd_so101_clean_top_mine", "x"]
+    assert table.short_name(["jesbu1_mit_franka_p-rank_rfm_mit_franka_p-rank_rfm"]) == "mit_franka"
+    assert table.short_name(joint) == "usc_franka_jesbu1_utd_so101_clean_top_mine_x"
+    # Recorded from the reference: what is too long ends in a digest of the whole.
+    assert table.short_name(["a" * 40, "b" * 40]) == f"{'a' * 40}_{'b' * 10}_974b8bdd"
+    assert set(table.short_names) <= set(table.collections)

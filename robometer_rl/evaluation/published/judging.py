@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
+from robometer_rl.data.published import published
 from robometer_rl.evaluation.metrics import Estimate
 from robometer_rl.evaluation.published import measured
 from robometer_rl.evaluation.published.answers import Answerer
 from robometer_rl.evaluation.published.measured import Legacy
-from robometer_rl.evaluation.published.names import short_name
 from robometer_rl.evaluation.published.questions import (
     Dataset,
     Drawing,
@@ -152,8 +152,8 @@ def judge(
         ValueError: There is nothing in the set to ask about.
     """
     plain = replace(drawing, padded=False)
-    published = drawing if legacy_only else replace(drawing, padded=True)
-    questions: dict[str, list[Any]] = {"legacy": list(_DRAWN[kind](dataset, published))}
+    as_published = drawing if legacy_only else replace(drawing, padded=True)
+    questions: dict[str, list[Any]] = {"legacy": list(_DRAWN[kind](dataset, as_published))}
     if not legacy_only:
         questions["corrected"] = list(_DRAWN[kind](dataset, plain))
     if not questions["legacy"]:
@@ -185,7 +185,7 @@ def judge(
     prefixes = {None: "whole clips", 0: "a prefix per frame"}.get(drawing.prefixes, f"{drawing.prefixes} prefixes")
     return Judged(
         kind=kind,
-        name=short_name(dataset.names),
+        name=published().short_name(dataset.names),
         frame_rule=f"{rule}, {prefixes}",
         manifest=manifest_of(judged_by),
         questions=len(judged_by),
