@@ -17,6 +17,9 @@ has, made with the same options, is not made again, and recordings and features 
 * ``recall``, ``false_alarms``: parts of the successes that the success rule sees, and of all episodes in which it fires
   before the task is done or for nothing; ``verdict`` has what was expected of both.
 * ``wrapped_return``: what `RobometerReward` pays experts in the running environment, less what it pays random motion.
+* ``altered``: order, AUROC and final progress on the first of the same episodes in other light, and seen by a camera
+  moved by 3 cm and turned by 5 degrees, which no training episode shows; ``warned`` is whether the model says so.
+* ``streaming_ms``: medians of one frame for the model, for ``mini``, and of drawing it, in turns.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, play, record, relabelled
-from benchmarks.foreign.worlds import KINDS, World
+from benchmarks.foreign.worlds import ALTERED, KINDS, World
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
@@ -67,6 +70,7 @@ class Args:
         minutes: How long a model may take.
         steps: Steps of training; by default as many as ``robometer-rl adapt`` takes.
         size: Pixels of a frame.
+        altered: Episodes in other light, and seen by another camera.
         wrapped: Episodes of experts, and of random motion, that are paid in the running environment.
         output: Where recordings and models go.
         name: Of the file with the results.
@@ -81,6 +85,7 @@ class Args:
     minutes: float = 10.0
     steps: int | None = None
     size: int = 128
+    altered: int = 18
     wrapped: int = 6
     output: Path = Path("outputs/own_environment")
     name: str = "own_environment"
@@ -95,7 +100,7 @@ class Args:
 def smallest(args: Args) -> Args:
     """What takes minutes."""
     return replace(
-        args, labels=("progress",), episodes=(12,), seeds=(0,), test=6, minutes=0.3, steps=10, wrapped=1,
+        args, labels=("progress",), episodes=(12,), seeds=(0,), test=6, altered=3, minutes=0.3, steps=10, wrapped=1,
         output=args.output / "smoke", name=f"{args.name}_smoke", smoke=False,
     )  # fmt: skip
 
@@ -133,7 +138,8 @@ def _result(args: Args, cell: dict[str, Any]) -> dict[str, Any]:
     store = record(world, folder / "recordings", train=train, test=args.test, seed=seed, size=args.size)
     run = folder / f"{cell['labels']}-{cell['episodes']}"
     taken = _adapted(args, store, run, cell)
-    model = load_reward_model(str(run / "model" / CHECKPOINT))
+    checkpoint = str(run / "model" / CHECKPOINT)
+    model = load_reward_model(checkpoint)
     test = [trajectory for trajectory in store if trajectory.split == "test"][: args.test]
     seen = ask(model, make_examples(test))
     return {
@@ -144,6 +150,8 @@ def _result(args: Args, cell: dict[str, Any]) -> dict[str, Any]:
         **_measures(test, seen, world),
         **_rule(model, seen),
         "wrapped_return": _wrapped(model, world, args),
+        "altered": {what: _altered(checkpoint, world, folder / what, args, what) for what in ALTERED},
+        "streaming_ms": _streaming(model, world, args),
     }
 
 
@@ -218,6 +226,39 @@ def _wrapped(model: RewardModel, world: World, args: Args) -> dict[str, float]:
         env.close()
     means = {kind: float(np.mean(values)) for kind, values in paid.items()}
     return {**means, "difference": means["expert"] - means["random"]}
+
+
+def _altered(checkpoint: str, world: World, folder: Path, args: Args, what: str) -> dict[str, Any]:
+    """What is left of the order of episodes in other pictures, asked of a model that has not doubted any yet."""
+    model = load_reward_model(checkpoint)
+    count = min(args.altered, args.test)
+    store = record(world, folder, train=0, test=count, seed=0, size=args.size, altered=what)
+    test = sorted(store, key=lambda each: each.seed or 0)
+    measures = _measures(test, ask(model, make_examples(test)), world)
+    kept = ("success_above_failure", "success_auroc", "final", "true_final", "correlation")
+    return {**{name: measures[name] for name in kept}, "warned": model.doubts.strange_pictures}
+
+
+def _streaming(model: RewardModel, world: World, args: Args) -> dict[str, float]:
+    """Milliseconds of one frame: drawn, and scored behind its history."""
+    mini = load_reward_model("mini")
+    streams = {"adapted": model.stream([world.task]), "mini": mini.stream([world.task])}
+    times: dict[str, list[float]] = {"drawing": [], **{name: [] for name in streams}}
+    env, rng = world.make(args.size), np.random.default_rng(0)
+    try:
+        env.reset(seed=TEST_SEEDS, options=world.reset_options(rng))
+        for _ in range(world.max_steps - 1):
+            env.step(rng.uniform(-0.3, 0.3, env.action_space.shape).astype(np.float32))
+            began = time.perf_counter()
+            frame = np.asarray(env.render())
+            times["drawing"].append(time.perf_counter() - began)
+            for name, stream in streams.items():
+                began = time.perf_counter()
+                stream.append(frame[None])
+                times[name].append(time.perf_counter() - began)
+    finally:
+        env.close()
+    return {name: float(np.median(each[5:])) * 1000 for name, each in times.items()}
 
 
 def _found(args: Args) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.foreign.worlds import Floats, Script, World, staged_progress
+from benchmarks.foreign.worlds import Floats, Script, World, alter_model, staged_progress
 
 __all__ = ["Lift"]
 
@@ -78,6 +78,13 @@ class Lift(World):
             max_episode_steps=self.max_steps,
         )
         self._layout = env.get_wrapper_attr("state_layout")
+        return env
+
+    def alter(self, env: gym.Env[Any, Any], what: str) -> gym.Env[Any, Any]:
+        """Other light or another place of the camera, in the compiled model."""
+        simulator: Any = env.get_wrapper_attr("simulator")
+        model = simulator.sim.model
+        alter_model(model._model, what, model.camera_name2id("agentview"))
         return env
 
     def script(self, kind: str, rng: np.random.Generator) -> Script:

@@ -7,8 +7,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image
 
-from benchmarks.foreign.worlds import Floats, Script, World
+from benchmarks.foreign.worlds import TINT, TURNED, Floats, Script, World
 from robometer_rl.extras import require
 
 __all__ = ["PushT"]
@@ -20,6 +21,7 @@ _COVERAGE = 0.85  # of the shadow that counts as done; the script is no champion
 _STEP = 60.0  # pixels that an action moves the pusher's aim by at most
 _RADIUS = 15.0
 _CENTRE = 45.0  # pixels from the middle of the bar's edge to the centre of gravity
+_ASIDE = 0.05  # of the width by which pictures are moved
 _TURN = 60.0  # pixels that a radian of wrong angle is worth
 
 
@@ -42,6 +44,21 @@ class _RelativeAim(gym.ActionWrapper[Any, Any, Any]):
     def action(self, action: Any) -> Floats:
         agent = np.array(self.env.unwrapped.agent.position)  # pyright: ignore[reportAttributeAccessIssue]
         return np.clip(agent + _STEP * np.asarray(action), 20.0, 492.0).astype(np.float32)
+
+
+class _OtherPictures(gym.Wrapper[Any, Any, Any, Any]):
+    """Pictures in other light, or turned and moved: the environment draws on a plane and has no camera."""
+
+    def __init__(self, env: gym.Env[Any, Any], what: str) -> None:
+        super().__init__(env)
+        self._what = what
+
+    def render(self) -> Any:
+        drawn = np.asarray(self.env.render())
+        if self._what == "light":
+            return (drawn * TINT).astype(np.uint8)
+        aside = (round(_ASIDE * drawn.shape[1]), 0)
+        return np.asarray(Image.fromarray(drawn).rotate(TURNED, translate=aside, fillcolor=(255, 255, 255)))
 
 
 class _PushScript(Script):
@@ -98,6 +115,10 @@ class PushT(World):
         )
         env.unwrapped.success_threshold = _COVERAGE  # pyright: ignore[reportAttributeAccessIssue]
         return _RelativeAim(env)
+
+    def alter(self, env: gym.Env[Any, Any], what: str) -> gym.Env[Any, Any]:
+        """Pictures that are darker and warmer, or turned by 5 degrees and moved by a twentieth of their width."""
+        return _OtherPictures(env, what)
 
     def script(self, kind: str, rng: np.random.Generator) -> Script:
         """Who acts."""

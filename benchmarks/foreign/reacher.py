@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.foreign.worlds import Floats, Script, World
+from benchmarks.foreign.worlds import Floats, Script, World, alter_model
 from robometer_rl.extras import require
 
 __all__ = ["Reacher"]
@@ -30,6 +30,7 @@ class _Suite(gym.Env[Floats, Floats]):
         if sys.platform == "linux":
             os.environ.setdefault("MUJOCO_GL", "egl")
         self._suite = require("dm_control.suite", "foreign").load("reacher", "hard", task_kwargs={"random": 0})
+        self.physics = self._suite.physics
         self._size = size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (8,))
@@ -45,14 +46,14 @@ class _Suite(gym.Env[Floats, Floats]):
         for _ in range(2):
             reward = self._suite.step(action).reward
         # In the target and slow: an arm that swings through it has not got there.
-        rests = bool(np.abs(self._suite.physics.velocity()).max() < _SLOW)
+        rests = bool(np.abs(self.physics.velocity()).max() < _SLOW)
         return self._observation(), float(reward or 0.0), False, False, {"is_success": rests and reward == 1.0}
 
     def render(self) -> Any:
-        return self._suite.physics.render(self._size, self._size, camera_id=0)
+        return self.physics.render(self._size, self._size, camera_id=0)
 
     def _observation(self) -> Floats:
-        physics = self._suite.physics
+        physics = self.physics
         finger, target = (physics.named.data.geom_xpos[name, :2] for name in ("finger", "target"))
         return np.concatenate([physics.position(), physics.velocity(), finger, target])
 
@@ -107,6 +108,12 @@ class Reacher(World):
     def make(self, size: int) -> gym.Env[Any, Any]:
         """The environment, looked at from above."""
         return gym.wrappers.TimeLimit(_Suite(size), self.max_steps)
+
+    def alter(self, env: gym.Env[Any, Any], what: str) -> gym.Env[Any, Any]:
+        """Other light or another place of the camera, in the model."""
+        inner: Any = env.unwrapped
+        alter_model(inner.physics.model, what, 0)
+        return env
 
     def script(self, kind: str, rng: np.random.Generator) -> Script:
         """Who acts."""

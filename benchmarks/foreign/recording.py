@@ -72,7 +72,9 @@ def play(env: Any, world: World, kind: str, seed: int) -> float:
     return paid
 
 
-def record(world: World, folder: Path, *, train: int, test: int, seed: int, size: int) -> TrajectoryStore:
+def record(
+    world: World, folder: Path, *, train: int, test: int, seed: int, size: int, altered: str | None = None
+) -> TrajectoryStore:
     """Records what the store does not have yet.
 
     Args:
@@ -82,10 +84,13 @@ def record(world: World, folder: Path, *, train: int, test: int, seed: int, size
         test: Episodes to judge by.
         seed: Of the training episodes.
         size: Pixels of a frame.
+        altered: What is different in the pictures, one of `ALTERED`; None for the usual ones.
     """
     store = TrajectoryStore(folder)
     truth = _Truth(world)
     base = world.make(size)
+    if altered is not None:
+        base = world.alter(base, altered)
     try:
         for split, count, first in (("train", train, 10_000 * seed), ("test", test, TEST_SEEDS)):
             env = RecordTrajectories(

@@ -13,11 +13,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-__all__ = ["KINDS", "Floats", "Script", "World", "staged_progress"]
+__all__ = ["ALTERED", "KINDS", "TINT", "TURNED", "Floats", "Script", "World", "alter_model", "staged_progress"]
 
 KINDS = ("expert", "noisy", "stop_halfway", "wrong_place", "no_contact", "random")
 """Skills of the scripts; the task is done by the first, and sometimes by the second."""
+
+ALTERED = ("light", "camera")
+"""What may be different in the pictures: weaker and warmer light; a camera moved by 3 cm and turned by 5 degrees."""
+
+TINT = np.array([0.85, 0.7, 0.55])
+"""Of red, green and blue light, what is left in the other light."""
+
+TURNED = 5.0
+"""Degrees by which the camera is turned."""
+
+_MOVED = 0.03  # metres
 
 Floats = NDArray[np.floating[Any]]
 
@@ -93,6 +105,10 @@ class World(ABC):
         """The environment, with frames of about ``size`` pixels; it ends its episodes after `max_steps`."""
 
     @abstractmethod
+    def alter(self, env: gym.Env[Any, Any], what: str) -> gym.Env[Any, Any]:
+        """The environment that `make` has made, with other pictures for as long as it lives; ``what`` of `ALTERED`."""
+
+    @abstractmethod
     def script(self, kind: str, rng: np.random.Generator) -> Script:
         """Who acts."""
 
@@ -112,6 +128,18 @@ class World(ABC):
     def reset_options(self, rng: np.random.Generator) -> dict[str, Any] | None:
         """What an episode begins with, where the environment leaves it to the caller."""
         return None
+
+
+def alter_model(model: Any, what: str, camera: int | None = None) -> None:
+    """Alters a MuJoCo model; a camera moves to its right and turns about its own upright axis."""
+    if what == "light":
+        headlight = model.vis.headlight
+        for light in (headlight.ambient, headlight.diffuse, model.light_ambient, model.light_diffuse):
+            light[:] = light * TINT
+    elif camera is not None:
+        turned = Rotation.from_quat(model.cam_quat[camera], scalar_first=True)
+        model.cam_pos[camera] += turned.apply([_MOVED, 0.0, 0.0])
+        model.cam_quat[camera] = (turned * Rotation.from_euler("y", TURNED, degrees=True)).as_quat(scalar_first=True)
 
 
 def staged_progress(reach: float, first_reach: float, carry: float, first_carry: float) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, episodes_of, record, relabelled
-from benchmarks.foreign.worlds import KINDS, staged_progress
+from benchmarks.foreign.worlds import ALTERED, KINDS, staged_progress
 from tests.data.runs import trajectory
 from tests.library import ROOT
 
@@ -87,3 +87,25 @@ def test_the_benchmark_runs_on_its_smallest_sizes(tmp_path: Path) -> None:
     assert (result["world"], result["labels"], result["episodes"]) == ("reacher", "progress", 12)
     assert 0.0 <= result["success_above_failure"] <= 1.0
     assert set(result["final"]) <= set(KINDS)
+    assert set(result["altered"]) == set(ALTERED)
+    assert set(result["streaming_ms"]) == {"adapted", "mini", "drawing"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORLDS)
+def test_other_light_and_another_camera_show_other_pictures_of_the_same_scene(name: str) -> None:
+    pytest.importorskip(PACKAGES[name])
+    pictures = {}
+    for what in (None, *ALTERED):
+        world = WORLDS[name]()
+        env = world.make(128)
+        env = env if what is None else world.alter(env, what)
+        for _ in range(2):  # a reset keeps what was altered
+            env.reset(seed=5, options=world.reset_options(np.random.default_rng(3)))
+        pictures[what] = np.asarray(env.render(), np.float64)
+        env.close()
+    usual = pictures[None]
+    assert pictures["light"].mean((0, 1))[2] < 0.9 * usual.mean((0, 1))[2]  # less blue
+    moved = np.abs(pictures["camera"] - usual).mean(-1)
+    assert (moved > 20).mean() > 0.01
+    assert abs(pictures["camera"].mean() - usual.mean()) < 0.15 * usual.mean()
