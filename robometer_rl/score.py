@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import tyro
@@ -13,7 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from robometer_rl.files import write_text
-from robometer_rl.frames import Clip, FrameProtocol, check_task, parse_protocol, scored_steps
+from robometer_rl.frames import Clip, FrameError, FrameProtocol, check_task, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
 from robometer_rl.report.episode import EpisodeScores
@@ -22,9 +23,20 @@ from robometer_rl.report.overlay import overlay_frames
 from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Series, Video, reduced, render_page, series_of
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import EpisodeRewards, RewardSpec, episode_rewards
+from robometer_rl.tiles import TiledFrames
 from robometer_rl.video import Recording, read_recording, write_video
 
-__all__ = ["ScoreConfig", "episode_scores", "run_score", "score", "scored_series", "shown_seconds"]
+__all__ = [
+    "ScoreConfig",
+    "episode_scores",
+    "run_score",
+    "score",
+    "scored_series",
+    "shown_seconds",
+    "tiled_recording",
+]
+
+_SAME_RATE: Final = 0.01  # of two frame rates, the part by which they may differ
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,10 @@ class ScoreConfig:
     """Where the model runs, such as 'cuda'."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of the model; as stored in the checkpoint if not given."""
+    tile: tuple[Path, ...] = ()
+    """Recordings of other cameras, shown below VIDEO in one picture, for models that were trained on such."""
+    tiled: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """VIDEO shows several cameras in one picture already."""
     out: Path | None = None
     """Folder for the results; outputs/score/NAME for a video called NAME if not given."""
 
@@ -61,10 +77,44 @@ def run_score(config: ScoreConfig) -> None:
     check_task(config.task)
     _protocol(config)
     recording = read_recording(config.video, config.fps)
+    if config.tile:
+        recording = tiled_recording(config.video, recording, config.tile)
     scored_steps(len(recording), config.every)
     from robometer_rl.models.loading import load_reward_model
 
     score(config, recording, load_reward_model(config.model, config.device, config.dtype))
+
+
+def tiled_recording(path: Path, recording: Recording, others: Sequence[Path]) -> Recording:
+    """A recording with those of other cameras below it in one picture; the shortest decides how long it is.
+
+    Args:
+        path: Of the recording, for errors.
+        recording: What is on top.
+        others: Synchronised recordings, whose frames of the same numbers are shown.
+
+    Raises:
+        FrameError: They have other frame rates, or end before the first frame.
+        ImportError: The extra ``tiles`` is not installed.
+    """
+    views = [recording.frames]
+    for other in others:
+        found = read_recording(other)
+        if recording.fps and found.fps and abs(found.fps / recording.fps - 1) > _SAME_RATE:
+            raise FrameError(
+                f"{other} has {found.fps:g} frames per second and {path} {recording.fps:g}: what is tiled has to be "
+                "synchronised"
+            )
+        views.append(found.frames[recording.numbers[recording.numbers < len(found)]])
+    frames = TiledFrames(views)[:]
+    count = len(frames)
+    return replace(
+        recording,
+        frames=frames,
+        numbers=recording.numbers[:count],
+        times=None if recording.times is None else recording.times[:count],
+        true_success=None if recording.true_success is None else recording.true_success[:count],
+    )
 
 
 def _protocol(config: ScoreConfig) -> FrameProtocol | None:
@@ -83,6 +133,7 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
         One value per scored frame, see `robometer_rl.RewardModel.predict_steps`.
     """
     model.require("scoring a recording", progress=True)
+    model.require_views("scoring a recording", tiled=bool(config.tile) or config.tiled)
     clip = Clip(recording.frames, config.task)
     console = open_console()
     with open_console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from robometer_rl.frames import NestedFrames, TaskError
+from robometer_rl.frames import FrameError, NestedFrames, TaskError
 from robometer_rl.prediction import Prediction
-from robometer_rl.score import ScoreConfig, episode_scores, run_score, score
+from robometer_rl.score import ScoreConfig, episode_scores, run_score, score, tiled_recording
 from robometer_rl.video import Recording, VideoError, read_recording, write_video
 from tests.fixed_models import BrightnessModel
 
@@ -55,6 +55,35 @@ def test_it_writes_predictions_figure_and_overlay(config: ScoreConfig, capsys: p
     shown = capsys.readouterr().out
     for expected in ("6 in the file, 6 scored", "last 1.000", "from frame 4", "uniform(8)", "brightness", "float32"):
         assert expected in shown
+
+
+def test_recordings_of_other_cameras_are_shown_below(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    top, wrist = tmp_path / "top.npz", tmp_path / "wrist.npz"
+    np.savez(top, frames=grey_frames([30, 90, 150, 210, 240]), success=np.arange(5) > 2)
+    np.savez(wrist, frames=grey_frames([60, 60, 60, 0], size=16))
+    tiled = tiled_recording(top, read_recording(top), [wrist])
+    assert tiled.frames.shape == (4, 48, 32, 3)
+    np.testing.assert_array_equal(tiled.frames[:, 10, 10, 0], [30, 90, 150, 210])
+    np.testing.assert_array_equal(tiled.frames[:, 40, 10, 0], [60, 60, 60, 0])
+    assert (tiled.numbers.tolist(), tiled.true_success.tolist()) == ([0, 1, 2, 3], [False, False, False, True])
+    model = BrightnessModel()
+    prediction = score(ScoreConfig(top, TASK, tile=(wrist,), out=tmp_path / "out"), tiled, model)
+    assert prediction.progress[0] == pytest.approx((2 * 30 + 60) / 3 / 255, abs=1e-6)
+
+
+def test_what_is_tiled_is_synchronised(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    for name, fps in (("top", 10.0), ("wrist", 10.0), ("side", 25.0)):
+        write_video(tmp_path / f"{name}.mp4", grey_frames([30, 90, 150, 210, 30, 90], 64), fps)
+    thinned = read_recording(tmp_path / "top.mp4", fps=5)
+    tiled = tiled_recording(tmp_path / "top.mp4", thinned, [tmp_path / "wrist.mp4"])
+    assert tiled.numbers.tolist() == thinned.numbers.tolist()
+    np.testing.assert_allclose(tiled.frames[:, 80, 32, 0], tiled.frames[:, 32, 32, 0], atol=4)
+    with pytest.raises(
+        FrameError, match=r"25 frames per second and .*top\.mp4 10: what is tiled has to be synchronised"
+    ):
+        tiled_recording(tmp_path / "top.mp4", thinned, [tmp_path / "side.mp4"])
 
 
 def test_the_overlay_shows_each_frame_above_its_values(config: ScoreConfig) -> None:

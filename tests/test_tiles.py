@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from robometer_rl.frames import FrameError
+from robometer_rl.data.trajectory import TrajectoryError, are_tiled
+from robometer_rl.evaluation.calibration import score_success
+from robometer_rl.evaluation.scoring import Scoring, score_episodes
+from robometer_rl.frames import FrameError, UniformFrames
+from robometer_rl.models.controls import ChangedModel
+from robometer_rl.models.reward_model import UnsupportedByModelError
+from robometer_rl.relabeling.engine import Labeller, label_dataset
+from robometer_rl.score import ScoreConfig, score
 from robometer_rl.tiles import TiledFrames, TileLayout, tile, tile_views
+from robometer_rl.video import Recording
+from robometer_rl.wrappers import RobometerReward, Tiles
+from tests.data.episodes import make_episodes_of_two_tasks
+from tests.fixed_models import BrightnessModel
+from tests.relabeling.episodes import MemoryDataset, record
+from tests.wrappers.worlds import BrightnessWorld
 
 cv2 = pytest.importorskip("cv2")
 
@@ -82,3 +97,53 @@ def test_what_cannot_be_tiled_is_an_error_in_words():
         TileLayout(primary_fraction=1.0)
     with pytest.raises(ValueError, match="width"):
         TileLayout(width=0)
+
+
+class TiledModel(BrightnessModel):
+    """Was trained on tiled pictures."""
+
+    model_id = "tiled"
+    tiled = True
+
+
+EPISODES = make_episodes_of_two_tasks(2)
+TILED_EPISODES = [replace(each, metadata={**each.metadata, "tiled": True}) for each in EPISODES]
+RECORDING = Recording(np.zeros((4, 16, 16, 3), np.uint8), np.arange(4))
+OPENED = MemoryDataset({"0": record(3, 0)})
+
+
+@pytest.mark.parametrize(
+    ("purpose", "ask"),
+    [
+        ("scoring a recording", lambda model, path: score(ScoreConfig(path, "push", out=path), RECORDING, model)),
+        ("relabelling", lambda model, path: label_dataset(OPENED, Labeller(model))),
+        ("frames='render'", lambda model, path: RobometerReward(BrightnessWorld([1, 2]), model, "push")),
+        ("evaluation on episodes", lambda model, path: score_episodes(model, EPISODES, Scoring(UniformFrames(4)))),
+        (
+            "evaluation on episodes",
+            lambda model, path: score_episodes(model, TILED_EPISODES + EPISODES, Scoring(UniformFrames(4))),
+        ),
+        ("a success rule", lambda model, path: score_success(model, EPISODES)),
+        ("a success rule", lambda model, path: score_success(ChangedModel("shuffled", model), EPISODES)),
+    ],
+)
+def test_a_model_of_tiled_pictures_refuses_single_views(purpose, ask, tmp_path):
+    with pytest.raises(UnsupportedByModelError, match=f"^{purpose}.* shows single views to the model .*in one picture"):
+        ask(TiledModel(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    ask(BrightnessModel(), tmp_path / "out")
+
+
+def test_a_model_of_tiled_pictures_takes_tiled_ones(tmp_path):
+    model = TiledModel()
+    assert len(score(ScoreConfig(tmp_path / "a.npz", "push", tiled=True, out=tmp_path / "out"), RECORDING, model)) == 4
+    assert len(score_success(model, TILED_EPISODES)[0]) == len(EPISODES)
+    RobometerReward(BrightnessWorld([1, 2]), model, "push", frames=Tiles("render", "obs"))
+    with pytest.raises(UnsupportedByModelError, match="single views"):
+        RobometerReward(BrightnessWorld([1, 2]), model, "push", frames=(Tiles("render", "obs"), "obs"))
+
+
+def test_what_is_learned_from_is_of_one_kind():
+    assert (are_tiled(EPISODES), are_tiled(TILED_EPISODES)) == (False, True)
+    with pytest.raises(TrajectoryError, match="a model learns from one kind"):
+        are_tiled([*EPISODES, TILED_EPISODES[0]])

@@ -92,10 +92,12 @@ class Camera:
     Attributes:
         name: For messages.
         read: Takes the image from a view.
+        tiled: Whether the image shows several cameras.
     """
 
     name: str
     read: Callable[[View], Any]
+    tiled: bool = False
 
     def frame(self, view: View) -> NDArray[np.uint8]:
         """The frame, (H, W, 3) uint8; a copy, since another camera may draw into the same buffer in the same step.
@@ -165,7 +167,7 @@ def _parse_camera(
     if isinstance(source, Tiles):
         views = [_parse_camera(each, observation_space, stacked_spaces, render) for each in source.sources]
         name = f"tiles({', '.join(view.name for view in views)})"
-        return Camera(name, lambda view: tile([each.frame(view) for each in views], source.layout))
+        return Camera(name, lambda view: tile([each.frame(view) for each in views], source.layout), tiled=True)
     if callable(source):
         return Camera(str(source), lambda view: source(view.observation, view.info))
     if source == "render":

@@ -106,6 +106,7 @@ class EpisodeScorer:
         # Last, because loading a model takes long and everything above may be refused.
         self.model = _as_model(model)
         self.model.require_for(self.spec, live=True)
+        self.model.require_views(f"frames={frames!r}", tiled=all(camera.tiled for camera in cameras))
         if self._has_stages:
             self.model.require("going on to the next stage", success=True)
         self._protocol = _as_protocol(protocol, self.model)

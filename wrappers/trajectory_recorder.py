@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robometer_rl.data.store import TrajectoryStore, seal_if_installed
-from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.trajectory import TILED, Trajectory
 from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.true_success import TrueSuccessError, read_success
 from robometer_rl.wrappers.frame_sources import Camera, FrameSource, parse_cameras
@@ -41,8 +41,8 @@ class RecordOptions(TypedDict, total=False):
 
     Attributes:
         skill: Name of the policy that acts, as in ``"expert"`` or ``"random"``; may be set anew between episodes.
-        frames: ``"render"`` (the default), ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, or a callable of one environment's
-            (obs, info).
+        frames: ``"render"`` (the default), ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's
+            (obs, info), or `robometer_rl.wrappers.Tiles` of these.
         every: Keep frames 0, every, 2 every, ... counted from the reset, and the last of each episode (1).
         size: Shrink frames until their shorter side has this many pixels; None (the default) to keep them as they are.
         success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
@@ -155,11 +155,12 @@ class TrajectoryRecorder:
             raise ValueError(f"{task} cannot be recorded: a trajectory has one instruction; record the stages as tasks")
         _check_counts(every, size)
         if isinstance(frames, (tuple, list)):
-            raise ValueError(f"frames={frames!r} names {len(frames)} cameras; a trajectory has one: record it alone")
-        camera = parse_cameras(frames, observation_space, stacked_spaces, lambda: render_camera(every))
+            raise ValueError(f"frames={frames!r} names {len(frames)} cameras; a trajectory has one, or Tiles of them")
+        cameras = parse_cameras(frames, observation_space, stacked_spaces, lambda: render_camera(every))
+        self._tiled = cameras[0].tiled
         self._reader = MomentReader(
             task,
-            camera,
+            cameras,
             every=every,
             num_envs=num_envs,
             read_attribute=read_attribute,
@@ -302,6 +303,8 @@ class TrajectoryRecorder:
             "frame_interval": self._every,
             "return": episode.task_return,
         }
+        if self._tiled:
+            metadata[TILED] = True
         if self._state is not None and self._state.parts:
             metadata["state_parts"] = {part: list(place) for part, place in self._state.parts.items()}
         measured: dict[str, Any] = {scalar: np.array(values) for scalar, values in episode.scalars.items()}

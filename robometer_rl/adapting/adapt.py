@@ -35,7 +35,7 @@ from robometer_rl.adapting.proposals import Proposal, propose
 from robometer_rl.adapting.success_rule import SuccessRule, choose_success_rule
 from robometer_rl.adapting.survey import Survey, look_at
 from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge, success_evidence
-from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.trajectory import Trajectory, are_tiled
 from robometer_rl.data.verified import open_verified
 from robometer_rl.files import write_text
 from robometer_rl.models.compact.checkpoint import (
@@ -75,6 +75,7 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
     Raises:
         StoreError: There is no store, or all of it is damaged.
         TrajectoryError: Recordings that do not fit together, such as states of different widths.
+        UnsupportedByModelError: The run to go on from was trained on tiled pictures, and these are single views.
         CompactCheckpointError: There is no run to go on from.
         ImportError: The image network is not installed.
         ValueError: The output holds a model already, or the store no episodes to train on.
@@ -154,12 +155,14 @@ def _show_survey(config: AdaptConfig, survey: Survey) -> None:
 
 def _checkpoint(begun: CompactCheckpoint | None, examples: Sequence[Example], tower: Tower | None) -> CompactCheckpoint:
     tasks = {text: None for example in examples for text in example.texts}
+    tiled = are_tiled(example.episode for example in examples)
     if begun is not None:
+        CompactModel(begun, CHECKPOINT, CHECKPOINT).require_views("going on with these recordings", tiled=tiled)
         known = dict.fromkeys((*begun.config.tasks, *tasks))
         begun.network.requires_grad_(True)
-        return begun.configured(tasks=tuple(known), success_threshold=None)
+        return begun.configured(tasks=tuple(known), success_threshold=None, tiled=tiled)
     tower = pretrained_tower() if tower is None else tower
-    return CompactCheckpoint.build(CompactConfig(tuple(tasks), resolution=tower.resolution), tower)
+    return CompactCheckpoint.build(CompactConfig(tuple(tasks), resolution=tower.resolution, tiled=tiled), tower)
 
 
 @dataclass(frozen=True)

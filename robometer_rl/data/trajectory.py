@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from robometer_rl.documents import brief
 from robometer_rl.frames import Clip, FrameSequence, as_array, check_task
 
-__all__ = ["QualityLabel", "Trajectory", "TrajectoryError", "linear_progress"]
+__all__ = ["TILED", "QualityLabel", "Trajectory", "TrajectoryError", "are_tiled", "linear_progress"]
+
+TILED: Final = "tiled"
+"""The entry of `Trajectory.metadata` that is true where frames show several cameras, see `robometer_rl.tiles`."""
 
 QualityLabel = Literal["successful", "suboptimal", "failure"]
 
@@ -168,6 +171,11 @@ class Trajectory:
         return len(self.frames)
 
     @property
+    def tiled(self) -> bool:
+        """Whether its frames show several cameras in one picture, see `robometer_rl.tiles`."""
+        return self.metadata.get(TILED) is True
+
+    @property
     def success_index(self) -> int | None:
         """Index of the first frame in which the task is done; None if it never is, or if nobody judged."""
         if self.success is None or not self.success.any():
@@ -177,6 +185,21 @@ class Trajectory:
     def clip(self, task: str | None = None) -> Clip:
         """The frames with the instruction, or with another ``task``, as a model is asked about them."""
         return Clip(self.frames, self.task if task is None else task)
+
+
+def are_tiled(trajectories: Iterable[Trajectory]) -> bool:
+    """Whether trajectories that are learned from together show tiled pictures.
+
+    Raises:
+        TrajectoryError: Some do and some do not.
+    """
+    kinds = {trajectory.tiled: trajectory for trajectory in trajectories}
+    if len(kinds) > 1:
+        raise TrajectoryError(
+            f"trajectory {kinds[True].id!r} shows several cameras in one picture and {kinds[False].id!r} shows one; a "
+            "model learns from one kind: choose them by their data sources, or keep them in stores of their own"
+        )
+    return True in kinds
 
 
 def linear_progress(num_frames: int, success_index: int) -> NDArray[np.float32]:

@@ -205,6 +205,7 @@ def score_success(
         since the last scored frame, in each of them.
     """
     model.require("a success rule", success=True)
+    model.require_views("a success rule", tiled=all(episode.tiled for episode in episodes))
     judged = [(episode.clip(), episode.success) for episode in episodes if episode.success is not None]
     clips = track([clip for clip, _ in judged], "scoring", console=open_console(stderr=True), transient=True)
     predictions = [model.predict_steps([clip], protocol, every)[0] for clip in clips]

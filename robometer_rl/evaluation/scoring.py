@@ -179,12 +179,14 @@ def score_episodes(
 
     Raises:
         ValueError: The condition is ``paraphrased`` and no episode has a paraphrase.
-        UnsupportedByModelError: The model does not say how far a task has come.
+        UnsupportedByModelError: The model does not say how far a task has come, or was trained on tiled pictures and
+            these are single views.
     """
     if condition == "paraphrased" and not any(episode.instructions for episode in episodes):
         raise ValueError("none of these episodes has a second instruction to be paraphrased with")
     labelled = label_trajectories(episodes, config=TargetConfig(reaching=scoring.reaching))
     model.require("evaluation on episodes", progress=True)
+    model.require_views("evaluation on episodes", tiled=all(episode.tiled for episode in episodes))
     questions = _Questions(model, list(episodes), scoring, condition)
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()

@@ -1,18 +1,30 @@
-"""What data sets leave open: which arrays are pictures, which camera is read, and how the pictures hang."""
+"""What data sets leave open: which arrays are pictures, which cameras are read, and how the pictures hang."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from robometer_rl.data.reading import SourceError
+from robometer_rl.data.reading import SourceError, Unreadable, attempt
+from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.extras import require
 from robometer_rl.frames import FrameError, rgb_shape
 from robometer_rl.video.lazy import Orientation
 
-__all__ = ["Assumptions", "Cameras", "cameras_among", "choose_camera", "choose_cameras"]
+__all__ = [
+    "Assumptions",
+    "Cameras",
+    "Shown",
+    "attempt_views",
+    "cameras_among",
+    "choose_camera",
+    "choose_cameras",
+    "views_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +35,10 @@ _SHOWN: Final[Mapping[Orientation, str]] = {
     "flip": "with their rows in the other order",
     "rotate": "turned by 180 degrees",
 }
+
+
+Shown = tuple[str, ...]
+"""The cameras that a trajectory shows: one, or several in one tiled picture with the first on top."""
 
 
 class Cameras(NamedTuple):
@@ -97,6 +113,47 @@ def choose_cameras(
 ) -> tuple[str, ...]:
     """The cameras asked for, each once, or the only one there is; raises `SourceError` like `choose_camera`."""
     return tuple(dict.fromkeys(choose_camera(where, cameras, name, refused) for name in asked or (None,)))
+
+
+def views_of(where: object, cameras: tuple[str, ...], tile: bool) -> tuple[Shown, ...]:
+    """What the trajectories of an episode show: each camera has one of its own, unless all of them are tiled.
+
+    Args:
+        where: What error messages call the data set.
+        cameras: Those that were chosen, in order.
+        tile: Whether they are shown in one picture.
+
+    Raises:
+        SourceError: One camera is to be tiled.
+        ImportError: The extra ``tiles`` is not installed, and it is asked for.
+
+    Example:
+        >>> views_of("kitchen", ("top", "wrist"), tile=False)
+        (('top',), ('wrist',))
+    """
+    if not tile:
+        return tuple((camera,) for camera in cameras)
+    require("cv2", "tiles")
+    if len(cameras) < 2:
+        raise SourceError(
+            f"{where}: a tiled picture needs several cameras, got {', '.join(cameras)}; name them in order, the one on "
+            "top first"
+        )
+    return (cameras,)
+
+
+def attempt_views(
+    name: str, views: Sequence[Shown], read: Callable[[Shown], Trajectory]
+) -> Iterator[Trajectory | Unreadable]:
+    """An episode as often as it is shown; see `robometer_rl.data.reading.attempt`.
+
+    Args:
+        name: Of the episode.
+        views: Of `views_of`.
+        read: Reads the episode as these cameras show it.
+    """
+    for shown in views:
+        yield attempt(name if len(views) == 1 else f"{name}, {', '.join(shown)}", partial(read, shown))
 
 
 class Assumptions:

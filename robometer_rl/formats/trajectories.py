@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError
-from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.dataset import RecordedEpisode
+from robometer_rl.data.trajectory import TILED, QualityLabel, Trajectory
+from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
+from robometer_rl.tiles import tile_views
 
 __all__ = [
     "Outcome",
@@ -21,6 +24,8 @@ __all__ = [
     "outcome_of",
     "quality_of",
     "success_of_frames",
+    "tiled",
+    "tiled_name",
     "trajectory_of",
 ]
 
@@ -43,10 +48,10 @@ class Stated(NamedTuple):
 
 
 def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -> Trajectory:
-    """What is imported of a recorded episode that shows one camera.
+    """What is imported of a recorded episode.
 
     Args:
-        episode: The episode.
+        episode: The episode, with one camera, or with several that are shown in one picture.
         stated: What the user says.
         unknown: What the error message says if neither the user nor the data set knows how it ended.
 
@@ -54,6 +59,8 @@ def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -
         SourceError: Neither knows.
         ValueError: It makes no trajectory, see `Trajectory`.
     """
+    if len(episode.cameras) > 1:
+        episode = tiled(episode)
     (frames,) = episode.cameras.values()
     facts: dict[str, Any] = {**episode.facts}
     graded = facts.pop("quality_label", None)
@@ -70,6 +77,31 @@ def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -
         instructions=episode.tasks[1:],
         **facts,
     )
+
+
+def tiled(episode: RecordedEpisode) -> RecordedEpisode:
+    """The episode with its cameras in one picture, the first on top.
+
+    Raises:
+        FrameError: It has one camera only, or pictures too small to be tiled.
+    """
+    first = next(iter(episode.cameras))
+    metadata = {**episode.facts.get("metadata", {}), TILED: True}
+    return replace(
+        episode,
+        cameras={tiled_name(tuple(episode.cameras)): tile_views(episode.cameras, first)},
+        facts=episode.facts | RecordedFacts(metadata=metadata),
+    )
+
+
+def tiled_name(cameras: Sequence[str]) -> str:
+    """What the tiled picture of some cameras is called.
+
+    Example:
+        >>> tiled_name(("top", "wrist"))
+        'tiles(top, wrist)'
+    """
+    return f"tiles({', '.join(cameras)})"
 
 
 def episode_id(data_source: str, *names: str) -> str:

@@ -144,7 +144,7 @@ class ChangedModel(RewardModel):
         self.source, self.model_id = f"control:{change}:{model.source}", f"{model.model_id} ({change})"
         self.revision, self.dtype = model.revision, model.dtype
         self.default_protocol, self.success_threshold = model.default_protocol, model.success_threshold
-        self.has_progress, self.has_success = model.has_progress, model.has_success
+        self.has_progress, self.has_success, self.tiled = model.has_progress, model.has_success, model.tiled
 
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`."""

@@ -194,6 +194,8 @@ class RewardModel(ABC):
         has_success: Whether it says how likely a task is done; if not, `Prediction.success` is None.
         causal: Whether what it says of a step depends on frames up to that step only. One that looks at whole
             episodes overrides `predict_steps`, and cannot pay an agent that is still acting.
+        tiled: Whether it was trained on pictures that show several cameras, see `robometer_rl.tiles`, which is another
+            thing than what one of them shows.
         doubts: What speaks against believing it, said once in the log.
         lock: Held while the model computes, so that several threads may share one. A stream belongs to one thread.
     """
@@ -209,6 +211,7 @@ class RewardModel(ABC):
     has_progress: bool = True
     has_success: bool = True
     causal: bool = True
+    tiled: bool = False
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -234,6 +237,22 @@ class RewardModel(ABC):
         if missing := [name for name, lacking in lacks.items() if lacking]:
             raise UnsupportedByModelError(
                 f"{purpose} needs {' and '.join(missing)}, which the model {self.model_id!r} does not give"
+            )
+
+    def require_views(self, purpose: str, *, tiled: bool) -> None:
+        """Refuses to show single views to a model that was trained on tiled pictures.
+
+        Args:
+            purpose: What shows them, as the beginning of a sentence such as ``"scoring a recording"``.
+            tiled: Whether pictures are tiled, all of them.
+
+        Raises:
+            UnsupportedByModelError: The model was, and they are not.
+        """
+        if self.tiled and not tiled:
+            raise UnsupportedByModelError(
+                f"{purpose} shows single views to the model {self.model_id!r}, which was trained on several cameras in "
+                "one picture: give it such pictures (--tile of commands, Tiles of wrappers; docs/wrappers.md)"
             )
 
     def require_for(self, spec: RewardSpec, *, live: bool) -> None:

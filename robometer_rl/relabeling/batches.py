@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Final, TypeVar
 
 import numpy as np
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Unreadable, unreadable
 from robometer_rl.formats.dataset import EpisodeError, RecordedEpisode, RelabelDataset
+from robometer_rl.formats.trajectories import tiled
 from robometer_rl.frames import Clip, FrameSequence, as_frames, scored_steps
-from robometer_rl.tiles import tile_views
 
 __all__ = [
     "IN_MEMORY_BYTES",
@@ -40,8 +40,6 @@ __all__ = [
     "decode_pack",
     "groups",
     "open_episode",
-    "tiled",
-    "tiled_name",
     "tokens",
 ]
 
@@ -96,26 +94,6 @@ def open_episode(dataset: RelabelDataset, key: str) -> Opened:
         return tiled(episode) if dataset.options.tile else episode
     except EPISODE_DAMAGE as error:
         return unreadable(key, error)
-
-
-def tiled(episode: RecordedEpisode) -> RecordedEpisode:
-    """The episode with its cameras in one picture, the first on top.
-
-    Raises:
-        FrameError: It has one camera only, or pictures too small to be tiled.
-    """
-    first = next(iter(episode.cameras))
-    return replace(episode, cameras={tiled_name(tuple(episode.cameras)): tile_views(episode.cameras, first)})
-
-
-def tiled_name(cameras: Sequence[str]) -> str:
-    """What the tiled picture of some cameras is called.
-
-    Example:
-        >>> tiled_name(("top", "wrist"))
-        'tiles(top, wrist)'
-    """
-    return f"tiles({', '.join(cameras)})"
 
 
 def decode_pack(together: Iterable[Opened], every: int) -> Pack:

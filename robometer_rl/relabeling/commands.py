@@ -13,6 +13,7 @@ from rich.table import Table
 
 from robometer_rl.documents import read_text
 from robometer_rl.files import remove_left_over
+from robometer_rl.formats.conventions import views_of
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import parse_protocol
@@ -98,8 +99,7 @@ def run_relabel(config: RelabelConfig) -> None:
         ),
         config.format,
     )
-    if config.tile and len(dataset.cameras) < 2:
-        raise ValueError(f"a tiled picture needs several cameras, got {', '.join(dataset.cameras)}; name them in order")
+    views_of(config.dataset, dataset.cameras, config.tile)  # raises if there is nothing to tile
     writer = dataset.writer(_mode(config, kind.modes), config.output)
     if not journal_path(writer).exists():
         writer.check()
@@ -143,9 +143,11 @@ def relabel(
         FileExistsError: Something else is at the destination.
         JournalError: The journal is that of a run with another model, dataset or setting, or is damaged.
         NothingLabelledError: All episodes are skipped.
+        UnsupportedByModelError: The model was trained on tiled pictures, and the dataset is not opened so.
         VerificationError: An episode has other labels when it is scored again.
         OSError: No space, no permission; the dataset is untouched, and what was labelled is in the journal.
     """
+    labeller.require_views(dataset)
     path = journal_path(writer)
     provenance = labeller.provenance(dataset)
     if not path.exists():

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset, fingerprint
+from robometer_rl.formats.trajectories import tiled_name
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import NonFiniteOutputError, Prediction
@@ -35,7 +36,6 @@ from robometer_rl.relabeling.batches import (
     decode_pack,
     groups,
     open_episode,
-    tiled_name,
     tokens,
 )
 from robometer_rl.relabeling.journal import Entry, Journal
@@ -105,6 +105,10 @@ class Labeller:
     def threshold(self) -> float:
         """The success threshold in force."""
         return self.spec.threshold(self.model.success_threshold)
+
+    def require_views(self, dataset: RelabelDataset) -> None:
+        """Raises `UnsupportedByModelError` where the model was not trained on the pictures that it would be shown."""
+        self.model.require_views(f"relabelling {dataset.options.path}", tiled=dataset.options.tile)
 
     def label(self, pack: Pack) -> list[Entry]:
         """What becomes of the episodes of a pack; all of their clips go to the model in one call.
@@ -236,9 +240,11 @@ def label_dataset(
 
     Raises:
         NothingLabelledError: All episodes are skipped.
+        UnsupportedByModelError: The model was trained on tiled pictures, and the dataset is not opened so.
         NonFiniteOutputError: The model answered NaN.
         OSError: The journal, or decoded frames of a long episode, could not be written.
     """
+    labeller.require_views(dataset)
     entries: list[Entry] = [] if journal is None else list(journal.entries)
     if entries:
         logger.info("going on after %d of %d episodes", len(entries), len(dataset))

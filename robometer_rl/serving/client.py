@@ -49,6 +49,7 @@ class RemoteRewardModel(RewardModel):
         self.connection = connection
         self.source = connection.address
         try:
+            about = {"tiled": False, **about}  # which older servers do not say
             for name in MODEL_FACTS:
                 setattr(self, name, about[name])
             self.default_protocol = parse_protocol(about["default_protocol"])
@@ -80,16 +81,22 @@ class RemoteRewardModel(RewardModel):
     def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
         """See `RewardModel.compare`."""
         found = [np.zeros(0, np.float32)]
+        stated = {"both_orders": both_orders, **self.views}
         for chunk in self._chunks(pairs, lambda pair: _nbytes(pair[0]) + _nbytes(pair[1])):
             tasks = [first.task for first, _ in chunk]
             frames = [clip.read() for pair in chunk for clip in pair]
-            answer = self.ask("POST", "/v1/compare", self.packed({"tasks": tasks, "both_orders": both_orders}, frames))
+            answer = self.ask("POST", "/v1/compare", self.packed({"tasks": tasks, **stated}, frames))
             found.append(answer.message.arrays[0])
         return np.concatenate(found)
 
     def stream(self, tasks: Sequence[str], protocol: FrameProtocol | None = None) -> RewardStream:
         """See `RewardModel.stream`; the server keeps the histories, one frame is sent per step."""
         return RemoteStream(self, tasks, protocol or self.default_protocol)
+
+    @property
+    def views(self) -> dict[str, bool]:
+        """What heads say of the frames behind them: who asks has seen to it, see `RewardModel.require_views`."""
+        return {"tiled": True} if self.tiled else {}
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """An answer of the server, if it still serves the same model.
@@ -113,7 +120,9 @@ class RemoteRewardModel(RewardModel):
     def _ask_about(self, path: str, clips: Sequence[Clip], head: Mapping[str, Any]) -> list[Prediction]:
         found: list[Prediction] = []
         for chunk in self._chunks(clips, _nbytes):
-            body = self.packed({**head, "tasks": [clip.task for clip in chunk]}, [clip.read() for clip in chunk])
+            body = self.packed(
+                {**head, **self.views, "tasks": [clip.task for clip in chunk]}, [clip.read() for clip in chunk]
+            )
             message = self.ask("POST", path, body).message
             said = unpack_predictions(message.head["predictions"], message.arrays)
             same_length("predictions of the server", len(said), len(chunk))
@@ -238,7 +247,7 @@ class RemoteStream(RewardStream):
         """Begins a stream at the server with what the histories are now."""
         listed = [{"length": each.length, "frames": sorted(each.frames)} for each in self._histories]
         arrays = [np.stack([each.frames[n] for n in sorted(each.frames)]) for each in self._histories if each.frames]
-        head: dict[str, Any] = {"tasks": self.tasks, "protocol": str(self.protocol)}
+        head: dict[str, Any] = {"tasks": self.tasks, "protocol": str(self.protocol), **self.model.views}
         if arrays:
             head["restore"] = listed
         about = self.model.ask("POST", "/v1/streams", self.model.packed(head, arrays)).content

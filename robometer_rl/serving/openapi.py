@@ -71,7 +71,19 @@ RESET: Final = _request(
 """Histories to be emptied."""
 
 _PIXELS: Final = _list({"type": "array"}, description="(T, H, W, 3) integers from 0 to 255")
-_TRAJECTORY: Final = _object(["frames", "task"], frames=_PIXELS, task=_TEXT, frames_shape=_list(_NUMBER))
+_TRAJECTORY: Final = _object(
+    ["task"],
+    frames=_PIXELS,
+    task=_TEXT,
+    frames_shape=_list(_NUMBER),
+    views={"type": "object", "description": "frames by the name of their camera, in place of frames: they are tiled"},
+    primary_view=_TEXT,
+    secondary_views=_list(_TEXT),
+    target_width=_NUMBER,
+    target_height=_NUMBER,
+    primary_height_fraction={"type": "number"},
+    tiled={"type": "boolean", "description": "whether frames show several cameras in one picture"},
+)
 _SAMPLE: Final = _object(
     ["sample_type"],
     sample_type={"enum": ["progress", "preference"]},

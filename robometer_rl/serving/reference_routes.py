@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.archives import ARCHIVE_DAMAGE
 from robometer_rl.documents import DocumentError, brief, parse_json
+from robometer_rl.extras import require
 from robometer_rl.frames import Clip, FrameError, as_frames
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
 from robometer_rl.prediction import Prediction
@@ -30,12 +32,14 @@ from robometer_rl.serving.calls import Question
 from robometer_rl.serving.limits import Limits
 from robometer_rl.serving.problems import Problem
 from robometer_rl.serving.service import RewardServer
+from robometer_rl.tiles import TileLayout, tile_views
 
 __all__ = ["ReferenceRoutes", "read_npy"]
 
 _PARTS: Final = 1024
 # With `use_frame_steps` every prefix of a clip is shown as so many frames.
 _SHOWN: Final = 4
+_VIEWS: Final = 16
 _LONGEST_HEADER: Final = 10_000
 
 Parts = Mapping[str, bytes]
@@ -114,7 +118,8 @@ class ReferenceRoutes:
     async def _evaluate(self, request: Request, samples: list[Any], files: Parts, steps: object) -> Response:
         limits = self._server.settings.limits
         limits.check_count(len(samples), "samples", "samples")
-        read = [_read_sample(sample, number, files, limits) for number, sample in enumerate(samples)]
+        model = self._server.model
+        read = [_read_sample(sample, number, files, limits, model) for number, sample in enumerate(samples)]
         # Reading pixels from text takes long enough for others to notice.
         items = [sample.item for sample in await asyncio.to_thread(lambda: [sample() for sample in read])]
         clips = [item for item in items if isinstance(item, Clip)]
@@ -189,7 +194,9 @@ def _boolean(value: object) -> bool:
     return found
 
 
-def _read_sample(sample: object, number: int, files: Parts, limits: Limits) -> Callable[[], _Sample]:
+def _read_sample(
+    sample: object, number: int, files: Parts, limits: Limits, model: RewardModel
+) -> Callable[[], _Sample]:
     """Checks what a sample is, and returns what reads it."""
     name = f"sample_{number}"
     kind = sample.get("sample_type") if isinstance(sample, dict) else None
@@ -202,7 +209,11 @@ def _read_sample(sample: object, number: int, files: Parts, limits: Limits) -> C
         trajectory = sample.get(key)
         if not isinstance(trajectory, dict):
             raise Problem(422, "value", f"{name}.{key} is {brief(trajectory)}; expected a trajectory", name)
-        frames = _frames(trajectory, f"{name}.{key}.frames", files, limits)
+        if trajectory.get("views") is not None:
+            frames = _tiled(trajectory, f"{name}.{key}.views", files, limits)
+        else:
+            model.require_views(f"{name}.{key} without views", tiled=trajectory.get("tiled") is True)
+            frames = _frames(trajectory, f"{name}.{key}.frames", files, limits)
         return Clip(frames, cast(str, trajectory.get("task") if task is None else task))
 
     def pair() -> _Sample:
@@ -212,10 +223,49 @@ def _read_sample(sample: object, number: int, files: Parts, limits: Limits) -> C
     return pair if kind == "preference" else lambda: _Sample(clip("trajectory"))
 
 
+def _tiled(trajectory: Mapping[str, Any], name: str, files: Parts, limits: Limits) -> NDArray[np.uint8]:
+    """Views of several cameras as one picture; see `robometer_rl.tiles`."""
+    views = trajectory["views"]
+    if not isinstance(views, dict) or not 2 <= len(views) <= _VIEWS:
+        raise FrameError(f"{name} is {brief(views)}; expected 2 to {_VIEWS} views by their names")
+    primary, secondary = trajectory.get("primary_view"), trajectory.get("secondary_views")
+    if primary is not None and not isinstance(primary, str):
+        raise FrameError(f"{name}: primary_view is {brief(primary)}; expected one of {brief(list(views))}")
+    if secondary is not None and (
+        not isinstance(secondary, list) or not all(isinstance(each, str) for each in secondary)
+    ):
+        raise FrameError(f"{name}: secondary_views is {brief(secondary)}; expected a list of names of views")
+    try:
+        require("cv2", "tiles")
+    except ImportError as error:
+        raise UnsupportedByModelError(f"{name} cannot be tiled on this server: {error}") from error
+    fraction = trajectory.get("primary_height_fraction")
+    layout = TileLayout(
+        trajectory.get("target_width"),
+        trajectory.get("target_height"),
+        **({} if fraction is None else {"primary_fraction": fraction}),
+    )
+    arrays = {view: _array(given, f"{name}.{view}", files, limits) for view, given in views.items()}
+    tiles = tile_views(arrays, next(iter(views)) if primary is None else primary, secondary, layout)
+    limits.check_frames(tiles.shape, name)
+    if (size := math.prod(tiles.shape)) > limits.body:
+        raise Problem(413, "too_large", f"{name} tile to {size} bytes; this server takes {limits.body}", name)
+    return tiles[:]
+
+
 def _frames(trajectory: Mapping[str, Any], name: str, files: Parts, limits: Limits) -> NDArray[np.uint8]:
     given = trajectory.get("frames")
     if given is None:
         raise UnsupportedByModelError(f"{name} is missing; this model needs frames and takes no embeddings")
+    array = _array(given, name, files, limits)
+    shape = trajectory.get("frames_shape")
+    if shape is not None and (not isinstance(shape, list) or shape != list(array.shape)):
+        raise FrameError(f"{name} has the shape {list(array.shape)}, and frames_shape says {brief(shape)}")
+    return as_frames(array)
+
+
+def _array(given: object, name: str, files: Parts, limits: Limits) -> NDArray[Any]:
+    """An array as it was sent, in a part or as text."""
     if isinstance(given, dict):
         key = given.get("__numpy_file__")
         if not isinstance(key, str) or key not in files:
@@ -224,10 +274,7 @@ def _frames(trajectory: Mapping[str, Any], name: str, files: Parts, limits: Limi
     else:
         array = _pixels(given, name)
     limits.check_frames(array.shape, name)
-    shape = trajectory.get("frames_shape")
-    if shape is not None and (not isinstance(shape, list) or shape != list(array.shape)):
-        raise FrameError(f"{name} has the shape {list(array.shape)}, and frames_shape says {brief(shape)}")
-    return as_frames(array)
+    return array
 
 
 def _pixels(given: object, name: str) -> NDArray[Any]:

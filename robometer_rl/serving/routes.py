@@ -86,13 +86,13 @@ class Routes:
 
     async def predict(self, request: Request) -> Response:
         """Scores exactly the frames given."""
-        message = await self._message(request)
+        message = await self._pictures(request)
         clips = reading.clips(message, self._server.settings.limits)
         return await self._predictions(request, Question(kind="predict", items=clips))
 
     async def predict_steps(self, request: Request) -> Response:
         """Scores whole episodes densely."""
-        message = await self._message(request)
+        message = await self._pictures(request)
         clips = reading.clips(message, self._server.settings.limits)
         every = reading.integer(message.head, "every", 1, default=1)
         options = (("protocol", self._protocol(message)), ("every", every))
@@ -100,7 +100,7 @@ class Routes:
 
     async def compare(self, request: Request) -> Response:
         """Which of two clips is better."""
-        message = await self._message(request)
+        message = await self._pictures(request)
         pairs = reading.pairs(message, self._server.settings.limits)
         options = (("both_orders", reading.boolean(message.head, "both_orders")),)
         first = await self._server.ask(request, Question(kind="compare", items=pairs, options=options))
@@ -109,7 +109,7 @@ class Routes:
 
     async def open(self, request: Request) -> Response:
         """Begins a stream, with histories that are empty or restored."""
-        message = await self._message(request)
+        message = await self._pictures(request)
         tasks = reading.texts(message.head, "tasks")
         protocol = self._protocol(message)
         histories = reading.histories(message, self._server.settings.limits)
@@ -173,6 +173,13 @@ class Routes:
         if not isinstance(text, str):
             raise Problem(422, "value", f"protocol is {text!r}; expected a text such as 'nested(8)'", "protocol")
         return parse_protocol(text)
+
+    async def _pictures(self, request: Request) -> Message:
+        """A message whose frames are, or will be, such as the model was trained on."""
+        message = await self._message(request)
+        tiled = reading.boolean(message.head, "tiled")
+        self._server.model.require_views('a request without "tiled": true', tiled=tiled)
+        return message
 
     async def _message(self, request: Request) -> Message:
         kind = request.headers.get("content-type", "")

@@ -49,6 +49,7 @@ MODEL_FACTS: Final = (
     "has_progress",
     "has_success",
     "causal",
+    "tiled",
 )
 """Attributes of a model that its clients have, too."""
 

@@ -30,7 +30,7 @@ import torch
 from transformers import TrainingArguments
 
 from robometer_rl.data.labels import group_key
-from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.trajectory import Trajectory, are_tiled
 from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import remove_all_left_over, write_text
@@ -80,6 +80,8 @@ def train(config: TrainConfig) -> Path:
         StoreError: There is no store, or all that is asked for of it is damaged.
         SamplingError: The data lacks what a sampling strategy needs.
         UnknownModelError: There is no such checkpoint to start from.
+        UnsupportedByModelError: It was trained on tiled pictures, and the trajectories show single views.
+        TrajectoryError: Some of them show tiled pictures and some do not.
         ValueError: No trajectory of the split, or an output directory that belongs to another configuration.
     """
     trajectories = select_trajectories(config)
@@ -89,6 +91,9 @@ def train(config: TrainConfig) -> Path:
     sampler = Sampler(make_episodes(kept, config.targets), config.sampling, config.seed)
     data = _Data(kept, sampler, _validation(config, held_out))
     checkpoint = _start(config, kept)
+    tiled = are_tiled(trajectories)
+    Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
+    _configure(checkpoint, tiled=tiled)
     if config.pretraining.steps:
         checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, kept, saves))
     if config.frozen.steps:
@@ -188,11 +193,16 @@ def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> Suc
     if not choice.usable:
         logger.warning("success cannot be told apart on held-out episodes (%s): no threshold is set", choice)
         return choice
-    settings = checkpoint.config.updated(success_threshold=round(choice.threshold, 4))
-    checkpoint.processor.config = settings
-    checkpoint.network.config = settings
+    _configure(checkpoint, success_threshold=round(choice.threshold, 4))
     logger.info("success threshold %.3f: %s", choice.threshold, choice)
     return choice
+
+
+def _configure(checkpoint: Checkpoint, **changes: Any) -> None:
+    """Changes settings of a checkpoint in memory."""
+    settings = checkpoint.config.updated(**changes)
+    checkpoint.processor.config = settings
+    checkpoint.network.config = settings
 
 
 def _tell_success_apart(trajectories: Sequence[Trajectory]) -> bool:

@@ -88,6 +88,8 @@ def _facts(model: Robometer) -> str:
         "Success threshold": "not calibrated" if model.success_threshold is None else f"{model.success_threshold}",
         "Precision": model.dtype,
     }
+    if config.tiled:
+        facts["Pictures"] = "several cameras in one, laid out by `robometer_rl.tiles`"
     return _table(("", ""), list(facts.items()))
 
 

@@ -18,6 +18,7 @@ from robometer_rl.cli import main
 from robometer_rl.data.trajectory import TrajectoryError
 from robometer_rl.evaluation.calibrate import CalibrateConfig, run_calibrate
 from robometer_rl.models.compact.inference import CompactModel
+from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.wrappers import RobometerReward
 from tests.adapting.recordings import TASK, recording, recordings, store_of, tower
 from tests.relabeling.episodes import record, write_npz
@@ -81,6 +82,15 @@ def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
     assert set(first["training"]).isdisjoint(second["held_out"])
     assert set(first["held_out"]) < set(second["held_out"])
     adapt(config(tmp_path, continued=tmp_path / "run"))  # in place
+
+
+def test_a_model_of_tiled_pictures_says_so_and_goes_on_with_such(tmp_path: Path) -> None:
+    store_of(tmp_path / "store", [replace(each, metadata={"tiled": True}) for each in recordings(6)])
+    adapt(config(tmp_path, steps=2), tower())
+    assert load_reward_model(tmp_path / "run" / "checkpoint").tiled
+    store_of(tmp_path / "single", recordings(6))
+    with pytest.raises(UnsupportedByModelError, match="going on with these recordings shows single views"):
+        adapt(config(tmp_path, store=tmp_path / "single", steps=2, continued=tmp_path / "run"))
 
 
 def test_what_fails_before_it_begins_leaves_nothing_that_refuses_the_next(tmp_path: Path) -> None:

@@ -83,7 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
         # /datasets/OWNER/NAME/resolve/COMMIT/FILE
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         name = "/".join(parts[5:])
-        content = self.hub.datasets["/".join(parts[1:3])][name]
+        content = self.hub.datasets["/".join(parts[1:3])].get(name)
+        if content is None:
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, body=not head)
+            return
         headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if head:
             self._send(200, content, headers, body=False)

@@ -12,6 +12,7 @@ import pytest
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.rlds import RldsConfig, read_rlds
+from robometer_rl.tiles import tile
 from tests.formats import counters
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -60,9 +61,8 @@ def features() -> Any:
     return kind.FeaturesDict({"steps": kind.Dataset(steps), "episode_metadata": {"file_path": kind.Text()}})
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four episodes in two files, written by the library itself."""
+def build(data_dir: Path, episodes: dict[str, tuple[int, ...]], shards: int) -> Path:
+    """Episodes by split, written by the library itself."""
 
     class Counters(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
@@ -72,18 +72,30 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return tfds.core.DatasetInfo(builder=self, features=features())
 
         def _split_generators(self, dl_manager: Any) -> Any:
-            return {"train": self._generate_examples()}
+            return {split: self._generate_examples(numbers) for split, numbers in episodes.items()}
 
-        def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-            for episode, length in enumerate(LENGTHS):
-                steps = [step(episode, number) for number in range(length)]
+        def _generate_examples(self, numbers: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+            for episode in numbers:
+                steps = [step(episode, number) for number in range(LENGTHS[episode])]
                 yield f"{episode}", {"steps": steps, "episode_metadata": {"file_path": f"{episode}.hdf5"}}
 
-    builder = Counters(data_dir=tmp_path_factory.mktemp("rlds"))
+    builder = Counters(data_dir=data_dir)
     builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(num_shards=2, compute_stats="skip", try_download_gcs=False)
+        download_config=tfds.download.DownloadConfig(num_shards=shards, compute_stats="skip", try_download_gcs=False)
     )
     return Path(builder.data_path)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four episodes in two files."""
+    return build(tmp_path_factory.mktemp("rlds"), {"train": (0, 1, 2, 3)}, 2)
+
+
+@pytest.fixture(scope="module")
+def soar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Splits that are called after outcomes."""
+    return build(tmp_path_factory.mktemp("soar"), {"success": (0, 3), "failure": (2,)}, 1)
 
 
 def read(path: Path, **options: Any) -> list[Trajectory | Unreadable]:
@@ -96,7 +108,7 @@ def written(entry: Trajectory | Unreadable) -> int:
 
 
 def test_episodes_are_the_ones_written(dataset: Path) -> None:
-    found = [entry for entry in read(dataset, camera="image", success_reward=1.0) if isinstance(entry, Trajectory)]
+    found = [entry for entry in read(dataset, camera=("image",), success_reward=1.0) if isinstance(entry, Trajectory)]
     assert sorted(written(entry) for entry in found) == [0, 2, 3]
     for entry in found:
         episode = written(entry)
@@ -111,7 +123,7 @@ def test_episodes_are_the_ones_written(dataset: Path) -> None:
 
 
 def test_order_and_ids_are_stable(dataset: Path) -> None:
-    first, second = (read(dataset, camera="image", quality="successful") for _ in range(2))
+    first, second = (read(dataset, camera=("image",), quality="successful") for _ in range(2))
     ids = [entry.id if isinstance(entry, Trajectory) else entry.name for entry in first]
     assert ids == [entry.id if isinstance(entry, Trajectory) else entry.name for entry in second]
     numbers = {f"oxe_counters-train-{number:06d}-image" for number in range(4)}
@@ -121,7 +133,7 @@ def test_order_and_ids_are_stable(dataset: Path) -> None:
 
 
 def test_what_is_bad_is_named_and_the_rest_is_read(dataset: Path) -> None:
-    found = read(dataset, camera="image_additional_view", quality="successful", skill="expert")
+    found = read(dataset, camera=("image_additional_view",), quality="successful", skill="expert")
     reasons = sorted(entry.reason for entry in found if isinstance(entry, Unreadable))
     assert len(reasons) == 2
     assert "no instruction" in reasons[0]
@@ -139,21 +151,21 @@ def test_a_damaged_file_costs_its_own_episodes(dataset: Path) -> None:
     lengths = tfds.builder_from_directory(dataset).info.splits["train"].shard_lengths
     try:
         files[0].write_bytes(content[:-200] + bytes(200))
-        found = read(dataset, camera="image", quality="successful")
+        found = read(dataset, camera=("image",), quality="successful")
     finally:
         files[0].write_bytes(content)
     last = [entry.name for entry in found if isinstance(entry, Unreadable) and "file 0" in entry.reason]
     assert last == [f"counters#train {lengths[0] - 1} to {lengths[0] - 1}"]
     intact = [entry.id for entry in found if isinstance(entry, Trajectory) and entry.metadata["episode"] >= lengths[0]]
-    whole = read(dataset, camera="image", quality="successful")
+    whole = read(dataset, camera=("image",), quality="successful")
     assert intact == [entry.id for entry in whole if isinstance(entry, Trajectory)][-len(intact) :]
     assert intact
 
 
 def test_pictures_are_turned_on_request(dataset: Path) -> None:
     for stored, flipped in zip(
-        read(dataset, camera="image", quality="successful"),
-        read(dataset, camera="image", quality="successful", orientation="flip"),
+        read(dataset, camera=("image",), quality="successful"),
+        read(dataset, camera=("image",), quality="successful", orientation="flip"),
         strict=True,
     ):
         if isinstance(stored, Trajectory):
@@ -164,8 +176,38 @@ def test_wrong_options_are_refused_before_anything_is_read(dataset: Path, tmp_pa
     with pytest.raises(SourceError, match=r"no features\.json"):
         read_rlds(RldsConfig(tmp_path, quality="successful"))
     with pytest.raises(SourceError, match=r"no split 'test'; expected one of \['train'\]"):
-        read_rlds(RldsConfig(dataset, split="test", quality="successful"))
+        read_rlds(RldsConfig(dataset, split=("test",), quality="successful"))
     with pytest.raises(SourceError, match="no camera was named; expected one of image, image_additional_view"):
         read_rlds(RldsConfig(dataset, quality="successful"))
     with pytest.raises(SourceError, match="does not say which episodes succeeded"):
-        read_rlds(RldsConfig(dataset, camera="image"))
+        read_rlds(RldsConfig(dataset, camera=("image",)))
+
+
+def test_splits_that_are_called_after_outcomes_say_them(soar: Path) -> None:
+    found = read(soar, camera=("image",))
+    assert sorted((written(each), each.quality_label) for each in found) == [
+        (0, "successful"),
+        (2, "failure"),
+        (3, "successful"),
+    ]
+    assert {(each.split, each.success) for each in found} == {("train", None)}
+    assert [each.id for each in found if written(each) == 2] == ["oxe_counters-failure-000000-image"]
+    (failure,) = read(soar, camera=("image",), split=("failure",))
+    assert failure.source == "counters#failure 0"
+    assert {each.quality_label for each in read(soar, camera=("image",), quality="suboptimal")} == {"suboptimal"}
+    by_reward = read(soar, camera=("image",), success_reward=1.0)
+    assert sorted((written(each), bool(each.success.any())) for each in by_reward) == [(0, True), (2, False), (3, True)]
+
+
+def test_each_camera_has_a_trajectory_or_all_have_a_tiled_one(soar: Path) -> None:
+    cameras = ("image", "image_additional_view")
+    found = read(soar, camera=cameras)
+    assert [each.metadata["camera"] for each in found if isinstance(each, Trajectory)] == [*cameras, *cameras, "image"]
+    (black,) = [each for each in found if isinstance(each, Unreadable)]
+    assert black.name == "counters#failure 0, image_additional_view"
+    pytest.importorskip("cv2")
+    tiled = read(soar, camera=cameras, tile=True)
+    assert [isinstance(each, Unreadable) for each in tiled] == [False, False, True]
+    assert tiled[0].tiled
+    views = [np.asarray(each.frames[1:2])[0] for each in found[:2]]
+    np.testing.assert_array_equal(tiled[0].frames[1:2][0], tile(views))

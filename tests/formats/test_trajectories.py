@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robometer_rl.data.reading import SourceError
-from robometer_rl.formats.trajectories import episode_id, outcome_of
+from robometer_rl.formats.dataset import RecordedEpisode
+from robometer_rl.formats.trajectories import Stated, episode_id, outcome_of, trajectory_of
 
 DONE = np.array([False, True])
 UNDONE = np.zeros(2, bool)
@@ -29,6 +31,17 @@ UNDONE = np.zeros(2, bool)
 )
 def test_what_is_stated_wins(noted, stated, quality, kept):
     assert outcome_of(noted, stated, "unknown") == (quality, kept)
+
+
+def test_several_cameras_are_imported_in_one_picture():
+    pytest.importorskip("cv2")
+    views = {name: np.full((4, 32, 32, 3), level, np.uint8) for name, level in (("top", 200), ("wrist", 50))}
+    episode = RecordedEpisode("0", ("open it",), views, 3, names=("0", "top", "wrist"), facts={"metadata": {"fps": 5}})
+    made = trajectory_of(episode, Stated("kitchen", "successful"))
+    assert (made.id, made.metadata, made.tiled) == ("kitchen-0-top-wrist", {"fps": 5, "tiled": True}, True)
+    assert made.frames.shape == (4, 48, 32, 3)
+    (single,) = (replace(episode, cameras={"top": views["top"]}),)
+    assert not trajectory_of(single, Stated("kitchen", "successful")).tiled
 
 
 def test_what_nobody_knows_is_asked_for():

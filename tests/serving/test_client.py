@@ -193,6 +193,31 @@ def test_another_model_at_the_same_address_is_refused() -> None:
         remote.predict([Clip(noise(0, 2, 8, 8), "push")])
 
 
+class TiledModel(PixelModel):
+    tiled = True
+
+
+def test_a_model_of_tiled_pictures_is_one_behind_an_address() -> None:
+    with serving(TiledModel) as running:
+        remote = load_reward_model(running.url)
+        with pytest.raises(UnsupportedByModelError, match="single views to the model 'pixel'"):
+            remote.require_views("this", tiled=False)
+        clip = Clip(noise(0, 3, 8, 8), "push")
+        assert_same(remote.predict([clip]), PixelModel().predict([clip]))
+        assert_same(remote.predict_steps([clip]), PixelModel().predict_steps([clip]))
+        assert len(remote.stream(["push"]).append(clip.read([0]))) == 1
+        # Another client has to say it, too.
+        remote.tiled = False
+        for asked in (
+            lambda: remote.predict([clip]),
+            lambda: remote.predict_steps([clip]),
+            lambda: remote.compare([(clip, clip)]),
+            lambda: remote.stream(["push"]),
+        ):
+            with pytest.raises(UnsupportedByModelError, match='a request without "tiled": true shows single views'):
+                asked()
+
+
 def test_something_else_at_the_address_is_no_reward_server() -> None:
     with serving(PixelModel) as running:
         routes = running.app.router.routes

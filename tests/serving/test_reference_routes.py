@@ -20,6 +20,8 @@ from robometer_rl.frames import Clip, UniformFrames
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.serving.problems import ServerError
 from robometer_rl.serving.reference_client import ReferenceServerModel
+from robometer_rl.tiles import TileLayout, tile_views
+from tests.fixed_models import BrightnessModel
 from tests.golden import CHECKPOINT, clips, pairs
 from tests.serving.servers import FIXTURES, Running, ask_raw, serving
 
@@ -264,3 +266,71 @@ def test_a_failure_without_a_reason_is_an_error_that_says_so() -> None:
             remote.predict([Clip(GOOD, "push")])
         server.shutdown()
         thread.join()
+
+
+# --- Several cameras in one picture ---
+
+VIEWS = {name: np.full((3, 24, 32, 3), level, np.uint8) for name, level in (("wrist", 20), ("top", 200), ("side", 90))}
+PARTS = {name: npy(array) for name, array in VIEWS.items()}
+
+
+def views_of_a_sample(**changes: Any) -> dict[str, Any]:
+    views = {name: {"__numpy_file__": name} for name in VIEWS}
+    return {"sample_type": "progress", "trajectory": {"task": "push", "views": views, **changes}}
+
+
+class TiledModel(BrightnessModel):
+    tiled = True
+
+
+def test_views_are_tiled_before_they_are_scored() -> None:
+    pytest.importorskip("cv2")
+    with serving(TiledModel) as running:
+        for changes, layout in (
+            ({"primary_view": "top"}, TileLayout()),
+            ({"primary_view": "top", "target_width": 60, "target_height": 50}, TileLayout(60, 50)),
+            ({"primary_view": "top", "primary_height_fraction": 0.5}, TileLayout(primary_fraction=0.5)),
+        ):
+            status, _, body = ask_raw(running.address, form({"sample_0": views_of_a_sample(**changes)}, PARTS))
+            shown = tile_views(VIEWS, "top", layout=layout)[:]
+            assert status == 200, body
+            got = json.loads(body)["outputs_progress"]["progress_pred"][0]
+            np.testing.assert_allclose(got, shown.mean(axis=(1, 2, 3)) / 255, atol=1e-5)
+        chosen = views_of_a_sample(primary_view="top", secondary_views=["side"])
+        _, _, body = ask_raw(running.address, form({"sample_0": chosen}, PARTS))
+        shown = tile_views(VIEWS, "top", ["side"])[:]
+        np.testing.assert_allclose(
+            json.loads(body)["outputs_progress"]["progress_pred"][0], shown.mean(axis=(1, 2, 3)) / 255, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "kind"),
+    [
+        ({"views": {"top": {"__numpy_file__": "top"}}}, 422, "frame"),
+        ({"views": ["top", "side"]}, 422, "frame"),
+        ({"primary_view": "ceiling"}, 422, "frame"),
+        ({"primary_view": 3}, 422, "frame"),
+        ({"secondary_views": "side"}, 422, "frame"),
+        ({"secondary_views": []}, 422, "frame"),
+        ({"target_width": 0}, 422, "value"),
+        ({"target_width": 2.5}, 422, "value"),
+        ({"target_width": 1 << 30}, 413, "too_large"),
+        ({"primary_height_fraction": 1.5}, 422, "value"),
+        ({"primary_height_fraction": "half"}, 422, "value"),
+    ],
+)
+def test_views_that_cannot_be_tiled_are_refused(
+    running: Running, changes: dict[str, Any], status: int, kind: str
+) -> None:
+    pytest.importorskip("cv2")
+    got, _, body = ask_raw(running.address, form({"sample_0": views_of_a_sample(**changes)}, PARTS))
+    assert (got, json.loads(body)["error"]["type"]) == (status, kind), body
+
+
+def test_single_views_are_refused_by_a_model_of_tiled_pictures() -> None:
+    with serving(TiledModel) as running:
+        status, _, body = ask_raw(running.address, form({"sample_0": SAMPLE}, {"f": npy(GOOD)}))
+        assert (status, json.loads(body)["error"]["type"]) == (422, "unsupported_by_model")
+        status, _, _ = ask_raw(running.address, form({"sample_0": with_trajectory(tiled=True)}, {"f": npy(GOOD)}))
+        assert status == 200

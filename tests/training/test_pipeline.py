@@ -11,6 +11,7 @@ from PIL import Image
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.loading import load_reward_model
+from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
 from robometer_rl.training import pipeline
 from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
@@ -238,3 +239,22 @@ def test_data_that_cannot_be_sampled_is_refused_before_training(tmp_path):
 def test_contradictions_are_refused(data, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         _config(data, tmp_path, **changes)
+
+
+def test_a_checkpoint_of_tiled_pictures_says_so_and_goes_on_with_such(tmp_path):
+    short = {
+        "pretraining": VisionPretraining(steps=0),
+        "frozen": StageConfig(steps=0),
+        "joint": StageConfig(steps=1, batch_size=2, vision_learning_rate=1e-4),
+        "validation_fraction": 0.0,
+    }
+    single, tiled = TrajectoryStore(tmp_path / "single"), TrajectoryStore(tmp_path / "tiled")
+    for trajectory in make_episodes_of_two_tasks(2):
+        single.append(trajectory)
+        tiled.append(replace(trajectory, metadata={**trajectory.metadata, "tiled": True}))
+    made = train(_config(tiled.path, tmp_path / "a", **short))
+    assert load_reward_model(made).tiled
+    with pytest.raises(UnsupportedByModelError, match="training on this data shows single views"):
+        train(_config(single.path, tmp_path / "b", **short, start=str(made)))
+    assert load_reward_model(train(_config(tiled.path, tmp_path / "c", **short, start=str(made)))).tiled
+    assert not load_reward_model(train(_config(single.path, tmp_path / "d", **short))).tiled

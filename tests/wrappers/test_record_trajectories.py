@@ -28,7 +28,14 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import FrameError, TaskError
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.true_success import TrueSuccessError
-from robometer_rl.wrappers import RecordTrajectories, RenderToInfo, RobometerReward, TaskStages, VecRecordTrajectories
+from robometer_rl.wrappers import (
+    RecordTrajectories,
+    RenderToInfo,
+    RobometerReward,
+    TaskStages,
+    Tiles,
+    VecRecordTrajectories,
+)
 from robometer_rl.wrappers.measurements import MeasurementError
 from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo
 from robometer_rl.wrappers.vector import RecordTrajectories as VectorRecordTrajectories
@@ -343,6 +350,18 @@ def test_frames_are_shrunk_and_never_enlarged(
     (trajectory,) = env.store
     assert trajectory.frames.shape == (6, *expected, 3)
     assert trajectory.frames[:][:, 0, 0, 0].tolist() == [0, 51, 102, 153, 204, 255]
+
+
+def test_cameras_are_recorded_in_one_picture(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    world = ReportsDistance(BrightnessWorld(shape=(16, 16, 3)))
+    env = RecordTrajectories(world, tmp_path / "a", TASK, frames=Tiles("render", lambda observation, info: observation))
+    env.reset(seed=0)
+    while not any(env.step(0)[2:4]):
+        pass
+    (trajectory,) = env.store
+    assert trajectory.tiled
+    assert trajectory.frames.shape == (6, 24, 16, 3)
 
 
 def test_worker_processes(tmp_path: Path) -> None:

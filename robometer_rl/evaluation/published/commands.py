@@ -239,6 +239,8 @@ def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence
 
     if config.kind != "preference":
         model.require(f"the evaluation {config.kind!r}", progress=True)
+    tiled = all(episode.tiled for dataset in datasets for episode in dataset.episodes)
+    model.require_views(f"the evaluation {config.kind!r}", tiled=tiled)
     config.output.mkdir(parents=True, exist_ok=True)
     asked = answerers(model, config.output / "answers.jsonl", config.controls, show_progress=True)
     drawing = config.drawing(model)

@@ -10,6 +10,7 @@
 Who wrote a file decides how its pictures hang, how an episode ended, and what it was for; what it says comes before
 what is customary:
 
+* What the attributes of a demonstration say: ``success``, as Isaac Lab writes it, and ``task_description``.
 * Orientation. A file may state its convention. LIBERO stores what OpenGL returns, whose first row is the bottom one;
   robomimic stands its pictures upright before it stores them.
 * Outcome. LIBERO's script replays a demonstration, stores the picture *after* each action, and writes a reward of 1
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -35,12 +36,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
-from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.conventions import Cameras, cameras_among
-from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, open_hdf5, read_values, selection
+from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable
+from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.documents import brief
+from robometer_rl.formats.conventions import Cameras, Shown, attempt_views, cameras_among
+from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_values, selection
 from robometer_rl.formats.trajectories import success_of_frames
-from robometer_rl.frames import FrameError, rgb_shape
+from robometer_rl.frames import FrameError, as_frames, rgb_shape
 from robometer_rl.video import VideoError
 from robometer_rl.video.lazy import LazyFrames, Orientation
 
@@ -60,12 +62,15 @@ __all__ = [
     "demonstration_names",
     "environment_name",
     "find_files",
+    "frames_of",
     "hanging_of",
     "instruction_from_name",
     "instruction_of",
     "open_demonstration",
     "original_rewards",
     "read_demonstrations",
+    "stated_instruction",
+    "stated_quality",
     "success_in_frames",
     "success_of_steps",
 ]
@@ -75,6 +80,8 @@ LABELS_GROUP: Final = "robometer"
 
 ORIGINAL_REWARDS: Final = f"{LABELS_GROUP}/original_rewards"
 """Where relabelling keeps the rewards that it replaced, below a demonstration."""
+
+_INSTRUCTIONS: Final = ("task_description", "language_instruction", "instruction")
 
 # robosuite and robomimic call agentview_image what LIBERO's script renames to this.
 _LIBERO_CAMERAS: Final = ("agentview_rgb", "eye_in_hand_rgb")
@@ -113,11 +120,13 @@ class HDF5Frames(LazyFrames):
         image_shape: tuple[int, ...],
         orientation: Orientation,
         dtype: np.dtype[Any] | None = None,
+        bgr: bool = False,
     ) -> None:
-        """Frames of ``image_shape`` (H, W, 3) in ``path``."""
+        """Frames of ``image_shape`` (H, W, 3) in ``path``; ``bgr`` exchanges red and blue."""
         super().__init__((sum(part.stop - part.start for part in parts), *image_shape), orientation, dtype)
         self.path = path
         self.parts = parts
+        self._bgr = bgr
 
     def __str__(self) -> str:
         return f"{self.path}, {self.parts[0].dataset}"
@@ -136,7 +145,21 @@ class HDF5Frames(LazyFrames):
                     first += length
         except DAMAGE as error:
             raise VideoError(f"{self}: frames cannot be read: {error}") from error
-        return np.concatenate(blocks)
+        frames = np.concatenate(blocks)
+        return as_frames(frames)[..., ::-1] if self._bgr else frames
+
+
+def frames_of(path: Path, dataset: h5py.Dataset, orientation: Orientation, bgr: bool = False) -> HDF5Frames:
+    """All images (N, H, W, 3) of a data set; see `HDF5Frames`.
+
+    Raises:
+        FrameError: It does not hold RGB images.
+        ValueError: It claims to hold more than it has bytes for.
+    """
+    check_claim(dataset)
+    length, *image_shape = dataset.shape
+    images = (Images(str(dataset.name), 0, length),)
+    return HDF5Frames(path, images, tuple(image_shape), orientation, dataset.dtype, bgr)
 
 
 @dataclass(frozen=True)
@@ -259,19 +282,22 @@ def _names_below(group: h5py.Group, depth: int = 4) -> list[str]:
     return names
 
 
-def read_demonstrations(path: Path, read: Callable[[Demonstration], Trajectory]) -> Reading:
+def read_demonstrations(
+    path: Path, views: Sequence[Shown], read: Callable[[Demonstration, Shown], Trajectory]
+) -> Reading:
     """Reads every demonstration of a file, or of all files in a folder and its folders.
 
     Args:
         path: An HDF5 file, or a folder with ``.hdf5`` or ``.h5`` files in it; these are read in alphabetical order,
             and their demonstrations by number.
+        views: What the trajectories of each demonstration show.
         read: Makes a trajectory of a demonstration while its file is open.
 
     Raises:
         SourceError: There is no such file.
     """
     files = find_files(path)
-    return chain.from_iterable(_read_file(file, name, read) for file, name in files)
+    return chain.from_iterable(_read_file(file, name, views, read) for file, name in files)
 
 
 def find_files(path: Path) -> list[tuple[Path, str]]:
@@ -289,18 +315,22 @@ def find_files(path: Path) -> list[tuple[Path, str]]:
 
 
 def _read_file(
-    path: Path, file_name: str, read: Callable[[Demonstration], Trajectory]
+    path: Path, file_name: str, views: Sequence[Shown], read: Callable[[Demonstration, Shown], Trajectory]
 ) -> list[Trajectory | Unreadable]:
     """All of a file at once, since it is not to be open while somebody works on an episode."""
     try:
         with open_hdf5(path) as file:
             members = _members(file)
 
-            def read_one(name: str) -> Trajectory:
-                return read(_demonstration_in(file, path, file_name, name, members))
+            def read_one(name: str, shown: Shown) -> Trajectory:
+                return read(_demonstration_in(file, path, file_name, name, members), shown)
 
             names = demonstration_names(file, path)
-            return [attempt(f"{path}#data/{name}", partial(read_one, name)) for name in names]
+            return [
+                found
+                for name in names
+                for found in attempt_views(f"{path}#data/{name}", views, partial(read_one, name))
+            ]
     except (SourceError, *DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
 
@@ -316,7 +346,7 @@ def demonstration_names(file: h5py.File, path: Path) -> list[str]:
     data: Any = file["data"] if file.get("data", getclass=True) is h5py.Group else {}
     names = [name for name in data if re.fullmatch(r"demo_\d+", name)]
     if not names:
-        raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; it has {sorted(file)}")
+        raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; {describe(file)}")
     return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
 
 
@@ -486,14 +516,37 @@ def instruction_of(demonstration: Demonstration) -> Instruction:
     Raises:
         SourceError: Nothing says it.
     """
-    if text := _libero_instruction(demonstration):
+    if text := stated_instruction(demonstration.group.attrs) or _libero_instruction(demonstration):
         return Instruction(text, is_name=False)
     found = demonstration.json_attribute("ep_meta").get("lang")
     if isinstance(found, str) and found.strip():
         return Instruction(found, is_name=False)
+    if text := stated_instruction(demonstration.attributes):
+        return Instruction(text, is_name=False)
     if _is_libero(demonstration) and (text := instruction_from_name(environment_name(demonstration))):
         return Instruction(text, is_name=True)
     raise SourceError("the file holds no instruction; say what the robot is to do with the option 'task'")
+
+
+def stated_instruction(attributes: Mapping[str, Any]) -> str | None:
+    """What the attributes of a demonstration or a file say that the robot was to do."""
+    found = (attributes[name] for name in _INSTRUCTIONS if name in attributes)
+    texts = (_text(text).strip() for text in found if isinstance(text, (str, bytes)))
+    return next((text for text in texts if text), None)
+
+
+def stated_quality(attributes: Mapping[str, Any]) -> QualityLabel | None:
+    """What the attribute ``success`` of a demonstration or a file says of its outcome; None if there is none.
+
+    Raises:
+        SourceError: It is neither true nor false.
+    """
+    if "success" not in attributes:
+        return None
+    said = np.asarray(attributes["success"])
+    if said.size != 1 or said.dtype.kind not in "biuf" or said.item() not in (0, 1):
+        raise SourceError(f"the attribute 'success' is {brief(attributes['success'])}; expected true or false")
+    return "successful" if said.item() else "failure"
 
 
 def instruction_from_name(task_name: str) -> str:

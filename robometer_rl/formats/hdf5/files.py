@@ -9,6 +9,7 @@ to.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,10 +26,17 @@ from robometer_rl.limits import check_packed, check_room
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["DAMAGE", "check_claim", "check_links", "open_hdf5", "read_values", "selection", "take_in"]
+__all__ = ["DAMAGE", "check_claim", "check_links", "describe", "open_hdf5", "read_values", "selection", "take_in"]
 
 DAMAGE: Final = (OSError, KeyError, RuntimeError)
 """In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others)."""
+
+_LAYOUTS: Final = {
+    "robomimic_hdf5": re.compile(r"data/demo_\d+"),
+    "maniskill": re.compile(r"traj_\d+"),
+    "aloha": re.compile(r"observations/images"),
+}
+_LISTED: Final = 8
 
 _PIECE: Final = 1 << 26  # bytes that are copied at a time
 
@@ -56,6 +64,21 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise OSError(f"{path} cannot be opened as HDF5: {error}") from error
     with file:
         yield file
+
+
+def describe(file: h5py.File) -> str:
+    """What a file holds, in a sentence's half, and the format whose layout that is."""
+    import h5py
+
+    top = sorted(map(str, file))
+    places = list(top)
+    for name in top:
+        if file.get(name, getclass=True) is h5py.Group:
+            below: Any = file[name]
+            places += [f"{name}/{inner}" for inner in below]
+    found = next((kind for kind, pattern in _LAYOUTS.items() if any(map(pattern.fullmatch, places))), None)
+    listed = ", ".join(top[:_LISTED]) + (f" and {len(top) - _LISTED} more" if len(top) > _LISTED else "")
+    return f"it has {listed or 'nothing'}" + (f", as the format {found} does" if found else "")
 
 
 def selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:

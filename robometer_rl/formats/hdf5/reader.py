@@ -1,7 +1,7 @@
 """HDF5 files of LIBERO and robomimic, one or a folder of them, to be imported or to be labelled.
 
-Cameras are named as below ``obs``; an import has one. How pictures hang, what was to be done and how it ended is found
-out in `robometer_rl.formats.hdf5.demonstrations`.
+Cameras are named as below ``obs``; an import makes a trajectory for each that is asked for, or tiles them. How pictures
+hang, what was to be done and how it ended is found out in `robometer_rl.formats.hdf5.demonstrations`.
 
 LIBERO stores its pictures upside down, so they are turned over: upright, as the camera sees the scene and as this
 package's LIBERO environments draw it. ``orientation="rotate"`` turns them by 180 degrees, as policies of OpenVLA and
@@ -13,12 +13,13 @@ Time. With ``next_obs``, as robomimic stores it on request, F = T + 1. Without i
 is the pair of ``obs[t]`` and ``actions[t]``, as those who train on such files read it, its reward is about
 ``obs[t + 1]``, and that of the last step is imputed.
 
-Outcome. LIBERO's script writes a reward of 1 into the last frame of every demonstration. In an import, episodes of the
-same structure whose rewards are all 0 are failures, and those without rewards successful demonstrations, unless
-``quality`` says what they are. robosuite pays 1 in every step in which the task is done, unless its environment was
-made with ``reward_shaping``; the file says which. Where it does not, and where nobody was ever paid, as in RoboCasa's
-files, the outcome of an import has to be told by ``quality``. Both write ``dones`` at the end of every demonstration,
-so one is taken to be terminated if its last step succeeded, and truncated otherwise.
+Outcome. What the attribute ``success`` of an episode says counts, as Isaac Lab writes it. LIBERO's script writes a
+reward of 1 into the last frame of every demonstration. In an import, episodes of the same structure whose rewards are
+all 0 are failures, and those without rewards successful demonstrations, unless ``quality`` says what they are.
+robosuite pays 1 in every step in which the task is done, unless its environment was made with ``reward_shaping``; the
+file says which. Where it does not, and where nobody was ever paid, as in RoboCasa's files, the outcome of an import has
+to be told by ``quality``. Both write ``dones`` at the end of every demonstration, so one is taken to be terminated if
+its last step succeeded, and truncated otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.conventions import Assumptions, Cameras, choose_cameras
+from robometer_rl.formats.conventions import Assumptions, Cameras, Shown, choose_cameras, views_of
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeError,
@@ -57,6 +58,7 @@ from robometer_rl.formats.hdf5.demonstrations import (
     open_demonstration,
     original_rewards,
     read_demonstrations,
+    stated_quality,
     success_in_frames,
     success_of_steps,
 )
@@ -91,7 +93,8 @@ class LiberoHDF5Config:
     Attributes:
         path: One HDF5 file, or a folder of them, as in datasets/libero_90.
         task: The instruction of every episode; by default what the file says, or else its name.
-        camera: Which pictures; eye_in_hand_rgb are those of the wrist.
+        camera: Which pictures, one trajectory each; eye_in_hand_rgb are those of the wrist.
+        tile: Show several cameras in one tiled picture, the first on top, for models that are trained on such.
         orientation: flip stands LIBERO's pictures upright; rotate turns them by 180 degrees, as some policies
             see them; as_stored leaves them. By default upright, as far as the file says how they hang.
         quality: Outcome of every episode; by default as the rewards have it, and successful where there are none.
@@ -100,7 +103,8 @@ class LiberoHDF5Config:
 
     path: Path
     task: str | None = None
-    camera: str = "agentview_rgb"
+    camera: tuple[str, ...] = ("agentview_rgb",)
+    tile: bool = False
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
     data_source: str = "libero"
@@ -108,24 +112,26 @@ class LiberoHDF5Config:
 
 @dataclass(frozen=True)
 class RobomimicHDF5Config:
-    """robomimic's data sets of images.
+    """robomimic's data sets of images, and what is laid out like them, as Isaac Lab's.
 
     Attributes:
         path: One HDF5 file, or a folder of them.
-        task: The instruction of every episode; by default each episode's own, which RoboCasa writes and robomimic does
-            not.
-        camera: Which pictures, as in agentview_image or robot0_eye_in_hand_image.
+        task: The instruction of every episode; by default each episode's own, which RoboCasa and the attribute
+            task_description hold and robomimic does not write.
+        camera: Which pictures, one trajectory each, as in agentview_image or robot0_eye_in_hand_image.
+        tile: Show several cameras in one tiled picture, the first on top, for models that are trained on such.
         orientation: as_stored for pictures that are upright; flip reverses their rows; rotate turns them by
             180 degrees. By default upright, as far as the file says how they hang.
-        quality: Outcome of every episode; by default as the rewards have it, unless they are shaped, missing, or 0 in
-            every step of the file.
+        quality: Outcome of every episode; by default as its attribute success or else the rewards have it, unless they
+            are shaped, missing, or 0 in every step of the file.
         skill: Who acted; expert if it heads for the goal all the time, as in proficient people's demonstrations.
         data_source: Tag of the data set.
     """
 
     path: Path
     task: str | None = None
-    camera: str = "agentview_image"
+    camera: tuple[str, ...] = ("agentview_image",)
+    tile: bool = False
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
     skill: str | None = None
@@ -138,19 +144,20 @@ def read_libero_hdf5(config: LiberoHDF5Config) -> Reading:
     Raises:
         SourceError: There is no such file.
     """
-    return read_demonstrations(config.path, partial(_read_libero, reader=_reader(config), config=config))
+    read = partial(_read_libero, reader=_reader(config), config=config)
+    return read_demonstrations(config.path, _views(config), read)
 
 
-def _read_libero(demonstration: Demonstration, reader: _Reader, config: LiberoHDF5Config) -> Trajectory:
-    episode = reader.read(demonstration, (config.camera,))
+def _read_libero(demonstration: Demonstration, shown: Shown, reader: _Reader, config: LiberoHDF5Config) -> Trajectory:
+    episode = reader.read(demonstration, shown)
     quality = config.quality
     if quality is None and episode.success is None:
         reader.assumed.say("episodes without rewards are taken for successful demonstrations; --quality says otherwise")
         quality = "successful"
-    elif quality is None and not episode.success:
+    elif quality is None and not episode.success and "quality_label" not in episode.facts:
         reader.assumed.say("episodes whose rewards are all 0 are taken for failures; --quality says otherwise")
     is_demonstration = quality == "successful" or (quality is None and episode.success)
-    metadata = {"environment": environment_name(demonstration), "camera": config.camera} | demonstration.timing()
+    metadata = {"environment": environment_name(demonstration), "camera": ", ".join(shown)} | demonstration.timing()
     episode = replace(episode, facts=episode.facts | RecordedFacts(metadata=metadata))
     return trajectory_of(episode, Stated(config.data_source, quality, _DEMONSTRATOR if is_demonstration else None))
 
@@ -163,16 +170,19 @@ def read_robomimic_hdf5(config: RobomimicHDF5Config) -> Reading:
     Raises:
         SourceError: There is no such file.
     """
-    return read_demonstrations(config.path, partial(_read_robomimic, reader=_reader(config), config=config))
+    read = partial(_read_robomimic, reader=_reader(config), config=config)
+    return read_demonstrations(config.path, _views(config), read)
 
 
-def _read_robomimic(demonstration: Demonstration, reader: _Reader, config: RobomimicHDF5Config) -> Trajectory:
-    episode = reader.read(demonstration, (config.camera,))
+def _read_robomimic(
+    demonstration: Demonstration, shown: Shown, reader: _Reader, config: RobomimicHDF5Config
+) -> Trajectory:
+    episode = reader.read(demonstration, shown)
     name = demonstration.environment().get("env_name")
     facts = RecordedFacts(
         steps=np.arange(episode.num_frames),
         split="valid" if "valid" in demonstration.splits else "train",
-        metadata={"camera": config.camera} | ({"env_name": name} if name else {}) | demonstration.timing(),
+        metadata={"camera": ", ".join(shown)} | ({"env_name": name} if name else {}) | demonstration.timing(),
     )
     stated = Stated(config.data_source, config.quality, config.skill)
     return trajectory_of(replace(episode, facts=episode.facts | facts), stated, _UNKNOWN)
@@ -180,7 +190,13 @@ def _read_robomimic(demonstration: Demonstration, reader: _Reader, config: Robom
 
 def _reader(config: LiberoHDF5Config | RobomimicHDF5Config) -> _Reader:
     tasks = (config.task,) if config.task else ()
-    return _Reader(DatasetOptions(config.path, (config.camera,), tasks, config.orientation))
+    return _Reader(DatasetOptions(config.path, config.camera, tasks, config.orientation))
+
+
+def _views(config: LiberoHDF5Config | RobomimicHDF5Config) -> tuple[Shown, ...]:
+    if not config.camera:
+        raise SourceError(f"{config.path}: no camera is named; expected one at least")
+    return views_of(config.path, tuple(dict.fromkeys(config.camera)), config.tile)
 
 
 def is_format(path: Path) -> bool:
@@ -298,6 +314,11 @@ class _Reader:
         num_frames = len(frames[cameras[0]])
         rewards = original_rewards(demonstration)
         done = success_of_steps(demonstration, rewards)
+        quality = stated_quality(demonstration.group.attrs)
+        succeeded = None if done is None else bool(done.any())
+        facts = RecordedFacts(source=f"{demonstration.file_name}#data/{demonstration.name}")
+        if quality is not None:
+            facts["quality_label"], succeeded = quality, quality == "successful"
         is_done_last = done is not None and bool(done[-1:].any())
         steps = demonstration.length("actions")
         return RecordedEpisode(
@@ -308,10 +329,10 @@ class _Reader:
             task_rewards=rewards,
             terminated=is_done_last,
             truncated=not is_done_last,
-            success=None if done is None else bool(done.any()),
+            success=succeeded,
             success_of_frames=None if done is None else success_in_frames(demonstration, done, num_frames),
             names=(*demonstration.names, *cameras),
-            facts=RecordedFacts(source=f"{demonstration.file_name}#data/{demonstration.name}"),
+            facts=facts,
         )
 
     def orientation(self, demonstration: Demonstration) -> Orientation:

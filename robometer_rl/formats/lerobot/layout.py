@@ -117,6 +117,7 @@ class LeRobotLayout:
 
     Attributes:
         root: Directory of the dataset.
+        name: What the dataset is called.
         info: The content of ``meta/info.json``.
         version: One of `VERSIONS`.
         fps: Frames per second.
@@ -132,6 +133,7 @@ class LeRobotLayout:
             ImportError: The extra ``lerobot`` is not installed.
         """
         self.root = root
+        self.name = root.resolve().name
         self.info: Mapping[str, Any] = _read_info(root)
         self.version: str = self.info["codebase_version"]
         self.fps = float(self.info["fps"])
@@ -210,6 +212,13 @@ class LeRobotLayout:
             if start.isdecimal() and stop.isdecimal() and int(start) <= episode_index < int(stop):
                 return name
         return None
+
+    def fetch(self, position: int, cameras: Sequence[str]) -> None:
+        """Makes sure that the files are here which show an episode by some cameras; in a directory they are.
+
+        Raises:
+            HubError: They are on the Hub, which cannot be reached or refuses.
+        """
 
     def rows(self, episode: LeRobotEpisode, columns: Sequence[str] = ()) -> EpisodeRows:
         """Reads the rows of an episode: the columns named, and those that every dataset has.

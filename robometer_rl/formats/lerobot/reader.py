@@ -1,8 +1,9 @@
 """LeRobot datasets, v3.0 and v2.x, read without the lerobot package, to be imported or to be labelled.
 
-Cameras are named as in ``meta/info.json`` (``observation.images.top``); an import has one. LeRobot records them
-upright; datasets converted from elsewhere keep the orientation that their converter gave them (those of LIBERO are
-often turned by 180 degrees), hence the option ``orientation``.
+Cameras are named as in ``meta/info.json`` (``observation.images.top``); an import makes a trajectory for each that is
+asked for, or one of all in a tiled picture. LeRobot records them upright; datasets converted from elsewhere keep the
+orientation that their converter gave them (those of LIBERO are often turned by 180 degrees), hence the option
+``orientation``.
 
 Frame i of an episode is shown i / fps seconds after the episode begins in its video, and is the frame of the video
 nearest to that time, as LeRobot finds it; it must be closer than a tolerance, 0.1 ms by default (``tolerance_s`` of
@@ -33,9 +34,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import Reading, SourceError, attempt
+from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel
-from robometer_rl.formats.conventions import Assumptions, choose_cameras
+from robometer_rl.formats.conventions import Assumptions, Shown, attempt_views, choose_cameras, views_of
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     LabelWriter,
@@ -46,6 +47,7 @@ from robometer_rl.formats.dataset import (
     default_output,
     fingerprint,
 )
+from robometer_rl.formats.lerobot.hub import open_layout
 from robometer_rl.formats.lerobot.labels import (
     REWARD,
     SUCCESS,
@@ -79,12 +81,15 @@ TOLERANCE_S: Final = 1e-4
 
 @dataclass(frozen=True)
 class LeRobotConfig:
-    """A LeRobot dataset, v3.0 or v2.x, in a local directory.
+    """A LeRobot dataset, v3.0 or v2.x, in a local directory or on the Hub.
 
     Attributes:
-        path: Directory of the dataset, with meta/info.json in it.
+        path: Directory of the dataset, with meta/info.json in it, or its id on the Hub, as in lerobot/pusht or
+            ID@REVISION: then only what is read is fetched, into the Hub's cache.
         task: The instruction of every episode; by default each episode's own.
-        camera: The feature that holds the pictures, as in observation.images.top; may be left out if there is one.
+        camera: The features that hold the pictures, as in observation.images.top, one trajectory each; may be left out
+            if there is one.
+        tile: Show the cameras in one tiled picture, the first on top, for models that are trained on such.
         orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
             "rotate" turns them by 180 degrees.
         quality: Quality label of all episodes; left out, an episode is successful or a failure as it was recorded.
@@ -96,7 +101,8 @@ class LeRobotConfig:
 
     path: Path
     task: str | None = None
-    camera: str | None = None
+    camera: tuple[str, ...] = ()
+    tile: bool = False
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
     success_reward: float | None = None
@@ -106,7 +112,7 @@ class LeRobotConfig:
 
 
 def read_lerobot(config: LeRobotConfig) -> Reading:
-    """Reads the episodes of one camera in the order of the dataset.
+    """Reads the episodes in the order of the dataset, each as often as it is shown.
 
     An id consists of the data source, the number of the episode and the camera. An episode is unreadable whose frames
     are missing or damaged, or whose instruction changes on the way: a trajectory has one.
@@ -114,12 +120,13 @@ def read_lerobot(config: LeRobotConfig) -> Reading:
     Raises:
         SourceError: Not a LeRobot dataset of a known version, no such camera or several without a choice, or nothing
             that says which episodes succeeded.
+        HubError: It is on the Hub, which cannot be reached or refuses; the episodes before were read.
     """
     reader = _Reader(
-        layout=LeRobotLayout(config.path),
+        layout=open_layout(config.path),
         options=DatasetOptions(
             config.path,
-            () if config.camera is None else (config.camera,),
+            config.camera,
             (config.task,) if config.task else (),
             config.orientation,
         ),
@@ -131,13 +138,20 @@ def read_lerobot(config: LeRobotConfig) -> Reading:
             f"{config.path} does not say which episodes succeeded: it has no next.success. State a quality "
             "('successful' for demonstrations), or a success_reward if next.reward is 1 at success"
         )
-    stated = Stated(config.data_source or config.path.resolve().name, config.quality, config.skill)
-    return (
-        attempt(
-            f"{config.path}#episode {position}", lambda position=position: trajectory_of(reader.read(position), stated)
+    source = config.data_source or reader.layout.name.rpartition("/")[2]
+    stated = Stated(source, config.quality, config.skill)
+    return _read_all(config, reader, stated, views_of(config.path, reader.cameras, config.tile))
+
+
+def _read_all(config: LeRobotConfig, reader: _Reader, stated: Stated, views: Sequence[Shown]) -> Reading:
+    for position in range(len(reader.layout)):
+        # Without the Hub the rest is not damaged: the command ends, and goes on when it is given again.
+        reader.layout.fetch(position, reader.cameras)
+        yield from attempt_views(
+            f"{config.path}#episode {position}",
+            views,
+            lambda shown, position=position: trajectory_of(reader.read(position, shown), stated),
         )
-        for position in range(len(reader.layout))
-    )
 
 
 def is_format(path: Path) -> bool:
@@ -174,7 +188,7 @@ class LeRobotDataset(RelabelDataset):
 
     def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
-        return self._reader.read(self._positions[key], with_rewards=True)
+        return self._reader.read(self._positions[key], self.cameras, with_rewards=True)
 
     def fingerprint(self) -> str:
         """See `RelabelDataset.fingerprint`."""
@@ -218,11 +232,11 @@ class _Reader:
         self.outcome = success if success_reward is None else self._reward
         self._success_reward = success_reward
         self._tasks = options.tasks
-        self._orientation: Orientation = Assumptions(layout.root).orientation(options.orientation)
+        self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
         self._tolerance_s = tolerance_s
 
-    def read(self, position: int, *, with_rewards: bool = False) -> RecordedEpisode:
-        """One episode with its outcome, as far as the dataset knows it."""
+    def read(self, position: int, cameras: Shown, *, with_rewards: bool = False) -> RecordedEpisode:
+        """One episode as some cameras show it, with its outcome, as far as the dataset knows it."""
         layout, episode = self.layout, self.layout[position]
         reward = self._reward if with_rewards else None
         rows = layout.rows(episode, [name for name in (reward, self.outcome) if name is not None])
@@ -231,15 +245,15 @@ class _Reader:
         return RecordedEpisode(
             key=episode_key(episode.index),
             tasks=self._tasks or (layout.task(rows),),
-            cameras={name: self._frames(episode, rows, name) for name in self.cameras},
+            cameras={name: self._frames(episode, rows, name) for name in cameras},
             num_steps=len(rows),
             task_rewards=None if reward is None else rows.values(reward).astype(np.float64),
             terminated=succeeds_last,
             truncated=not succeeds_last,
             success=None if success is None else bool(success.any()),
             success_of_frames=None if success is None else success_of_frames(success),
-            names=(f"{episode.index:06d}", *(name.removeprefix("observation.images.") for name in self.cameras)),
-            facts=self._facts(episode, len(rows)),
+            names=(f"{episode.index:06d}", *(name.removeprefix("observation.images.") for name in cameras)),
+            facts=self._facts(episode, len(rows), cameras),
         )
 
     def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows, camera: str) -> FrameSequence:
@@ -252,12 +266,12 @@ class _Reader:
         noted = rows.values(self.outcome)
         return (noted if self._success_reward is None else noted >= self._success_reward).astype(bool)
 
-    def _facts(self, episode: LeRobotEpisode, num_frames: int) -> RecordedFacts:
+    def _facts(self, episode: LeRobotEpisode, num_frames: int, cameras: Shown) -> RecordedFacts:
         layout = self.layout
         metadata: dict[str, Any] = {
             "format": f"lerobot {layout.version}",
             "episode_index": episode.index,
-            "camera": ", ".join(self.cameras),
+            "camera": ", ".join(cameras),
             "control_hz": layout.fps,
             "frame_interval": 1,
         }
@@ -265,7 +279,7 @@ class _Reader:
         return RecordedFacts(
             steps=np.arange(num_frames),
             split=layout.split_of(episode.index) or "train",
-            source=f"{layout.root.resolve().name}#episode {episode.index}",
+            source=f"{layout.name}#episode {episode.index}",
             metadata=metadata if robot is None else metadata | {"robot_type": robot},
         )
 

@@ -22,18 +22,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, attempt
+from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_regular, inside
-from robometer_rl.formats.conventions import Assumptions, Cameras, cameras_among, choose_cameras
+from robometer_rl.formats.conventions import (
+    Assumptions,
+    Cameras,
+    Shown,
+    attempt_views,
+    cameras_among,
+    choose_cameras,
+    views_of,
+)
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeError,
@@ -93,7 +102,8 @@ class MinariConfig:
     Attributes:
         path: Directory of the data set, as in ~/.minari/datasets/D4RL/door/human-v2.
         frames: Where the pictures are: obs (the observation is one), obs/KEY or info/KEY, as for the wrappers; at
-            any depth, as in obs/pixels/top, and by number in a tuple, as in obs/0.
+            any depth, as in obs/pixels/top, and by number in a tuple, as in obs/0. Several make a trajectory each.
+        tile: Show several in one tiled picture, the first on top, for models that are trained on such.
         task: The instruction of every episode; by default what the metadata of the episode, or of the data set, hold
             as task.
         orientation: as_stored for pictures that are upright, which is taken for granted; flip reverses their rows;
@@ -104,7 +114,8 @@ class MinariConfig:
     """
 
     path: Path
-    frames: str = "obs"
+    frames: tuple[str, ...] = ("obs",)
+    tile: bool = False
     task: str | None = None
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
@@ -112,9 +123,12 @@ class MinariConfig:
     data_source: str | None = None
 
     def __post_init__(self) -> None:
-        kind, *names = self.frames.split("/")
-        if kind not in ("obs", "info") or not all(names) or (kind == "info" and not names):
-            raise ValueError(f"got frames={self.frames!r}; expected 'obs', 'obs/KEY' or 'info/KEY', at any depth")
+        for place in self.frames:
+            kind, *names = place.split("/")
+            if kind not in ("obs", "info") or not all(names) or (kind == "info" and not names):
+                raise ValueError(f"got frames={place!r}; expected 'obs', 'obs/KEY' or 'info/KEY', at any depth")
+        if not self.frames:
+            raise ValueError("got no frames; expected 'obs', 'obs/KEY' or 'info/KEY', at any depth")
 
 
 class MinariFrames(LazyFrames):
@@ -172,13 +186,15 @@ def read_minari(config: MinariConfig) -> Reading:
         ImportError: Minari is not installed.
     """
     dataset = open_minari(config.path)
-    options = DatasetOptions(config.path, (config.frames,), (config.task,) if config.task else (), config.orientation)
-    reader = _Reader(dataset, options, options.cameras, is_import=True)
+    options = DatasetOptions(config.path, config.frames, (config.task,) if config.task else (), config.orientation)
+    reader = _Reader(dataset, options, is_import=True)
+    views = views_of(config.path, tuple(dict.fromkeys(config.frames)), config.tile)
     stated = Stated(config.data_source or dataset.id, config.quality, config.skill)
-    return (
-        attempt(
+    return chain.from_iterable(
+        attempt_views(
             f"{config.path}, episode {number}",
-            lambda number=number: trajectory_of(reader.read(number), stated, _UNKNOWN),
+            views,
+            lambda shown, number=number: trajectory_of(reader.read(number, shown), stated, _UNKNOWN),
         )
         for number in dataset.episode_indices.tolist()
     )
@@ -224,11 +240,11 @@ class MinariLabelDataset(RelabelDataset):
         self.keys = list(self.numbers)
         found = self._available_cameras()
         self.cameras = choose_cameras(options.path, found.names, options.cameras, found.refused)
-        self._reader = _Reader(self._dataset, options, self.cameras)
+        self._reader = _Reader(self._dataset, options)
 
     def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
-        return self._reader.read(self.numbers[key])
+        return self._reader.read(self.numbers[key], self.cameras)
 
     def fingerprint(self) -> str:
         """See `RelabelDataset.fingerprint`."""
@@ -267,24 +283,16 @@ class MinariLabelDataset(RelabelDataset):
 class _Reader:
     """Makes recorded episodes of a data set, by their numbers."""
 
-    def __init__(
-        self,
-        dataset: minari.MinariDataset,
-        options: DatasetOptions,
-        cameras: tuple[str, ...],
-        *,
-        is_import: bool = False,
-    ) -> None:
+    def __init__(self, dataset: minari.MinariDataset, options: DatasetOptions, *, is_import: bool = False) -> None:
         self._dataset = dataset
         self._folder = Path(dataset.storage.data_path)
-        self._cameras = cameras
         self._tasks = options.tasks
         self._orientation: Orientation = Assumptions(options.path).orientation(options.orientation)
         self._is_import = is_import
 
-    def read(self, number: int) -> RecordedEpisode:
-        """One episode with its outcome, as far as its infos know it."""
-        frames = {name: MinariFrames(self._folder, number, name, self._orientation) for name in self._cameras}
+    def read(self, number: int, cameras: Shown) -> RecordedEpisode:
+        """One episode as some cameras show it, with its outcome, as far as its infos know it."""
+        frames = {name: MinariFrames(self._folder, number, name, self._orientation) for name in cameras}
         content = episode_facts(self._folder, number)
         num_steps = len(content["rewards"])
         if not self._is_import:
@@ -304,13 +312,13 @@ class _Reader:
             truncated=truncated or not terminated,
             success=None if success is None else bool(success.any()),
             success_of_frames=success,
-            names=(f"episode_{number}", *self._cameras),
-            facts=self._facts(number, steps, metadata.get("seed")),
+            names=(f"episode_{number}", *cameras),
+            facts=self._facts(number, steps, metadata.get("seed"), cameras),
         )
 
-    def _facts(self, number: int, steps: NDArray[np.int64], seed: int | None) -> RecordedFacts:
+    def _facts(self, number: int, steps: NDArray[np.int64], seed: int | None, cameras: Shown) -> RecordedFacts:
         spec = self._dataset.env_spec
-        metadata = {"frames": ", ".join(self._cameras), "frame_interval": 1}
+        metadata = {"frames": ", ".join(cameras), "frame_interval": 1}
         return RecordedFacts(
             steps=steps,
             # Minari draws seeds of 64 bits, which not every reader of a store can hold.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any, BinaryIO, Final
 from robometer_rl.data.array_frames import ArrayFrames
 from robometer_rl.data.published import Published, published
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
-from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.data.trajectory import TILED, QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.documents import brief
 from robometer_rl.extras import require
@@ -59,6 +60,7 @@ _COLUMNS: Final = (
 )
 _REQUIRED: Final = ("id", "task", "frames", "quality_label")
 _LISTED: Final = 8  # of the collections that are missing, how many are named
+_TILED_KEY: Final = re.compile("(^|_)tiled(_|$)")  # what repositories of tiled pictures are called
 _MOST_FRAMES: Final = 4096  # that a cache was told to keep, for finding out which number it was
 
 
@@ -196,7 +198,7 @@ def _trajectory(row: Mapping[str, Any], found: FoundCollection, split: str, most
         partial_success=_graded(row.get("partial_success")),
         split=split,
         source=f"{found.key}#{row['id']}",
-        metadata=_metadata(frames, found, most),
+        metadata=_metadata(frames, found, most) | ({TILED: True} if _TILED_KEY.search(found.key) else {}),
     )
 
 

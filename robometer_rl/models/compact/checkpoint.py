@@ -50,6 +50,7 @@ class CompactConfig:
         resolution: Side of the pictures that the image network sees.
         protocol: Which frames of a history it is shown by default.
         success_threshold: Calibrated on episodes that it was not trained on; None if it never was.
+        tiled: Whether it was trained on tiled pictures of several cameras, see `robometer_rl.tiles`.
         trained: What it was trained on and how good it was found to be, as plain values.
     """
 
@@ -58,6 +59,7 @@ class CompactConfig:
     resolution: int = 192
     protocol: str = "nested(8)"
     success_threshold: float | None = None
+    tiled: bool = False
     trained: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class CompactConfig:
         if (version := values.pop("version", None)) != _VERSION:
             raise ValueError(f"it has version {brief(version)}; this release reads {_VERSION}")
         known = {each.name for each in fields(cls)}
+        values.setdefault("tiled", False)  # not in checkpoints that are older than it
         if set(values) != known:
             raise ValueError(f"its entries are {sorted(values)}; expected {sorted(known)}")
         try:

@@ -85,6 +85,7 @@ class CompactModel(RewardModel):
         self.revision = revision
         self.default_protocol = parse_protocol(checkpoint.config.protocol)
         self.success_threshold = checkpoint.config.success_threshold
+        self.tiled = checkpoint.config.tiled
         self._known = {normalised(task) for task in checkpoint.config.tasks}
 
     @torch.inference_mode()

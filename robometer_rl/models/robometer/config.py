@@ -2,7 +2,7 @@
 
 The published file is the whole experiment configuration of the reference trainer. Only the settings that change what
 the model computes are read; everything else is carried along unchanged, so that saving a checkpoint loses nothing.
-Settings that the published files do not have (default protocol, image size, calibration) live in the section
+Settings that the published files do not have (default protocol, image size, calibration, tiles) live in the section
 ``robometer_rl``; a checkpoint without it behaves as published. LeRobot's conversions say the same in a ``config.json``.
 """
 
@@ -74,6 +74,7 @@ class RobometerConfig:
         min_pixels: Smaller frames are enlarged to this area.
         max_pixels: Larger frames are reduced to this area.
         success_threshold: Calibrated threshold on the success probability, None if never calibrated.
+        tiled: Whether it was trained on tiled pictures of several cameras, see `robometer_rl.tiles`.
         settings: The whole ``config.yaml``.
     """
 
@@ -91,6 +92,7 @@ class RobometerConfig:
     min_pixels: int = PUBLISHED_MIN_PIXELS
     max_pixels: int = PUBLISHED_MAX_PIXELS
     success_threshold: float | None = None
+    tiled: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +163,7 @@ class RobometerConfig:
             min_pixels=_read(own, "min_pixels", int, PUBLISHED_MIN_PIXELS),
             max_pixels=_read(own, "max_pixels", int, PUBLISHED_MAX_PIXELS),
             success_threshold=_read(own, "success_threshold", float, None),
+            tiled=_read(own, "tiled", bool, False),
             settings=settings,
         )
 
@@ -204,6 +207,8 @@ class RobometerConfig:
             own |= {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         if self.success_threshold is not None:
             own["success_threshold"] = self.success_threshold
+        if self.tiled:
+            own["tiled"] = True
         settings.pop(_OWN_SECTION, None)
         if own:
             settings[_OWN_SECTION] = own

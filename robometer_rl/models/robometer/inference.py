@@ -91,6 +91,7 @@ class Robometer(RewardModel):
         self.bins = checkpoint.config.progress_bins if checkpoint.config.discrete else 0
         self.default_protocol = checkpoint.config.protocol
         self.success_threshold = checkpoint.config.success_threshold
+        self.tiled = checkpoint.config.tiled
         self._parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     @torch.inference_mode()

@@ -71,7 +71,7 @@ def paid(last: float = 1.0) -> np.ndarray:
 )
 def test_import_and_relabelling_show_the_same_pictures(tmp_path, camera, env, upright, orientation):
     path = write(tmp_path / "push_the_plate_demo.hdf5", 1, env, rewards=paid(), **{f"obs__{camera}": PICTURES})
-    options: dict[str, Any] = {"camera": camera, "orientation": orientation, "task": "push", "quality": "successful"}
+    options: dict[str, Any] = {"camera": (camera,), "orientation": orientation, "task": "push", "quality": "successful"}
     (as_libero,) = read_libero_hdf5(LiberoHDF5Config(path, **options))
     (as_robomimic,) = read_robomimic_hdf5(RobomimicHDF5Config(path, **options))
     views = {"as_stored": np.s_[:], "flip": np.s_[:, ::-1], "rotate": np.s_[:, ::-1, ::-1], None: upright}
@@ -87,7 +87,7 @@ def test_what_the_file_says_of_its_pictures_comes_before_who_wrote_it(tmp_path, 
     path = write(tmp_path / "a.hdf5", 1, None, rewards=paid(), **{f"obs__{camera}": PICTURES})
     with h5py.File(path, "a") as file:
         file["data"].attrs["macros_image_convention"] = convention
-    (imported,) = read_libero_hdf5(LiberoHDF5Config(path, camera=camera, task="push", quality="successful"))
+    (imported,) = read_libero_hdf5(LiberoHDF5Config(path, camera=(camera,), task="push", quality="successful"))
     np.testing.assert_array_equal(imported.frames[:], PICTURES[upright])
     np.testing.assert_array_equal(shown(path, camera), PICTURES[upright])
 
@@ -116,7 +116,7 @@ SPARSE = {"reward_shaping": False, "control_freq": 20}
 
 
 def read(path: Path, **options: Any) -> list[Trajectory | Unreadable]:
-    return list(read_robomimic_hdf5(RobomimicHDF5Config(path, task="lift", camera="front", **options)))
+    return list(read_robomimic_hdf5(RobomimicHDF5Config(path, task="lift", camera=("front",), **options)))
 
 
 def test_a_file_in_which_nobody_was_paid_does_not_say_how_it_ended(tmp_path):
@@ -141,7 +141,7 @@ def test_a_stated_quality_wins_and_notes_that_contradict_it_are_left_out(tmp_pat
     path = write(tmp_path / "a_demo.hdf5", 1, SPARSE, rewards=paid(), obs__agentview_rgb=PICTURES)
 
     def read_one(quality: Any) -> Any:
-        options = {"task": "lift", "camera": "agentview_rgb", "quality": quality}
+        options = {"task": "lift", "camera": ("agentview_rgb",), "quality": quality}
         if reader == "libero":
             return next(read_libero_hdf5(LiberoHDF5Config(path, **options)))
         return next(read_robomimic_hdf5(RobomimicHDF5Config(path, **options)))
@@ -163,7 +163,7 @@ def test_of_a_labelled_copy_the_recorded_outcome_is_imported(tmp_path, source):
     relabel(dataset, Labeller(PixelModel()), dataset.writer("copy", tmp_path / "labelled.hdf5"))
 
     def outcomes(where: Path) -> list[Any]:
-        options: dict[str, Any] = {"task": "lift", "camera": camera}
+        options: dict[str, Any] = {"task": "lift", "camera": (camera,)}
         reading = (
             read_libero_hdf5(LiberoHDF5Config(where, **options))
             if source is LIBERO
@@ -253,3 +253,93 @@ def test_one_damaged_demonstration_is_listed_and_the_others_are_read(tmp_path):
     assert dataset.cameras == ("front",)
     opened = [open_episode(dataset, key) for key in dataset.keys]
     assert [isinstance(each, Unreadable) for each in opened] == [True, True, False]
+
+
+# --- Isaac Lab, and others who note outcome and instruction with each demonstration ---
+
+
+def isaac_lab(path: Path, said: list[Any]) -> Path:
+    """As Isaac Lab's HDF5DatasetFileHandler writes episodes: no rewards, and ``success`` in the attributes."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = STEPS * len(said)
+        data.attrs["env_args"] = json.dumps({"env_name": "Isaac-Stack-Cube-Franka-IK-Rel-v0", "type": 2})
+        for number, success in enumerate(said):
+            demo = data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"] = STEPS
+            demo.attrs["seed"] = number
+            if success is not None:
+                demo.attrs["success"] = success
+            demo.create_dataset("actions", data=np.zeros((STEPS, 7), np.float32), compression="gzip")
+            demo.create_dataset(
+                "initial_state/rigid_object/cube_1/root_pose", data=np.zeros((1, 7)), compression="gzip"
+            )
+            for camera in ("table_cam", "wrist_cam"):
+                demo.create_dataset(f"obs/{camera}", data=PICTURES, compression="gzip")
+    return path
+
+
+def test_the_outcome_that_isaac_lab_notes_is_read(tmp_path):
+    path = isaac_lab(tmp_path / "a.hdf5", [True, False, None])
+    options: dict[str, Any] = {"task": "stack the cubes", "camera": ("table_cam",)}
+    found = list(read_robomimic_hdf5(RobomimicHDF5Config(path, **options)))
+    assert [(each.quality_label, each.success) for each in found[:2]] == [("successful", None), ("failure", None)]
+    assert "'quality'" in found[2].reason
+    np.testing.assert_array_equal(found[0].frames[:], PICTURES)
+    assert found[0].metadata["env_name"] == "Isaac-Stack-Cube-Franka-IK-Rel-v0"
+    stated = read_robomimic_hdf5(RobomimicHDF5Config(path, quality="suboptimal", **options))
+    assert {each.quality_label for each in stated} == {"suboptimal"}
+    dataset = open_dataset(DatasetOptions(path, ("table_cam",), ("stack",)))
+    assert [dataset.episode(key).success for key in dataset.keys] == [True, False, None]
+
+
+def test_an_outcome_that_is_none_is_refused(tmp_path):
+    path = isaac_lab(tmp_path / "a.hdf5", ["yes"])
+    (bad,) = read_robomimic_hdf5(RobomimicHDF5Config(path, task="stack", camera=("table_cam",)))
+    assert isinstance(bad, Unreadable)
+    assert "the attribute 'success' is 'yes'; expected true or false" in bad.reason
+
+
+@pytest.mark.parametrize("where", ["data", "data/demo_0"])
+@pytest.mark.parametrize("name", ["task_description", "language_instruction"])
+def test_an_instruction_that_is_an_attribute_is_read(tmp_path, name, where):
+    path = isaac_lab(tmp_path / "a.hdf5", [True])
+    with h5py.File(path, "a") as file:
+        file[where].attrs[name] = "stack the red cube on the blue one"
+    (found,) = read_robomimic_hdf5(RobomimicHDF5Config(path, camera=("table_cam",)))
+    assert found.task == "stack the red cube on the blue one"
+    (stated,) = read_robomimic_hdf5(RobomimicHDF5Config(path, task="pile them", camera=("table_cam",)))
+    assert stated.task == "pile them"
+
+
+def test_a_failure_that_a_libero_file_notes_is_no_demonstration(tmp_path, caplog):
+    path = write(tmp_path / "open_it_demo.hdf5", 1, obs__agentview_rgb=PICTURES)
+    with h5py.File(path, "a") as file:
+        file["data/demo_0"].attrs["success"] = False
+    with caplog.at_level(logging.INFO, "robometer_rl"):
+        (found,) = read_libero_hdf5(LiberoHDF5Config(path))
+    assert (found.quality_label, found.skill) == ("failure", None)
+    assert not any("--quality" in message for message in caplog.messages)
+
+
+def test_what_openvla_makes_of_libero_is_read_without_any_attribute(tmp_path):
+    """Its script drops pauses and failures, renders at 256 pixels, and writes arrays into groups, nothing else."""
+    path = tmp_path / "pick_up_the_bowl_demo.hdf5"
+    with h5py.File(path, "w") as file:
+        demo = file.create_group("data").create_group("demo_0")
+        observations = demo.create_group("obs")
+        for name, width in (("gripper_states", 2), ("joint_states", 7), ("ee_states", 6)):
+            observations.create_dataset(name, data=np.zeros((STEPS, width)))
+        for camera in ("agentview_rgb", "eye_in_hand_rgb"):
+            observations.create_dataset(camera, data=PICTURES)
+        for name in ("actions", "states", "robot_states"):
+            demo.create_dataset(name, data=np.zeros((STEPS, 7)))
+        for name in ("rewards", "dones"):
+            demo.create_dataset(name, data=paid().astype(np.uint8))
+    found = list(read_libero_hdf5(LiberoHDF5Config(path, camera=("agentview_rgb", "eye_in_hand_rgb"))))
+    assert [each.metadata["camera"] for each in found] == ["agentview_rgb", "eye_in_hand_rgb"]
+    assert {(each.task, each.quality_label, each.skill) for each in found} == {
+        ("pick up the bowl", "successful", "expert")
+    }
+    np.testing.assert_array_equal(found[0].frames[:], PICTURES[:, ::-1])
+    assert found[0].success.tolist() == [False] * 5 + [True]

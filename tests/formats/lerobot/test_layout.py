@@ -123,7 +123,7 @@ def test_one_bad_row_of_the_table_of_episodes_is_one_bad_episode(root):
     values: list[Any] = table[column].to_pylist()
     values[1] = None
     pq.write_table(table.set_column(table.column_names.index(column), column, pa.array(values)), path)
-    readings = list(read_lerobot(LeRobotConfig(root, camera=TOP, quality="successful")))
+    readings = list(read_lerobot(LeRobotConfig(root, camera=(TOP,), quality="successful")))
     assert [isinstance(each, Unreadable) for each in readings] == [False, True] + [False] * (len(values) - 2)
     assert "in row 1" in readings[1].reason
     dataset = open_dataset(DatasetOptions(root, (TOP,)))
@@ -140,17 +140,17 @@ def test_depth_is_refused_with_the_reason(root):
     with pytest.raises(SourceError, match=f"'{TOP}' cannot be shown: .*depth"):
         open_dataset(DatasetOptions(root, (TOP,)))
     with pytest.raises(SourceError, match=f"'{TOP}' cannot be shown: .*depth"):
-        read_lerobot(LeRobotConfig(root, camera=TOP))
+        read_lerobot(LeRobotConfig(root, camera=(TOP,)))
 
 
 def test_what_is_stated_wins(root):
-    (first, *_) = read_lerobot(LeRobotConfig(root, task="wave", camera=TOP, orientation="flip", quality="failure"))
-    (stored, *_) = read_lerobot(LeRobotConfig(root, camera=TOP))
+    (first, *_) = read_lerobot(LeRobotConfig(root, task="wave", camera=(TOP,), orientation="flip", quality="failure"))
+    (stored, *_) = read_lerobot(LeRobotConfig(root, camera=(TOP,)))
     assert (first.task, first.quality_label) == ("wave", "failure")
     assert first.success is None or not first.success.any()
     assert (first.frames[:] == stored.frames[:][:, ::-1]).all()
     # A reward that nobody was paid: nothing succeeded, whatever next.success says.
-    assert {each.quality_label for each in read_lerobot(LeRobotConfig(root, camera=TOP, success_reward=1e9))} == {
+    assert {each.quality_label for each in read_lerobot(LeRobotConfig(root, camera=(TOP,), success_reward=1e9))} == {
         "failure"
     }
 
@@ -159,7 +159,7 @@ def test_of_a_labelled_copy_the_recorded_outcome_is_imported(root, tmp_path):
     dataset = open_dataset(DatasetOptions(root, (TOP,), ("open",)))
     relabel(dataset, Labeller(PixelModel()), dataset.writer("copy", tmp_path / "new"))
     before, after = (
-        [(each.quality_label, each.success.tolist()) for each in read_lerobot(LeRobotConfig(place, camera=TOP))]
+        [(each.quality_label, each.success.tolist()) for each in read_lerobot(LeRobotConfig(place, camera=(TOP,)))]
         for place in (root, tmp_path / "new")
     )
     assert after == before

@@ -18,6 +18,7 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.lerobot.layout import LeRobotLayout
 from robometer_rl.formats.lerobot.reader import LeRobotConfig, episode_frames, frame_times, read_lerobot
+from robometer_rl.tiles import tile
 from robometer_rl.video import VideoError
 from tests.formats import counters
 from tests.library import ROOT
@@ -53,7 +54,7 @@ def v30(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("camera", "name"), [(TOP, "top"), (WRIST, "wrist")])
 def test_v30_frames_are_the_ones_recorded(camera: str, name: str) -> None:
-    found = read(V30, camera=camera)
+    found = read(V30, camera=(camera,))
     assert [len(entry) for entry in found] == list(LENGTHS)
     for episode, trajectory in enumerate(found):
         expected = [(episode, number, name) for number in range(LENGTHS[episode])]
@@ -61,7 +62,7 @@ def test_v30_frames_are_the_ones_recorded(camera: str, name: str) -> None:
 
 
 def test_v30_fields() -> None:
-    first, second, *_ = read(V30, camera=TOP, skill="expert")
+    first, second, *_ = read(V30, camera=(TOP,), skill="expert")
     assert [entry.id for entry in (first, second)] == ["lerobot_v30-000000-top", "lerobot_v30-000001-top"]
     assert (first.task, second.task) == TASKS[:2]
     assert (first.quality_label, second.quality_label) == ("successful", "failure")
@@ -104,7 +105,7 @@ def test_v21_one_file_per_episode() -> None:
 
 def test_what_is_read_can_be_stored(tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path / "store")
-    for trajectory in read(V30, camera=TOP):
+    for trajectory in read(V30, camera=(TOP,)):
         assert isinstance(trajectory, Trajectory)
         store.append(trajectory)
     assert counters.frame_numbers(store["lerobot_v30-000003-top"].frames[:]) == list(range(7))
@@ -122,7 +123,21 @@ def test_the_camera_is_chosen() -> None:
     with pytest.raises(SourceError, match=f"no camera was named; expected one of {TOP}, {WRIST}"):
         read_lerobot(LeRobotConfig(V30))
     with pytest.raises(SourceError, match="no camera is called 'front'"):
-        read_lerobot(LeRobotConfig(V30, camera="front"))
+        read_lerobot(LeRobotConfig(V30, camera=("front",)))
+
+
+def test_each_camera_has_a_trajectory_or_all_have_a_tiled_one(tmp_path: Path) -> None:
+    found = read(V30, camera=(TOP, WRIST))
+    assert [each.id for each in found[:2]] == ["lerobot_v30-000000-top", "lerobot_v30-000000-wrist"]
+    assert len(found) == 2 * len(LENGTHS)
+    pytest.importorskip("cv2")
+    tiled = read(V30, camera=(TOP, WRIST), tile=True)
+    assert [each.id for each in tiled] == [f"lerobot_v30-{number:06d}-top-wrist" for number in range(len(LENGTHS))]
+    views = [np.asarray(each.frames[5:6])[0] for each in found[:2]]
+    np.testing.assert_array_equal(tiled[0].frames[5:6][0], tile(views))
+    store = TrajectoryStore(tmp_path / "store")
+    store.append(tiled[0])
+    assert store[tiled[0].id].tiled
 
 
 def test_depth_is_no_camera(v30: Path) -> None:
@@ -140,13 +155,13 @@ def test_quality_is_stated_where_it_was_not_recorded() -> None:
         read_lerobot(LeRobotConfig(IMAGES, success_reward=1.0))
     first = read(IMAGES, quality="suboptimal")[0]
     assert (first.quality_label, first.success) == ("suboptimal", None)
-    assert {entry.quality_label for entry in read(V30, camera=TOP, quality="successful")} == {"successful"}
+    assert {entry.quality_label for entry in read(V30, camera=(TOP,), quality="successful")} == {"successful"}
 
 
 def test_splits_are_those_of_the_dataset(v30: Path) -> None:
     path = v30 / "meta/info.json"
     path.write_text(path.read_text().replace('"train": "0:4"', '"train": "0:3", "test": "3:4"'))
-    assert [entry.split for entry in read(v30, camera=TOP)] == ["train", "train", "train", "test"]
+    assert [entry.split for entry in read(v30, camera=(TOP,))] == ["train", "train", "train", "test"]
 
 
 def test_v20_is_read_like_v21(tmp_path: Path) -> None:
@@ -161,7 +176,7 @@ def test_other_versions_are_refused(v30: Path, version: str) -> None:
     path = v30 / "meta/info.json"
     path.write_text(path.read_text().replace('"v3.0"', f'"{version}"'))
     with pytest.raises(SourceError, match=rf"has the version '{version}'; expected one of v2\.0, v2\.1, v3\.0"):
-        read_lerobot(LeRobotConfig(v30, camera=TOP))
+        read_lerobot(LeRobotConfig(v30, camera=(TOP,)))
 
 
 def test_what_is_no_dataset_is_refused(v30: Path, tmp_path: Path) -> None:
@@ -169,10 +184,10 @@ def test_what_is_no_dataset_is_refused(v30: Path, tmp_path: Path) -> None:
         read_lerobot(LeRobotConfig(tmp_path / "elsewhere"))
     (v30 / "meta/tasks.parquet").write_bytes(b"broken")
     with pytest.raises(SourceError, match=r"cannot be read as LeRobot v3\.0"):
-        read_lerobot(LeRobotConfig(v30, camera=TOP))
+        read_lerobot(LeRobotConfig(v30, camera=(TOP,)))
     (v30 / "meta/info.json").write_text("{")
     with pytest.raises(SourceError, match="not the description"):
-        read_lerobot(LeRobotConfig(v30, camera=TOP))
+        read_lerobot(LeRobotConfig(v30, camera=(TOP,)))
 
 
 BAD: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
@@ -255,7 +270,7 @@ def test_what_is_bad_is_named_and_the_rest_is_read(
     v30: Path, damage: Callable[[Path], object], bad: list[int], reason: str
 ) -> None:
     damage(v30)
-    found = read(v30, camera=TOP)
+    found = read(v30, camera=(TOP,))
     assert [position for position, entry in enumerate(found) if isinstance(entry, Unreadable)] == bad
     for position in bad:
         assert found[position].name == f"{v30}#episode {position}"

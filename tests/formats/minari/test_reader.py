@@ -106,14 +106,14 @@ def test_pictures_under_a_key_of_the_observation_may_be_turned(root: Path) -> No
     space = spaces.Dict({"camera": IMAGE, "arm": ACTION})
     observations = {"camera": pictures(0), "arm": [np.zeros(2, np.float32)] * 6}
     path = create("reach/keys-v0", space, [episode(0, observations, success(*[True] * 6))])
-    (stored,) = read(path, frames="obs/camera")
-    (flipped,) = read(path, frames="obs/camera", orientation="flip")
+    (stored,) = read(path, frames=("obs/camera",))
+    (flipped,) = read(path, frames=("obs/camera",), orientation="flip")
     assert stored.frames[:1][0, :8].min() == 240
     np.testing.assert_array_equal(flipped.frames[:], stored.frames[:][:, ::-1])
     (without,) = read(path)
     assert isinstance(without, Unreadable)
     assert "['arm', 'camera']" in without.reason
-    (wrong,) = read(path, frames="obs/wrist")
+    (wrong,) = read(path, frames=("obs/wrist",))
     assert isinstance(wrong, Unreadable)
     assert "obs/wrist" in wrong.reason
 
@@ -125,7 +125,7 @@ def test_frames_that_were_rendered_into_the_infos(root: Path, recorded: int) -> 
     done = [False, False, False, False, True, True][missing:]
     infos = {"frame": pictures(0)[missing:], "is_success": done}
     path = create("reach/rendered-v0", ACTION, [episode(0, [np.zeros(2, np.float32)] * 6, infos)])
-    (trajectory,) = read(path, frames="info/frame")
+    (trajectory,) = read(path, frames=("info/frame",))
     assert isinstance(trajectory, Trajectory)
     assert len(trajectory) == recorded
     assert trajectory.steps.tolist() == list(range(missing, 6))
@@ -167,7 +167,7 @@ def test_the_environment_is_named_if_the_data_set_names_it(root: Path) -> None:
         observation_space=space,
         action_space=ACTION,
     )
-    (trajectory,) = read(Path(dataset.storage.data_path), frames="info/frame")
+    (trajectory,) = read(Path(dataset.storage.data_path), frames=("info/frame",))
     assert trajectory.metadata["env_id"] == "CartPole-v1"
 
 
@@ -251,17 +251,19 @@ def test_pictures_are_found_at_any_depth(root: Path, data_format: str, encoded: 
     path = create("reach/nested-v0", space, [buffer], data_format=data_format, jpeg_encoding=encoded)
     places = {"obs/pixels/top": 0, "obs/views/1/wrist": 1, "info/render/side": 2}
     for place, number in places.items():
-        (trajectory,) = read(path, frames=place)
+        (trajectory,) = read(path, frames=(place,))
         assert isinstance(trajectory, Trajectory), trajectory
         difference = np.abs(trajectory.frames[:].astype(int) - np.stack(pictures(number)))
         assert difference.mean() < (3 if encoded else 1e-9)
         assert trajectory.frames.shape == (6, SIZE, SIZE, 3)
+    several = read(path, frames=tuple(places))
+    assert [each.metadata["frames"] for each in several] == list(places)
     dataset = open_dataset(DatasetOptions(path, tuple(places), ("reach",)))
     assert dataset.cameras == tuple(places)
     shown = dataset.episode("episode_0").cameras["info/render/side"]
     np.testing.assert_array_equal(shown[0:6], pictures(2))
     for place in ("obs/pixels/left", "obs/pixels", "obs", "info/render"):
-        (wrong,) = read(path, frames=place)
+        (wrong,) = read(path, frames=(place,))
         assert isinstance(wrong, Unreadable)
         assert "obs/pixels/top" in wrong.reason or "info/render/side" in wrong.reason
     with pytest.raises(SourceError, match="expected one of obs/pixels/top, obs/views/1/wrist"):
@@ -310,7 +312,7 @@ def test_a_damaged_episode_in_arrow_is_listed_and_the_others_are_read(root: Path
 @pytest.mark.parametrize("frames", ["render", "obs//top", "info/a//b", "obs/", "info", "info/", ""])
 def test_an_unknown_place_of_frames_is_refused(frames: str) -> None:
     with pytest.raises(ValueError, match="'obs/KEY'"):
-        MinariConfig(Path("any"), frames=frames)
+        MinariConfig(Path("any"), frames=(frames,))
 
 
 def test_something_else_than_a_data_set_raises_at_once(root: Path) -> None:

@@ -101,6 +101,6 @@ def test_settings_of_another_kind_are_refused(saved: Path, entry: str, value: ob
 
 
 def test_settings_say_what_they_are() -> None:
-    config = CompactConfig((TASK,), trained={"episodes": 3})
+    config = CompactConfig((TASK,), tiled=True, trained={"episodes": 3})
     assert CompactConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json())["model_type"] == "robometer-compact"

@@ -45,6 +45,7 @@ configs = st.builds(
     min_pixels=st.integers(1, 1000),
     max_pixels=st.integers(1000, 10**6),
     success_threshold=st.one_of(st.none(), st.floats(0, 1)),
+    tiled=st.booleans(),
 )
 
 
