@@ -96,9 +96,14 @@ FORMATS: Final[Mapping[str, Format]] = {
         "LIBERO's demonstrations in HDF5.", Reader("hdf5.reader:LiberoHDF5Config", "hdf5.reader:read_libero_hdf5")
     ),
     "robomimic_hdf5": Format(
-        "robomimic's image data sets in HDF5.",
+        "robomimic's and Isaac Lab's image data sets in HDF5.",
         Reader("hdf5.reader:RobomimicHDF5Config", "hdf5.reader:read_robomimic_hdf5"),
     ),
+    "maniskill": Format(
+        "ManiSkill's trajectories in HDF5, with pictures.",
+        Reader("hdf5.maniskill:ManiSkillConfig", "hdf5.maniskill:read_maniskill"),
+    ),
+    "aloha": Format("Episodes of ALOHA and ACT in HDF5.", Reader("hdf5.aloha:AlohaConfig", "hdf5.aloha:read_aloha")),
     "videos": Format(
         "Your own videos, with a JSONL file of task and quality.",
         Reader("videos:VideosConfig", "videos:read_videos"),
@@ -107,6 +112,14 @@ FORMATS: Final[Mapping[str, Format]] = {
     "roboreward": Format(
         "RoboReward: graded videos and metadata.jsonl.",
         Reader("roboreward:RoboRewardConfig", "roboreward:read_roboreward"),
+    ),
+    "roboarena": Format(
+        "RoboArena: graded evaluations of policies, in videos.",
+        Reader("roboarena:RoboArenaConfig", "roboarena:read_roboarena"),
+    ),
+    "robofac": Format(
+        "RoboFAC: videos of failures and successes, with questions and answers.",
+        Reader("robofac:RoboFACConfig", "robofac:read_robofac"),
     ),
     "rbm": Format(
         "Published Robometer data: caches, archives of them, repositories.",
