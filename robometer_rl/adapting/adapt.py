@@ -239,7 +239,7 @@ def _conclude(
     save_compact(folder, checkpoint.configured(success_threshold=threshold, trained=_without_nan(trained)))
     record = {**trained, "proposals": [vars(each) for each in proposals], "provenance": provenance()}
     write_text(config.output / "verdict.json", json.dumps(_without_nan(record), indent=2) + "\n")
-    commands = _commands(config, split, verdict)
+    commands = _commands(config, split, survey, verdict)
     page = write_page(config.output / "page", config.output.name, verdict, survey, seen, proposals, commands)
     _say(verdict, learned, proposals, page, commands, config, time.monotonic() - start)
     return verdict
@@ -254,11 +254,13 @@ def _calibrated(seen: Sequence[Seen]) -> SuccessRule | None:
         return None
 
 
-def _commands(config: AdaptConfig, split: Split, verdict: Verdict) -> list[str]:
+def _commands(config: AdaptConfig, split: Split, survey: Survey, verdict: Verdict) -> list[str]:
     """What to type next."""
     task = split.training[0].episode.task
     checkpoint = config.output / CHECKPOINT
-    again = f"robometer-rl adapt {config.store} --output {config.output}-2 --continue {config.output}"
+    again = f"robometer-rl adapt {config.store} --output {config.output}-2"
+    if not survey.hopeless:  # nothing was learned that would be worth going on from
+        again += f" --continue {config.output}"
     if not verdict.usable:
         return [again]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ _LEAST_OF_EACH: Final = 10  # successes, and failures
 _FLAT: Final = 2.0  # grey values that pictures vary by, in which nothing can be seen
 _UNMOVED: Final = 0.05  # grey values that episodes change by on average, in which nothing happens
 _NEAR: Final = 0.25  # progress of a failure that has at least begun
-_LOOKED_AT: Final = 40  # episodes whose pixels are looked at
+_LEAST_SEEDS: Final = 10  # from which episodes begin
+_SAME: Final = 0.01  # progress by which labels differ at most that are the same everywhere
 
 _ASSUMED: Final = {
     "progress": "progress was recorded",
@@ -31,6 +33,9 @@ _ASSUMED: Final = {
     "outcome": "only outcomes were recorded: successes advance in time to their last frame, and the second half of "
     "what fails is worth nothing. Record success in each frame, or better a distance",
 }
+
+_SENSIBLE: Final = {"progress": "rises on the way to success", "distance": "falls on the way to success"}
+"""What is expected of labels that were measured."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ def look_at(examples: Sequence[Example], split: Split) -> Survey:
         "worth of a frame": "; ".join(f"{_ASSUMED[name]} ({count})" for name, count in basis.items()),
         "training": f"{len(split.training)} episodes; {kept}{unseeded}",
     }
-    return Survey(facts, tuple(_missing(examples, done)), tuple(_hopeless(examples, split, done)))
+    pictures = _Pictures.of(examples)
+    missing = [*_missing(examples, done), *_odd(examples, split, pictures)]
+    return Survey(facts, tuple(missing), tuple(_hopeless(examples, split, pictures, done)))
 
 
 def _counted(counts: Counter[str]) -> str:
@@ -109,41 +116,121 @@ def _missing(examples: Sequence[Example], done: int) -> list[str]:
     return missing
 
 
-def _hopeless(examples: Sequence[Example], split: Split, done: int) -> list[str]:
+def _odd(examples: Sequence[Example], split: Split, pictures: _Pictures) -> list[str]:
+    """What should be set right, where enough is left to learn from."""
+    odd = []
+    copies = len(examples) - pictures.distinct
+    if copies:
+        odd.append(f"{copies} episodes show what another one shows: each counts once, leave the copies out")
+    if 0 < pictures.blank < len(examples):
+        odd.append(f"{pictures.blank} episodes show nothing, in one colour from end to end: record them again")
+    begun_done = sum(map(_begins_done, examples))
+    if 0 < begun_done < sum(example.succeeds for example in examples):
+        odd.append(
+            f"in {begun_done} episodes the task counts as done in the first frame: success is said of each frame, "
+            "not of the whole episode"
+        )
+    seeds = {example.episode.seed for example in examples}
+    if split.by == "seed" and 1 < len(seeds) < _LEAST_SEEDS:
+        odd.append(f"there are {len(seeds)} seeds, and episodes of one seed begin alike: record each from its own")
+    return odd
+
+
+def _hopeless(examples: Sequence[Example], split: Split, pictures: _Pictures, done: int) -> list[str]:
     reasons = []
     if not done:
         reasons.append("no episode succeeds, so nothing shows what success looks like")
     if done == len(examples):
         reasons.append("no episode fails, so nothing shows what must not be paid, and nothing can be told apart")
-    if len(examples) < LEAST_EPISODES:
+    if pictures.distinct < LEAST_EPISODES:
+        differ = "" if pictures.distinct == len(examples) else f" ({len(examples)} with copies of them)"
         reasons.append(
-            f"{len(examples)} episodes are too few: what is learned from fewer than {LEAST_EPISODES} is mostly chance"
+            f"{pictures.distinct} episodes{differ} are too few: what is learned from fewer than {LEAST_EPISODES} is "
+            "mostly chance"
         )
-    variation, change = _pixels(examples)
-    if variation < _FLAT:
+    if pictures.blank == len(examples):
         reasons.append(
-            f"the pictures show nothing (their pixels vary by {variation:.1f} of 255): look at them with "
+            f"the pictures show nothing (their pixels vary by {pictures.variation:.1f} of 255): look at them with "
             "`robometer-rl data inspect`"
         )
-    elif change < _UNMOVED:
+    elif pictures.change < _UNMOVED:
         reasons.append(
             "nothing moves in the pictures: the camera does not see the robot, or one frame was recorded over and over"
         )
-    held_out = Counter(example.succeeds for example in split.held_out)
-    if done and done < len(examples) and min(held_out[True], held_out[False]) < 2:
+    return [*reasons, *_constant_labels(examples, done), *_unjudged(examples, split, done)]
+
+
+def _constant_labels(examples: Sequence[Example], done: int) -> list[str]:
+    """Why labels cannot teach anything that are the same everywhere."""
+    reasons = []
+    for basis, sensible in _SENSIBLE.items():
+        labels = [example.labels for example in examples if example.basis == basis]
+        if not labels:
+            continue
+        undone = np.concatenate([each.progress[each.success < 1] for each in labels])
+        if len(undone) and np.ptp(undone) < _SAME:
+            reasons.append(
+                f"the recorded {basis} is no measure of progress: by it every frame in which the task is not done is "
+                f"worth {undone[0]:.2f}. Record one that {sensible}, or leave it out"
+            )
+    if done and done == sum(map(_begins_done, examples)):
         reasons.append(
-            f"of the episodes that are kept out {held_out[True]} succeed and {held_out[False]} fail, which "
-            "is not enough to judge by"
+            "in every success the task counts as done in the first frame already, so nothing shows how it is done: say "
+            "of each frame whether it is done there, not of the whole episode"
         )
     return reasons
 
 
-def _pixels(examples: Sequence[Example]) -> tuple[float, float]:
-    """Standard deviation of pixels within a picture, and mean change between first, middle and last frames."""
-    deviations, changes = [], []
-    for example in examples[:: max(len(examples) // _LOOKED_AT, 1)]:
-        last = len(example.episode) - 1
-        frames = [as_frames(example.episode.frames[t : t + 1])[0].astype(np.float32) for t in (0, last // 2, last)]
-        deviations += [float(frame.std()) for frame in frames]
-        changes += [float(np.abs(frame - frames[0]).mean()) for frame in frames[1:]]
-    return float(np.mean(deviations)), float(np.mean(changes))
+def _begins_done(example: Example) -> bool:
+    return bool(example.labels.success_known[0] and example.labels.success[0] > 0)
+
+
+def _unjudged(examples: Sequence[Example], split: Split, done: int) -> list[str]:
+    """Why nothing can be said of what is learned."""
+    seeds = {example.episode.seed for example in examples}
+    if split.by == "seed" and len(seeds) == 1:
+        return [
+            f"every episode has the seed {seeds.pop()}, so that all begin alike and none can be kept out to judge by: "
+            "record each from a seed of its own, or leave seeds out where episodes begin differently without"
+        ]
+    held_out = Counter(example.succeeds for example in split.held_out)
+    if done and done < len(examples) and min(held_out[True], held_out[False]) < 2:
+        return [
+            f"of the episodes that are kept out {held_out[True]} succeed and {held_out[False]} fail, which "
+            "is not enough to judge by"
+        ]
+    return []
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What the first, the middle and the last picture of each episode show.
+
+    Attributes:
+        distinct: How many episodes there are, if those with the same pictures are one; each blank one counts.
+        blank: Episodes with one colour and nothing else.
+        variation: Grey values that pictures vary by within themselves, on average.
+        change: Grey values by which the later ones differ from the first, on average.
+    """
+
+    distinct: int
+    blank: int
+    variation: float
+    change: float
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> _Pictures:
+        """Looks at all episodes."""
+        seen: set[bytes] = set()
+        variations, changes = [], []
+        for example in examples:
+            last = len(example.episode) - 1
+            frames = np.stack([as_frames(example.episode.frames[t : t + 1])[0] for t in (0, last // 2, last)])
+            values = frames.astype(np.float32)
+            # Within each channel: a screen in one colour shows nothing, whatever the colour.
+            variations.append(float(values.std(axis=(1, 2)).max()))
+            changes.append(float(np.abs(values[1:] - values[0]).mean()))
+            if variations[-1] >= _FLAT:
+                seen.add(hashlib.sha256(f"{last} {frames.shape}".encode() + frames.tobytes()).digest())
+        blank = sum(variation < _FLAT for variation in variations)
+        return cls(len(seen) + blank, blank, float(np.mean(variations)), float(np.mean(changes)))

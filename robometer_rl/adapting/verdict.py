@@ -168,7 +168,8 @@ def judge(seen: Sequence[Seen], survey: Survey, rule: SuccessRule | None) -> Ver
         rule: The success rule that was chosen; None if none could be.
     """
     checks = [*_order(seen), *_levels(seen), *_against_impostors(seen), *_rule(rule, seen)]
-    missed = [str(each) for each in checks if not each.passed]
+    # Where the recordings say why something cannot be measured, it is not said again.
+    missed = [str(each) for each in checks if not each.passed and not (survey.hopeless and np.isnan(each.value))]
     threshold = None if rule is None or not rule.usable else rule.threshold
     return Verdict(
         reasons=(*survey.hopeless, *missed),

@@ -14,14 +14,16 @@ from rich.table import Table
 
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import inside
-from robometer_rl.models.locations import CHECKPOINT_FILES, hub_errors, is_hub_id
+from robometer_rl.models.locations import CHECKPOINT_FILES, hub_errors, is_compact, is_hub_id
 from robometer_rl.provenance import read_record
 from robometer_rl.report.markup import markdown, markdown_code
 from robometer_rl.report.terminal import open_console
 
-__all__ = ["CARD_FILE", "PublishConfig", "PublishError", "Release", "model_card", "prepare", "publish"]
+__all__ = ["CARD_FILE", "PublishConfig", "PublishError", "Release", "compact_card", "model_card", "prepare", "publish"]
 
 if TYPE_CHECKING:
+    from robometer_rl.models.compact.inference import CompactModel
+    from robometer_rl.models.reward_model import RewardModel
     from robometer_rl.models.robometer.inference import Robometer
 
 CARD_FILE: Final = "README.md"
@@ -51,20 +53,101 @@ def model_card(
         record: Of its training, see `robometer_rl.training.record`; None if it is not known.
         evaluation: What ``robometer-rl evaluate`` wrote; None if it was not measured.
     """
-    sections = [
-        f"---\n{yaml.safe_dump(_metadata(license, record), sort_keys=False)}---",
-        f"# {markdown(name.rpartition('/')[2])}",
+    return _card(
+        name,
+        license,
+        _metadata(license, record),
         "A Robometer: it looks at the frames of a robot's episode and an instruction, and says how far the task has "
         "come and whether it is done.",
-        f"```python\nfrom robometer_rl import load_reward_model\n\nmodel = load_reward_model({_literal(name)})\n```",
+        name,
         _facts(model),
         "## Data and training\n\n" + (_training(record) if record else "Not recorded."),
         "## Results\n\n" + (_results(evaluation) if evaluation else "Not measured."),
+    )
+
+
+def compact_card(name: str, license: str, model: CompactModel, evaluation: Mapping[str, Any] | None) -> str:
+    """The same for a compact model (`robometer_rl.models.compact`), with the verdict that its training ended with."""
+    return _card(
+        name,
+        license,
+        _metadata(license, None),
+        "A compact reward model of one environment: it looks at the frames of an episode and an instruction, and says "
+        "how far the task has come and whether it is done. Its frozen image network is EfficientNet-Lite0 with weights "
+        "from ImageNet.",
+        f"compact:{name}",
+        _compact_facts(model),
+        *_compact_training(model.checkpoint.config.trained),
+        *(["## Results\n\n" + _results(evaluation)] if evaluation else []),
+    )
+
+
+def _card(name: str, license: str, metadata: Mapping[str, Any], what: str, loaded_as: str, *sections: str) -> str:
+    parts = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
+        f"# {markdown(name.rpartition('/')[2])}",
+        what,
+        f"```python\nfrom robometer_rl import load_reward_model\n\n"
+        f"model = load_reward_model({_literal(loaded_as)})\n```",
+        *sections,
         "## Limits\n\nOn other tasks, cameras and robots than those of its data its numbers mean nothing until they "
         "are measured: `robometer-rl evaluate` measures them on a store of recordings.",
         f"## Licence\n\n{markdown(license)}",
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _compact_facts(model: CompactModel) -> str:
+    config = model.checkpoint.config
+    size = sum(
+        parameter.numel()
+        for part in (model.checkpoint.tower, model.checkpoint.network)
+        for parameter in part.parameters()
+    )
+    facts = {
+        "Parameters": f"{size / 1e6:.1f} M, the image network's included",
+        "Instructions": "; ".join(markdown(task) for task in config.tasks),
+        "Frames": f"{config.resolution} x {config.resolution}; default protocol {markdown_code(config.protocol)}",
+        "Success threshold": "not calibrated" if config.success_threshold is None else f"{config.success_threshold}",
+    }
+    return _table(("", ""), list(facts.items()))
+
+
+def _compact_training(trained: Mapping[str, Any]) -> list[str]:
+    """What `robometer-rl adapt` has noted in the checkpoint."""
+    if not trained:
+        return ["## Data and training\n\nNot recorded."]
+    verdict = trained["verdict"]
+    data = _table(("", ""), [(markdown(name), markdown(value)) for name, value in trained["data"].items()])
+    kinds = _table(
+        ("Outcome", "Episodes", "Final progress", "True"),
+        [
+            (markdown(each["name"]), str(each["episodes"]), f"{each['final']:.2f}", _known(each["true_final"]))
+            for each in verdict["outcomes"]
+        ],
+    )
+    checks = _table(
+        ("Check", "Found", "Expected", "Met"),
+        [
+            (
+                markdown(each["name"]),
+                _known(each["value"]),
+                markdown(each["expected"]),
+                "yes" if each["passed"] else "no",
+            )
+            for each in verdict["checks"]
+        ],
+    )
+    reasons = "".join(f"\n- {markdown(reason)}" for reason in verdict["reasons"])
+    return [
+        f"## Data and training\n\n{data}\n\n{trained['steps']} steps of `robometer-rl adapt`.",
+        f"## Verdict: {markdown(verdict['verdict'])}\n\nOn {verdict['held_out']} episodes that it was not trained on."
+        f"{reasons}\n\n{kinds}\n\n{checks}",
+    ]
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _metadata(license: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -229,7 +312,7 @@ def prepare(config: PublishConfig) -> Release:
     Raises:
         PublishError: A name that is not OWNER/NAME, a directory that others could not load, or an evaluation that is
             none.
-        CheckpointError: The directory does not load.
+        CheckpointError: The directory does not load; `CompactCheckpointError` of a compact model.
         OutsideError: A file of it is a link out of it.
     """
     if not is_hub_id(config.repo_id):
@@ -241,20 +324,46 @@ def prepare(config: PublishConfig) -> Release:
     for path in (*paths, card):  # a link in a checkpoint that came from somewhere would be pushed as what it leads to
         inside(config.checkpoint, path.name)
     files: dict[str, Path | bytes] = {path.name: path for path in paths if path.name not in _LEFT_OUT}
-    model = _loaded(config.checkpoint)
-    if card.is_file():
-        files[CARD_FILE] = card
-    else:
-        evaluation = None if config.evaluation is None else _evaluation(config.evaluation)
-        text = model_card(config.repo_id, config.license, model, read_record(config.checkpoint), evaluation)
-        files[CARD_FILE] = text.encode()
+    model = _loaded_compact(config.checkpoint) if is_compact(config.checkpoint) else _loaded(config.checkpoint)
+    files[CARD_FILE] = card if card.is_file() else _written_card(config, model).encode()
     return Release(files)
 
 
-def _loaded(directory: Path) -> Robometer:
+def _written_card(config: PublishConfig, model: CompactModel | Robometer) -> str:
+    from robometer_rl.models.robometer.inference import Robometer
+
+    evaluation = None if config.evaluation is None else _evaluation(config.evaluation)
+    if isinstance(model, Robometer):
+        return model_card(config.repo_id, config.license, model, read_record(config.checkpoint), evaluation)
+    try:
+        return compact_card(config.repo_id, config.license, model, evaluation)
+    # Whatever is missing or of another type: it comes from a file.
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PublishError(
+            f"what {config.checkpoint} notes of its training is not what robometer-rl adapt writes ({error!r}); put a "
+            f"{CARD_FILE} of your own into it"
+        ) from error
+
+
+def _loaded_compact(directory: Path) -> CompactModel:
+    from robometer_rl.models.compact.checkpoint import load_compact
+    from robometer_rl.models.compact.inference import CompactModel
+
+    model = CompactModel(load_compact(directory), str(directory), directory.name)
+    _require_prediction(model)
+    return model
+
+
+def _require_prediction(model: RewardModel) -> None:
+    """Raises if an output is not a number."""
     import numpy as np
 
     from robometer_rl.frames import Clip
+
+    model.predict([Clip(np.zeros((2, 64, 64, 3), np.uint8), "open the drawer")])
+
+
+def _loaded(directory: Path) -> Robometer:
     from robometer_rl.models.robometer.adapters import adapter_of
     from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, load_checkpoint
     from robometer_rl.models.robometer.inference import Robometer
@@ -272,8 +381,7 @@ def _loaded(directory: Path) -> Robometer:
             "the base and train from its name on the Hub, or save the adapter with base_model_name_or_path=None"
         )
     model = Robometer(checkpoint, str(directory), directory.name)
-    # Raises if an output is not a number.
-    model.predict([Clip(np.zeros((2, 64, 64, 3), np.uint8), "open the drawer")])
+    _require_prediction(model)
     return model
 
 

@@ -35,7 +35,7 @@ def recording(kind: str, seed: int, **fields: Any) -> Trajectory:
     given_fields = {
         "id": f"{kind}-{seed}",
         "task": TASK,
-        "frames": draw(place, int(rng.integers(0, 12))),
+        "frames": draw(place, int(rng.integers(0, 12)), seed),
         "quality_label": "successful" if done[-1] else "failure",
         "data_source": "made-up",
         "success": done,
@@ -46,9 +46,13 @@ def recording(kind: str, seed: int, **fields: Any) -> Trajectory:
     return Trajectory(**{**given_fields, **fields})
 
 
-def draw(place: np.ndarray, top: int) -> np.ndarray:
-    """(T, SIZE, SIZE, 3): a block of eight pixels at a place between the left edge, 0, and the right one, 1."""
+def draw(place: np.ndarray, top: int, mark: int) -> np.ndarray:
+    """(T, SIZE, SIZE, 3): a block of eight pixels at a place between the left edge, 0, and the right one, 1.
+
+    The mark, in the last pixel, makes episodes differ whose blocks are at the same places.
+    """
     frames = np.full((len(place), SIZE, SIZE, 3), 60, np.uint8)
+    frames[:, -1, 0, 1:] = (mark % 256, mark // 256)
     frames[:, :, -4:, 0] = 200
     for frame, where in zip(frames, place, strict=True):
         left = int(where * (SIZE - 8))

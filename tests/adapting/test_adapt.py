@@ -61,6 +61,12 @@ def test_from_recordings_to_a_model_that_every_command_takes(
     assert np.isfinite(np.load(tmp_path / "labelled" / "1.npz")["robometer/progress"]).all()
     assert main(["evaluate", "run/checkpoint", str(store), "--split", "train", "--output", "found.json"]) == 0
     assert "preference_accuracy_mean" in json.loads(Path("found.json").read_text())["metrics"]
+    capsys.readouterr()
+    assert main(["publish", "run/checkpoint", "me/pusher", "--dry-run"]) == 0
+    card = capsys.readouterr().out
+    assert f"## Verdict: {verdict.headline}" in card
+    assert "| expert | " in card
+    assert 'load_reward_model("compact:me/pusher")' in card
 
 
 def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
@@ -112,6 +118,16 @@ def test_what_fails_before_it_begins_leaves_nothing_that_refuses_the_next(tmp_pa
             [replace(each, frames=np.zeros_like(each.frames)) for each in recordings(11)],
             "the pictures show nothing",
         ),
+        ([replace(each, seed=3) for each in recordings(11)], "every episode has the seed 3"),
+        (
+            [replace(each, distance=np.full(len(each), 0.5, np.float32)) for each in recordings(11)],
+            "the recorded distance is no measure of progress",
+        ),
+        (
+            [replace(each, distance=None, success=np.full(len(each), each.success[-1])) for each in recordings(11)],
+            "in every success the task counts as done in the first frame already",
+        ),
+        ([replace(each, id=f"{n}") for n, each in enumerate(recordings(2) * 6)], "6 episodes (36 with copies of them)"),
     ],
 )
 def test_recordings_that_cannot_work_end_with_the_reason(
@@ -123,7 +139,24 @@ def test_recordings_that_cannot_work_end_with_the_reason(
     assert verdict.headline == "do not use"
     assert verdict.reasons[0].startswith(reason)
     assert any(f"this cannot become usable: {reason}" in message for message in caplog.messages)
-    assert reason in " ".join(capsys.readouterr().out.split())
+    assert not any("nan" in each for each in verdict.reasons)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"verdict: do not use {reason}" in printed
+    assert "--continue" not in printed
+    assert reason in (tmp_path / "run" / "page" / "index.html").read_text()
+
+
+def test_outcomes_at_random_are_no_use_either(tmp_path: Path) -> None:
+    """Nothing is wrong with these recordings that could be seen before a model is held against others of them."""
+    rng = np.random.default_rng(0)
+    tossed = [
+        replace(each, distance=None, success=np.arange(len(each)) >= (7 if rng.random() < 0.5 else 99))
+        for each in (recording("random", n) for n in range(48))
+    ]
+    store_of(tmp_path / "store", tossed)
+    verdict = adapt(config(tmp_path), tower())
+    assert verdict.headline == "do not use"
+    assert any(reason.startswith("success above failure") for reason in verdict.reasons), verdict.reasons
 
 
 def test_an_interruption_ends_with_a_verdict_on_the_best_so_far(

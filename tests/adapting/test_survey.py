@@ -66,6 +66,49 @@ def experts(count: int) -> list[Trajectory]:
             "2 episodes succeed: record 20",
             "of the episodes that are kept out",
         ),
+        (
+            [replace(each, frames=np.full_like(each.frames, (0, 90, 200))) for each in recordings()],
+            None,
+            "the pictures show nothing",
+        ),
+        (
+            [replace(each, frames=np.zeros_like(each.frames)) for each in recordings()[::12]] + recordings(),
+            "3 episodes show nothing, in one colour from end to end",
+            None,
+        ),
+        (recordings(2) * 7, "36 episodes show what another one shows", "6 episodes (42 with copies of them) are too"),
+        (
+            [replace(each, seed=7) for each in recordings()],
+            None,
+            "every episode has the seed 7, so that all begin alike",
+        ),
+        ([replace(each, seed=n % 4) for n, each in enumerate(recordings())], "there are 4 seeds", None),
+        (
+            [replace(each, distance=np.full(len(each), 0.3)) for each in recordings()],
+            None,
+            "the recorded distance is no measure of progress: by it every frame in which the task is not done is worth",
+        ),
+        (
+            [replace(each, distance=1.0 - np.asarray(each.distance)) for each in recordings()],  # larger is better
+            None,
+            "the recorded distance is no measure of progress",
+        ),
+        (
+            [replace(each, progress=np.full(len(each), 0.5)) for each in recordings()],
+            None,
+            "the recorded progress is no measure of progress: by it every frame in which the task is not done is worth "
+            "0.50. Record one that rises",
+        ),
+        (
+            [replace(each, success=np.full(len(each), each.success[-1]), distance=None) for each in recordings()],
+            None,
+            "in every success the task counts as done in the first frame already",
+        ),
+        (
+            [replace(recording("expert", 900 + n), success=np.ones(10, bool)) for n in range(2)] + recordings(),
+            "in 2 episodes the task counts as done in the first frame",
+            None,
+        ),
     ],
 )
 def test_what_is_missing_is_said(trajectories: list[Trajectory], missing: str | None, hopeless: str | None) -> None:
@@ -73,3 +116,5 @@ def test_what_is_missing_is_said(trajectories: list[Trajectory], missing: str | 
     for expected, sentences in ((missing, found.missing), (hopeless, found.hopeless)):
         if expected is not None:
             assert any(sentence.startswith(expected) for sentence in sentences), sentences
+    if hopeless is None:
+        assert found.hopeless == ()

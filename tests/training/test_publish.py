@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from robometer_rl.cli import main
+from robometer_rl.models.compact.checkpoint import CONFIG_FILE, WEIGHTS_FILE, save_compact
 from robometer_rl.models.robometer.checkpoint import load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.inference import Robometer
@@ -20,6 +21,7 @@ from robometer_rl.training.record import write_record
 from robometer_rl.training.trainable import attach_lora
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.golden import CHECKPOINT
+from tests.models.compact.tiny import tiny_checkpoint
 
 REPORT = {"provenance": {"command": "robometer-rl train --data /home/me/store", "date": "2026-01-01"}, "seconds": {}}
 EVALUATION = {
@@ -244,3 +246,50 @@ def _mini():
     from robometer_rl.models.locations import locate
 
     return locate("mini").directory
+
+
+VERDICT = {
+    "verdict": "do not use",
+    "reasons": ["success above failure is 0.50, expected at least 0.90"],
+    "checks": [{"name": "success above failure", "value": 0.5, "expected": "at least 0.90", "passed": False}],
+    "outcomes": [{"name": "<b>expert</b>", "episodes": 4, "final": 0.9, "true_final": None, "fires": 1.0}],
+    "held_out": 8,
+}
+
+
+@pytest.mark.parametrize("trained", [{}, {"verdict": VERDICT, "data": {"tasks": "a | b"}, "steps": 400}])
+def test_a_compact_model_is_published_with_its_verdict(tmp_path, trained):
+    save_compact(tmp_path / "checkpoint", tiny_checkpoint().configured(trained=trained))
+    (tmp_path / "results.json").write_text(json.dumps(EVALUATION))
+    release = prepare(PublishConfig(tmp_path / "checkpoint", "me/reacher", tmp_path / "results.json"))
+    assert set(release.files) == {CONFIG_FILE, WEIGHTS_FILE, "README.md"}
+    card = _card(release)
+    parts = [
+        'load_reward_model("compact:me/reacher")',
+        "| Instructions | open the drawer; close the drawer |",
+        "voc_pearson",
+    ]
+    if trained:
+        parts += [
+            "## Verdict: do not use",
+            "- success above failure is 0.50",
+            "| a \\| b |",
+            "| 4 | 0.90 |  |",
+            "400 steps",
+        ]
+    else:
+        parts += ["Not recorded."]
+    for part in parts:
+        assert part in card
+    assert "<b>" not in card
+
+
+def test_a_compact_model_with_strange_notes_takes_a_card_of_ones_own(tmp_path):
+    directory = tmp_path / "checkpoint"
+    save_compact(directory, tiny_checkpoint().configured(trained={"verdict": "good"}))
+    with pytest.raises(
+        PublishError, match=r"not what robometer-rl adapt writes .* put a README.md of your own into it"
+    ):
+        prepare(PublishConfig(directory, "me/reacher"))
+    (directory / "README.md").write_text("# Mine")
+    assert _card(prepare(PublishConfig(directory, "me/reacher"))) == "# Mine"
