@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.nn import functional as F
 
@@ -112,8 +112,10 @@ def learn(
         with _progress_bar(steps) as advance:
             while step < steps and (step == 0 or time.monotonic() < deadline):
                 spent = (time.monotonic() - start) / max(deadline - start, 1e-3)
+                part = max(step / steps, spent)  # it ends with the steps or with the time
+                advance(step, part)
                 for group in optimizer.param_groups:
-                    group["lr"] = _PEAK_RATE * _rate(max(step / steps, spent))
+                    group["lr"] = _PEAK_RATE * _rate(part)
                 network.train()
                 loss = batches.loss(network)
                 optimizer.zero_grad()
@@ -121,7 +123,6 @@ def learn(
                 optimizer.step()
                 step += 1
                 _follow(average, network, step)
-                advance(step)
                 if step % _JUDGED_EVERY == 0:
                     best = _better(best, judge.loss(average), step, average)
     except KeyboardInterrupt:
@@ -160,12 +161,12 @@ def _follow(average: nn.Module, network: nn.Module, step: int) -> None:
 
 
 @contextmanager
-def _progress_bar(steps: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time that is left, on standard error; gives what is told how many steps are done."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _progress_bar(steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar with the time that is left, on standard error; gives what is told steps and the part that is done."""
+    columns = (TextColumn("training, {task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=open_console(stderr=True), transient=True) as progress:
-        task = progress.add_task("training", total=steps)
-        yield lambda done: progress.update(task, completed=done)
+        task = progress.add_task("", total=1.0)
+        yield lambda step, part: progress.update(task, completed=part, description=f"step {step} of {steps}")
 
 
 def _labels(example: Example, chosen: NDArray[np.int64]) -> NDArray[np.float32]:

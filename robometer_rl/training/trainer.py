@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,12 @@ _SAVE_DAMAGE = (
 class LogLines(TrainerCallback):
     """Writes the Trainer's log to the package's logger; takes the place of its own callback, which prints."""
 
+    _began = (0, 0.0)  # after which step, and when
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What went before is no measure of how long the rest takes."""
+        self._began = state.global_step, time.monotonic()
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -78,9 +86,16 @@ class LogLines(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """One line per log entry."""
+        """One line per log entry, with the time that is left."""
         values = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-        logger.info("step %d of %d: %s", state.global_step, state.max_steps, values)
+        logger.info("step %d of %d%s: %s", state.global_step, state.max_steps, self._time_left(state), values)
+
+    def _time_left(self, state: TrainerState) -> str:
+        first, when = self._began
+        done, to_do = state.global_step - first, state.max_steps - state.global_step
+        if done <= 0 or to_do <= 0:
+            return ""
+        return f", {timedelta(seconds=round((time.monotonic() - when) / done * to_do))} left"
 
     @classmethod
     def attach(cls, trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +288,13 @@ def test_an_update_that_goes_too_far_is_not_saved(checkpoint, sampler, trajector
             weight_decay=0.0,
         )
     assert last_save(tmp_path) is None
+
+
+def test_the_log_says_how_much_time_is_left(checkpoint, trajectories, sampler, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="robometer_rl"):
+        _run(checkpoint, sampler, _collator(checkpoint, trajectories), tmp_path)
+    lines = [message for message in caplog.messages if message.startswith("step ")]
+    left = [re.match(r"step (\d) of 4(?:, (\d+:\d\d:\d\d) left)?: ", line) for line in lines]
+    assert all(left), lines
+    assert {found[1] for found in left if found[2]} == {"1", "2", "3"}
+    assert all(found[2] is None for found in left if found[1] == "4")
