@@ -3,21 +3,28 @@
     pip install -c constraints.txt -e ".[metaworld]"
     python examples/offline_policy_ranking.py --task drawer-open           # records six policies, then ranks them
     python examples/offline_policy_ranking.py --task libero_90-28          # the same in LIBERO (extra libero)
-    python examples/offline_policy_ranking.py --store my_store --task ""   # ranks the policies of your own recordings
+    python examples/offline_policy_ranking.py --recordings my_store --split test
+    python examples/offline_policy_ranking.py --recordings my_videos --task "open the drawer"
 
 A policy is worth the mean over its episodes of the progress that the model sees in the last frame. Where true success
 was recorded, Kendall's tau says how right the order is. The policies of the first two commands succeed in 0, 20, 40,
 60, 80 and 100 % of their episodes: a part of these is the expert's, the others fail in every way that the simulator's
 scripts know, from flailing about to undoing what was done. An episode that turns out otherwise (what was undone may
-still be done at the end) is recorded anew, so that no two policies are equally good.
+still be done at the end) is recorded anew, so that no two policies are equally good. Recording goes on where it was
+interrupted.
 
-In a store of your own, ``skill`` names the policy of an episode. Recording goes on where it was interrupted.
+Recordings of your own, of any task, are a store or a folder of videos. In a store, and in a folder with a
+``videos.jsonl`` (docs/data.md), ``skill`` names the policy of an episode. A folder without one has a folder of videos
+per policy, as in ``my_videos/policy_a/run_1.mp4``; nobody then knows which succeeded, and policies are put in order
+without being held against the truth.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +37,19 @@ from rich.table import Table
 
 from robometer_rl import Clip, load_reward_model
 from robometer_rl.collecting.simulators import Simulator, simulator_of
-from robometer_rl.data.labels import EXPERT
+from robometer_rl.data.labels import EXPERT, group_key
+from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.policies import PolicyRanking, rank_policies
 from robometer_rl.files import write_text
+from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.videos import FILE_NAME, VideoDataset, VideosConfig, read_videos
 from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.provenance import provenance
+
+logger = logging.getLogger(__name__)
 
 BATCH = 8  # episodes per call of the model
 ATTEMPTS = 20  # at an episode with all skills together, until it turns out as planned
@@ -47,8 +60,11 @@ class Args:
     """Options.
 
     Attributes:
-        task: Task to record the policies in; empty to rank what the store holds.
-        store: Where recordings are, or are made; one per task below the output by default.
+        task: Task to record the policies in, drawer-open by default. Of recordings of your own the instruction: of bare
+            videos what the policies were to do, of others which are meant where they show several tasks.
+        recordings: Recordings of your own to rank, a store or a folder of videos; nothing is recorded then.
+        split: Which split of them, all of them by default.
+        store: Where recordings are made; one per task below the output by default.
         model: Reward model, as for ``load_reward_model``.
         every: Scoring interval in recorded frames.
         policies: Policies to record, with success rates evenly spread from 0 to 1.
@@ -59,7 +75,9 @@ class Args:
         smoke: Record two policies with two episodes each, to see that everything works.
     """
 
-    task: str = "drawer-open"
+    task: str | None = None
+    recordings: Path | None = None
+    split: str | None = None
     store: Path | None = None
     model: str = "mini"
     every: int = 1
@@ -70,34 +88,98 @@ class Args:
     output: Path = Path("outputs/policy_ranking")
     smoke: bool = False
 
-    @property
-    def recordings(self) -> Path:
-        """The store."""
-        return self.store or self.output / self.task
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """A recording of a policy.
+
+    Attributes:
+        policy: Whose.
+        clip: What it shows.
+        succeeds: Whether it succeeded; None where nobody knows.
+    """
+
+    policy: str
+    clip: Clip
+    succeeds: bool | None
 
 
-def record_policies(args: Args) -> None:
-    """Records what the store does not hold yet."""
-    simulator = simulator_of(args.task)
-    store = TrajectoryStore(args.recordings)
+def read_recordings(args: Args, path: Path) -> list[Episode]:
+    """Recordings of somebody's own: what is wanted of them, whose policy and whose one task are known."""
+    if path.is_dir() and (path / FILE_NAME).is_file():
+        found = list(_readable(read_videos(VideosConfig(path))))
+    elif path.is_dir() and not (path / "store.json").is_file():
+        return list(read_folders(path, args))
+    else:
+        found = open_verified(path).trajectories
+    episodes = [each for each in found if args.split in (None, each.split) and args.task in (None, *_names(each))]
+    if not episodes:
+        known = sorted({(each.split, each.task) for each in found})
+        raise ValueError(f"{path} has no episodes of split {args.split} and task {args.task}; it has those of {known}")
+    tasks = sorted({each.task for each in episodes})
+    if len(tasks) > 1:
+        raise ValueError(
+            f"{path} shows several tasks, whose scores cannot be compared: choose one by --task of {tasks}"
+        )
+    if unnamed := [each.id for each in episodes if each.skill is None]:
+        raise ValueError(f"{len(unnamed)} episodes do not say whose they are, {unnamed[0]} for one: set their skill")
+    return [Episode(str(each.skill), each.clip(), each.quality_label == "successful") for each in episodes]
+
+
+def _names(trajectory: Trajectory) -> tuple[str, ...]:
+    return (trajectory.task, *trajectory.instructions, group_key(trajectory))
+
+
+def _readable(read: Iterator[Trajectory | Unreadable]) -> Iterator[Trajectory]:
+    for each in read:
+        if isinstance(each, Unreadable):
+            logger.warning("%s is left out: %s", each.name, each.reason)
+        else:
+            yield each
+
+
+def read_folders(path: Path, args: Args) -> Iterator[Episode]:
+    """The videos in the folders of ``path``, one folder per policy, which say nothing but what they show."""
+    folders = sorted(folder for folder in path.glob("*") if folder.is_dir())
+    if args.task is None or args.split is not None or not folders:
+        raise ValueError(
+            f"{path} is no store and has no {FILE_NAME}; expected a folder of videos per policy, their instruction by "
+            f"--task, and no --split. It has the folders {[folder.name for folder in folders]}"
+        )
+    for folder in folders:
+        videos = VideoDataset(DatasetOptions(folder, tasks=(args.task,)))
+        for key in videos.keys:
+            (frames,) = videos.episode(key).cameras.values()
+            yield Episode(folder.name, Clip(frames, args.task), None)
+
+
+def record_policies(args: Args, task: str, path: Path) -> list[Episode]:
+    """Records what the store at ``path`` does not hold yet, and returns all of it."""
+    simulator = simulator_of(task)
+    store = TrajectoryStore(path)
     # A noisy expert may as well succeed as fail; the others hardly ever succeed.
-    failures = [skill for skill in simulator.skills_of(args.task) if skill not in (EXPERT, "noisy")]
-    wanted = [(policy, episode) for policy in range(args.policies) for episode in range(args.episodes)]
-    missing = [(policy, episode) for policy, episode in wanted if trajectory_id(args, policy, episode) not in store]
-    if not missing:
-        return
-    env = simulator.make_env(args.task, size=args.size)
-    for policy, episode in track(missing, f"recording {args.task}", console=Console(stderr=True)):
+    failures = [skill for skill in simulator.skills_of(task) if skill not in (EXPERT, "noisy")]
+    names = {
+        f"{task}-policy_{policy}-s{args.seed}-{episode:04d}": (policy, episode)
+        for policy in range(args.policies)
+        for episode in range(args.episodes)
+    }
+    missing = [name for name in names if name not in store]
+    env = simulator.make_env(task, size=args.size) if missing else None
+    for name in track(missing, f"recording {task}", console=Console(stderr=True)):
+        policy, episode = names[name]
         succeeds = episode < round(args.episodes * policy / (args.policies - 1))
         first = (policy + episode) % len(failures)
         skills = [EXPERT] if succeeds else failures[first:] + failures[:first]
-        recorded = record_outcome(simulator, env, skills, succeeds, trajectory_id(args, policy, episode), args)
+        recorded = record_outcome(simulator, env, task, skills, succeeds, name, args.seed)
         store.append(replace(recorded, skill=f"policy_{policy}"))
-    env.close()
+    if env is not None:
+        env.close()
+    return [Episode(str(each.skill), each.clip(), each.quality_label == "successful") for each in store]
 
 
 def record_outcome(
-    simulator: Simulator, env: Any, skills: list[str], succeeds: bool, name: str, args: Args
+    simulator: Simulator, env: Any, task: str, skills: list[str], succeeds: bool, name: str, seed: int
 ) -> Trajectory:
     """One episode that succeeds, or fails, as planned: by the first skill, or the next where it hardly ever does."""
     each = ATTEMPTS // len(skills)
@@ -105,30 +187,25 @@ def record_outcome(
         recorded = simulator.record_episode(
             env,
             skill,
-            np.random.SeedSequence([args.seed, zlib.crc32(name.encode()), attempt]),
+            np.random.SeedSequence([seed, zlib.crc32(name.encode()), attempt]),
             trajectory_id=name,
             split="test",
-            frame_interval=simulator.frame_interval(args.task),
+            frame_interval=simulator.frame_interval(task),
         )
         if (recorded.quality_label == "successful") == succeeds:
             return recorded
     raise RuntimeError(
-        f"none of {', '.join(skills)} {'succeeds' if succeeds else 'fails'} in {args.task}: {each} attempts each"
+        f"none of {', '.join(skills)} {'succeeds' if succeeds else 'fails'} in {task}: {each} attempts each"
     )
 
 
-def trajectory_id(args: Args, policy: int, episode: int) -> str:
-    """Unique name of an episode."""
-    return f"{args.task}-policy_{policy}-s{args.seed}-{episode:04d}"
-
-
-def final_progress(args: Args, episodes: list[Trajectory]) -> tuple[list[float], str]:
+def final_progress(args: Args, episodes: list[Episode]) -> tuple[list[float], str]:
     """What the model sees in the last frame of each episode, with its history; and the protocol of the histories."""
     model = load_reward_model(args.model)
     protocol = model.default_protocol
     values: list[float] = []
     for start in track(range(0, len(episodes), BATCH), "scoring", console=Console(stderr=True)):
-        clips = [last_history(episode.clip(), protocol, args.every) for episode in episodes[start : start + BATCH]]
+        clips = [last_history(episode.clip, protocol, args.every) for episode in episodes[start : start + BATCH]]
         values += [float(prediction.progress[-1]) for prediction in model.predict(clips)]
     return values, str(protocol)
 
@@ -143,34 +220,44 @@ def show(ranking: PolicyRanking, title: str) -> None:
     """The ranking as a table."""
     table = Table("policy", "mean final progress", "true success", title=title, title_justify="left")
     for policy in ranking.policies:
-        table.add_row(policy.name, str(policy.score), f"{policy.success_rate:.0%}")
+        true = "" if policy.success_rate is None else f"{policy.success_rate:.0%}"
+        table.add_row(policy.name, str(policy.score), true)
     Console().print(table)
-    Console().print(f"Kendall's tau_a {ranking.tau_a}, tau_b {ranking.tau_b}")
+    if ranking.tau_a is None:
+        Console().print("how right that is, only true success could say: record which episodes succeed")
+    else:
+        Console().print(f"Kendall's tau_a {ranking.tau_a}, tau_b {ranking.tau_b}")
 
 
 def run(args: Args) -> dict[str, Any]:
-    """Records if asked to, ranks, and writes ``result.json`` beside the recordings."""
-    if args.task:
-        record_policies(args)
-    elif args.store is None:
-        raise ValueError("give --task, to record policies, or --store, to rank recorded ones")
-    episodes = [episode for episode in TrajectoryStore.open(args.recordings) if episode.success is not None]
+    """Records if no recordings are given, ranks, and writes ``NAME.json`` into the output."""
+    if args.recordings is not None:
+        path, task = args.recordings, args.task
+        episodes = read_recordings(args, path)
+    else:
+        task = args.task or "drawer-open"
+        path = args.store or args.output / task
+        episodes = record_policies(args, task, path)
     scores, protocol = final_progress(args, episodes)
-    successes = [episode.quality_label == "successful" for episode in episodes]
-    ranking = rank_policies([str(episode.skill) for episode in episodes], scores, successes)
-    show(ranking, f"{args.model} on {args.recordings.name}, {len(episodes)} episodes")
+    successes = [episode.succeeds for episode in episodes if episode.succeeds is not None]
+    known = successes if len(successes) == len(episodes) else None
+    ranking = rank_policies([episode.policy for episode in episodes], scores, known)
+    name = path.resolve().name
+    show(ranking, f"{args.model} on {name}, {len(episodes)} episodes")
     result = {
         "origin": provenance(),
         "model": args.model,
         "protocol": protocol,
         "every": args.every,
-        "task": args.task or args.recordings.name,
+        "task": task or episodes[0].clip.task,
+        "split": args.split,
         "episodes": len(episodes),
         **ranking.as_dict(),
         "finished": True,
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    write_text(args.output / f"{args.recordings.name}.json", json.dumps(result, indent=1) + "\n")
+    write_text(args.output / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    Console().print(f"written to {args.output / name}.json", soft_wrap=True)
     return result
 
 

@@ -26,12 +26,12 @@ class RankedPolicy:
     Attributes:
         name: Of the policy.
         score: Mean score of its episodes, with its interval.
-        success_rate: True success of the same episodes.
+        success_rate: True success of the same episodes; None where it is not known.
     """
 
     name: str
     score: Estimate
-    success_rate: float
+    success_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class PolicyRanking:
     Attributes:
         policies: The best first.
         tau_a: Kendall's tau between scores and success rates; ties count against it. Its interval is over episodes,
-            drawn anew within each policy.
+            drawn anew within each policy. None without true success.
         tau_b: The same with ties taken out.
     """
 
     policies: tuple[RankedPolicy, ...]
-    tau_a: Estimate
-    tau_b: Estimate
+    tau_a: Estimate | None = None
+    tau_b: Estimate | None = None
 
     @property
-    def distinct(self) -> int:
+    def distinct(self) -> int | None:
         """How many different success rates there are: with fewer than policies, tau_a cannot reach 1."""
-        return len({policy.success_rate for policy in self.policies})
+        return None if self.tau_a is None else len({policy.success_rate for policy in self.policies})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "tau_a": self.tau_a.as_dict(),
-            "tau_b": self.tau_b.as_dict(),
+            "tau_a": None if self.tau_a is None else self.tau_a.as_dict(),
+            "tau_b": None if self.tau_b is None else self.tau_b.as_dict(),
             "distinct_success_rates": self.distinct,
             "policies": [
                 {"name": policy.name, "score": policy.score.as_dict(), "success_rate": policy.success_rate}
@@ -68,31 +68,38 @@ class PolicyRanking:
 
 
 def rank_policies(
-    names: Sequence[str], scores: ArrayLike, successes: ArrayLike, resamples: int = 1000, seed: int = 0
+    names: Sequence[str], scores: ArrayLike, successes: ArrayLike | None, resamples: int = 1000, seed: int = 0
 ) -> PolicyRanking:
     """Ranks policies of one task.
 
     Args:
         names: (n,) whose episode it is.
         scores: (n,) what a model says of it, final progress say.
-        successes: (n,) whether it succeeded.
+        successes: (n,) whether it succeeded; None where that is not known.
         resamples: Of the bootstrap.
         seed: Likewise.
 
     Raises:
         ValueError: Fewer than two policies, or arrays of different lengths.
     """
-    score, success = np.asarray(scores, np.float64), np.asarray(successes, np.float64)
+    score = np.asarray(scores, np.float64)
+    success = np.full(len(score), np.nan) if successes is None else np.asarray(successes, np.float64)
     if not len(names) == len(score) == len(success):
         raise ValueError(f"got {len(names)} names, {len(score)} scores and {len(success)} successes")
     groups = {name: np.flatnonzero([each == name for each in names]) for name in dict.fromkeys(names)}
     if len(groups) < 2:
         raise ValueError(f"a ranking needs at least two policies, got {list(groups)}")
     ranked = [
-        RankedPolicy(name, bootstrap(score[members], seed=seed), float(success[members].mean()))
+        RankedPolicy(
+            name,
+            bootstrap(score[members], seed=seed),
+            None if successes is None else float(success[members].mean()),
+        )
         for name, members in groups.items()
     ]
     ranked.sort(key=lambda policy: -policy.score.value)
+    if successes is None:
+        return PolicyRanking(tuple(ranked))
     rng = np.random.default_rng(seed)
     draws = [[rng.choice(members, len(members)) for members in groups.values()] for _ in range(resamples)]
 

@@ -42,6 +42,15 @@ def test_the_order_of_rows_does_not_matter() -> None:
     assert shuffled.tau_a.value == rank_policies(names, scores, successes).tau_a.value
 
 
+def test_without_true_success_there_is_an_order_and_nothing_to_hold_it_against() -> None:
+    names, scores, _ = recordings([0.2, 1.0, 0.0], noise=0.05)
+    ranking = rank_policies(names, scores, None)
+    assert [policy.name for policy in ranking.policies] == ["policy 1", "policy 0", "policy 2"]
+    assert {policy.success_rate for policy in ranking.policies} == {None}
+    assert (ranking.tau_a, ranking.tau_b, ranking.distinct) == (None, None, None)
+    assert ranking.as_dict()["tau_a"] is None
+
+
 def test_what_cannot_be_ranked_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two policies"):
         rank_policies(["a", "a"], [0.0, 1.0], [0, 1])

@@ -14,6 +14,7 @@ import pytest
 from robometer_rl import load_reward_model
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.rewards import RewardSpec
+from robometer_rl.video import write_video
 
 ROOT = Path(__file__).parents[2]
 # A checkpoint of random numbers will do to show that they run.
@@ -29,11 +30,12 @@ def run(name: str, output: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(autouse=True)
-def _simulator() -> None:
+@pytest.fixture
+def simulator() -> None:
     pytest.importorskip("metaworld")
 
 
+@pytest.mark.usefixtures("simulator")
 def test_sb3_metaworld_keeps_what_it_was_paid_beside_what_it_achieved(tmp_path: Path) -> None:
     words = ["--arm", "robometer", "--model", str(CHECKPOINT)]
     shown = run("sb3_metaworld", tmp_path, *words)
@@ -48,6 +50,7 @@ def test_sb3_metaworld_keeps_what_it_was_paid_beside_what_it_achieved(tmp_path: 
     assert (folder / "result.json").read_text() == before, "a finished run is not repeated"
 
 
+@pytest.mark.usefixtures("simulator")
 @pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sb3_remote_is_paid_by_other_processes(tmp_path: Path, servers: int) -> None:
     shown = run("sb3_remote", tmp_path, "--model", str(CHECKPOINT), "--servers", str(servers))
@@ -56,6 +59,7 @@ def test_sb3_remote_is_paid_by_other_processes(tmp_path: Path, servers: int) -> 
     assert (tmp_path / "agent.zip").is_file()
 
 
+@pytest.mark.usefixtures("simulator")
 def test_offline_policy_ranking_records_and_ranks(tmp_path: Path) -> None:
     shown = run("offline_policy_ranking", tmp_path, "--model", str(CHECKPOINT))
     assert "Kendall's tau_a" in shown
@@ -72,12 +76,61 @@ def test_offline_policy_ranking_records_and_ranks(tmp_path: Path) -> None:
         assert policy["score"]["value"] == pytest.approx(float(np.mean(finals)), abs=1e-5)
 
 
+def write_recordings(folder: Path) -> None:
+    """Two policies in videos: one whose picture gets brighter, and one whose picture does not."""
+    for policy, end in (("brighter", 200), ("dark", 20)):
+        (folder / policy).mkdir(parents=True)
+        for number in range(2):
+            levels = np.linspace(20, end, 8).astype(np.uint8) + number
+            write_video(folder / policy / f"{number}.mp4", np.tile(levels[:, None, None, None], (1, 32, 32, 3)), fps=5)
+
+
+def test_offline_policy_ranking_takes_a_folder_of_videos_per_policy(tmp_path: Path) -> None:
+    write_recordings(tmp_path / "videos")
+    words = ["--recordings", "videos", "--task", "light the lamp", "--model", str(CHECKPOINT)]
+    shown = run("offline_policy_ranking", tmp_path, *words)
+    assert "only true success could say" in shown
+    result = json.loads((tmp_path / "smoke" / "videos.json").read_text())
+    assert {policy["name"] for policy in result["policies"]} == {"brighter", "dark"}
+    assert (result["tau_a"], result["episodes"], result["task"]) == (None, 4, "light the lamp")
+
+
+def test_offline_policy_ranking_takes_listed_videos_and_one_split_of_them(tmp_path: Path) -> None:
+    write_recordings(tmp_path / "videos")
+    lines = [
+        {"video": f"{policy}/{number}.mp4", "task": task, "quality": quality, "skill": policy, "split": split}
+        for policy, quality in (("brighter", "successful"), ("dark", "failure"))
+        for number, split in ((0, "train"), (1, "test"))
+        for task in ("light the lamp", "open the window")
+    ]
+    (tmp_path / "videos" / "videos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--recordings", "videos", "--task", "light the lamp", "--split", "test", "--model", str(CHECKPOINT)]
+    assert "Kendall's tau_a" in run("offline_policy_ranking", tmp_path, *words)
+    result = json.loads((tmp_path / "smoke" / "videos.json").read_text())
+    assert (result["episodes"], result["split"], result["distinct_success_rates"]) == (2, "test", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected a folder of videos per policy, their instruction by --task"),
+        (("--task", "light the lamp", "--split", "test"), "and no --split"),
+    ],
+)
+def test_offline_policy_ranking_says_what_it_misses(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    write_recordings(tmp_path / "videos")
+    with pytest.raises(AssertionError, match=message):
+        run("offline_policy_ranking", tmp_path, "--recordings", "videos", "--model", str(CHECKPOINT), *words)
+
+
+@pytest.mark.usefixtures("simulator")
 def test_calibrate_threshold_writes_a_reward(tmp_path: Path) -> None:
     shown = run("calibrate_threshold", tmp_path, "--model", str(CHECKPOINT))
     spec = RewardSpec.from_json((tmp_path / "smoke" / "reward.json").read_text())
     assert f"{spec.success_threshold:.3f}" in shown
 
 
+@pytest.mark.usefixtures("simulator")
 def test_relabel_then_train_compares_rewards(tmp_path: Path) -> None:
     shown = run("relabel_then_train", tmp_path, "--model", str(CHECKPOINT))
     assert "robometer" in shown
