@@ -61,6 +61,7 @@ class Args:
         mode: How its predictions become a reward.
         scale: Weight of the learned reward.
         success_bonus: Paid on the decision on which the model first believes in success.
+        confidence: Pay only progress that the model is that sure of, see ``RewardSpec``.
         decisions: Decisions to learn from, over all environments.
         envs: Environments that run side by side, scored in one batch.
         action_repeat: Simulator steps per decision.
@@ -83,6 +84,7 @@ class Args:
     mode: Literal["level", "delta", "success"] = "level"
     scale: float = 1.0
     success_bonus: float = 0.0
+    confidence: float | None = None
     decisions: int = 8_000
     envs: int = 4
     action_repeat: int = 10
@@ -111,7 +113,13 @@ class Args:
     def reward(self) -> RewardSpec:
         """What the robometer arms pay."""
         weight = 1.0 if self.arm == "robometer_sparse" else 0.0
-        return RewardSpec(mode=self.mode, scale=self.scale, task_weight=weight, success_bonus=self.success_bonus)
+        return RewardSpec(
+            mode=self.mode,
+            scale=self.scale,
+            task_weight=weight,
+            success_bonus=self.success_bonus,
+            confidence=self.confidence,
+        )
 
 
 class Decisions(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):

@@ -14,7 +14,14 @@ from robometer_rl.archives import read_arrays
 from robometer_rl.files import new_file
 from robometer_rl.frames import scored_steps
 
-__all__ = ["SCHEMA_VERSION", "NonFiniteOutputError", "Prediction", "StepPrediction", "as_probabilities"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "NonFiniteOutputError",
+    "Prediction",
+    "StepPrediction",
+    "as_probabilities",
+    "progress_uncertainty",
+]
 
 SCHEMA_VERSION = 1
 
@@ -88,6 +95,37 @@ def _check_arrays(said: Prediction | StepPrediction, model: str, names: Sequence
         )
 
 
+def progress_uncertainty(distribution: ArrayLike) -> Floats:
+    """How unsure a model is of progress: the standard deviation of what it holds possible, in units of progress.
+
+    Unlike entropy, it knows that bins are ordered: neighbours in doubt are little doubt, start or finish are much. Two
+    neighbouring bins are how a value between them is written, so a sure answer has up to half the distance of two bins
+    (0.06 of ten).
+
+    Args:
+        distribution: (..., bins) probabilities over ``linspace(0, 1, bins)``, or what is proportional to them.
+
+    Returns:
+        (...,) from 0, one bin, to 0.5, half at either end.
+
+    Raises:
+        ValueError: Fewer than two bins, or a distribution without any mass.
+
+    Example:
+        >>> progress_uncertainty([[0, 1, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]]).tolist()
+        [0.0, 0.25, 0.5]
+    """
+    mass = np.asarray(distribution, np.float64)
+    if mass.ndim < 1 or mass.shape[-1] < 2:
+        raise ValueError(f"got a distribution of shape {mass.shape}; expected (..., bins) with at least two bins")
+    total = mass.sum(-1, keepdims=True)
+    if not (total > 0.0).all():
+        raise ValueError("got a distribution without any mass; expected probabilities that sum to 1")
+    mass, values = mass / total, np.linspace(0.0, 1.0, mass.shape[-1])
+    mean = (mass * values).sum(-1, keepdims=True)
+    return np.sqrt((mass * (values - mean) ** 2).sum(-1)).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Values for the scored frames of one clip.
@@ -127,6 +165,11 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.progress)
+
+    @property
+    def uncertainty(self) -> Floats | None:
+        """(S,) of progress, see `progress_uncertainty`; None of a model that gives no distribution."""
+        return _uncertainty(self)
 
     def hold(self, num_frames: int) -> Prediction:
         """One value per frame of an episode of ``num_frames``: between scored frames the last value is held."""
@@ -193,3 +236,13 @@ class StepPrediction:
 
     def __len__(self) -> int:
         return len(self.progress)
+
+    @property
+    def uncertainty(self) -> Floats | None:
+        """(n,) of progress, see `progress_uncertainty`; None of a model that gives no distribution."""
+        return _uncertainty(self)
+
+
+def _uncertainty(said: Prediction | StepPrediction) -> Floats | None:
+    bins = said.progress_distribution
+    return progress_uncertainty(bins) if bins.shape[1] > 1 else None

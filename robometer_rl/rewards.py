@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import scored_steps
-from robometer_rl.ranges import LARGEST_COUNT
+from robometer_rl.ranges import LARGEST_COUNT, require_numbers
 
 __all__ = [
     "DEFAULT_REWARD",
@@ -89,6 +89,11 @@ class RewardSpec:
         unscored: What ``"level"`` and ``"success"`` pay between scored frames: the held value, or zero. The others
             act on the held prediction: ``"delta"`` pays 0 there, ``"potential"`` (gamma - 1) p.
         allow_pure_shaping: Permits ``"potential"`` without a task weight, which cannot teach a task by itself.
+        confidence: In [0, 1]: progress is paid only where the model is that sure of it, that is where
+            ``1 - 2 * uncertainty`` (`robometer_rl.prediction.progress_uncertainty`) is at least this: the gate of RARM
+            (arXiv 2606.22027). Elsewhere the last confident progress of the episode is held, so that ``"delta"`` pays
+            what has changed once the model is sure again, and ``"level"`` pays nothing. p_0 counts in any case: no
+            action leads to it. Success is not held back. None pays all progress.
 
     Raises:
         ValueError: A value out of its range, or a combination that cannot work; the message says which.
@@ -112,6 +117,7 @@ class RewardSpec:
     every: int = 1
     unscored: Unscored = "hold"
     allow_pure_shaping: bool = False
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         self._choose("mode", get_args(Mode))
@@ -130,6 +136,8 @@ class RewardSpec:
             raise ValueError(f"success_threshold is a probability in [0, 1], got {self.success_threshold!r}")
         if self.mode == "potential":
             self._check_potential()
+        if self.confidence is not None:
+            self._check_confidence(self.confidence)
 
     def _check_potential(self) -> None:
         if self.gamma is None:
@@ -139,6 +147,15 @@ class RewardSpec:
                 "mode='potential' without a task reward cannot teach the task: shaping leaves the best policy as it "
                 "was. Give task_weight, another mode, or allow_pure_shaping=True"
             )
+
+    def _check_confidence(self, confidence: float) -> None:
+        require_numbers(self, "[0, 1]", "confidence")
+        if self.mode == "success":
+            raise ValueError(
+                "confidence holds back progress, of which mode='success' pays none: give another mode, or a higher "
+                "success_threshold"
+            )
+        object.__setattr__(self, "confidence", float(confidence))
 
     def _choose(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
@@ -180,6 +197,26 @@ class RewardSpec:
     def needs_progress(self) -> bool:
         """Whether what is paid depends on the predicted progress."""
         return self.mode != "success" and self.scale != 0.0
+
+    @property
+    def needs_uncertainty(self) -> bool:
+        """Whether what is paid depends on how sure the model is of progress."""
+        return self.confidence is not None and self.needs_progress
+
+    def is_confident(self, uncertainty: ArrayLike | None) -> Bools:
+        """Whether progress of such uncertainty is paid, elementwise; a single True if all progress is.
+
+        Args:
+            uncertainty: Of progress, any shape; None where the model does not say.
+
+        Raises:
+            ValueError: The reward depends on it, and there is none.
+        """
+        if self.confidence is None or not self.needs_uncertainty:
+            return np.ones((), np.bool_)
+        if uncertainty is None:
+            raise ValueError(f"got no uncertainty of progress, which the reward {self.summary()} needs")
+        return np.asarray(1.0 - 2.0 * np.asarray(uncertainty, np.float64) >= self.confidence)
 
     def summary(self) -> str:
         """The fields that differ from the defaults, as they are written in Python; for messages."""
@@ -284,6 +321,7 @@ def step_reward(
     success_detected: Bools,
     fires: Bools,
     scored: Bools,
+    confident: Bools,
     terminated: Bools,
     task_rewards: Floats,
     unit: str = "step",
@@ -292,11 +330,12 @@ def step_reward(
 
     Args:
         spec: The reward.
-        before: Held progress before the step.
-        after: Held progress after it.
+        before: Held progress before the step, confident as far as the reward asks for that.
+        after: Held progress after it, likewise.
         success_detected: Whether the success rule holds after it.
         fires: Whether that is for the first time in the episode.
         scored: Whether the frame after it was scored.
+        confident: Whether the model was sure of the progress that it said last, see `RewardSpec.is_confident`.
         terminated: Whether it terminated the episode, on predicted success included.
         task_rewards: The environment's own reward; whatever it is where it has no weight.
         unit: What the elements are, for messages.
@@ -309,7 +348,7 @@ def step_reward(
             the 32 bits that learners keep rewards in.
     """
     if spec.mode == "level":
-        learned = after
+        learned = np.where(confident, after, 0.0)
     elif spec.mode == "success":
         learned = success_detected.astype(np.float64)
     elif spec.mode == "delta":
@@ -398,15 +437,17 @@ class RewardState:
         terminated: Bools,
         task_rewards: Floats,
         completes: ArrayLike = True,
+        uncertainty: Floats | None = None,
     ) -> StepRewards:
         """Pays one step of every environment.
 
         Every argument is (num_envs,), predictions held between scored frames; ``success`` is None where the model says
-        none. ``completes`` says where success is that of the whole task, so that ``terminate_on_success`` may end the
-        episode.
+        none, and so is the ``uncertainty`` of progress. ``completes`` says where success is that of the whole task, so
+        that ``terminate_on_success`` may end the episode.
 
         Raises:
             NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
+            ValueError: The reward depends on the uncertainty of progress, and there is none.
         """
         if success is not None:
             self._streak = np.where(scored, next_streak(self._streak, success, self.threshold), self._streak)
@@ -414,18 +455,21 @@ class RewardState:
         fires = success_detected & ~self._fired
         self._fired |= fires
         ended = terminated | np.logical_and(fires, completes) if self.spec.terminate_on_success else terminated
+        confident = self.spec.is_confident(uncertainty)
+        after = np.where(confident, progress, self._progress)
         rewards = step_reward(
             self.spec,
             before=self._progress,
-            after=progress,
+            after=after,
             success_detected=success_detected,
             fires=fires,
             scored=scored,
+            confident=confident,
             terminated=ended,
             task_rewards=task_rewards,
             unit="environment",
         )
-        self._progress = progress.copy()
+        self._progress = after
         return StepRewards(rewards, success_detected, fires, ended)
 
 
@@ -437,11 +481,15 @@ class EpisodeRewards:
         rewards: (T,) float64.
         success_detected: (T,) bool, whether the success rule holds after the step.
         fires: (T,) bool, True at most once.
+        progress: (T + 1,) float64, what was paid for: held between scored frames, and where the model was not sure.
+        confident: (T + 1,) bool, whether the model was sure of what it said last, see `RewardSpec.is_confident`.
     """
 
     rewards: Floats
     success_detected: Bools
     fires: Bools
+    progress: Floats
+    confident: Bools
 
 
 def episode_rewards(
@@ -452,6 +500,7 @@ def episode_rewards(
     *,
     terminated: bool,
     threshold: float,
+    uncertainty: ArrayLike | None = None,
 ) -> EpisodeRewards:
     """Rewards of a recorded episode of T steps, as a wrapper would have paid them.
 
@@ -467,10 +516,11 @@ def episode_rewards(
         task_rewards: (T,) the environment's own rewards.
         terminated: Whether the last step terminated the episode (False: it was truncated, or the recording stops).
         threshold: Success threshold, see `RewardSpec.threshold`.
+        uncertainty: (S,) of the progress of the same frames; None where the model does not say.
 
     Raises:
         ValueError: The number of predictions does not belong to T steps scored every ``spec.every``, predictions or a
-            threshold are NaN or outside [0, 1], or the reward depends on success and there is none.
+            threshold are NaN or outside [0, 1], or the reward depends on success or uncertainty and there is none.
         NonFiniteRewardError: A task reward that has a weight is NaN or infinite.
     """
     task = np.asarray(task_rewards, np.float64)
@@ -480,35 +530,46 @@ def episode_rewards(
     scored = scored_steps(num_steps + 1, spec.every)
     if success is None and spec.needs_success:
         raise ValueError(f"got no success probabilities, which the reward {spec.summary()} needs")
-    said = _predictions(progress, success, num_steps, scored, spec.every)
+    said = _predictions(progress, success, uncertainty, num_steps, scored, spec.every)
     _require_probabilities("threshold", np.atleast_1d(np.float64(threshold)))
     held = np.searchsorted(scored, np.arange(num_steps + 1), side="right") - 1
     success_detected = np.zeros(num_steps, np.bool_)
     if success is not None:
         success_detected = success_holds(success, threshold, spec.patience)[held][1:]
     fires = success_detected & (np.cumsum(success_detected) == 1)
-    ended = np.zeros(num_steps, np.bool_)
-    ended[-1:] = terminated
+    confident, believed = _believed(spec, said.get("uncertainty"), len(scored))
+    paid_for = said["progress"][believed][held]
     rewards = step_reward(
         spec,
-        before=said["progress"][held][:-1],
-        after=said["progress"][held][1:],
+        before=paid_for[:-1],
+        after=paid_for[1:],
         success_detected=success_detected,
         fires=fires,
         scored=np.isin(np.arange(1, num_steps + 1), scored),
-        terminated=ended,
+        confident=confident[held][1:],
+        terminated=(np.arange(num_steps) == num_steps - 1) & terminated,
         task_rewards=task,
     )
-    return EpisodeRewards(rewards, success_detected, fires)
+    return EpisodeRewards(rewards, success_detected, fires, paid_for, confident[held])
+
+
+def _believed(spec: RewardSpec, uncertainty: Floats | None, count: int) -> tuple[Bools, NDArray[np.int64]]:
+    """(count,) whether the model is sure of each scored frame, and which frame's progress counts at each."""
+    confident = np.broadcast_to(spec.is_confident(uncertainty), count)
+    return confident, np.maximum.accumulate(np.where(confident, np.arange(count), 0))
 
 
 def _predictions(
-    progress: ArrayLike, success: ArrayLike | None, num_steps: int, scored: NDArray[np.int64], every: int
+    progress: ArrayLike,
+    success: ArrayLike | None,
+    uncertainty: ArrayLike | None,
+    num_steps: int,
+    scored: NDArray[np.int64],
+    every: int,
 ) -> dict[str, Floats]:
-    """Arrays by name, of one probability per scored frame."""
-    said = {"progress": np.asarray(progress, np.float64)}
-    if success is not None:
-        said["success"] = np.asarray(success, np.float64)
+    """Arrays by name, of one number in [0, 1] per scored frame."""
+    given = {"progress": progress, "success": success, "uncertainty": uncertainty}
+    said = {name: np.asarray(values, np.float64) for name, values in given.items() if values is not None}
     for name, value in said.items():
         if value.shape != scored.shape:
             raise ValueError(

@@ -167,6 +167,7 @@ def episode_scores(recording: Recording, prediction: Prediction, task: str, thre
         success=prediction.success,
         success_detected=np.append(False, paid.success_detected)[steps],
         threshold=threshold,
+        uncertainty=prediction.uncertainty,
     )
 
 
@@ -260,6 +261,9 @@ def _summary(name: str, prediction: Prediction, scores: EpisodeScores) -> Table:
     table.add_column()
     table.add_row("frames", f"{int(scores.numbers[-1]) + 1} in the file, {len(prediction)} scored")
     table.add_row("progress", f"first {progress[0]:.3f}, last {progress[-1]:.3f}, highest {progress.max():.3f}")
+    if (spread := prediction.uncertainty) is not None:
+        known = f"last ±{spread[-1]:.3f}, mean ±{spread.mean():.3f}, largest ±{spread.max():.3f}"
+        table.add_row("uncertainty", known)
     if success is None:
         table.add_row("success", "this model says nothing of success")
     else:

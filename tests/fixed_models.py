@@ -22,6 +22,7 @@ class PixelModel(RewardModel):
 
     source = "tests/pixel"
     model_id = "pixel"
+    bins = 2
 
     def __init__(self, protocol: FrameProtocol | None = None, success_threshold: float | None = None) -> None:
         super().__init__()
@@ -50,6 +51,7 @@ class BrightnessModel(RewardModel):
 
     source = "tests/brightness"
     model_id = "brightness"
+    bins = 2
 
     def __init__(self, protocol: FrameProtocol | None = None, success_threshold: float | None = None) -> None:
         super().__init__()

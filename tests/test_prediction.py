@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robometer_rl.data.targets import two_hot
 from robometer_rl.frames import scored_steps
-from robometer_rl.prediction import NonFiniteOutputError, Prediction, StepPrediction
+from robometer_rl.prediction import NonFiniteOutputError, Prediction, StepPrediction, progress_uncertainty
 
 
 def make(count: int = 4, bins: int = 3, **changes: Any) -> Prediction:
@@ -73,6 +74,60 @@ def test_the_last_value_is_held_between_scored_frames(num_frames: int, every: in
 def test_values_of_another_episode_cannot_be_held() -> None:
     with pytest.raises(ValueError, match="an episode of 30 frames, which has 7 scored frames"):
         make(4, every=5).hold(30)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"),
+    [
+        ([1, 0, 0, 0, 0], 0.0),
+        ([0, 0, 0, 0, 1], 0.0),
+        ([0.5, 0, 0, 0, 0.5], 0.5),
+        ([0, 0.5, 0.5, 0, 0], 0.125),
+        ([0.2, 0.2, 0.2, 0.2, 0.2], np.std(np.linspace(0, 1, 5))),
+        ([0, 2, 0, 2, 0], 0.25),
+    ],
+)
+def test_uncertainty_is_the_standard_deviation_over_the_bins(distribution: list[float], expected: float) -> None:
+    assert progress_uncertainty(distribution) == pytest.approx(expected, abs=1e-7)
+    np.testing.assert_allclose(progress_uncertainty([[distribution] * 2] * 3), np.full((3, 2), expected), atol=1e-7)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=12).filter(any), min_size=1, max_size=1))
+def test_uncertainty_lies_between_none_and_a_half_whichever_way_progress_is_counted(masses: list[list[int]]) -> None:
+    (found,) = progress_uncertainty(masses)
+    assert 0.0 <= found <= 0.5
+    np.testing.assert_allclose(progress_uncertainty(np.array(masses)[:, ::-1]), [found], atol=1e-7)
+    assert (found == 0.0) == (np.count_nonzero(masses[0]) == 1)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(2, 20))
+def test_a_target_of_training_is_sure_to_half_the_distance_of_two_bins(values: list[float], bins: int) -> None:
+    assert (progress_uncertainty(two_hot(np.array(values), bins)) <= 0.5 / (bins - 1) + 1e-6).all()
+
+
+@pytest.mark.parametrize("distribution", [[], [1.0], np.zeros((3, 0)), 0.5])
+def test_uncertainty_of_no_distribution_is_refused(distribution: Any) -> None:
+    with pytest.raises(ValueError, match="at least two bins"):
+        progress_uncertainty(distribution)
+    with pytest.raises(ValueError, match="without any mass"):
+        progress_uncertainty(np.zeros((2, 10)))
+
+
+@pytest.mark.parametrize("bins", [0, 1])
+def test_without_a_distribution_there_is_no_uncertainty(bins: int) -> None:
+    said = make(bins=bins)
+    assert said.uncertainty is None
+    assert StepPrediction(said.progress, said.success, said.progress_distribution).uncertainty is None
+
+
+def test_uncertainty_is_that_of_each_frame() -> None:
+    said = make(4, bins=10, every=3)
+    step = StepPrediction(said.progress, None, said.progress_distribution)
+    for found in (said.uncertainty, step.uncertainty):
+        np.testing.assert_array_equal(found, progress_uncertainty(said.progress_distribution))
+    assert said.uncertainty is not None
+    assert said.uncertainty.dtype == np.float32
+    np.testing.assert_array_equal(said.hold(10).uncertainty, np.repeat(said.uncertainty, [3, 3, 3, 1]))
 
 
 def test_lengths() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -150,8 +151,13 @@ class TestEpisode:
             episode_rewards(RewardSpec(every=3), PROGRESS, SUCCESS, TASK, terminated=True, threshold=0.5)
 
 
+def spec_of(confidence: float | None, **options: Any) -> RewardSpec:
+    """A reward; the mode "success" has no progress to be confident of."""
+    return RewardSpec(confidence=None if options["mode"] == "success" else confidence, **options)
+
+
 SPECS = st.builds(
-    RewardSpec,
+    spec_of,
     mode=st.sampled_from(["level", "delta", "potential", "success"]),
     task_weight=st.sampled_from([0.0, 0.5, -2.0]),
     scale=st.sampled_from([1.0, 3.0]),
@@ -164,6 +170,7 @@ SPECS = st.builds(
     every=st.integers(1, 4),
     unscored=st.sampled_from(["hold", "zero"]),
     allow_pure_shaping=st.just(True),
+    confidence=st.sampled_from([None, None, 0.0, 0.5, 0.9, 1.0]),
 )
 
 
@@ -176,6 +183,7 @@ def test_step_by_step_is_the_whole_episode(data: st.DataObject, spec: RewardSpec
     for length in lengths:
         frames = scored_steps(length + 1, spec.every)
         progress, success = rng.random(len(frames)), rng.random(len(frames))
+        uncertainty = rng.choice([0.0, 0.04, 0.2, 0.5], len(frames))
         task, terminated = rng.standard_normal(length), bool(rng.integers(2))
         state.start(np.array([0]), progress[:1])
         rewards, success_detected, fires = [], [], []
@@ -190,6 +198,7 @@ def test_step_by_step_is_the_whole_episode(data: st.DataObject, spec: RewardSpec
                 scored=np.array([scored, rng.integers(2) == 1]),
                 terminated=np.array([terminated and t == length, rng.integers(2) == 1]),
                 task_rewards=np.array([task[t - 1], 0.0]),
+                uncertainty=np.array([uncertainty[held], other[1] / 2]),
             )
             rewards.append(paid.rewards[0])
             success_detected.append(paid.success_detected[0])
@@ -199,7 +208,13 @@ def test_step_by_step_is_the_whole_episode(data: st.DataObject, spec: RewardSpec
                 break
         kept = scored_steps(cut + 1, spec.every)
         expected = episode_rewards(
-            spec, progress[: len(kept)], success[: len(kept)], task[:cut], terminated=ended, threshold=threshold
+            spec,
+            progress[: len(kept)],
+            success[: len(kept)],
+            task[:cut],
+            terminated=ended,
+            threshold=threshold,
+            uncertainty=uncertainty[: len(kept)],
         )
         np.testing.assert_allclose(rewards, expected.rewards, atol=1e-12)
         np.testing.assert_array_equal(success_detected, expected.success_detected)
@@ -214,6 +229,106 @@ def test_is_scored_is_scored_steps(length: int, every: int) -> None:
     )
 
 
+SURE, UNSURE = 0.05, 0.3
+
+
+class TestConfidence:
+    """Of frames worth 0.1, 0.3, 0.2, 0.6 and 0.9; where a model is not sure, the last that it was sure of counts."""
+
+    @pytest.mark.parametrize(
+        ("options", "unsure", "expected"),
+        [
+            ({}, (), [0.2, -0.1, 0.4, 0.3]),
+            ({}, (2, 3), [0.2, 0.0, 0.0, 0.6]),
+            ({}, (4,), [0.2, -0.1, 0.4, 0.0]),
+            ({}, (0,), [0.2, -0.1, 0.4, 0.3]),
+            ({}, (1, 2, 3, 4), [0.0, 0.0, 0.0, 0.0]),
+            ({"scale": 2.0, "task_weight": 1.0}, (2, 3), [1.4, 0.0, 0.0, 3.2]),
+            ({"mode": "level"}, (2, 3), [0.3, 0.0, 0.0, 0.9]),
+            ({"mode": "level"}, (0, 4), [0.3, 0.2, 0.6, 0.0]),
+            ({"mode": "potential", "gamma": 0.5, "allow_pure_shaping": True}, (2, 3), [0.05, -0.15, -0.15, -0.3]),
+            ({"mode": "potential", "gamma": 0.5, "allow_pure_shaping": True, "terminal_potential": "keep"}, (4,),
+             [0.05, -0.2, 0.1, -0.3]),
+            ({"scale": 0.0, "success_bonus": 3.0}, (1, 2, 3, 4), [0.0, 0.0, 0.0, 3.0]),
+        ],
+    )  # fmt: skip
+    def test_values(self, options: dict[str, Any], unsure: tuple[int, ...], expected: list[float]) -> None:
+        spec = RewardSpec(confidence=0.8, **options)
+        uncertainty = [UNSURE if frame in unsure else SURE for frame in range(5)]
+        paid = episode_rewards(spec, PROGRESS, SUCCESS, TASK, terminated=True, threshold=0.65, uncertainty=uncertainty)
+        np.testing.assert_allclose(paid.rewards, expected, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("unscored", "unsure", "expected"),
+        [
+            ("hold", (), [0.1, 0.6, 0.6, 0.9]),
+            ("hold", (1,), [0.1, 0.0, 0.0, 0.9]),
+            ("hold", (0,), [0.0, 0.6, 0.6, 0.9]),
+            ("zero", (), [0.0, 0.6, 0.0, 0.9]),
+            ("zero", (1,), [0.0, 0.0, 0.0, 0.9]),
+        ],
+    )
+    def test_between_scored_frames_doubt_is_held_as_well(
+        self, unscored: Any, unsure: tuple[int, ...], expected: list[float]
+    ) -> None:
+        spec = RewardSpec(mode="level", confidence=0.8, every=2, unscored=unscored)
+        uncertainty = [UNSURE if frame in unsure else SURE for frame in range(3)]
+        said = ([0.1, 0.6, 0.9], None, [0.0] * 4)
+        paid = episode_rewards(spec, *said, terminated=False, threshold=0.65, uncertainty=uncertainty)
+        assert paid.rewards.tolist() == expected
+
+    def test_the_bound_itself_is_sure_enough(self) -> None:
+        spec = RewardSpec(confidence=0.5)
+        assert spec.is_confident([0.25, 0.2501, 0.0]).tolist() == [True, False, True]
+        assert RewardSpec(confidence=1.0).is_confident([0.0, 1e-6]).tolist() == [True, False]
+        assert RewardSpec().is_confident(None).all()
+        assert RewardSpec(confidence=0.5, scale=0.0).is_confident(None).all()
+
+    def test_what_is_paid_by_confidence_needs_to_know_it(self) -> None:
+        spec = RewardSpec(confidence=0.5)
+        said = r"got no uncertainty of progress, which the reward RewardSpec\(confidence=0.5\) needs"
+        with pytest.raises(ValueError, match=said):
+            episode_rewards(spec, PROGRESS, SUCCESS, TASK, terminated=True, threshold=0.65)
+        nothing, yes = np.zeros(1), np.ones(1, bool)
+        with pytest.raises(ValueError, match=said):
+            RewardState(1, spec, 0.65).step(
+                progress=nothing, success=nothing, scored=yes, terminated=yes, task_rewards=nothing
+            )
+        assert [RewardSpec().needs_uncertainty, spec.needs_uncertainty] == [False, True]
+        assert not RewardSpec(confidence=0.5, scale=0.0).needs_uncertainty
+
+    @pytest.mark.parametrize("wrong", [[SURE] * 4, [SURE] * 4 + [np.nan], [SURE] * 4 + [-1.0]])
+    def test_uncertainty_is_one_number_per_scored_frame(self, wrong: list[float]) -> None:
+        with pytest.raises(ValueError, match="got uncertainty"):
+            episode_rewards(
+                RewardSpec(confidence=0.5), PROGRESS, SUCCESS, TASK, terminated=True, threshold=0.65, uncertainty=wrong
+            )
+
+    @given(seed=st.integers(0, 2**16), length=st.integers(1, 20), confidence=st.floats(0, 1), every=st.integers(1, 4))
+    def test_delta_sums_to_the_last_confident_progress(
+        self, seed: int, length: int, confidence: float, every: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        count = len(scored_steps(length + 1, every))
+        progress, uncertainty = rng.random(count), rng.random(count) / 2
+        said = (progress, None, np.zeros(length))
+        spec = RewardSpec(confidence=confidence, every=every)
+        paid = episode_rewards(spec, *said, terminated=False, threshold=0.5, uncertainty=uncertainty)
+        sure = [0, *(np.flatnonzero(1 - 2 * uncertainty[1:] >= confidence) + 1)]
+        assert paid.rewards.sum() == pytest.approx(progress[sure[-1]] - progress[0], abs=1e-9)
+
+    @given(spec=SPECS, seed=st.integers(0, 2**16), length=st.integers(1, 20))
+    def test_a_sure_model_is_paid_as_without_confidence(self, spec: RewardSpec, seed: int, length: int) -> None:
+        rng = np.random.default_rng(seed)
+        count = len(scored_steps(length + 1, spec.every))
+        said = (rng.random(count), rng.random(count), rng.random(length))
+        sure, all_of_it = (
+            episode_rewards(each, *said, terminated=True, threshold=0.5, uncertainty=np.zeros(count))
+            for each in (spec, replace(spec, confidence=None))
+        )
+        np.testing.assert_array_equal(sure.rewards, all_of_it.rewards)
+
+
 class TestSpec:
     @given(spec=SPECS)
     def test_json_round_trip(self, spec: RewardSpec) -> None:
@@ -221,8 +336,10 @@ class TestSpec:
         assert RewardSpec.from_dict(spec.to_dict()) == spec
 
     def test_numbers_of_numpy_become_python_numbers(self) -> None:
-        spec = RewardSpec(scale=np.float32(0.5), every=np.int64(3))  # pyright: ignore[reportArgumentType]
+        given: Any = {"scale": np.float32(0.5), "every": np.int64(3), "confidence": np.float32(0.75)}
+        spec = RewardSpec(**given)
         assert json.loads(spec.to_json())["scale"] == 0.5
+        assert json.loads(spec.to_json())["confidence"] == 0.75
         assert type(spec.every) is int
 
     def test_absent_fields_take_their_defaults(self) -> None:
@@ -251,6 +368,9 @@ class TestSpec:
             ('{"every": "2"}', "every must be an integer, got '2'"),
             ('{"gamma": 0, "mode": "potential"}', r"gamma must be in \(0, 1\]"),
             ('{"scale": null}', "scale must be a number, got None"),
+            ('{"confidence": -0.1}', r"confidence of RewardSpec must be a number in \[0, 1\], got -0.1"),
+            ('{"confidence": "0.5"}', "confidence of RewardSpec must be a number"),
+            (f'{{"confidence": 1{"0" * 400}}}', "confidence of RewardSpec must be a number in"),
             ('{"terminate_on_success": 1}', "terminate_on_success must be True or False"),
             ('{"mode": ["delta"]}', "mode must be one of"),
             ('{"mode": "delta"', "expected a JSON object with RewardSpec fields"),
@@ -286,6 +406,15 @@ class TestSpec:
             ({"terminate_on_success": 1}, TypeError, "terminate_on_success must be True or False"),
             ({"mode": "potential", "task_weight": 1.0}, ValueError, "needs gamma"),
             ({"mode": "potential", "gamma": 0.9}, ValueError, "without a task reward cannot teach the task"),
+            ({"confidence": 1.5}, ValueError, r"confidence of RewardSpec must be a number in \[0, 1\], got 1.5"),
+            (
+                {"confidence": float("nan")},
+                ValueError,
+                r"confidence of RewardSpec must be a number in \[0, 1\], got nan",
+            ),
+            ({"confidence": "high"}, TypeError, r"confidence of RewardSpec must be a number in \[0, 1\], got 'high'"),
+            ({"confidence": True}, TypeError, "confidence of RewardSpec must be a number"),
+            ({"mode": "success", "confidence": 0.8}, ValueError, "confidence holds back progress, of which mode"),
         ],
     )
     def test_invalid_values(self, arguments: dict[str, Any], error: type[Exception], message: str) -> None:

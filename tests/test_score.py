@@ -53,7 +53,17 @@ def test_it_writes_predictions_figure_and_overlay(config: ScoreConfig, capsys: p
     overlay = read_recording(config.out / "overlay.mp4")
     assert len(overlay) == 6
     shown = capsys.readouterr().out
-    for expected in ("6 in the file, 6 scored", "last 1.000", "from frame 4", "uniform(8)", "brightness", "float32"):
+    assert [float(row["uncertainty"]) for row in rows][:2] == pytest.approx([0.0, 0.4], abs=1e-6)
+    for expected in (
+        "6 in the file, 6 scored",
+        "last 1.000",
+        "last ±0.000",
+        "largest ±0.490",
+        "from frame 4",
+        "uniform(8)",
+        "brightness",
+        "float32",
+    ):
         assert expected in shown
 
 

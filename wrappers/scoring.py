@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.models.reward_model import RewardModel, RewardStream
+from robometer_rl.prediction import progress_uncertainty
 from robometer_rl.rewards import RewardSpec, RewardState, StepRewards
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, parse_cameras
 from robometer_rl.wrappers.guard import EpisodeGuard
@@ -114,6 +115,8 @@ class EpisodeScorer:
         self._state = RewardState(num_envs, self.spec, self.spec.threshold(self.model.success_threshold))
         self._progress = np.zeros((num_envs, len(cameras)))
         self._success = np.zeros((num_envs, len(cameras)))
+        self._says_uncertainty = self.model.bins > 1
+        self._uncertainty = np.zeros(num_envs)
         self._instructions: list[tuple[str, ...]] = [()] * num_envs
         self._stage = np.zeros(num_envs, np.int64)
         self._stages_completed = np.zeros(num_envs, np.int64)
@@ -200,6 +203,7 @@ class EpisodeScorer:
             terminated=terminated,
             task_rewards=task_rewards,
             completes=self._in_last_stage(),
+            uncertainty=self._uncertainty if self._says_uncertainty else None,
         )
         self._state.start(begun, self._progress[begun].mean(axis=1))
         rewards = np.where(starting, 0.0, paid.rewards)
@@ -268,6 +272,10 @@ class EpisodeScorer:
         self._highest[indices] = np.maximum(self._highest[indices], self._progress[indices].mean(axis=1))
         if prediction.success is not None:
             self._success[indices] = prediction.success.reshape(shape)
+        if self._says_uncertainty:
+            # Of the cameras' mean distribution, whose mean is the mean progress: where they disagree is doubt, too.
+            bins = prediction.progress_distribution.reshape(*shape, -1).mean(axis=1, dtype=np.float64)
+            self._uncertainty[indices] = progress_uncertainty(bins)
 
     def _histories(self, indices: Indices) -> list[int]:
         count = self._num_cameras
@@ -289,6 +297,8 @@ class EpisodeScorer:
         success = self._success[index] if self.model.has_success else None
         if success is not None:
             entry["robometer/success"] = float(success.mean())
+        if self._says_uncertainty:
+            entry["robometer/uncertainty"] = float(self._uncertainty[index])
         if self._has_stages:
             entry["robometer/stage"] = int(self._stage[index])
         if self._num_cameras > 1:

@@ -217,7 +217,15 @@ class RewardModel(ABC):
         self.lock = threading.RLock()
         self.doubts = Doubts()
 
-    def require(self, purpose: str, *, progress: bool = False, success: bool = False, causal: bool = False) -> None:
+    def require(
+        self,
+        purpose: str,
+        *,
+        progress: bool = False,
+        success: bool = False,
+        causal: bool = False,
+        uncertainty: bool = False,
+    ) -> None:
         """Refuses a use of this model for which it lacks what is asked for.
 
         Args:
@@ -225,6 +233,7 @@ class RewardModel(ABC):
             progress: Whether progress is needed.
             success: Whether success probabilities are.
             causal: Whether steps are scored while the episode goes on.
+            uncertainty: Whether it is needed how sure the model is of progress.
 
         Raises:
             UnsupportedByModelError: The model has no such thing.
@@ -233,6 +242,7 @@ class RewardModel(ABC):
             "progress": progress and not self.has_progress,
             "success probabilities": success and not self.has_success,
             "scores before an episode has ended": causal and not self.causal,
+            "a distribution over progress": uncertainty and self.bins < 2,
         }
         if missing := [name for name, lacking in lacks.items() if lacking]:
             raise UnsupportedByModelError(
@@ -270,7 +280,7 @@ class RewardModel(ABC):
             progress=spec.needs_progress,
             causal=live,
         )
-        self.require(f"the reward {spec.summary()}", success=spec.needs_success)
+        self.require(f"the reward {spec.summary()}", success=spec.needs_success, uncertainty=spec.needs_uncertainty)
 
     @abstractmethod
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:

@@ -27,7 +27,7 @@ from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Pr
 from robometer_rl.formats.trajectories import tiled_name
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.prediction import NonFiniteOutputError, Prediction
+from robometer_rl.prediction import NonFiniteOutputError, Prediction, progress_uncertainty
 from robometer_rl.relabeling.batches import (
     PACK_TOKENS,
     Decoded,
@@ -149,8 +149,11 @@ class Labeller:
         progress = _average([prediction.progress for prediction in predictions])
         said = [prediction.success for prediction in predictions if prediction.success is not None]
         success = _average(said) if said else None
+        uncertainty = None
+        if self.spec.needs_uncertainty:
+            uncertainty = progress_uncertainty(_average([each.progress_distribution for each in predictions]))
         try:
-            return label_episode(decoded.episode, self.spec, progress, success, self.threshold)
+            return label_episode(decoded.episode, self.spec, progress, success, self.threshold, uncertainty)
         except EpisodeError as error:
             return Unreadable(decoded.episode.key, str(error))
 

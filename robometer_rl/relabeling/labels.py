@@ -12,7 +12,7 @@ gamma Phi' - p_{T-1}, where Phi' is 0 if the step terminated the episode (unless
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, RecordedEpisode
 from robometer_rl.frames import scored_steps
@@ -31,7 +31,12 @@ Floats = NDArray[np.float64]
 
 
 def label_episode(
-    episode: RecordedEpisode, spec: RewardSpec, progress: Floats, success: Floats | None, threshold: float
+    episode: RecordedEpisode,
+    spec: RewardSpec,
+    progress: Floats,
+    success: Floats | None,
+    threshold: float,
+    uncertainty: ArrayLike | None = None,
 ) -> EpisodeLabels:
     """Labels an episode with what a model said about its scored observations.
 
@@ -41,16 +46,30 @@ def label_episode(
         progress: (S,) of the scored observations, S = ``len(scored_steps(F, spec.every))``.
         success: (S,) likewise; None of a model that says none.
         threshold: Success threshold, see `RewardSpec.threshold`.
+        uncertainty: (S,) of progress, likewise; None of a model that does not say.
 
     Raises:
         EpisodeError: The spec pays task rewards, and the episode has none.
     """
     task = _task_rewards(episode, spec)
     if episode.num_frames > episode.num_steps:
-        paid = episode_rewards(spec, progress, success, task, terminated=episode.terminated, threshold=threshold)
+        paid = episode_rewards(
+            spec,
+            progress,
+            success,
+            task,
+            terminated=episode.terminated,
+            threshold=threshold,
+            uncertainty=uncertainty,
+        )
+        rewards, success_detected = paid.rewards, paid.success_detected
     else:
-        seen = episode_rewards(spec, progress, success, task[:-1], terminated=False, threshold=threshold)
-        paid = _with_imputed_step(seen, spec, float(progress[-1]), float(task[-1]), episode.terminated)
+        seen = episode_rewards(
+            spec, progress, success, task[:-1], terminated=False, threshold=threshold, uncertainty=uncertainty
+        )
+        imputed_reward = _imputed_reward(seen, spec, float(task[-1]), episode.terminated)
+        rewards = np.append(seen.rewards, imputed_reward)
+        success_detected = np.append(seen.success_detected, seen.success_detected[-1])
     imputed = np.zeros(episode.num_steps, np.bool_)
     imputed[-1] = episode.num_frames == episode.num_steps
     held = np.searchsorted(scored_steps(episode.num_frames, spec.every), np.arange(episode.num_frames), "right") - 1
@@ -58,8 +77,8 @@ def label_episode(
         key=episode.key,
         progress=np.asarray(progress, np.float32)[held],
         success=np.full(len(held), np.nan, np.float32) if success is None else np.asarray(success, np.float32)[held],
-        rewards=paid.rewards,
-        success_detected=paid.success_detected,
+        rewards=rewards,
+        success_detected=success_detected,
         imputed=imputed,
     )
 
@@ -77,22 +96,16 @@ def _task_rewards(episode: RecordedEpisode, spec: RewardSpec) -> Floats:
     return np.zeros(episode.num_steps)
 
 
-def _with_imputed_step(
-    seen: EpisodeRewards, spec: RewardSpec, progress: float, task_reward: float, terminated: bool
-) -> EpisodeRewards:
-    """Appends the last step, whose observation is taken to be worth ``progress`` like the one before it."""
-    reward = step_reward(
+def _imputed_reward(seen: EpisodeRewards, spec: RewardSpec, task_reward: float, terminated: bool) -> Floats:
+    """(1,) what the last step pays, whose observation is taken to be worth what the one before it is."""
+    return step_reward(
         spec,
-        before=np.array([progress]),
-        after=np.array([progress]),
+        before=seen.progress[-1:],
+        after=seen.progress[-1:],
         success_detected=seen.success_detected[-1:],
         fires=np.zeros(1, np.bool_),
         scored=np.ones(1, np.bool_),
+        confident=seen.confident[-1:],
         terminated=np.array([terminated]),
         task_rewards=np.array([task_reward]),
-    )
-    return EpisodeRewards(
-        np.append(seen.rewards, reward),
-        np.append(seen.success_detected, seen.success_detected[-1]),
-        np.append(seen.fires, False),
     )

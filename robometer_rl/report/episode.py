@@ -25,6 +25,8 @@ class EpisodeScores:
         success: (N,) float32 probability; None of a model that says none.
         success_detected: (N,) bool, whether the success rule holds.
         threshold: Probability that the success rule asks for.
+        uncertainty: (N,) float32 of progress, see `robometer_rl.prediction.progress_uncertainty`; None of a model that
+            does not say.
     """
 
     task: str
@@ -33,10 +35,11 @@ class EpisodeScores:
     success: NDArray[np.float32] | None
     success_detected: NDArray[np.bool_]
     threshold: float
+    uncertainty: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.numbers), len(self.progress), len(self.success_detected)}
-        lengths |= set() if self.success is None else {len(self.success)}
+        lengths |= {len(values) for values in (self.success, self.uncertainty) if values is not None}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(f"an episode's values belong to the same frames, at least one; got lengths {lengths}")
 
@@ -58,21 +61,25 @@ class EpisodeScores:
             None if self.success is None else self.success[source],
             self.success_detected[source],
             self.threshold,
+            None if self.uncertainty is None else self.uncertainty[source],
         )
 
     def write_csv(self, path: str | Path, seconds: NDArray[np.float64] | None = None) -> None:
-        """Writes ``frame,seconds,progress,success,success_detected``, a row per frame.
+        """Writes ``frame,seconds,progress,success,success_detected,uncertainty``, a row per frame.
 
         Args:
             path: File to write.
-            seconds: (N,) when each frame is shown; the column is empty if that is not known, and success is where the
-                model says none.
+            seconds: (N,) when each frame is shown; the column is empty if that is not known, as success and uncertainty
+                are where the model says none.
         """
         with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["frame", "seconds", "progress", "success", "success_detected"])
+            writer.writerow(["frame", "seconds", "progress", "success", "success_detected", "uncertainty"])
             shown = [""] * len(self) if seconds is None else [f"{second:.3f}" for second in seconds]
-            success = [""] * len(self) if self.success is None else [f"{value:.6f}" for value in self.success]
-            rows = zip(self.numbers, shown, self.progress, success, self.success_detected, strict=True)
-            for number, second, progress, probability, success_detected in rows:
-                writer.writerow([number, second, f"{progress:.6f}", probability, int(success_detected)])
+            success, uncertainty = (
+                [""] * len(self) if values is None else [f"{value:.6f}" for value in values]
+                for values in (self.success, self.uncertainty)
+            )
+            rows = zip(self.numbers, shown, self.progress, success, self.success_detected, uncertainty, strict=True)
+            for number, second, progress, probability, success_detected, spread in rows:
+                writer.writerow([number, second, f"{progress:.6f}", probability, int(success_detected), spread])

@@ -199,8 +199,10 @@ def _answer(request: Request, head: Mapping[str, Any], arrays: Sequence[Any], li
 
 def _values(said: Prediction | StepPrediction) -> dict[str, Any]:
     """The numbers of a prediction for JSON; float32 as the double that it is, so nothing is lost."""
+    uncertainty = said.uncertainty
     return {
         "progress": said.progress.tolist(),
+        "uncertainty": None if uncertainty is None else uncertainty.tolist(),
         "success": None if said.success is None else said.success.tolist(),
         "progress_distribution": said.progress_distribution.tolist(),
     }

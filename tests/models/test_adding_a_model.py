@@ -94,6 +94,12 @@ def test_what_it_cannot_say_is_not_paid(reward: RewardSpec) -> None:
         RobometerReward(BrightnessWorld(), NAME, task=TASK, reward=reward)
 
 
+def test_confidence_needs_a_distribution() -> None:
+    said = r"^the reward RewardSpec\(confidence=0.8\) needs a distribution over progress, which the model 'brightness' "
+    with pytest.raises(UnsupportedByModelError, match=said):
+        RobometerReward(BrightnessWorld(), NAME, task=TASK, reward=RewardSpec(confidence=0.8))
+
+
 def test_stages_need_success() -> None:
     with pytest.raises(UnsupportedByModelError, match="going on to the next stage needs success probabilities"):
         RobometerReward(BrightnessWorld(), NAME, task=TaskStages(("dark", "bright")))
@@ -111,10 +117,10 @@ def test_a_recording_is_scored(folder: Path, capsys: pytest.CaptureFixture[str])
     assert main(["score", str(video), "--task", TASK, "--model", NAME, "--out", "scores"]) == 0
     assert "this model says nothing of success" in capsys.readouterr().out
     assert (folder / "scores" / "prediction.csv").read_text().splitlines()[1:] == [
-        "0,,0.000000,,0",
-        "1,,0.200000,,0",
-        "2,,0.400000,,0",
-        "3,,1.000000,,0",
+        "0,,0.000000,,0,",
+        "1,,0.200000,,0,",
+        "2,,0.400000,,0,",
+        "3,,1.000000,,0,",
     ]
 
 

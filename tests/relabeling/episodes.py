@@ -27,6 +27,8 @@ SPECS = [
     RewardSpec("potential", task_weight=1.0, gamma=0.9),
     RewardSpec("success", success_threshold=0.3, every=3, unscored="zero"),
     RewardSpec("delta", every=4),
+    RewardSpec("delta", confidence=0.3),
+    RewardSpec("level", confidence=0.3, every=2),
 ]
 
 

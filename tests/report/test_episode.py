@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,21 @@ def test_values_are_held_between_frames() -> None:
 def test_a_row_per_frame_is_written(tmp_path: Path) -> None:
     scores([False, True, True]).write_csv(tmp_path / "episode.csv", np.array([0, 0.15, 2.3]))
     assert (tmp_path / "episode.csv").read_text().splitlines() == [
-        "frame,seconds,progress,success,success_detected",
-        "0,0.000,0.000000,0.000000,0",
-        "3,0.150,0.500000,0.250000,1",
-        "6,2.300,1.000000,1.000000,1",
+        "frame,seconds,progress,success,success_detected,uncertainty",
+        "0,0.000,0.000000,0.000000,0,",
+        "3,0.150,0.500000,0.250000,1,",
+        "6,2.300,1.000000,1.000000,1,",
     ]
+
+
+def test_uncertainty_is_held_and_written_where_it_is_known(tmp_path: Path) -> None:
+    known = replace(scores([False, True]), uncertainty=np.array([0.25, 0.0625], np.float32))
+    assert known.hold(np.arange(5)).uncertainty.tolist() == [0.25, 0.25, 0.25, 0.0625, 0.0625]
+    known.write_csv(tmp_path / "episode.csv")
+    rows = (tmp_path / "episode.csv").read_text().splitlines()[1:]
+    assert rows == ["0,,0.000000,0.000000,0,0.250000", "3,,1.000000,1.000000,1,0.062500"]
+    with pytest.raises(ValueError, match="same frames"):
+        replace(known, uncertainty=np.zeros(3, np.float32))
 
 
 def test_all_values_belong_to_the_same_frames() -> None:

@@ -271,6 +271,7 @@ def test_answers_are_json_for_those_who_take_no_messages(running: Running) -> No
     assert headers["x-robometer-model"] == "pixel@ float32"
     np.testing.assert_array_equal(np.array(said["progress"], np.float32), expected.progress)
     np.testing.assert_array_equal(np.array(said["progress_distribution"], np.float32), expected.progress_distribution)
+    np.testing.assert_array_equal(np.array(said["uncertainty"], np.float32), expected.uncertainty)
     assert (said["protocol"], said["model_id"]) == ("given", "pixel")
 
 

@@ -18,6 +18,8 @@ import pytest
 
 from robometer_rl.frames import Clip, UniformFrames
 from robometer_rl.models.loading import load_reward_model
+from robometer_rl.models.reward_model import UnsupportedByModelError
+from robometer_rl.rewards import RewardSpec
 from robometer_rl.serving.problems import ServerError
 from robometer_rl.serving.reference_client import ReferenceServerModel
 from robometer_rl.tiles import TileLayout, tile_views
@@ -225,6 +227,8 @@ def test_our_client_asks_a_server_that_has_the_routes_of_the_reference_only(with
         np.testing.assert_allclose(one.progress, other.progress, atol=1e-6)
         np.testing.assert_allclose(np.asarray(one.success), np.asarray(other.success), atol=1e-6)
         assert one.progress_distribution.shape == (len(one), 0)
+    with pytest.raises(UnsupportedByModelError, match="needs a distribution over progress"):
+        remote.require_for(RewardSpec(confidence=0.5), live=True)
     shown = pairs("preference_batch")
     for both_orders in (False, True):
         np.testing.assert_allclose(remote.compare(shown, both_orders), local.compare(shown, both_orders), atol=1e-6)

@@ -18,6 +18,8 @@ from tests.library import ROOT
 from tests.serving.servers import serving, start
 from tests.wrappers.drivers import KINDS, check_log, make_driver
 
+DELTA = RewardSpec(mode="delta", task_weight=0.5, every=2)
+
 
 @pytest.fixture(scope="module", params=["one server", "two servers"])
 def remote(request: pytest.FixtureRequest) -> Iterator[RewardModel]:
@@ -26,8 +28,7 @@ def remote(request: pytest.FixtureRequest) -> Iterator[RewardModel]:
         yield load_reward_model(",".join(urls))
 
 
-def check(kind: str, remote: RewardModel, steps: int) -> None:
-    spec = RewardSpec(mode="delta", task_weight=0.5, every=2)
+def check(kind: str, remote: RewardModel, steps: int, spec: RewardSpec = DELTA) -> None:
     driver = make_driver(kind, 4, remote, spec, size=8)
     driver.reset(seed=7)
     for _ in range(steps):
@@ -38,6 +39,11 @@ def check(kind: str, remote: RewardModel, steps: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrappers_are_paid_by_a_server_as_by_a_model(kind: str, remote: RewardModel) -> None:
     check(kind, remote, 30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_confidence_travels(kind: str, remote: RewardModel) -> None:
+    check(kind, remote, 30, RewardSpec(confidence=0.3))
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ class Played:
     rewards: list[float] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
+    uncertainty: list[float] = field(default_factory=list)
     end: tuple[bool, bool] | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -61,6 +62,7 @@ class Driver:
         played.rewards.append(float(reward))
         played.progress.append(info["robometer/progress"])
         played.success.append(info["robometer/success"])
+        played.uncertainty.append(info["robometer/uncertainty"])
         assert info["t"] == len(played.rewards)
         assert info["robometer/reward"] == reward
         assert "robometer/frame" not in info
@@ -219,6 +221,7 @@ def check_log(
             np.testing.assert_allclose(played.rewards, expected.rewards[:count], rtol=0, atol=tolerance)
             np.testing.assert_allclose(played.progress, expected.progress[1 : count + 1], rtol=0, atol=tolerance)
             np.testing.assert_allclose(played.success, expected.success[1 : count + 1], rtol=0, atol=tolerance)
+            np.testing.assert_allclose(played.uncertainty, expected.uncertainty[1 : count + 1], rtol=0, atol=tolerance)
             if played.end is not None:
                 # Stable-Baselines3 has no word for a step that terminated and was truncated.
                 truncated = expected.truncated and not (isinstance(driver, SB3Driver) and expected.terminated)

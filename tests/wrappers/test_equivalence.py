@@ -94,6 +94,9 @@ SPECS = {
     ),
     "potential-keep": RewardSpec(mode="potential", gamma=0.9, allow_pure_shaping=True, terminal_potential="keep"),
     "success": RewardSpec(mode="success", success_threshold=0.4, every=2),
+    "level-confident": RewardSpec(mode="level", confidence=0.3),
+    "delta-confident": RewardSpec(confidence=0.3, every=2),
+    "potential-confident": RewardSpec(mode="potential", gamma=0.9, task_weight=1.0, confidence=0.3),
     "success-zero": RewardSpec(mode="success", success_threshold=0.4, every=2, unscored="zero"),
 }
 

@@ -105,6 +105,14 @@ class TestRewards:
         np.testing.assert_allclose(infos[1]["robometer/success_per_camera"], [0.16, 0.36], atol=1e-6)
         assert infos[1]["robometer/progress"] == pytest.approx(0.5)
 
+    def test_cameras_that_disagree_are_doubt(self) -> None:
+        """One is sure that nothing is done, the other that all is."""
+        cameras = (lambda observation, info: 0 * observation, lambda observation, info: 255 + 0 * observation)
+        for frames, expected in ((cameras, 0.5), (cameras[:1], 0.0)):
+            assert play(make(frames=frames))[2][0]["robometer/uncertainty"] == pytest.approx(expected)
+        assert play(make(RewardSpec(mode="level", confidence=0.1), frames=cameras))[1] == [0.0] * 3
+        assert play(make(RewardSpec(mode="level"), frames=cameras))[1] == [0.5] * 3
+
     def test_cameras_in_one_picture_are_one_history(self) -> None:
         pytest.importorskip("cv2")
         env = make(frames=Tiles("render", lambda observation, info: 255 - observation))
@@ -186,7 +194,7 @@ class TestInfo:
     def test_keys(self) -> None:
         reset_info, rewards, infos = play(make(RewardSpec(task_weight=0.5)))
         assert reset_info == {"robometer/reset_progress": pytest.approx(0.2)}
-        step = {"progress", "success", "success_detected", "scored", "task_reward", "reward"}
+        step = {"progress", "success", "success_detected", "uncertainty", "scored", "task_reward", "reward"}
         assert set(infos[0]) == {f"robometer/{key}" for key in step} | {"success"}
         assert set(infos[-1]) == set(infos[0]) | {"robometer/episode", "robometer/true_success"}
         np.testing.assert_allclose([info["robometer/progress"] for info in infos], PROGRESS[1:], atol=1e-6)

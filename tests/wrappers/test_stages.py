@@ -36,7 +36,14 @@ def expected_rewards(
         task_rewards = [episode.task_reward(t + 1) for t in range(begin, episode.length)]
         threshold = spec.threshold(model.success_threshold)
         answers = (prediction.progress, prediction.success)
-        paid = episode_rewards(spec, *answers, task_rewards, terminated=False, threshold=threshold)
+        paid = episode_rewards(
+            spec,
+            *answers,
+            task_rewards,
+            terminated=False,
+            threshold=threshold,
+            uncertainty=prediction.uncertainty,
+        )
         is_last = number == len(stages) - 1
         if not paid.fires.any() or (is_last and not spec.terminate_on_success):
             return [*rewards, *paid.rewards.tolist()], number + int(paid.fires.any()), False

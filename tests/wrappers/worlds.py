@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import Clip
 from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.prediction import progress_uncertainty
 from robometer_rl.rewards import RewardSpec, episode_rewards
 
 TASK = "open the drawer"
@@ -116,6 +117,7 @@ class Expected:
     rewards: NDArray[np.float64]
     progress: NDArray[np.float64]
     success: NDArray[np.float64]
+    uncertainty: NDArray[np.float32]
     reset_progress: float
     terminated: bool
     truncated: bool
@@ -129,16 +131,26 @@ def expected_episode(
     terminated, truncated = episode.end
     threshold = spec.threshold(model.success_threshold)
 
-    def score(num_steps: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def score(num_steps: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         clips = [Clip(np.stack([episode.frame(t, name) for t in range(num_steps + 1)]), task) for name in cameras]
         predictions = model.predict_steps(clips, every=spec.every)
         progress = np.stack([prediction.progress for prediction in predictions]).astype(np.float64)
         success = np.stack([np.asarray(prediction.success) for prediction in predictions]).astype(np.float64)
-        return progress.mean(axis=0), success.mean(axis=0)
+        bins = np.mean([prediction.progress_distribution for prediction in predictions], axis=0, dtype=np.float64)
+        return progress.mean(axis=0), success.mean(axis=0), progress_uncertainty(bins)
 
     def pay(num_steps: int) -> Any:
         task_rewards = [episode.task_reward(t + 1) for t in range(num_steps)]
-        return episode_rewards(spec, *score(num_steps), task_rewards, terminated=terminated, threshold=threshold)
+        progress, success, uncertainty = score(num_steps)
+        return episode_rewards(
+            spec,
+            progress,
+            success,
+            task_rewards,
+            terminated=terminated,
+            threshold=threshold,
+            uncertainty=uncertainty,
+        )
 
     num_steps = episode.length
     paid = pay(num_steps)
@@ -147,11 +159,13 @@ def expected_episode(
         terminated, truncated = True, truncated and fired == num_steps
         num_steps = fired
         paid = pay(num_steps)
-    progress, success = score(num_steps)
+    progress, success, uncertainty = score(num_steps)
     steps = np.arange(num_steps + 1)
     scored = np.unique(np.append(np.arange(0, num_steps + 1, spec.every), num_steps))
     held = np.searchsorted(scored, steps, side="right") - 1
-    return Expected(paid.rewards, progress[held], success[held], float(progress[0]), terminated, truncated)
+    return Expected(
+        paid.rewards, progress[held], success[held], uncertainty[held], float(progress[0]), terminated, truncated
+    )
 
 
 class BrightnessWorld(gym.Env[Any, Any]):
