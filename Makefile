@@ -15,13 +15,14 @@ ifeq ($(shell uname -s),Linux)
 export MUJOCO_GL ?= egl
 endif
 
-.PHONY: help demo test test-all test-rlds test-lerobot check lint docs format constraints clean
+.PHONY: help demo test test-all test-ui test-rlds test-lerobot check lint docs format constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         run the demonstration; results in outputs/demo"
 	@echo "make test         run the fast tests"
 	@echo "make test-all     run all tests, with the LIBERO simulator (620 MB)"
+	@echo "make test-ui      test the studio in a browser, with Gradio and Playwright (500 MB)"
 	@echo "make test-rlds    test the reader of RLDS datasets, with TensorFlow in an environment of its own (3 GB)"
 	@echo "make test-lerobot test the LeRobot formats, models and wrappers beside LeRobot 0.6, on Python 3.12 (6 GB)"
 	@echo "make check        formatting, lint, types, the documentation and the fast tests"
@@ -34,6 +35,9 @@ help:
 DEMO := $(VENV)/installed-demo
 DEV := $(VENV)/installed-dev
 ALL := $(VENV)/installed-all
+
+# The studio is looked at in a browser, which tools/setup.sh installs too where it may.
+UI := $(VENV)/installed-ui
 
 # TensorFlow is large and nothing else needs it.
 RLDS := .venv-rlds/installed
@@ -59,6 +63,13 @@ test: $(DEV)
 
 test-all: $(ALL)
 	$(PYTEST) -m "slow or not slow"
+
+$(UI): pyproject.toml constraints.txt tools/setup.sh
+	tools/setup.sh $(VENV) ui,serve,train,hdf5,dev constraints.txt playwright
+	@touch $@
+
+test-ui: $(UI)
+	$(PYTEST) -m "slow or not slow" tests/studio
 
 $(RLDS): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh .venv-rlds rlds,dev
@@ -93,10 +104,10 @@ format: $(DEV)
 # Local version labels (+cpu) are dropped: they name a build of the same release. Libraries of CUDA, too: they are torch's.
 FREEZE := pip freeze --exclude-editable
 PINS := sed -E '/ @ |^\#|^(cuda|nvidia|triton)/d; s/\+[a-z0-9.]+$$//' | sort -fu
-constraints: $(ALL) $(RLDS) $(LEROBOT)
+constraints: $(ALL) $(UI) $(RLDS) $(LEROBOT)
 	for bin in $(BIN) .venv-rlds/bin; do $$bin/$(FREEZE); done | $(PINS) > constraints.txt
 	.venv-lerobot/bin/$(FREEZE) | $(PINS) > constraints-lerobot.txt
-	@touch $(DEMO) $(DEV) $(ALL) $(RLDS) $(LEROBOT)
+	@touch $(DEMO) $(DEV) $(ALL) $(UI) $(RLDS) $(LEROBOT)
 
 clean:
 	rm -rf $(VENV) .venv-rlds .venv-lerobot site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

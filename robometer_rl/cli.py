@@ -82,11 +82,16 @@ class Serve:
 
 
 @dataclass(frozen=True)
+class Ui:
+    """Open a studio in the browser: score, compare, browse and label recordings."""
+
+
+@dataclass(frozen=True)
 class Data:
     """Look at, verify, import, upload or download recorded episodes."""
 
 
-Command = Demo | Score | Collect | Adapt | Train | Evaluate | Calibrate | Relabel | Data | Publish | Serve
+Command = Demo | Score | Collect | Adapt | Train | Evaluate | Calibrate | Relabel | Data | Publish | Serve | Ui
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,11 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.serving.commands:ServeConfig",
         "robometer_rl.serving.commands:run_serve",
         "clients wait for a server at the same address",
+    ),
+    Ui: _Home(
+        "robometer_rl.studio.commands:UiConfig",
+        "robometer_rl.studio.commands:run_ui",
+        "what was flagged and labelled is kept; give the same command again",
     ),
     Data: _Home(
         None,

@@ -34,6 +34,7 @@ __all__ = [
     "scored_series",
     "shown_seconds",
     "tiled_recording",
+    "write_scores",
 ]
 
 _SAME_RATE: Final = 0.01  # of two frame rates, the part by which they may differ
@@ -142,7 +143,7 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
     scores = episode_scores(recording, prediction, config.task, threshold)
     out = config.out or Path("outputs") / "score" / config.video.stem
     series = scored_series(config.task, recording, prediction, threshold)
-    _write(out, config.video.name, recording, prediction, series)
+    write_scores(out, config.video.name, recording, prediction, series)
     console.print(_summary(config.video.name, prediction, scores))
     console.print(f"prediction.npz, prediction.csv, curves.png and overlay.mp4 are in {out}", soft_wrap=True)
     console.print(f"see it: open {out / 'index.html'}", soft_wrap=True)
@@ -205,7 +206,16 @@ def _paid(recording: Recording, prediction: Prediction, threshold: float) -> Epi
     )
 
 
-def _write(out: Path, name: str, recording: Recording, prediction: Prediction, series: Series) -> None:
+def write_scores(out: Path, name: str, recording: Recording, prediction: Prediction, series: Series) -> None:
+    """Writes what `ScoreConfig` promises.
+
+    Args:
+        out: Folder; it is made.
+        name: Of the recording.
+        recording: The frames that were scored.
+        prediction: One value per scored frame.
+        series: The same as it is drawn, see `scored_series`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     scores = series.scores
     prediction.save(out / "prediction.npz")

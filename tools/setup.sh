@@ -37,10 +37,11 @@ make_venv() {
 }
 
 # MuJoCo renders without a screen through EGL, in software where there is no GPU; LIBERO and tiled
-# pictures also load OpenCV.
+# pictures also load OpenCV. Playwright looks at pages with Chromium.
 system_packages() {
   echo libegl1 libgl1 libgl1-mesa-dri
   case ",$extras," in *,libero,* | *,tiles,*) echo libglib2.0-0 ;; esac
+  case " ${requirements[*]} " in *" playwright "*) echo chromium ;; esac
 }
 
 install_system_packages() {

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from robometer_rl.serving.gate import Door
     from robometer_rl.serving.service import Settings
 
-__all__ = ["ServeConfig", "read_tokens", "run_serve", "serve"]
+__all__ = ["ServeConfig", "in_address", "is_loopback", "listening", "read_tokens", "run_serve", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def read_tokens(config: ServeConfig) -> tuple[str, ...]:
         raise ValueError(f"the token in {config.token_file or TOKEN_VARIABLE} is empty")
     if config.no_token:
         return ()
-    if not tokens and not _is_loopback(config.host):
+    if not tokens and not is_loopback(config.host):
         raise ValueError(
             f"the host {config.host!r} can be reached by others: give a token with --token-file or {TOKEN_VARIABLE}, "
             "or say --no-token"
@@ -139,10 +139,10 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
         exact=config.exact,
         reference_routes=not config.no_reference_routes,
     )
-    with _listening(config.host, config.port) as listener:
+    with listening(config.host, config.port) as listener:
         service = _service(config, load, settings)
         scheme = "http" if config.ssl_certfile is None else "https"
-        where = f"{scheme}://{_in_address(config.host)}:{listener.getsockname()[1]}"
+        where = f"{scheme}://{in_address(config.host)}:{listener.getsockname()[1]}"
         options = uvicorn.Config(
             service.app,
             log_level="warning",
@@ -237,8 +237,12 @@ async def _drain(door: Door, seconds: float) -> None:
         logger.warning("%d requests were not answered within %g s", door.requests, seconds)
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that the kernel accepts connections for from now on."""
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that the kernel accepts connections for from now on.
+
+    Raises:
+        OSError: The port is taken, or the host is not this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With its protocol said, or asyncio does not see that it may send small packets at once (TCP_NODELAY): an answer of
     # two packets would wait for the acknowledgement of the first, which comes after 40 ms.
@@ -253,11 +257,13 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _in_address(host: str) -> str:
+def in_address(host: str) -> str:
+    """A host as addresses have it."""
     return f"[{host}]" if ":" in host else host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
     if host == "localhost":
         return True
     try:

@@ -129,16 +129,16 @@ class Connection:
         try:
             port = parts.port
         except ValueError as error:
-            raise UnknownModelError(f"got the address {_without_token(address)!r}: {error}") from error
+            raise UnknownModelError(f"got the address {without_token(address)!r}: {error}") from error
         name, _, encoding = parts.query.partition("=")
         is_encoding = not parts.query or (name == "encoding" and encoding in ENCODINGS)
         if parts.scheme not in ("http", "https") or not parts.hostname or not is_encoding or parts.fragment:
             expected = f"http://HOST:PORT or https://HOST, also with ?encoding={'|'.join(ENCODINGS)}"
-            raise UnknownModelError(f"got the address {_without_token(address)!r}; expected {expected}")
+            raise UnknownModelError(f"got the address {without_token(address)!r}; expected {expected}")
         self.encoding = encoding or None
         if not timeout > 0 or not patience >= 0:
             raise ValueError(f"got timeout={timeout}, patience={patience}; expected seconds")
-        self.address = _without_token(address)
+        self.address = without_token(address)
         self._given = (address, timeout, patience)
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, port
         self._base = parts.path.rstrip("/")
@@ -291,7 +291,8 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _without_token(address: str) -> str:
+def without_token(address: str) -> str:
+    """An address as outputs may show it."""
     head, slashes, rest = address.partition("://")
     place, slash, path = rest.partition("/")
     return f"{head}{slashes}{place.rpartition('@')[2]}{slash}{path}".rstrip("/")

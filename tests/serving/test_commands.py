@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robometer_rl.cli import main
-from robometer_rl.serving.commands import ServeConfig, _listening, read_tokens, serve
+from robometer_rl.serving.commands import ServeConfig, listening, read_tokens, serve
 from tests.fixed_models import PixelModel
 from tests.golden import CHECKPOINT
 from tests.serving.servers import start
@@ -43,7 +43,7 @@ def test_others_need_a_token_unless_it_is_said_that_they_do_not(
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_what_is_accepted_sends_small_packets_at_once(host: str) -> None:
     """An answer that waits for the acknowledgement of its first packet is 40 ms late; asyncio looks at the protocol."""
-    with _listening(host, 0) as listener, socket.create_connection(listener.getsockname()[:2]):
+    with listening(host, 0) as listener, socket.create_connection(listener.getsockname()[:2]):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP

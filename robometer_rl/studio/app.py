@@ -1,0 +1,107 @@
+"""The studio as a web application: its pages, and what it lets nobody do.
+
+A browser that shows it asks nothing of any other host: a content security policy forbids it, whatever a library or a
+recording's name would have it load. Nothing is counted or reported. Files are served from the folder of uploads alone,
+which is emptied of what is an hour old, and removed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from robometer_rl.extras import require
+from robometer_rl.report.replay import replay_head
+from robometer_rl.studio.asking import Models
+from robometer_rl.studio.comparing import compare_page
+from robometer_rl.studio.material import Material
+from robometer_rl.studio.parts import markup
+from robometer_rl.studio.scoring import score_page
+
+__all__ = ["application"]
+
+_POLICY: Final = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; base-uri 'self'; frame-ancestors 'self'"
+_HEADERS: Final = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_SWEEP_S: Final = 600
+_KEPT_S: Final = 3600
+_WAITING: Final = 32  # questions that may stand in the queue
+
+
+def application(models: Models, material: Material, upload_mb: int, hosts: tuple[str, ...] = ("*",)) -> Any:
+    """An ASGI application with all pages.
+
+    Args:
+        models: Who can be asked.
+        material: What can be looked at.
+        upload_mb: The most megabytes of an upload.
+        hosts: Names that browsers may call this server by; others are refused, so that no page of the internet can
+            have its own name lead here.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(material.uploads)
+    gr, fastapi = require("gradio", "ui"), require("fastapi", "ui")
+    hosts_only = require("starlette.middleware.trustedhost", "ui").TrustedHostMiddleware
+    app = fastapi.FastAPI(openapi_url=None)
+    app.add_middleware(hosts_only, allowed_hosts=list(hosts))
+    app.add_middleware(_OnlyHere)
+    return gr.mount_gradio_app(
+        app,
+        _pages(models, material),
+        path="/",
+        theme=gr.themes.Default(
+            primary_hue="blue",
+            neutral_hue="slate",
+            font=["system-ui", "sans-serif"],  # of the browser: none is fetched
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        css=_style(),
+        head=replay_head(),
+        max_file_size=upload_mb * 10**6,
+        footer_links=[],
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+    )
+
+
+def _pages(models: Models, material: Material) -> Any:
+    gr = require("gradio", "ui")
+    with gr.Blocks(
+        title="Robometer studio", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S), fill_width=True
+    ) as blocks:
+        markup("<h1 class='studio-title'>Robometer studio</h1>")
+        with gr.Tabs(elem_id="studio-tabs"):
+            with gr.Tab("Score", id="score"):
+                score_page(models, material)
+            with gr.Tab("Compare", id="compare"):
+                compare_page(models, material)
+    blocks.queue(max_size=_WAITING, default_concurrency_limit=2)
+    return blocks
+
+
+@cache
+def _style() -> str:
+    return (files("robometer_rl") / "assets" / "studio" / "studio.css").read_text(encoding="utf-8")
+
+
+class _OnlyHere:
+    """Adds to every answer that nothing of other hosts may be loaded."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            await send(message)
+
+        await self._app(scope, receive, answer)

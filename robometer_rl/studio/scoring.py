@@ -1,0 +1,152 @@
+"""The page that scores a recording under one or several instructions."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robometer_rl.extras import require
+from robometer_rl.prediction import Prediction
+from robometer_rl.report.page import data_table
+from robometer_rl.report.replay import Replay, Series, draw_replay
+from robometer_rl.rewards import RewardSpec
+from robometer_rl.score import scored_series, write_scores
+from robometer_rl.studio.asking import Asking, Models
+from robometer_rl.studio.material import Material
+from robometer_rl.studio.parts import (
+    Question,
+    Update,
+    busy,
+    choose_recording,
+    done,
+    follow,
+    guarded,
+    lines_of,
+    load_model,
+    markup,
+    player_of,
+    question_inputs,
+    read_question,
+)
+from robometer_rl.video import Recording, read_recording
+
+__all__ = ["score_page", "table_of"]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What was scored, so that files can be made of it; the frames are read again.
+
+    Attributes:
+        path: The recording.
+        question: How it was asked about.
+        tasks: The instructions.
+        predictions: One per instruction.
+        threshold: Of the success rule.
+    """
+
+    path: Path
+    question: Question
+    tasks: Sequence[str]
+    predictions: Sequence[Prediction]
+    threshold: float
+
+    def series(self, recording: Recording) -> list[Series]:
+        """One per instruction."""
+        pairs = zip(self.tasks, self.predictions, strict=True)
+        return [scored_series(task, recording, prediction, self.threshold) for task, prediction in pairs]
+
+
+def score_page(models: Models, material: Material) -> None:
+    """Lays the page out, in the context of the application that is being built."""
+    gr = require("gradio", "ui")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=300):
+            recording = choose_recording(material, "score", "Recording")
+            tasks = gr.Textbox(
+                label="Instructions", info="One a line; each gets a curve.", lines=2, elem_id="score-tasks"
+            )
+            question = question_inputs(models, "score")
+            with gr.Row():
+                start = gr.Button("Score", variant="primary", elem_id="score-start")
+                stop = gr.Button("Stop", elem_id="score-stop")
+        with gr.Column(scale=3, min_width=320):
+            line = markup(
+                done("Choose a recording, say what the robot was to do, and press Score."), elem_id="score-line"
+            )
+            shown = markup(elem_id="score-shown")
+            table = markup(elem_id="score-table")
+            with gr.Row():
+                pack = gr.Button("Prepare files", visible=False, elem_id="score-pack")
+                files = gr.File(label="Results", visible=False, interactive=False, elem_id="score-files")
+    kept = gr.State(None)
+
+    def score(uploaded: str | None, named: str | None, texts: str, *asked: Any) -> Iterator[Update]:
+        yield {line: busy("reading the recording"), files: gr.update(visible=False, value=None)}
+        how, path = read_question(*asked), material.path(uploaded, named)
+        read = read_recording(path, how.fps)
+        model = yield from load_model(models, how.model, line)
+        asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every)
+        yield from follow(asking, line, f"scoring {path.name}")
+        threshold = RewardSpec().threshold(model.success_threshold)
+        scored = _Scored(path, how, asking.tasks, asking.predictions, threshold)
+        series = scored.series(read)
+        replay = Replay(path.name, series, [player_of(path.name, read)])
+        yield {
+            line: done(f"{len(read)} frames of {path.name}, scored by {model.model_id}, {asking.protocol}."),
+            shown: draw_replay(replay),
+            table: table_of(series),
+            kept: scored,
+            pack: gr.update(visible=True),
+        }
+
+    def write(scored: _Scored) -> Iterator[Update]:
+        yield {line: busy("writing figures and videos")}
+        made = _write(scored, material.uploads)
+        yield {line: done("The files are ready."), files: gr.update(value=str(made), visible=True)}
+
+    outputs = [line, shown, table, kept, pack, files]
+    asked = start.click(guarded(line, score), [*recording, tasks, *question], outputs, show_progress="hidden")
+    stop.click(lambda: done("Stopped."), None, line, cancels=[asked], queue=False)
+    pack.click(guarded(line, write), kept, [line, files], show_progress="hidden")
+
+
+def table_of(series: Sequence[Series]) -> str:
+    """What stands behind curves, in numbers."""
+    columns = ("Name", "First progress", "Final progress", "Highest", "Final success", "Success rule", "Reward paid")
+    return data_table(columns, [_row(each) for each in series])
+
+
+def _row(series: Series) -> Sequence[str | bool]:
+    scores, frame = series.scores, series.scores.success_frame
+    progress, success = scores.progress, scores.success
+    return (
+        series.name,
+        f"{progress[0]:.3f}",
+        f"{progress[-1]:.3f}",
+        f"{progress.max():.3f}",
+        "" if success is None else f"{success[-1]:.3f}",
+        "" if success is None else "never" if frame is None else f"from frame {frame}",
+        "" if series.rewards is None else f"{series.rewards.sum():+.3f}",
+    )
+
+
+def _write(scored: _Scored, folder: Path) -> Path:
+    """An archive with what ``robometer-rl score`` writes, a folder per instruction."""
+    recording = read_recording(scored.path, scored.question.fps)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    made = place / f"{scored.path.stem}.zip"
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:  # videos and pictures are packed already
+        for number, (series, prediction) in enumerate(
+            zip(scored.series(recording), scored.predictions, strict=True), 1
+        ):
+            results = place / f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', series.name)[:40].strip('-')}"
+            write_scores(results, scored.path.name, recording, prediction, series)
+            for path in sorted(results.iterdir()):
+                archive.write(path, f"{results.name}/{path.name}")
+    return made

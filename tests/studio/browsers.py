@@ -1,0 +1,112 @@
+"""A studio on a port of its own, and a browser that looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robometer_rl.video import write_video
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+
+
+@contextmanager
+def answering(app: Any) -> Iterator[str]:
+    """The address at which an ASGI application answers, in a thread of this process."""
+    uvicorn = pytest.importorskip("uvicorn")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        program = uvicorn.Server(options)
+        thread = threading.Thread(target=lambda: asyncio.run(program.serve([listener])))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            program.should_exit = True
+            thread.join()
+
+
+@dataclass
+class Visit:
+    """A page of the studio in a browser.
+
+    Attributes:
+        page: What Playwright says of it.
+        url: Of the studio.
+        asked: Addresses that the browser has asked for.
+        problems: Errors of its console.
+    """
+
+    page: Any
+    url: str
+    asked: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def tab(self, name: str) -> None:
+        """Turns to a page of the studio."""
+        self.page.get_by_role("tab", name=name).click()
+
+    def upload(self, name: str, *paths: Path) -> None:
+        """Gives files to the field called ``name``."""
+        self.page.locator(f"#{name} input[type=file]").set_input_files([str(path) for path in paths])
+        self.page.locator(f"#{name}").get_by_text(paths[0].name[:4]).first.wait_for()
+
+    def fill(self, name: str, text: str) -> None:
+        self.page.locator(f"#{name}").locator("textarea, input").first.fill(text)
+
+    def click(self, name: str) -> None:
+        self.page.locator(f"#{name}").click()
+
+    def says(self, name: str, text: str) -> None:
+        """Waits until the line called ``name`` says something."""
+        self.page.locator(f"#{name}").get_by_text(text).first.wait_for()
+
+
+@contextmanager
+def visiting(url: str, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Visit]:
+    """Opens a studio in Chromium; fails where the page asks anything of another host, or its scripts fail."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("there is no Chromium to look with")
+    with playwright.sync_playwright() as program:
+        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        scheme = "dark" if dark else "light"
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.set_default_timeout(120_000)
+        visit = Visit(page, url)
+        page.on("request", lambda request: visit.asked.append(request.url))
+        page.on("pageerror", lambda error: visit.problems.append(str(error)))
+        page.on("console", lambda message: visit.problems.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        page.get_by_role("tab", name="Score").wait_for()
+        try:
+            yield visit
+        finally:
+            browser.close()
+    elsewhere = [each for each in visit.asked if not each.startswith((url, "data:", "blob:"))]
+    assert elsewhere == []
+    assert visit.problems == []
+
+
+def moving_square(path: Path, num_frames: int = 20, upward: bool = True) -> Path:
+    """A video that gets brighter (or darker), so that `BrightnessModel` sees progress, with a square that moves."""
+    levels = np.linspace(20, 235, num_frames).astype(np.uint8)
+    frames = np.empty((num_frames, 96, 128, 3), np.uint8)
+    for number, level in enumerate(levels if upward else levels[::-1]):
+        frames[number] = level
+        left = number * 4 % 100
+        frames[number, 40:60, left : left + 20] = (30, 90, 220)
+    write_video(path, frames, fps=10)
+    return path

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+from robometer_rl.studio.commands import UiConfig
+
+
+def test_the_embedded_model_is_asked_where_nothing_else_is_said() -> None:
+    assert UiConfig().models().names == ("mini",)
+    assert UiConfig(server="http://:secret@robots:8000").models().names == ("http://robots:8000",)
+    both = UiConfig(server="http://robots:8000", model=("mini",)).models()
+    assert both.names == ("http://robots:8000", "mini")
+
+
+def test_others_reach_it_only_if_that_is_said() -> None:
+    with pytest.raises(ValueError, match="--public"):
+        UiConfig(host="0.0.0.0")
+    assert UiConfig(host="0.0.0.0", public=True).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("wrong", [{"port": 70_000}, {"upload_mb": 0}])
+def test_wrong_numbers_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        UiConfig(**wrong)
+
+
+def test_places_may_be_given_as_on_a_command_line(tmp_path: Path) -> None:
+    read = tyro.cli(UiConfig, args=["--data", str(tmp_path), str(tmp_path / "a"), "--model", "mini", "clock"])
+    assert read.data == (tmp_path, tmp_path / "a")
+    assert read.model == ("mini", "clock")

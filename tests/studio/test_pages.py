@@ -1,0 +1,233 @@
+"""The pages in a browser: the main path of each, the keyboard, and what goes wrong."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from robometer_rl.frames import Clip
+from robometer_rl.models.loading import load_reward_model
+from robometer_rl.prediction import Prediction
+from robometer_rl.studio.asking import Models
+from robometer_rl.studio.material import Material
+from tests.fixed_models import BrightnessModel
+from tests.library import ROOT
+from tests.studio.browsers import Visit, answering, moving_square, visiting
+
+pytest.importorskip("gradio")
+pytest.importorskip("playwright")
+pytestmark = pytest.mark.slow
+
+HOSTILE = "open ${1+1} {{value}} <img src=x onerror=alert(1)>"
+
+
+class Brightness(BrightnessModel):
+    """Compares, too: what is brighter at its end is better."""
+
+    model_id = "brightness"
+
+    def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
+        ends = [(float(one.read()[-1].mean()), float(other.read()[-1].mean())) for one, other in pairs]
+        return np.array([0.9 if one > other else 0.2 for one, other in ends], np.float32)
+
+
+class Failing(BrightnessModel):
+    """Breaks in a way that nobody has foreseen."""
+
+    model_id = "failing"
+
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        raise RuntimeError("a bug of the model")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studio") / "mine"
+    folder.mkdir()
+    moving_square(folder / "rising.mp4")
+    moving_square(folder / "falling.mp4", upward=False)
+    moving_square(folder / "long.mp4", num_frames=2000)
+    frames = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    np.savez(folder / "noise.npz", frames=frames, success=np.arange(6) > 3)
+    (folder / "broken.mp4").write_bytes(b"this is no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(data: Path) -> Iterator[str]:
+    from robometer_rl.studio.app import application
+
+    uploads = data.parent / "uploads"
+    uploads.mkdir()
+    models = Models({"brightness": Brightness, "failing": Failing, "mini": lambda: load_reward_model("mini")})
+    with answering(application(models, Material([data], uploads), upload_mb=1)) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(url: str) -> Iterator[Visit]:
+    with visiting(url) as opened:
+        yield opened
+
+
+def test_an_upload_is_scored_under_several_instructions_and_written(visit: Visit, data: Path, tmp_path: Path) -> None:
+    visit.upload("score-upload", data / "rising.mp4")
+    visit.fill("score-tasks", f"push the block\n{HOSTILE}")
+    visit.click("score-start")
+    visit.says("score-line", "20 frames of rising.mp4, scored by brightness, uniform(8)")
+    replay = visit.page.locator("#score-shown .replay")
+    replay.get_by_text("Play").wait_for()
+    assert HOSTILE in replay.inner_text()
+    assert visit.page.locator("#score-table tbody tr").count() == 2
+    # Keys move the cursor, and what is said of the frame with it.
+    slider = replay.get_by_role("slider")
+    slider.press("End")
+    assert slider.get_attribute("aria-valuenow") == "19"
+    slider.press("ArrowLeft")
+    assert "frame 18 of 19" in replay.inner_text()
+    visit.click("score-pack")
+    visit.says("score-line", "The files are ready.")
+    with visit.page.expect_download() as download:
+        visit.page.locator("#score-files a").first.click()
+    download.value.save_as(tmp_path / "files.zip")
+    names = zipfile.ZipFile(tmp_path / "files.zip").namelist()
+    assert {"1-push-the-block/prediction.npz", "1-push-the-block/overlay.mp4"} <= set(names)
+    assert sum(name.endswith("prediction.csv") for name in names) == 2
+
+
+def test_a_recording_of_the_data_is_scored_with_the_embedded_model(visit: Visit) -> None:
+    visit.fill("score-named", "mine/noise.npz")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-tasks", "open the drawer")
+    visit.page.get_by_text("How the model is asked").first.click()
+    visit.fill("score-model", "mini")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-every", "2")
+    visit.click("score-start")
+    visit.says("score-line", "6 frames of noise.npz, scored by robometer-mini, nested(8)")
+    assert visit.page.locator("#score-table tbody tr").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "tasks", "said"),
+    [
+        ("mine/broken.mp4", "push", "broken.mp4"),
+        ("mine/../secret.mp4", "push", "leads out of"),
+        ("/etc/passwd", "push", "is in none of the places"),
+        ("mine/rising.mp4", "", "no instruction is given"),
+        ("mine/absent.mp4", "push", "no video at"),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence_on_the_page(visit: Visit, named: str, tasks: str, said: str) -> None:
+    visit.fill("score-named", named)
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-tasks", tasks)
+    visit.click("score-start")
+    visit.page.locator("#score-line [role=alert]").wait_for()
+    assert said in visit.page.locator("#score-line").inner_text()
+    assert "Traceback" not in visit.page.content()
+
+
+def test_long_work_says_how_far_it_is_and_stops_when_told(visit: Visit) -> None:
+    visit.fill("score-named", "mine/long.mp4")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-tasks", "push")
+    visit.click("score-start")
+    visit.page.locator("#score-line progress[value]").wait_for()
+    visit.click("score-stop")
+    visit.says("score-line", "Stopped.")
+    visit.page.wait_for_timeout(1500)
+    assert "Stopped." in visit.page.locator("#score-line").inner_text()
+    assert visit.page.locator("#score-shown .replay").count() == 0
+
+
+def test_two_recordings_are_compared_in_both_orders(visit: Visit) -> None:
+    visit.tab("Compare")
+    for side, name in (("first", "rising"), ("second", "falling")):
+        visit.fill(f"compare-{side}-named", f"mine/{name}.mp4")
+        visit.page.keyboard.press("Enter")
+    visit.fill("compare-task", "push")
+    visit.click("compare-start")
+    visit.says("compare-line", "Both under the instruction 'push'")
+    table = visit.page.locator("#compare-table").inner_text()
+    assert "A: rising.mp4 is preferred, in both orders." in table
+    assert [value in table for value in ("0.900", "0.800", "0.850")] == [True] * 3
+    assert visit.page.locator("#compare-shown video[aria-label]").count() == 2
+
+
+def test_one_recording_is_compared_under_two_instructions_and_two_models(visit: Visit) -> None:
+    visit.tab("Compare")
+    visit.page.get_by_label("One recording, two instructions").check()
+    visit.fill("compare-first-named", "mine/rising.mp4")
+    visit.page.keyboard.press("Enter")
+    visit.fill("compare-task", "push")
+    visit.fill("compare-other-task", "pull")
+    visit.click("compare-start")
+    visit.says("compare-line", "rising.mp4 under two instructions")
+    assert visit.page.locator("#compare-table tbody tr").count() == 2
+    visit.page.get_by_label("One recording, two models").check()
+    visit.click("compare-start")
+    visit.says("compare-line", "scored by brightness and mini")
+
+
+def test_an_upload_beyond_the_limit_is_refused(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "large.mp4").write_bytes(bytes(2 * 10**6))
+    field = visit.page.locator("#score-upload input[type=file]")
+    field.set_input_files(str(tmp_path / "large.mp4"))
+    visit.page.get_by_text("exceed the maximum allowed size").first.wait_for()
+    visit.problems.clear()  # the browser notes the refusal itself
+
+
+def test_files_elsewhere_are_not_served(url: str, data: Path) -> None:
+    for path in ("/etc/passwd", str(ROOT / "pyproject.toml"), str(data / "rising.mp4"), "../pyproject.toml"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{url}/gradio_api/file={path}")
+        assert refused.value.code in (403, 404), path
+    with urllib.request.urlopen(url) as page:
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_only_names_of_this_machine_are_answered(data: Path, tmp_path: Path) -> None:
+    from robometer_rl.studio.app import application
+
+    app = application(Models({"brightness": Brightness}), Material([data], tmp_path), 1, hosts=("127.0.0.1",))
+    with answering(app) as address:
+        request = urllib.request.Request(address, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code == 400
+
+
+def test_an_error_of_the_server_is_a_sentence_on_the_page(data: Path, tmp_path: Path) -> None:
+    servers = pytest.importorskip("tests.serving.servers")
+    from robometer_rl.studio.app import application
+
+    with servers.serving(Failing) as server:
+        models = Models({server.url: lambda: load_reward_model(server.url)})
+        with answering(application(models, Material([data], tmp_path), 1)) as address, visiting(address) as visit:
+            visit.fill("score-named", "mine/rising.mp4")
+            visit.page.keyboard.press("Enter")
+            visit.fill("score-tasks", "push")
+            visit.click("score-start")
+            visit.page.locator("#score-line [role=alert]").wait_for()
+            assert server.url in visit.page.locator("#score-line").inner_text()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, True)])
+def test_phones_and_the_dark_have_room_for_everything(url: str, width: int, dark: bool) -> None:
+    with visiting(url, width, 800, dark) as visit:
+        visit.fill("score-named", "mine/rising.mp4")
+        visit.page.keyboard.press("Enter")
+        visit.fill("score-tasks", "push")
+        visit.click("score-start")
+        visit.says("score-line", "20 frames")
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        surface = visit.page.locator("#score-shown .replay").evaluate("node => getComputedStyle(node).backgroundColor")
+        assert surface == ("rgb(15, 23, 42)" if dark else "rgb(255, 255, 255)")
