@@ -297,7 +297,7 @@ class _Questions:
         values: list[float] = []
         for start in range(0, len(frames), _PICTURES):
             clips = [Clip(np.repeat(frame[None], copies, axis=0), task) for frame in frames[start : start + _PICTURES]]
-            values += [float(prediction.progress[-1]) for prediction in self.model.predict(clips)]
+            values += [float(prediction.progress[-1]) for prediction in self.model.predict_last(clips)]
         return np.array(values, np.float32)
 
     def _batches(self, items: list[_Item], name: str, size: int = _BATCH) -> Iterator[list[_Item]]:

@@ -146,6 +146,7 @@ class ChangedModel(RewardModel):
         self.default_protocol, self.success_threshold = model.default_protocol, model.success_threshold
         self.has_progress, self.has_success, self.tiled = model.has_progress, model.has_success, model.tiled
         self.bins = model.bins
+        self.record = model.record
 
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlencode
 
+from robometer_rl.documents import DocumentError, parse_json
 from robometer_rl.models.locations import UnknownModelError, is_compact
 from robometer_rl.models.reward_model import RewardModel
 
@@ -22,6 +25,11 @@ FAMILIES: Final[Mapping[str, str]] = {
     "compact": "robometer_rl.models.compact.inference",
     "control": "robometer_rl.models.controls",
     "rewind": "robometer_rl.models.baselines.rewind",
+    "topreward": "robometer_rl.models.baselines.topreward",
+    "roboreward": "robometer_rl.models.baselines.roboreward",
+    "gvl": "robometer_rl.models.baselines.gvl",
+    "rlvlmf": "robometer_rl.models.baselines.rlvlmf",
+    "robodopamine": "robometer_rl.models.baselines.robodopamine",
     "http": "robometer_rl.serving.loading",
     "https": "robometer_rl.serving.loading",
 }
@@ -54,9 +62,10 @@ def load_reward_model(
             (``"robometer/Robometer-4B"``, ``"robometer/Robometer-4B@<tag, branch or commit>"``; the default branch
             if none is given), of a Robometer: docs/checkpoints.md lists the layouts that load. A model of another
             kind is called ``"family:where"``, where the family is one of `FAMILIES` or the full name of a module that
-            can be imported here (docs/adding_a_model.md). ``"clock"``, ``"constant"`` and ``"monotone"`` are controls
-            that see nothing (`robometer_rl.models.controls`). The address of a reward server (docs/serving.md),
-            ``"http://HOST:8000"``, stands for the model that it serves.
+            can be imported here (docs/adding_a_model.md); options of the family may stand behind it, as in
+            ``"topreward:Qwen/Qwen3-VL-8B-Instruct?rule=reference&prefixes=8"``. ``"clock"``, ``"constant"`` and
+            ``"monotone"`` are controls that see nothing (`robometer_rl.models.controls`). The address of a reward
+            server (docs/serving.md), ``"http://HOST:8000"``, stands for the model that it serves.
         device: Where to run, such as ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; as stored in the checkpoint if None.
         attn_implementation: ``"sdpa"`` or ``"eager"`` can do everything; others that transformers knows can `predict`
@@ -81,21 +90,20 @@ def load_reward_model(
     """
     family, where = _parse(name)
     load = _loader(family)
+    known = list(inspect.signature(load).parameters)[1:]
+    # An address is the server's affair, and may hold a token, which no output should.
+    is_address = _ADDRESS.fullmatch(str(name)) is not None
+    where, written = (where, {}) if is_address else _written_options(where, known)
+    options = written | options
     named = {"dtype": dtype, "attn_implementation": attn_implementation, "weights": weights, "base_model": base_model}
     given = {option: value for option, value in named.items() if value is not None} | options
-    known = list(inspect.signature(load).parameters)[1:]
     # Every family runs on the processor, whether or not it has a word for it.
     if "device" in known or str(device) != "cpu":
         given["device"] = device
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(
-            f"models of the family {family!r} have no option {' and no option '.join(unknown)}; they have "
-            f"{', '.join(known) or 'none'}"
-        )
+    _require_known(family, given, known)
     model = load(where, **given)
-    # An address may hold a token, which no output should.
-    if _ADDRESS.fullmatch(str(name)) is None:
-        model.source = str(name)
+    if not is_address:
+        model.source = _with_options(str(name), where, options)
     return model
 
 
@@ -115,6 +123,43 @@ def _parse(name: str | Path) -> tuple[str, str]:
     if text in _BLIND and not Path(text).exists():
         return "control", text
     return ("compact" if text and is_compact(Path(text)) else "robometer"), text
+
+
+def _require_known(family: str, given: Iterable[str], known: Sequence[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"models of the family {family!r} have no option {' and no option '.join(unknown)}; they have "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+def _written_options(where: str, known: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What a family is given, and the options behind its last question mark, if these are options that it has."""
+    rest, mark, text = where.rpartition("?")
+    written = dict(parse_qsl(text, keep_blank_values=True))
+    if not mark or not written or not set(written) <= set(known):
+        return where, {}
+    return rest, {option: _value(said) for option, said in written.items()}
+
+
+def _value(text: str) -> Any:
+    """A number or a truth value as JSON writes it; anything else is text."""
+    try:
+        return parse_json(text)
+    except DocumentError:
+        return text
+
+
+def _with_options(name: str, where: str, options: Mapping[str, Any]) -> str:
+    """The name that stands for a model with these options, as far as they can be written."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    words = {
+        key: value if isinstance(value, str) and _value(value) == value else json.dumps(value)
+        for key, value in plain.items()
+        if isinstance(value, (str, int, float))
+    }
+    bare = name[: name.rindex(where) + len(where)]
+    return f"{bare}?{urlencode(words, safe='/:')}" if words else bare
 
 
 def _loader(family: str) -> Callable[..., RewardModel]:

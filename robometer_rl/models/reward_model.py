@@ -22,13 +22,17 @@ from robometer_rl.models.doubts import Doubts
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.rewards import RewardSpec
 
-__all__ = ["HistoryStream", "RewardModel", "RewardStream", "UnsupportedByModelError"]
+__all__ = ["HistoryStream", "RewardModel", "RewardStream", "UnreadableAnswerError", "UnsupportedByModelError"]
 
 T = TypeVar("T")
 
 
 class UnsupportedByModelError(RuntimeError):
     """This model cannot answer that question, whatever its arguments."""
+
+
+class UnreadableAnswerError(ValueError):
+    """A model that answers in words said what cannot be read, where nothing else is known; it may know other clips."""
 
 
 class RewardStream(ABC):
@@ -196,6 +200,9 @@ class RewardModel(ABC):
             episodes overrides `predict_steps`, and cannot pay an agent that is still acting.
         tiled: Whether it was trained on pictures that show several cameras, see `robometer_rl.tiles`, which is another
             thing than what one of them shows.
+        record: What else decides what it says, such as the hash of a prompt, as plain values for JSON; recorded in
+            outputs.
+        unanswered: Questions so far whose answers could not be read, of a model that answers in words.
         doubts: What speaks against believing it, said once in the log.
         lock: Held while the model computes, so that several threads may share one. A stream belongs to one thread.
     """
@@ -212,8 +219,10 @@ class RewardModel(ABC):
     has_success: bool = True
     causal: bool = True
     tiled: bool = False
+    unanswered: int = 0
 
     def __init__(self) -> None:
+        self.record: dict[str, Any] = {}
         self.lock = threading.RLock()
         self.doubts = Doubts()
 
@@ -286,6 +295,13 @@ class RewardModel(ABC):
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """Scores exactly the frames given, one value per frame; lengths and sizes may differ between clips."""
 
+    def predict_last(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """What `predict` says of the last frame of each clip; values before it may be left out.
+
+        Streams and `predict_steps` ask by it. A model that asks about each frame anew overrides it.
+        """
+        return self.predict(clips)
+
     def predict_steps(
         self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
     ) -> list[Prediction]:
@@ -306,7 +322,7 @@ class RewardModel(ABC):
         )
         with self.lock:
             for batch in _batches(questions, 16):
-                for (number, _), prediction in zip(batch, self.predict([clip for _, clip in batch]), strict=True):
+                for (number, _), prediction in zip(batch, self.predict_last([clip for _, clip in batch]), strict=True):
                     results[number].append(prediction)
         return [replace(answers[0], **_newest(answers), protocol=str(protocol), every=every) for answers in results]
 
@@ -354,7 +370,7 @@ class _History:
 
 
 class HistoryStream(RewardStream):
-    """A stream for any model: keeps the frames a protocol may still show and asks `RewardModel.predict` each time."""
+    """A stream for any model: keeps the frames a protocol may still show and asks `RewardModel.predict_last`."""
 
     def __init__(self, model: RewardModel, tasks: Sequence[str], protocol: FrameProtocol) -> None:
         super().__init__(tasks, protocol)
@@ -367,7 +383,7 @@ class HistoryStream(RewardStream):
         images = self._frames_for(frames, chosen)
         clips = [self._shown(index, image) for index, image in zip(chosen, images, strict=True)]
         with self.model.lock:
-            answers = self.model.predict(clips)
+            answers = self.model.predict_last(clips)
         same_length("predictions of the model", len(answers), len(clips))
         names = [f"history {index}, frame {self._histories[index].length}" for index in chosen]
         said = StepPrediction(**_newest(answers), names=names)
@@ -388,7 +404,7 @@ class HistoryStream(RewardStream):
         images = self._frames_for(frames, rows)
         clips = [self._shown(row, image) for row, image in zip(rows, images, strict=True)]
         with self.model.lock:
-            answers = self.model.predict(clips)
+            answers = self.model.predict_last(clips)
         same_length("predictions of the model", len(answers), len(clips))
         return StepPrediction(**_newest(answers), names=[f"candidate {n} of history {r}" for n, r in enumerate(rows)])
 

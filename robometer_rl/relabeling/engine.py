@@ -26,7 +26,7 @@ from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset, fingerprint
 from robometer_rl.formats.trajectories import tiled_name
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
-from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.models.reward_model import RewardModel, UnreadableAnswerError
 from robometer_rl.prediction import NonFiniteOutputError, Prediction, progress_uncertainty
 from robometer_rl.relabeling.batches import (
     PACK_TOKENS,
@@ -113,12 +113,12 @@ class Labeller:
     def label(self, pack: Pack) -> list[Entry]:
         """What becomes of the episodes of a pack; all of their clips go to the model in one call.
 
-        A model may refuse frames or an instruction that are sound in themselves. Then each episode of the pack is asked
-        about alone, and those that are refused are not labelled.
+        A model may refuse frames or an instruction that are sound in themselves, or say what cannot be read. Then each
+        episode of the pack is asked about alone, and those that are refused are not labelled.
         """
         try:
             return self._label_together(pack)
-        except (FrameError, TaskError) as error:
+        except (FrameError, TaskError, UnreadableAnswerError) as error:
             if len(pack) > 1:
                 return [entry for alone in pack for entry in self.label([alone])]
             (entry,) = pack

@@ -259,6 +259,8 @@ def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence
                 "model": model.model_id,
                 "revision": model.revision,
                 "dtype": model.dtype,
+                "record": model.record,
+                "unanswered": model.unanswered,
                 "seed": config.seed,
                 "legacy_only": config.legacy,
                 "evaluations": [each.as_dict() for each in judged],

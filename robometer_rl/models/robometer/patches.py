@@ -122,7 +122,7 @@ class FramePatcher:
         if len(frames) % 2:
             frames = np.concatenate([frames, frames[-1:]])
         grid = self.grid(*frames.shape[1:3])
-        single = self._cut(self._normalise(self._resize_video(frames)), grid)
+        single = self._cut(self._normalise(self.resize_video(frames)), grid)
         halves = single.unflatten(2, (3, 1, self.patch_size**2)).unflatten(0, (-1, 2))
         return PatchedFrames(torch.cat([halves[:, 0], halves[:, 1]], dim=3).flatten(2), grid)
 
@@ -131,16 +131,23 @@ class FramePatcher:
         size = self.resized(*frames.shape[1:3])
         return frames if frames.shape[1:3] == size else np.stack([resize_frame(frame, *size) for frame in frames])
 
-    def _resize_video(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bicubic resize with torch, whose rounding differs from Pillow's: the reference resizes videos so."""
+    def resize_video(self, frames: NDArray[np.uint8], rounded: bool = True) -> NDArray[Any]:
+        """Bicubic resize with torch, whose rounding differs from Pillow's: the reference resizes videos so.
+
+        Args:
+            frames: (F, H, W, 3).
+            rounded: Whether pixels are whole numbers from 0 to 255 again; float32 otherwise.
+        """
         size = self.resized(*frames.shape[1:3])
         if frames.shape[1:3] == size:
             return frames
         channels_first = torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2)
         resized = F.interpolate(channels_first, size=size, mode="bicubic", antialias=True)
-        return resized.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        if rounded:
+            resized = resized.clamp_(0, 255).round_().to(torch.uint8)
+        return resized.permute(0, 2, 3, 1).contiguous().numpy()
 
-    def _normalise(self, frames: NDArray[np.uint8]) -> torch.Tensor:
+    def _normalise(self, frames: NDArray[Any]) -> torch.Tensor:
         scale = torch.tensor([1.0 / (255.0 * std) for std in self.std])
         shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)])
         return torch.from_numpy(frames.astype(np.float32)).mul_(scale).sub_(shift)
