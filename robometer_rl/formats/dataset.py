@@ -187,6 +187,8 @@ class EpisodeLabels:
         progress: (F,) float32 in [0, 1] of each observation; the last value is held between scored ones.
         success: (F,) float32 success probability, likewise; NaN of a model that says none.
         rewards: (T,) float64 of each step.
+        returns: (T,) float64, the discounted sum of rewards from each step on, see `robometer_rl.relabeling.returns`.
+        advantages: (T,) float64 of each step over the value of the observation before it, see there.
         success_detected: (T,) bool, whether the success rule of the `RewardSpec` holds after the step.
         imputed: (T,) bool, True for a last step whose outcome was not recorded (F = T).
     """
@@ -195,6 +197,8 @@ class EpisodeLabels:
     progress: NDArray[np.float32]
     success: NDArray[np.float32]
     rewards: NDArray[np.float64]
+    returns: NDArray[np.float64]
+    advantages: NDArray[np.float64]
     success_detected: NDArray[np.bool_]
     imputed: NDArray[np.bool_]
 
@@ -228,6 +232,8 @@ class Provenance:
         protocol: Which frames of its history each step was scored with, as in ``nested(8)``.
         reward: The `RewardSpec` as a dictionary.
         success_threshold: The threshold in force, see `RewardSpec.threshold`.
+        discount: Of returns and advantages.
+        n_step: Steps that these sum up; None for all that are left.
         cameras: The cameras whose predictions were averaged, one name per camera.
         tasks: The instructions given in place of the dataset's own; empty if those were used.
         orientation: What was done to pictures before they were shown; None for what is customary in the format.
@@ -242,6 +248,8 @@ class Provenance:
     protocol: str
     reward: Mapping[str, Any]
     success_threshold: float
+    discount: float
+    n_step: int | None
     cameras: tuple[str, ...]
     tasks: tuple[str, ...]
     orientation: str | None

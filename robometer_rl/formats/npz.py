@@ -17,8 +17,8 @@ F = T the last step is imputed.
 
 What is written: a folder with the same files, in which everything else is the same to the last byte, ``rewards`` is new
 (added if there was none), and the arrays ``robometer/original_rewards``, ``robometer/progress``, ``robometer/success``
-(F,), ``robometer/success_detected`` and ``robometer/imputed`` (T,) are added; and ``robometer.json``, see
-`robometer_rl.formats.dataset`. Episodes without labels are copied as they are.
+(F,), ``robometer/returns``, ``robometer/advantages``, ``robometer/success_detected`` and ``robometer/imputed`` (T,) are
+added; and ``robometer.json``, see `robometer_rl.formats.dataset`. Episodes without labels are copied as they are.
 """
 
 from __future__ import annotations
@@ -223,6 +223,8 @@ def _write_episode(source: Path, target: Path, labels: EpisodeLabels) -> None:
         _ORIGINAL: np.zeros(0) if original is None else original,
         f"{_PREFIX}progress": labels.progress,
         f"{_PREFIX}success": labels.success,
+        f"{_PREFIX}returns": labels.returns,
+        f"{_PREFIX}advantages": labels.advantages,
         f"{_PREFIX}success_detected": labels.success_detected,
         f"{_PREFIX}imputed": labels.imputed,
     }

@@ -17,8 +17,9 @@ dictionary. The task is not stored in a buffer and has to be given.
 
 What is written: ``rewards``, and the attribute ``robometer``, a dictionary of arrays (rows, environments), which is
 pickled with the buffer: ``original_rewards``, ``rewards``, ``progress`` and ``success`` of the observation after the
-step, ``success_detected``, ``imputed``, ``labelled``; and ``metadata``, see `robometer_rl.formats.dataset`.
-Transitions without labels keep their rewards. Once transitions are added, the dictionary describes the past.
+step, ``returns`` and ``advantages`` of the step, ``success_detected``, ``imputed``, ``labelled``; and ``metadata``, see
+`robometer_rl.formats.dataset`. Transitions without labels keep their rewards. Once transitions are added, the
+dictionary describes the past.
 """
 
 from __future__ import annotations
@@ -227,6 +228,8 @@ def store_labels(dataset: BufferDataset, labels: Labels) -> None:
         "original_rewards": dataset.original_rewards.copy(),
         "progress": np.full(shape, np.nan, np.float32),
         "success": np.full(shape, np.nan, np.float32),
+        "returns": np.full(shape, np.nan),
+        "advantages": np.full(shape, np.nan),
         "success_detected": np.zeros(shape, np.bool_),
         "imputed": np.zeros(shape, np.bool_),
         "labelled": np.zeros(shape, np.bool_),
@@ -239,6 +242,8 @@ def store_labels(dataset: BufferDataset, labels: Labels) -> None:
         rewards[place] = episode.rewards
         stored["progress"][place] = episode.progress[after]
         stored["success"][place] = episode.success[after]
+        stored["returns"][place] = episode.returns
+        stored["advantages"][place] = episode.advantages
         stored["success_detected"][place] = episode.success_detected
         stored["imputed"][place] = episode.imputed
         stored["labelled"][place] = True

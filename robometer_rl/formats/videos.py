@@ -30,11 +30,11 @@ frames is an episode of T = F - 1 steps: the first frame is that of the reset, a
 hold neither rewards nor dones: an episode counts as truncated.
 
 What is written: a folder with ``labels.csv``, one row per frame with the columns ``video``, ``task``, ``frame``,
-``seconds``, ``progress``, ``success``, ``reward`` and ``success_detected``. ``seconds`` is when the frame is shown,
-since the first one, as the file has it; nothing for files without times. The row of frame t + 1 has the reward of step
-t, and that of the first frame has none; ``success_detected`` is 1 where the success rule holds. Numbers are written so
-that they read back exactly. Beside it is ``robometer.json``, see `robometer_rl.formats.dataset`. The videos are not
-touched.
+``seconds``, ``progress``, ``success``, ``reward``, ``return``, ``advantage`` and ``success_detected``. ``seconds`` is
+when the frame is shown, since the first one, as the file has it; nothing for files without times. The row of frame
+t + 1 has the reward, the return and the advantage of step t, and that of the first frame has none;
+``success_detected`` is 1 where the success rule holds. Numbers are written so that they read back exactly. Beside it is
+``robometer.json``, see `robometer_rl.formats.dataset`. The videos are not touched.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ LABELS: Final = "labels.csv"
 """The file of labels."""
 
 _CAMERA: Final = "video"
-_COLUMNS: Final = ("video", "task", "frame", "seconds", "progress", "success", "reward", "success_detected")
+_COLUMNS: Final = (
+    *("video", "task", "frame", "seconds", "progress", "success"),
+    *("reward", "return", "advantage", "success_detected"),
+)
 # Of a line, called as in a trajectory.
 _FACTS: Final = ("is_robot", "partial_success", "skill", "split")
 _RECORDINGS: Final = (*VIDEO_SUFFIXES, ".gif")
@@ -342,12 +345,13 @@ class _VideoWriter(DirectoryWriter):
 
 
 def _rows(video: str, task: str, seconds: Sequence[object], episode: EpisodeLabels) -> Iterator[tuple[Any, ...]]:
-    paid = ["", *map(repr, episode.rewards.tolist())]
+    of_steps = (episode.rewards, episode.returns, episode.advantages)
+    paid = [("", "", ""), *zip(*(map(repr, values.tolist()) for values in of_steps), strict=True)]
     success_detected = [0, *episode.success_detected.astype(int).tolist()]
     values = zip(seconds, episode.progress, episode.success, paid, success_detected, strict=True)
-    for frame, (shown, progress, success, reward, done) in enumerate(values):
+    for frame, (shown, progress, success, step, done) in enumerate(values):
         # The shortest decimals that read back as the same float32.
-        yield video, task, frame, shown, str(progress), str(success), reward, done
+        yield video, task, frame, shown, str(progress), str(success), *step, done
 
 
 def _recordings(folder: Path) -> list[Path]:

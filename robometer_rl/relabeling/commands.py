@@ -23,6 +23,7 @@ from robometer_rl.relabeling.engine import Engine, Labeller, label_dataset, one_
 from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report
+from robometer_rl.relabeling.returns import Horizon
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import Mode, RewardSpec
 from robometer_rl.video.lazy import Orientation
@@ -50,6 +51,10 @@ class RelabelConfig:
     """What a step pays: level, delta or success; or a whole RewardSpec, as JSON or as the name of a .json file."""
     every: int | None = None
     """Score every so many observations, and the last one; as the reward says if not given."""
+    discount: float | None = None
+    """What a reward counts for one step earlier, in returns and advantages; gamma of the reward, else 1."""
+    n_step: int | None = None
+    """Steps that returns and advantages look ahead; to the end of the episode (Monte Carlo) if not given."""
     protocol: str | None = None
     """Frames that a step is scored with: 'uniform' or 'nested', also as 'nested(8)'; the model's own if not given."""
     format: str | None = None
@@ -93,6 +98,7 @@ def run_relabel(config: RelabelConfig) -> None:
         raise ValueError("workers and gpus_per_worker are for the engine ray, and the engine is local")
     spec = parse_reward(config.reward, config.every)
     protocol = parse_protocol(config.protocol) if config.protocol else None
+    horizon = Horizon((spec.gamma or 1.0) if config.discount is None else config.discount, config.n_step)
     kind, dataset = open_dataset(
         DatasetOptions(
             config.dataset, config.cameras, config.task, config.orientation, config.trust_pickle, config.tile
@@ -104,7 +110,7 @@ def run_relabel(config: RelabelConfig) -> None:
     if not journal_path(writer).exists():
         writer.check()
     engine, model = _engine(config)
-    labeller = Labeller(model, spec, protocol, config.pack_tokens)
+    labeller = Labeller(model, spec, protocol, config.pack_tokens, horizon)
     labels = relabel(
         dataset, labeller, writer, verify=config.verify, report=config.report, show_progress=True, engine=engine
     )

@@ -40,6 +40,7 @@ from robometer_rl.relabeling.batches import (
 )
 from robometer_rl.relabeling.journal import Entry, Journal
 from robometer_rl.relabeling.labels import label_episode
+from robometer_rl.relabeling.returns import TO_THE_END, Horizon
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 
@@ -79,6 +80,7 @@ class Labeller:
         spec: The reward. Recorded episodes are paid to their end, so it must not terminate them.
         protocol: Which frames of its history each step is scored with; None for the model's default.
         pack_tokens: See `robometer_rl.relabeling.batches.groups`.
+        horizon: How far returns and advantages look ahead, and what later rewards count.
 
     Raises:
         ValueError: The spec terminates episodes on predicted success, or a pack has no room.
@@ -89,6 +91,7 @@ class Labeller:
     spec: RewardSpec = DEFAULT_REWARD
     protocol: FrameProtocol | None = None
     pack_tokens: int = PACK_TOKENS
+    horizon: Horizon = TO_THE_END
 
     def __post_init__(self) -> None:
         if self.spec.terminate_on_success:
@@ -153,7 +156,9 @@ class Labeller:
         if self.spec.needs_uncertainty:
             uncertainty = progress_uncertainty(_average([each.progress_distribution for each in predictions]))
         try:
-            return label_episode(decoded.episode, self.spec, progress, success, self.threshold, uncertainty)
+            return label_episode(
+                decoded.episode, self.spec, progress, success, self.threshold, self.horizon, uncertainty
+            )
         except EpisodeError as error:
             return Unreadable(decoded.episode.key, str(error))
 
@@ -168,6 +173,8 @@ class Labeller:
             protocol=str(self.protocol),
             reward=self.spec.to_dict(),
             success_threshold=self.threshold,
+            discount=self.horizon.discount,
+            n_step=self.horizon.n_step,
             cameras=(tiled_name(dataset.cameras),) if options.tile else dataset.cameras,
             tasks=options.tasks,
             orientation=options.orientation,

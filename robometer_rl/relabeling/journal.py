@@ -34,8 +34,12 @@ __all__ = ["Entry", "Journal", "JournalError"]
 logger = logging.getLogger(__name__)
 
 _FORMAT: Final = "robometer-relabel-journal"
-_VERSION: Final = 1
-_ARRAYS: Final = {"progress": "<f4", "success": "<f4", "rewards": "<f8", "success_detected": "|b1", "imputed": "|b1"}
+_VERSION: Final = 2
+_ARRAYS: Final = {
+    **dict.fromkeys(("progress", "success"), "<f4"),
+    **dict.fromkeys(("rewards", "returns", "advantages"), "<f8"),
+    **dict.fromkeys(("success_detected", "imputed"), "|b1"),
+}
 
 Entry = EpisodeLabels | Unreadable
 """What became of one episode."""

@@ -38,6 +38,7 @@ from robometer_rl.prediction import NonFiniteOutputError
 from robometer_rl.relabeling.batches import decode_pack, groups, open_episode, tokens
 from robometer_rl.relabeling.engine import Labeller, run_facts
 from robometer_rl.relabeling.journal import Entry
+from robometer_rl.relabeling.returns import Horizon
 from robometer_rl.rewards import RewardSpec
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class RayEngine:
             options=dataset.options,
             spec=labeller.spec,
             protocol=labeller.protocol,
+            horizon=labeller.horizon,
             facts=run_facts(dataset, labeller),
             directory=Path.cwd(),
         )
@@ -178,6 +180,7 @@ class _Job:
     options: DatasetOptions
     spec: RewardSpec
     protocol: FrameProtocol | None
+    horizon: Horizon
     facts: Mapping[str, Any]
     directory: Path
 
@@ -226,7 +229,8 @@ class _Worker:
     def _opened(self) -> tuple[RelabelDataset, Labeller]:
         """The dataset and the model; when first asked for, since Ray has no words for errors of a constructor."""
         dataset = _open_dataset(self.job)
-        labeller = Labeller(self.job.load(), self.job.spec, self.job.protocol, self.job.facts["pack_tokens"])
+        job = self.job
+        labeller = Labeller(job.load(), job.spec, job.protocol, job.facts["pack_tokens"], job.horizon)
         _require_same(run_facts(dataset, labeller), self.job)
         return dataset, labeller
 

@@ -23,7 +23,8 @@ from tests.fixed_models import PixelModel
 from tests.library import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures"
-NEW = ("next.reward", "next.success", "robometer.progress", "robometer.success", "robometer.imputed")
+LABELS = ("progress", "success", "return", "advantage", "imputed")
+NEW = ("next.reward", "next.success", *(f"robometer.{name}" for name in LABELS))
 REPLACED = {"next.reward": "robometer.original_reward", "next.success": "robometer.original_success"}
 
 

@@ -16,7 +16,10 @@ RUN = {"model": "a", "every": 1}
 def labels(key: str, steps: int) -> EpisodeLabels:
     rng = np.random.default_rng(steps)
     frames = rng.random((2, steps + 1)).astype(np.float32)
-    return EpisodeLabels(key, frames[0], frames[1], rng.random(steps), rng.random(steps) > 0.5, np.zeros(steps, bool))
+    paid, returns, advantages = rng.random((3, steps))
+    return EpisodeLabels(
+        key, frames[0], frames[1], paid, returns, advantages, rng.random(steps) > 0.5, np.zeros(steps, bool)
+    )
 
 
 PACKS = [[labels("a", 3), Unreadable("b", "dark — ✗")], [labels("c", 1)], [Unreadable("d", "x"), labels("e", 40)]]
@@ -32,7 +35,7 @@ def write(path: Path, packs=PACKS) -> bytes:
 def same(first, second) -> bool:
     if isinstance(first, Unreadable):
         return first == second
-    names = ("progress", "success", "rewards", "success_detected", "imputed")
+    names = ("progress", "success", "rewards", "returns", "advantages", "success_detected", "imputed")
     pairs = [(getattr(first, name), getattr(second, name)) for name in names]
     return first.key == second.key and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
 

@@ -17,6 +17,7 @@ from robometer_rl.models.loading import load_reward_model
 from robometer_rl.relabeling.engine import Labeller, label_dataset, one_process, run_facts
 from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.ray_engine import RayEngine, WorkerError
+from robometer_rl.relabeling.returns import Horizon
 from tests.fixed_models import PixelModel
 from tests.relabeling.episodes import Recorded, record, write_npz
 from tests.relabeling.killing import content
@@ -25,7 +26,7 @@ from tests.relabeling.ray_runs import PACK_TOKENS, NotingModel, first_pixels, no
 ray = pytest.importorskip("ray")
 
 EPISODES = {f"{number:02d}": record(length, number) for number, length in enumerate((3, 1, 8, 2, 5, 9, 4, 7, 3, 6))}
-LABELLER = Labeller(PixelModel(), pack_tokens=PACK_TOKENS)
+LABELLER = Labeller(PixelModel(), pack_tokens=PACK_TOKENS, horizon=Horizon(0.9, 3))
 
 
 @pytest.fixture(scope="module", autouse=True)

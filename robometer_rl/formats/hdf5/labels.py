@@ -7,6 +7,8 @@ What is written, in every demonstration:
 ``robometer/original_rewards``   The data set ``rewards`` as it was, if there was one
 ``robometer/progress``           float32 (F,), NaN in demonstrations without labels
 ``robometer/success``            float32 (F,), likewise
+``robometer/returns``            float64 (T,), NaN in demonstrations without labels
+``robometer/advantages``         float64 (T,), likewise
 ``robometer/success_detected``   bool (T,), whether the success rule holds after the step
 ``robometer/imputed``            bool (T,)
 attribute ``robometer_skipped``  Why it has no labels
@@ -51,7 +53,12 @@ if TYPE_CHECKING:
 
 __all__ = ["HDF5FileWriter", "HDF5FolderWriter", "is_labelled"]
 
-_ARRAYS: Final = ("progress", "success", "success_detected", "imputed")
+_ARRAYS: Final[Mapping[str, type[np.generic]]] = {
+    **dict.fromkeys(("progress", "success"), np.float32),
+    **dict.fromkeys(("returns", "advantages"), np.float64),
+    **dict.fromkeys(("success_detected", "imputed"), np.bool_),
+}
+_FIRST_ARRAYS: Final = ("progress", "success", "success_detected", "imputed")  # of labels since the first release
 _PROVENANCE: Final = "robometer"
 _SKIPPED: Final = "robometer_skipped"
 
@@ -144,7 +151,7 @@ def _write_labels(group: h5py.Group, labels: EpisodeLabels) -> None:
     _keep_original(group)
     group.attrs.pop(_SKIPPED, None)
     _replace(group, "rewards", labels.rewards)
-    _write_arrays(group, labels.progress, labels.success, labels.success_detected, labels.imputed)
+    _write_arrays(group, {name: getattr(labels, name) for name in _ARRAYS})
 
 
 def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
@@ -157,8 +164,8 @@ def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
         return
     group.attrs[_SKIPPED] = reason
     _replace(group, "rewards", group[ORIGINAL_REWARDS][()] if ORIGINAL_REWARDS in group else np.full(steps, np.nan))
-    unknown, no = np.full(steps, np.nan, np.float32), np.zeros(steps, np.bool_)
-    _write_arrays(group, unknown, unknown, no, no)
+    unknown = {name: False if kind is np.bool_ else np.nan for name, kind in _ARRAYS.items()}
+    _write_arrays(group, {name: np.full(steps, unknown[name], kind) for name, kind in _ARRAYS.items()})
 
 
 def _keep_original(group: h5py.Group) -> None:
@@ -170,14 +177,8 @@ def _keep_original(group: h5py.Group) -> None:
             group.copy("rewards", group, ORIGINAL_REWARDS)
 
 
-def _write_arrays(
-    group: h5py.Group,
-    progress: NDArray[np.float32],
-    success: NDArray[np.float32],
-    success_detected: NDArray[np.bool_],
-    imputed: NDArray[np.bool_],
-) -> None:
-    for name, values in zip(_ARRAYS, (progress, success, success_detected, imputed), strict=True):
+def _write_arrays(group: h5py.Group, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, values in arrays.items():
         _replace(group, f"{LABELS_GROUP}/{name}", values)
 
 
@@ -202,6 +203,6 @@ def is_labelled(group: h5py.Group) -> bool:
     if LABELS_GROUP not in group:
         return False
     ours: Any = group[LABELS_GROUP]
-    if not isinstance(ours, h5py.Group) or any(name not in ours for name in _ARRAYS):
+    if not isinstance(ours, h5py.Group) or any(name not in ours for name in _FIRST_ARRAYS):
         raise EpisodeError(f"it has a {LABELS_GROUP!r} of its own, where labels are kept; rename that")
     return True

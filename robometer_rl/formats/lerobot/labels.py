@@ -7,6 +7,8 @@ A labelled copy is a LeRobot dataset v3.0 with these features:
 ``next.success``                bool    Whether the success rule holds after the step.
 ``robometer.progress``          float32 Predicted progress in the observation of the row.
 ``robometer.success``           float32 Predicted success probability in it.
+``robometer.return``            float32 Discounted sum of rewards from the step on.
+``robometer.advantage``         float32 Of the step over the value of the observation of the row.
 ``robometer.imputed``           bool    Whether the outcome of the step was not recorded: the last one of an episode.
 ``robometer.original_reward``           The original ``next.reward``, if there was one.
 ``robometer.original_success``          The original ``next.success``, if there was one.
@@ -20,9 +22,11 @@ they are noted, and of the dataset.
 A sidecar is a directory beside the dataset, whose last two files a copy has too::
 
     labels.parquet              one row per frame: index, episode_index, frame_index, progress, success, reward,
-                                success_detected, imputed
+                                return, advantage, success_detected, imputed
     robometer_progress.parquet  what LeRobot's RA-BC weighting reads
     robometer.json              how the labels were made, and which episodes have none
+
+Returns and advantages are those of `robometer_rl.relabeling.returns`.
 
 RA-BC (arXiv 2509.25358) weights every frame that a policy is trained on by the progress made over the chunk of actions
 after it. LeRobot reads the progress from a Parquet file with the columns ``index``, ``episode_index``, ``frame_index``
@@ -84,6 +88,8 @@ SUCCESS: Final = "next.success"
 PROGRESS: Final = "robometer.progress"
 
 _PROBABILITY: Final = "robometer.success"
+_RETURN: Final = "robometer.return"
+_ADVANTAGE: Final = "robometer.advantage"
 _IMPUTED: Final = "robometer.imputed"
 _ORIGINALS: Final = {REWARD: "robometer.original_reward", SUCCESS: "robometer.original_success"}
 
@@ -92,6 +98,8 @@ _TYPES: Final = {
     SUCCESS: "bool",
     PROGRESS: "float32",
     _PROBABILITY: "float32",
+    _RETURN: "float32",
+    _ADVANTAGE: "float32",
     _IMPUTED: "bool",
 }
 
@@ -124,6 +132,8 @@ class LeRobotSidecarWriter(DirectoryWriter):
                 "progress": rows.progress,
                 "success": rows.success,
                 "reward": rows.rewards,
+                "return": rows.returns,
+                "advantage": rows.advantages,
                 "success_detected": rows.success_detected,
                 "imputed": rows.imputed,
             }
@@ -383,6 +393,8 @@ class RowLabels:
         self.progress = np.full(count, np.nan, np.float32)
         self.success = np.full(count, np.nan, np.float32)
         self.rewards = np.full(count, np.nan) if task_rewards is None else task_rewards.astype(np.float64)
+        self.returns = np.full(count, np.nan)
+        self.advantages = np.full(count, np.nan)
         self.success_detected = np.zeros(count, np.bool_)
         self.imputed = np.zeros(count, np.bool_)
         for index in np.unique(episode_index).tolist():
@@ -395,6 +407,8 @@ class RowLabels:
         self.progress[rows] = entry.progress[frames]
         self.success[rows] = entry.success[frames]
         self.rewards[rows] = entry.rewards[frames]
+        self.returns[rows] = entry.returns[frames]
+        self.advantages[rows] = entry.advantages[frames]
         self.success_detected[rows] = entry.success_detected[frames]
         self.imputed[rows] = entry.imputed[frames]
 
@@ -405,6 +419,8 @@ class RowLabels:
             SUCCESS: self.success_detected,
             PROGRESS: self.progress,
             _PROBABILITY: self.success,
+            _RETURN: self.returns.astype(np.float32),
+            _ADVANTAGE: self.advantages.astype(np.float32),
             _IMPUTED: self.imputed,
         }
 

@@ -3,7 +3,7 @@
 What is written: a copy of the stored files under the next version, ``NAME-v1`` for ``NAME-v0``. Minari's storage has
 functions that append episodes, and none that changes one; going through buffers would encode pictures again, and lose
 the options of episodes. So the arrays of rewards are replaced in the files that the storage keeps, HDF5, Arrow or
-Parquet, and four infos are added, T + 1 long as those of a collector are, whose first entry belongs to the reset:
+Parquet, and six infos are added, T + 1 long as those of a collector are, whose first entry belongs to the reset:
 
 ============================== =====================================================================
 ``rewards``                    float64 (T,), the new ones; episodes without labels keep theirs
@@ -11,6 +11,8 @@ Parquet, and four infos are added, T + 1 long as those of a collector are, whose
 ``robometer_success``          float32 (T + 1,), likewise
 ``robometer_success_detected`` bool (T + 1,), whether the success rule holds after the step before
 ``robometer_original_rewards`` float64 (T + 1,), of the step before; NaN at the reset
+``robometer_returns``          float64 (T + 1,), likewise; NaN in episodes without labels
+``robometer_advantages``       float64 (T + 1,), likewise
 ============================== =====================================================================
 
 The metadata of the data set hold ``robometer``, see `robometer_rl.formats.dataset.metadata`.
@@ -113,6 +115,7 @@ def _infos(labels: EpisodeLabels | None, original: NDArray[np.float64]) -> Array
     """The infos of an episode of T steps, (T + 1,) each."""
     steps = len(original)
     unknown = np.full(steps + 1, np.nan, np.float32)
+    of_steps = unknown.astype(np.float64)
     return {
         "robometer_progress": unknown if labels is None else labels.progress,
         "robometer_success": unknown if labels is None else labels.success,
@@ -120,6 +123,8 @@ def _infos(labels: EpisodeLabels | None, original: NDArray[np.float64]) -> Array
             False, np.zeros(steps, np.bool_) if labels is None else labels.success_detected
         ),
         ORIGINAL_REWARDS: np.append(np.nan, original),
+        "robometer_returns": of_steps if labels is None else np.append(np.nan, labels.returns),
+        "robometer_advantages": of_steps if labels is None else np.append(np.nan, labels.advantages),
     }
 
 
