@@ -29,6 +29,7 @@ from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import check_destination
 from robometer_rl.frames import Clip, FrameSequence, TaskError, check_task
+from robometer_rl.ranges import require_numbers
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video.lazy import Orientation
 
@@ -53,8 +54,9 @@ __all__ = [
     "write_metadata",
 ]
 
-WriteMode = Literal["copy", "sidecar", "in_place"]
-"""A new dataset beside the old one; a file of labels beside it; or the dataset itself, replaced atomically."""
+WriteMode = Literal["copy", "sidecar", "in_place", "jsonl"]
+"""A new dataset beside the old one; labels beside it as its format has them; the dataset itself, replaced atomically;
+or a file of JSON lines, see `robometer_rl.formats.label_lines`."""
 
 METADATA_FILE: Final = "robometer.json"
 """The file of directories that were labelled."""
@@ -77,6 +79,7 @@ class DatasetOptions:
         trust_pickle: Whether a pickle may run whatever code it names. Without it only what a replay buffer of
             Stable-Baselines3 consists of is opened.
         tile: Whether cameras are shown together in one tiled picture, the first on top, see `robometer_rl.tiles`.
+        tolerance_s: Of LeRobot datasets: how far, in seconds, a frame may be from its time; None for what is customary.
     """
 
     path: Path
@@ -85,6 +88,11 @@ class DatasetOptions:
     orientation: Orientation | None = None
     trust_pickle: bool = False
     tile: bool = False
+    tolerance_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance_s is not None:
+            require_numbers(self, "(0, inf)", "tolerance_s")
 
 
 class RecordedFacts(TypedDict, total=False):

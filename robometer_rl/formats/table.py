@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from robometer_rl.data.reading import Reading, SourceError
 
 if TYPE_CHECKING:
-    from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset, WriteMode
+    from robometer_rl.formats.dataset import DatasetOptions, LabelWriter, RelabelDataset, WriteMode
 
 __all__ = ["FORMATS", "IMPORTED", "RELABELLED", "Format", "Labelling", "Reader", "detect_format", "open_dataset"]
 
@@ -48,11 +48,16 @@ class Labelling:
         module: Of this package, with two functions: ``is_format(path) -> bool``, which looks at names and headers only
             and needs no extra, and ``open_dataset(options) -> RelabelDataset``, which raises `SourceError` for what it
             cannot read.
-        modes: How labels can be written, the usual way first.
+        own_modes: How the format itself can hold labels, the usual way first.
     """
 
     module: str
-    modes: tuple[WriteMode, ...]
+    own_modes: tuple[WriteMode, ...]
+
+    @property
+    def modes(self) -> tuple[WriteMode, ...]:
+        """How labels can be written, the usual way first."""
+        return (*self.own_modes, "jsonl")
 
     def matches(self, path: Path) -> bool:
         """Whether what is at ``path`` looks like this format."""
@@ -61,6 +66,27 @@ class Labelling:
     def open(self, options: DatasetOptions) -> RelabelDataset:
         """Opens a dataset of this format."""
         return _named(f"{self.module}:open_dataset")(options)
+
+    def writer(self, dataset: RelabelDataset, mode: WriteMode | None = None, output: Path | None = None) -> LabelWriter:
+        """What writes labels of a dataset of this format.
+
+        Args:
+            dataset: The dataset.
+            mode: One of `modes`; the first if None.
+            output: Where to; None for a name derived from that of the dataset.
+
+        Raises:
+            ValueError: Labels cannot be written so, or an output is named for those that go to the dataset itself.
+        """
+        mode = mode or self.modes[0]
+        if mode not in self.modes:
+            raise ValueError(f"labels of this format can be written as {' or '.join(self.modes)}, not as {mode}")
+        if mode == "in_place" and output is not None:
+            raise ValueError("in_place writes to the dataset itself: do not give an output")
+        if mode != "jsonl":
+            return dataset.writer(mode, output)
+        lines = resolve_name(f"{__package__}.label_lines")
+        return lines.LabelLinesWriter(dataset, output or lines.default_lines(dataset.options.path))
 
 
 @dataclass(frozen=True)

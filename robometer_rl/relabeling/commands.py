@@ -69,8 +69,12 @@ class RelabelConfig:
     """What is done to pictures before they are shown to the model; what is customary in the format if not given."""
     trust_pickle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Open a replay buffer with classes of your own in it, which runs whatever code the file names."""
+    tolerance_s: float | None = None
+    """Of a LeRobot dataset: how far, in seconds, a frame of a video may be from the time of its row; 0.0001 if not
+    given, as in LeRobot."""
     write: WriteMode | None = None
-    """A copy with new rewards, a sidecar of labels, or the dataset itself in_place; what is usual if not given."""
+    """A copy with new rewards, a sidecar of labels, the dataset itself in_place, or jsonl, a file with a line per
+    episode; what is usual if not given."""
     output: Path | None = None
     """Where to write; NAME-robometer beside the dataset if not given."""
     verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -101,12 +105,22 @@ def run_relabel(config: RelabelConfig) -> None:
     horizon = Horizon((spec.gamma or 1.0) if config.discount is None else config.discount, config.n_step)
     kind, dataset = open_dataset(
         DatasetOptions(
-            config.dataset, config.cameras, config.task, config.orientation, config.trust_pickle, config.tile
+            config.dataset,
+            config.cameras,
+            config.task,
+            config.orientation,
+            config.trust_pickle,
+            config.tile,
+            config.tolerance_s,
         ),
         config.format,
     )
     views_of(config.dataset, dataset.cameras, config.tile)  # raises if there is nothing to tile
-    writer = dataset.writer(_mode(config, kind.modes), config.output)
+    if config.tolerance_s is not None and dataset.format != "lerobot":
+        raise ValueError(
+            f"tolerance_s is about the times of LeRobot datasets, and {config.dataset} is {dataset.format}"
+        )
+    writer = kind.writer(dataset, config.write, config.output)
     if not journal_path(writer).exists():
         writer.check()
     engine, model = _engine(config)
@@ -227,15 +241,6 @@ def _engine(config: RelabelConfig) -> tuple[Engine, RewardModel]:
     # Weights are where the workers are; on the device "meta" a Robometer can say what it is, and needs no memory.
     here = "meta" if family_of(config.model) == "robometer" else "cpu"
     return RayEngine(partial(load, device=config.device), config.workers, gpus), load(device=here)
-
-
-def _mode(config: RelabelConfig, modes: tuple[WriteMode, ...]) -> WriteMode:
-    mode = config.write or modes[0]
-    if mode not in modes:
-        raise ValueError(f"labels of this format can be written as {' or '.join(modes)}, not as {mode}")
-    if mode == "in_place" and config.output is not None:
-        raise ValueError("in_place writes to the dataset itself: do not give an output")
-    return mode
 
 
 def _print_next(config: RelabelConfig, writer: LabelWriter) -> None:

@@ -41,8 +41,8 @@ class Kind:
 
     def open(self, path: Path) -> tuple[RelabelDataset, LabelWriter]:
         """The dataset, and what writes its labels beside it, or to it."""
-        _, dataset = open_dataset(DatasetOptions(path, self.cameras, (TASK,)))
-        return dataset, dataset.writer(self.mode, None if self.mode == "in_place" else path.with_name(OUTPUT))
+        kind, dataset = open_dataset(DatasetOptions(path, self.cameras, (TASK,)))
+        return dataset, kind.writer(dataset, self.mode, None if self.mode == "in_place" else path.with_name(OUTPUT))
 
     def run(self, path: Path, labeller: Labeller, **options: Any) -> Labels | None:
         """Labels the dataset."""
@@ -123,6 +123,7 @@ def make_minari_arrow(path: Path, episodes: int) -> None:
 
 KINDS: Mapping[str, Kind] = {
     "npz": Kind(make_npz),
+    "npz_jsonl": Kind(make_npz, mode="jsonl"),
     "videos": Kind(make_videos, mode="sidecar"),
     "lerobot": Kind(make_lerobot, ("observation.images.top",)),
     "lerobot_sidecar": Kind(make_lerobot, ("observation.images.top",), "sidecar"),

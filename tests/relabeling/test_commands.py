@@ -8,6 +8,7 @@ import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.label_lines import read_label_lines
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.relabeling.commands import journal_path, parse_reward, relabel, report_path
 from robometer_rl.relabeling.engine import Labeller
@@ -122,6 +123,15 @@ def test_the_command_labels_verifies_and_reports(tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+def test_the_discount_of_the_reward_is_that_of_returns_unless_another_is_given(tmp_path, folder):
+    reward = RewardSpec("potential", gamma=0.9, task_weight=1.0).to_json()
+    words = ["relabel", str(folder), "--reward", reward, "--write", "jsonl"]
+    assert main([*words, "--output", str(tmp_path / "own.jsonl")]) == 0
+    assert main([*words, "--output", str(tmp_path / "given.jsonl"), "--discount", "0.5", "--n-step", "2"]) == 0
+    own, given = (read_label_lines(tmp_path / f"{name}.jsonl").provenance for name in ("own", "given"))
+    assert [(each.discount, each.n_step) for each in (own, given)] == [(0.9, None), (0.5, 2)]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -130,6 +140,9 @@ def test_the_command_labels_verifies_and_reports(tmp_path, capsys):
         (["{data}", "--write", "in_place"], "can be written as copy"),
         (["{data}", "--cameras", "left"], "no camera is called 'left'"),
         (["{data}", "--protocol", "psychic"], "unknown frame protocol"),
+        (["{data}", "--discount", "1.5"], "discount of Horizon must be a number in (0, 1]"),
+        (["{data}", "--n-step", "0"], "n_step of Horizon must be a whole number"),
+        (["{data}", "--tolerance-s", "0.1"], "tolerance_s is about the times of LeRobot datasets"),
         (["{empty}"], "looks like none of the formats"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, RecordedEpisode
+from robometer_rl.formats.label_lines import read_label_lines
 from robometer_rl.relabeling.engine import Labeller
 from robometer_rl.relabeling.labels import label_episode
 from robometer_rl.relabeling.returns import TO_THE_END, Horizon, discounted_sums
@@ -78,9 +80,7 @@ def test_an_advantage_is_what_is_paid_and_the_later_value_less_the_value_before(
         values[-1] = 0.0  # the task reward has paid for the outcome
     ends = [steps if n_step is None else min(t + n_step, steps) for t in range(steps)]
     paid = direct(spec.task_weight * task, Horizon(discount, n_step))
-    expected = [
-        paid[t] + discount ** (end - t) * values[end] - spec.scale * progress[t] for t, end in enumerate(ends)
-    ]
+    expected = [paid[t] + discount ** (end - t) * values[end] - spec.scale * progress[t] for t, end in enumerate(ends)]
     np.testing.assert_allclose(found.advantages, expected, atol=1e-9)
 
 
@@ -137,6 +137,9 @@ def written(kind: str, path: Path) -> dict[str, np.ndarray]:
     if kind == "npz":
         files = [np.load(file) for file in sorted(path.glob("*.npz"))]
         return {name: np.concatenate([file[f"robometer/{name}s"] for file in files]) for name in COLUMNS}
+    if kind.endswith("jsonl"):
+        entries = read_label_lines(path).episodes.values()
+        return {name: np.concatenate([getattr(entry, f"{name}s") for entry in entries]) for name in COLUMNS}
     if kind == "videos":
         with (path / "labels.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["reward"]]
@@ -148,7 +151,8 @@ def written(kind: str, path: Path) -> dict[str, np.ndarray]:
         return {name: np.concatenate([table[f"{prefix}{name}"].to_numpy() for table in found]) for name in COLUMNS}
     if kind.startswith("hdf5"):
         with h5py.File(path) as file:
-            groups = [file[f"data/{name}/robometer"] for name in sorted(file["data"])]
+            data: Any = file["data"]
+            groups = [data[f"{name}/robometer"] for name in sorted(data)]
             return {name: np.concatenate([group[f"{name}s"][()] for group in groups]) for name in COLUMNS}
     if kind.startswith("minari"):
         from robometer_rl.formats.minari.reader import open_minari, stored_episode

@@ -59,6 +59,7 @@ from robometer_rl.formats.lerobot.labels import (
 from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
 from robometer_rl.formats.trajectories import Stated, success_of_frames, trajectory_of
 from robometer_rl.frames import FrameSequence
+from robometer_rl.ranges import require_numbers
 from robometer_rl.video import VideoError
 from robometer_rl.video.decoding import TimedFrames, VideoFile, index_file
 from robometer_rl.video.images import EncodedImages
@@ -109,6 +110,9 @@ class LeRobotConfig:
     skill: str | None = None
     data_source: str | None = None
     tolerance_s: float = TOLERANCE_S
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "(0, inf)", "tolerance_s")
 
 
 def read_lerobot(config: LeRobotConfig) -> Reading:
@@ -178,7 +182,8 @@ class LeRobotDataset(RelabelDataset):
         """
         self.options = options
         self.layout = LeRobotLayout(options.path)
-        self._reader = _Reader(self.layout, options)
+        self._tolerance_s = TOLERANCE_S if options.tolerance_s is None else options.tolerance_s
+        self._reader = _Reader(self.layout, options, tolerance_s=self._tolerance_s)
         self.cameras = self._reader.cameras
         indices = self.layout.episode_indices
         self._positions = {episode_key(index): position for position, index in enumerate(indices)}
@@ -193,7 +198,9 @@ class LeRobotDataset(RelabelDataset):
     def fingerprint(self) -> str:
         """See `RelabelDataset.fingerprint`."""
         folders = (self.options.path / name for name in ("meta", "data", "videos"))
-        return fingerprint(self.keys, sorted(path for folder in folders for path in folder.rglob("*.*")))
+        files = sorted(path for folder in folders for path in folder.rglob("*.*"))
+        # Which episodes are skipped depends on it.
+        return fingerprint(self.keys, files, self._tolerance_s)
 
     def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
         """See `RelabelDataset.writer`.
@@ -307,7 +314,7 @@ def episode_frames(
     try:
         numbers = index.frames_at(span.start_s + times, tolerance_s)
     except VideoError as error:
-        raise VideoError(f"{span.path}: {error}") from error
+        raise VideoError(f"{span.path}: {error}; --tolerance-s allows more") from error
     return TimedFrames(VideoFile(span.path), index, numbers, orientation)
 
 
@@ -331,7 +338,7 @@ def frame_times(stored: NDArray[np.floating], fps: float, tolerance_s: float = T
         first = int(np.argmax(off))
         raise VideoError(
             f"frame {first} has the timestamp {stored[first]:.6f} s; expected {grid[first]:.6f} s at a constant frame "
-            "rate, without which it is unclear which frame of the video is meant"
+            "rate, without which it is unclear which frame of the video is meant; --tolerance-s allows more"
         )
     return grid
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,15 @@ import pytest
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.lerobot.layout import LeRobotLayout
-from robometer_rl.formats.lerobot.reader import LeRobotConfig, episode_frames, frame_times, read_lerobot
+from robometer_rl.formats.lerobot.reader import (
+    LeRobotConfig,
+    episode_frames,
+    frame_times,
+    open_dataset,
+    read_lerobot,
+)
 from robometer_rl.tiles import tile
 from robometer_rl.video import VideoError
 from tests.formats import counters
@@ -300,6 +308,34 @@ def test_long_episodes_are_found_on_the_grid_and_not_at_rounded_times() -> None:
     rounded[5] += np.float32(2e-4)
     with pytest.raises(VideoError, match="frame 5 has the timestamp"):
         frame_times(rounded, 30.0)
+
+
+def test_times_that_are_a_little_off_are_met_with_a_larger_tolerance(v30: Path) -> None:
+    late = set_column("timestamp", lambda times: [time + 0.004 * (number > 2) for number, time in enumerate(times)])
+    rewrite(v30 / "data/chunk-000/file-000.parquet", late)
+    spans = set_column(f"videos/{WRIST}/from_timestamp", lambda starts: [start + 0.003 for start in starts])
+    rewrite(v30 / "meta/episodes/chunk-000/file-000.parquet", spans)
+    top, wrist = (read(v30, camera=(camera,)) for camera in (TOP, WRIST))
+    assert [type(entry) for entry in top] == [Unreadable, Trajectory, Trajectory, Trajectory]
+    assert "has the timestamp 0.304000 s" in top[0].reason
+    assert all("expected one within 0.0001 s; --tolerance-s allows more" in entry.reason for entry in wrist[1:])
+    met = read(v30, camera=(WRIST,), tolerance_s=0.01)
+    assert [counters.read(image) for image in met[0].frames[:]] == [(0, number, "wrist") for number in range(12)]
+    options = DatasetOptions(v30, (WRIST,), tolerance_s=0.01)
+    relabelled = open_dataset(options)
+    np.testing.assert_array_equal(relabelled.episode("episode_000000").cameras[WRIST][:], met[0].frames[:])
+    strict = open_dataset(replace(options, tolerance_s=None))
+    with pytest.raises(VideoError, match="tolerance-s"):
+        strict.episode("episode_000000")
+    assert strict.fingerprint() != relabelled.fingerprint(), "another run skips other episodes"
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_tolerance_is_a_positive_number(wrong: float) -> None:
+    with pytest.raises(ValueError, match="tolerance_s of LeRobotConfig"):
+        LeRobotConfig(V30, tolerance_s=wrong)
+    with pytest.raises(ValueError, match="tolerance_s of DatasetOptions"):
+        DatasetOptions(V30, tolerance_s=wrong)
 
 
 def test_the_layout_serves_other_readers() -> None:
