@@ -62,6 +62,11 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """Hold models against controls on fixed questions, as one page."""
+
+
+@dataclass(frozen=True)
 class Calibrate:
     """Find the success threshold and patience of a model on recorded episodes."""
 
@@ -91,7 +96,21 @@ class Data:
     """Look at, verify, import, upload or download recorded episodes."""
 
 
-Command = Demo | Score | Collect | Adapt | Train | Evaluate | Calibrate | Relabel | Data | Publish | Serve | Ui
+Command = (
+    Demo
+    | Score
+    | Collect
+    | Adapt
+    | Train
+    | Evaluate
+    | Benchmark
+    | Calibrate
+    | Relabel
+    | Data
+    | Publish
+    | Serve
+    | Ui
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +155,11 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.evaluation.published.commands:run_any_evaluate",
         _AGAIN,
         "robometer_rl.evaluation.published.commands:parse_evaluate",
+    ),
+    Benchmark: _Home(
+        "robometer_rl.evaluation.benchmark.commands:BenchmarkConfig",
+        "robometer_rl.evaluation.benchmark.commands:run_benchmark",
+        "recorded episodes and answers are kept in the output; the same command goes on from there",
     ),
     Calibrate: _Home(
         "robometer_rl.evaluation.calibrate:CalibrateConfig", "robometer_rl.evaluation.calibrate:run_calibrate", _AGAIN

@@ -53,7 +53,13 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "clip.npz"
 
 
-TRAINING = [["train", "--help"], ["train", "robometer-mini", "--help"], ["evaluate", "--help"], ["publish", "--help"]]
+TRAINING = [
+    ["benchmark", "--help"],
+    ["train", "--help"],
+    ["train", "robometer-mini", "--help"],
+    ["evaluate", "--help"],
+    ["publish", "--help"],
+]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_threads_that_wait_sleep(
     assert os.environ.get("OMP_WAIT_POLICY") == used
 
 
-@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate", "publish"])
+@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate", "benchmark", "publish"])
 def test_every_command_exists_and_describes_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

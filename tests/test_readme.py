@@ -75,6 +75,10 @@ def test_tables_are_filled_by_column_and_row(tmp_path: Path, monkeypatch: pytest
         "| VOC, Spearman with time until success | 0.500 (0.250 to 0.750) | >= 1 | 0.625 (0.250 to 0.750) |\n"
         "| Final progress, hover | undefined |  | 0.500 (0.250 to 0.750) |\n\nText, 0.5.\n"
     )
+    (tmp_path / "many.json").write_text(json.dumps({"sets": [{"set": "here", "metrics": {"mini": metrics}}]}))
+    assert "| VOC, Spearman with time until success | 0.500 (0.250 to 0.750) |" in fill_tables.filled(
+        f"<!-- numbers: many/here/mini -->\n| | |\n|---|---|\n{rows[0].replace('| 7 | >= 1 | |', '| |')}\n"
+    )
     with pytest.raises(KeyError, match="Success AUROC"):
         fill_tables.filled(f"{comment}{head}| Success AUROC | | | |\n")
     with pytest.raises(ValueError, match="1 comments ask for numbers, 0 of them before a table"):

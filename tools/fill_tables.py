@@ -6,7 +6,8 @@ A table to be filled follows a comment that names where each of its columns come
 
     <!-- numbers: robometer_mini, -, robometer_mini_conditions/jitter -->
 
-That is: a file of benchmarks/results, and after a slash one of its conditions. Rows are found by their labels.
+That is: a file of benchmarks/results, and after a slash one of its conditions, or of a benchmark a set and a model,
+as in ``benchmark_metaworld/metaworld/mini``. Rows are found by their labels.
 """
 
 from __future__ import annotations
@@ -73,9 +74,12 @@ def _fill(match: re.Match[str]) -> str:
 
 
 def _metrics(name: str) -> dict[str, Any]:
-    file, _, condition = name.partition("/")
+    file, *part = name.split("/", 2)
     result = json.loads((RESULTS / f"{file}.json").read_text())
-    return result["conditions"][condition] if condition else result["metrics"]
+    if "sets" in result:
+        wanted, model = part
+        return next(each["metrics"][model] for each in result["sets"] if each["set"] == wanted)
+    return result["conditions"][part[0]] if part else result["metrics"]
 
 
 def _row(line: str, sources: Sequence[dict[str, Any] | None]) -> str:

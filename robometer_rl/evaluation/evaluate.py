@@ -17,7 +17,7 @@ from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.measures import measure
-from robometer_rl.evaluation.metrics import Estimate
+from robometer_rl.evaluation.metrics import Estimate, plain_metrics
 from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.scoring import Condition, Scores, Scoring, score_episodes
 from robometer_rl.evaluation.verdict import EvaluationVerdict, GateError, check, judge_metrics, read_gate
@@ -340,10 +340,7 @@ class Evaluation:
 
 
 def _plain(measured: Measured) -> dict[str, Any]:
-    return {
-        condition: {name: estimate.as_dict() for name, estimate in metrics.items()}
-        for condition, metrics in measured.items()
-    }
+    return {condition: plain_metrics(metrics) for condition, metrics in measured.items()}
 
 
 def _table(title: str, measured: Measured) -> Table:

@@ -30,6 +30,7 @@ __all__ = [
     "kendall_tau_b",
     "mean_tau_a",
     "pearson",
+    "plain_metrics",
     "preference_accuracy",
     "ranking_accuracy",
     "roc_curve",
@@ -68,6 +69,14 @@ class Estimate:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def plain_metrics(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """Metrics by name as plain values for JSON; what is undefined is None."""
+    return {
+        name: {key: None if value != value else value for key, value in estimate.as_dict().items()}
+        for name, estimate in metrics.items()
+    }
 
 
 def bootstrap(

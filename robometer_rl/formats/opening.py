@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from robometer_rl.data.published import data_path
-from robometer_rl.data.reading import Unreadable
+from robometer_rl.data.reading import Reading, Unreadable
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import VerifiedTrajectories, open_verified, warn_of_skipped
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
+from robometer_rl.formats.roboreward import RoboRewardConfig, read_roboreward
 
-__all__ = ["IN_PLACE", "OpenedEpisodes", "open_episodes"]
+__all__ = ["IN_PLACE", "ROBOREWARD", "OpenedEpisodes", "open_episodes"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ IN_PLACE: Final = "rbm:"
 """What the name of published data begins with, as in ``rbm:processed_datasets``; other names are those of stores.
 
 Alone it is the caches where the reference's environment variables say, see `robometer_rl.data.published.data_path`."""
+
+ROBOREWARD: Final = "roboreward:"
+"""The same of RoboReward and what is laid out like it, as in ``roboreward:RoboReward``."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def open_episodes(
     compared with the rows, and what is wrong with the pixels is seen when they are unpacked.
 
     Args:
-        places: Stores, or with `IN_PLACE` before it whatever ``robometer-rl data import rbm`` takes.
+        places: Stores, or with `IN_PLACE` before it whatever ``robometer-rl data import rbm`` takes, or with
+            `ROBOREWARD` what ``import roboreward`` does.
         wanted: Which episodes are meant; all of them if None.
         select: Groups and keys of published data in place, see `RbmConfig`.
 
@@ -75,7 +80,10 @@ def open_episodes(
         return wanted is None or wanted(trajectory)
 
     for place, is_published in zip(places, in_place, strict=True):
-        found = _open_published(str(place), noting, select) if is_published else open_verified(place, noting)
+        if is_published or str(place).startswith(ROBOREWARD):
+            found = _open_published(str(place), noting, select)
+        else:
+            found = open_verified(place, noting)
         repeated = [each.id for each in found.trajectories if each.id in taken]
         if repeated:
             said = "%d trajectories of %s have ids of a place before it and are left out, the first %s"
@@ -89,8 +97,7 @@ def open_episodes(
 def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Sequence[str]) -> VerifiedTrajectories:
     sound: list[Trajectory] = []
     skipped: list[Unreadable] = []
-    path = Path(name) if (name := place.removeprefix(IN_PLACE)) else data_path("processed")
-    for each in read_rbm(RbmConfig(path, tuple(select))):
+    for each in _read(place, select):
         if isinstance(each, Unreadable):
             skipped.append(each)
         elif wanted(each):
@@ -98,3 +105,10 @@ def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Se
     found = VerifiedTrajectories(tuple(sound), tuple(skipped))
     warn_of_skipped(found, place)
     return found
+
+
+def _read(place: str, select: Sequence[str]) -> Reading:
+    if place.startswith(ROBOREWARD):
+        return read_roboreward(RoboRewardConfig(Path(place.removeprefix(ROBOREWARD))))
+    path = Path(name) if (name := place.removeprefix(IN_PLACE)) else data_path("processed")
+    return read_rbm(RbmConfig(path, tuple(select)))

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.frames import Clip, FrameProtocol, UniformFrames, scored_steps
+from robometer_rl.models.doubts import Doubts
 from robometer_rl.models.locations import UnknownModelError
-from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.models.reward_model import ForwardingModel, RewardModel
 from robometer_rl.prediction import Prediction
 
 __all__ = ["BLIND", "CHANGES", "BlindModel", "ChangedModel", "load"]
@@ -132,38 +133,40 @@ The wrong task is one that no robot is given; evaluations of several tasks use a
 """
 
 
-class ChangedModel(RewardModel):
+class ChangedModel(ForwardingModel):
     """A model that is asked about changed clips: one of `CHANGES` in front of it."""
 
-    causal = False  # the change is one of whole clips
+    def __init__(self, change: str, model: RewardModel, other_tasks: Mapping[str, str] | None = None) -> None:
+        """``model`` behind the change of that name.
 
-    def __init__(self, change: str, model: RewardModel) -> None:
-        """``model`` behind the change of that name."""
-        super().__init__()
-        self.change, self.model = CHANGES[change], model
+        Args:
+            change: One of `CHANGES`.
+            model: Who is asked.
+            other_tasks: What ``wrong_task`` says instead of an instruction, where it is not that of `CHANGES`.
+        """
+        super().__init__(model)
+        self.change, self.other_tasks = CHANGES[change], other_tasks or {}
         self.source, self.model_id = f"control:{change}:{model.source}", f"{model.model_id} ({change})"
-        self.revision, self.dtype = model.revision, model.dtype
-        self.default_protocol, self.success_threshold = model.default_protocol, model.success_threshold
-        self.has_progress, self.has_success, self.tiled = model.has_progress, model.has_success, model.tiled
-        self.bins = model.bins
-        self.record = model.record
+        self.causal = False  # the change is one of whole clips
+        self.doubts = Doubts(quiet=True)  # that a model is shown what it does not know is the point
 
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`."""
-        return self.model.predict([self._changed(clip) for clip in clips])
+        return super().predict([self._changed(clip) for clip in clips])
 
     def predict_steps(
         self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
     ) -> list[Prediction]:
         """See `RewardModel.predict_steps`; episodes are changed as a whole."""
-        return self.model.predict_steps([self._changed(clip) for clip in clips], protocol, every)
+        return super().predict_steps([self._changed(clip) for clip in clips], protocol, every)
 
     def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
         """See `RewardModel.compare`."""
-        return self.model.compare([(self._changed(one), self._changed(other)) for one, other in pairs], both_orders)
+        return super().compare([(self._changed(one), self._changed(other)) for one, other in pairs], both_orders)
 
     def _changed(self, clip: Clip) -> Clip:
-        return Clip(*self.change(clip.read(), clip.task))
+        frames, task = self.change(clip.read(), clip.task)
+        return Clip(frames, task if task == clip.task else self.other_tasks.get(clip.task, task))
 
 
 def load(where: str, device: str = "cpu", dtype: str | None = None) -> RewardModel:

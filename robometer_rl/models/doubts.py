@@ -34,8 +34,9 @@ _MOST_TASKS: Final = 8  # unknown instructions that are named
 class Doubts:
     """Counts, for one model, what speaks against believing it; each kind of doubt is logged once."""
 
-    def __init__(self) -> None:
-        """Nothing speaks against it yet."""
+    def __init__(self, quiet: bool = False) -> None:
+        """Nothing speaks against it yet; with ``quiet`` only debugging shows what does."""
+        self._level = logging.DEBUG if quiet else logging.WARNING
         self._lock = threading.Lock()
         self._named: set[str] = set()
         self._said: set[str] = set()
@@ -66,7 +67,8 @@ class Doubts:
             if task in self._named or len(self._named) >= _MOST_TASKS:
                 return
             self._named.add(task)
-        logger.warning(
+        logger.log(
+            self._level,
             "%s was not trained on the task %r, and what it says of it means little; it knows %s",
             model,
             single_line(task),
@@ -87,7 +89,8 @@ class Doubts:
             if not convinced or "pictures" in self._said:
                 return
             self._said.add("pictures")
-        logger.warning(
+        logger.log(
+            self._level,
             "%s was trained on other pictures than these (camera, light or environment): they are %.1f times as far "
             "from its own as those lie apart. Do not rely on what it says; record episodes as they look now and run "
             "`robometer-rl adapt`",
@@ -107,7 +110,8 @@ class Doubts:
             if self._at_floor < FLOOR_EPISODES or "floor" in self._said:
                 return
             self._said.add("floor")
-        logger.warning(
+        logger.log(
+            self._level,
             "%s has seen no progress above %.2f in %d episodes in a row: either nothing was done in them, or it does "
             "not know this task, camera or robot. `robometer-rl score` shows what it says of an episode that succeeds, "
             "`robometer-rl adapt` makes a model of your own recordings",

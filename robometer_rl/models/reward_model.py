@@ -22,7 +22,14 @@ from robometer_rl.models.doubts import Doubts
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.rewards import RewardSpec
 
-__all__ = ["HistoryStream", "RewardModel", "RewardStream", "UnreadableAnswerError", "UnsupportedByModelError"]
+__all__ = [
+    "ForwardingModel",
+    "HistoryStream",
+    "RewardModel",
+    "RewardStream",
+    "UnreadableAnswerError",
+    "UnsupportedByModelError",
+]
 
 T = TypeVar("T")
 
@@ -352,6 +359,35 @@ class RewardModel(ABC):
             "robometer_rl.wrappers.vector.RobometerReward (Gymnasium) or robometer_rl.wrappers.sb3.VecRobometerReward "
             "(Stable-Baselines3), and render in the workers with robometer_rl.wrappers.rendering.RenderToInfo"
         )
+
+
+class ForwardingModel(RewardModel):
+    """A model in front of another, which is asked; subclasses change what is asked or keep what is answered."""
+
+    def __init__(self, model: RewardModel) -> None:
+        """In front of ``model``, as which it is recorded in outputs."""
+        super().__init__()
+        self.model = model
+        self.source, self.model_id, self.revision = model.source, model.model_id, model.revision
+        self.dtype, self.device, self.bins = model.dtype, model.device, model.bins
+        self.default_protocol, self.success_threshold = model.default_protocol, model.success_threshold
+        self.has_progress, self.has_success, self.causal = model.has_progress, model.has_success, model.causal
+        self.tiled, self.record = model.tiled, model.record
+        self.doubts = model.doubts
+
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """See `RewardModel.predict`."""
+        return self.model.predict(clips)
+
+    def predict_steps(
+        self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
+    ) -> list[Prediction]:
+        """See `RewardModel.predict_steps`."""
+        return self.model.predict_steps(clips, protocol, every)
+
+    def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
+        """See `RewardModel.compare`."""
+        return self.model.compare(pairs, both_orders)
 
 
 def _questions(clip: Clip, protocol: FrameProtocol, every: int) -> Iterator[Clip]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
-__all__ = ["html", "html_json", "markdown", "markdown_code", "printable", "single_line"]
+__all__ = ["html", "html_json", "markdown", "markdown_code", "markdown_table", "printable", "single_line"]
 
 # Control characters but tab and newline, what changes the direction of writing, line ends that only some programs
 # know, and halves of surrogate pairs, which stand for bytes of file names that are not UTF-8.
@@ -74,3 +75,20 @@ def markdown(text: str) -> str:
 def markdown_code(text: str) -> str:
     """``text`` set as code in a line of Markdown, also within a table."""
     return f"`{text}`" if _PLAIN_CODE.fullmatch(text) else f"<code>{markdown(text)}</code>"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; headings and cells are taken as they are, see `markdown`.
+
+    Args:
+        columns: Headings.
+        rows: As many cells each.
+
+    Example:
+        >>> print(markdown_table(("task", "n"), [("push", "3")]))
+        | task | n |
+        | --- | --- |
+        | push | 3 |
+    """
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -16,7 +16,7 @@ from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import inside
 from robometer_rl.models.locations import CHECKPOINT_FILES, hub_errors, is_compact, is_hub_id
 from robometer_rl.provenance import read_record
-from robometer_rl.report.markup import markdown, markdown_code
+from robometer_rl.report.markup import markdown, markdown_code, markdown_table
 from robometer_rl.report.terminal import open_console
 
 __all__ = ["CARD_FILE", "PublishConfig", "PublishError", "Release", "compact_card", "model_card", "prepare", "publish"]
@@ -110,7 +110,7 @@ def _compact_facts(model: CompactModel) -> str:
         "Frames": f"{config.resolution} x {config.resolution}; default protocol {markdown_code(config.protocol)}",
         "Success threshold": "not calibrated" if config.success_threshold is None else f"{config.success_threshold}",
     }
-    return _table(("", ""), list(facts.items()))
+    return markdown_table(("", ""), list(facts.items()))
 
 
 def _compact_training(trained: Mapping[str, Any]) -> list[str]:
@@ -118,15 +118,15 @@ def _compact_training(trained: Mapping[str, Any]) -> list[str]:
     if not trained:
         return ["## Data and training\n\nNot recorded."]
     verdict = trained["verdict"]
-    data = _table(("", ""), [(markdown(name), markdown(value)) for name, value in trained["data"].items()])
-    kinds = _table(
+    data = markdown_table(("", ""), [(markdown(name), markdown(value)) for name, value in trained["data"].items()])
+    kinds = markdown_table(
         ("Outcome", "Episodes", "Final progress", "True"),
         [
             (markdown(each["name"]), str(each["episodes"]), f"{each['final']:.2f}", _known(each["true_final"]))
             for each in verdict["outcomes"]
         ],
     )
-    checks = _table(
+    checks = markdown_table(
         ("Check", "Found", "Expected", "Met"),
         [
             (
@@ -173,7 +173,7 @@ def _facts(model: Robometer) -> str:
     }
     if config.tiled:
         facts["Pictures"] = "several cameras in one, laid out by `robometer_rl.tiles`"
-    return _table(("", ""), list(facts.items()))
+    return markdown_table(("", ""), list(facts.items()))
 
 
 def _literal(name: str) -> str:
@@ -189,7 +189,7 @@ def _training(record: Mapping[str, Any]) -> str:
     options = record["options"]
     stages = [f"{options[name]['steps']} steps, {name}" for name in ("pretraining", "frozen", "joint")]
     lines = [
-        _table(("Data source", "Tasks", "Frames", "Episodes"), rows),
+        markdown_table(("Data source", "Tasks", "Frames", "Episodes"), rows),
         f"Started from {markdown(record['start'] or 'random weights')}; {'; '.join(stages)}; seed {options['seed']}. "
         "`training.json` has all options, versions and times.",
     ]
@@ -209,7 +209,7 @@ def _results(evaluation: Mapping[str, Any]) -> str:
         f"Dense scores under {markdown_code(evaluation['protocol'])}, every {evaluation['every']} recorded frames, of "
         f"{_counts(evaluation['episodes'])}."
     )
-    table = _table(("Metric", "Value", "95 % interval", "n"), rows)
+    table = markdown_table(("Metric", "Value", "95 % interval", "n"), rows)
     return "\n\n".join([f"{where} {_READING}", table])
 
 
@@ -219,11 +219,6 @@ def _counts(episodes: Mapping[str, int]) -> str:
 
 def _interval(metric: Mapping[str, Any]) -> str:
     return "" if metric["low"] is None else f"{metric['low']:.3f} to {metric['high']:.3f}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 _LEFT_OUT: Final = ("trainer_state.json",)  # what going on with a training needs, and nobody else

@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from robometer_rl.evaluation.published.journal import Journal, JournalledModel
 from robometer_rl.evaluation.published.questions import Pair, Question
-from robometer_rl.files import append_line, whole_lines, write_text
 from robometer_rl.frames import Clip
-from robometer_rl.models.controls import BLIND, CHANGES, BlindModel
+from robometer_rl.models.controls import BLIND, CHANGES, BlindModel, ChangedModel
 from robometer_rl.models.reward_model import RewardModel
-from robometer_rl.prediction import as_probabilities
 from robometer_rl.report.terminal import open_console
 
-__all__ = ["Answerer", "Journal", "answerers"]
+__all__ = ["Answerer", "answerers"]
 
 _BATCH: Final = 8  # clips per call
 
 Floats = NDArray[np.float32]
 _Item = TypeVar("_Item")
-
-
-class Journal:
-    """Answers on disk, one line each, by what was asked: model, frames and instruction."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Reads the answers in ``path``; keeps them in memory alone if that is None."""
-        self._path, self._kept = path, dict[str, list[float]]()
-        if path is None or not path.exists():
-            return
-        lines = whole_lines(path)
-        if path.read_bytes()[-1:] not in (b"", b"\n"):  # a process was killed within a line
-            write_text(path, "".join(f"{line}\n" for line in lines))
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line)
-                self._kept[entry["asked"]] = [float(value) for value in entry["said"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}, is no answer of a model: {error}; remove the file to ask again"
-                ) from error
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, asked: str) -> Floats | None:
-        """The answer to what was asked, if there is one."""
-        return np.array(self._kept[asked], np.float32) if asked in self._kept else None
-
-    def add(self, asked: str, said: NDArray[Any]) -> None:
-        """Keeps an answer; it is on disk when this returns."""
-        self._kept[asked] = [float(value) for value in said]
-        if self._path is not None:
-            append_line(self._path, json.dumps({"asked": asked, "said": self._kept[asked]}))
 
 
 @dataclass(frozen=True)
@@ -91,32 +54,34 @@ class Answerer:
         if isinstance(self.model, BlindModel):
             return [self.model.answer(each.frames, len(each.episode)) for each in questions]
         others = _other_tasks([(each.episode.task, each.task) for each in questions])
-        clips = [
-            lambda each=each, other=other: self._clip(each, other)
-            for each, other in zip(questions, others, strict=True)
-        ]
-
-        def ask(batch: list[Clip]) -> list[Floats]:
-            return [said.progress for said in self.model.predict(batch)]
-
-        return self._asked("progress", clips, ask, lambda clip: _digest(clip.read(), clip.task))
+        asked, said = JournalledModel(self.model, self.journal), list[Floats]()
+        for batch in self._batches(list(zip(questions, others, strict=True))):
+            said += [answer.progress for answer in asked.predict([self._clip(*each) for each in batch])]
+        return said
 
     def preferences(self, pairs: Sequence[Pair]) -> Floats:
         """(n, 2) the probability that is given to the first clip, with the better and with the worse one there."""
         others = _other_tasks([(each.better.episode.task, each.better.task) for each in pairs])
+        asked, said = JournalledModel(self.model, self.journal), list[Floats]()
+        for batch in self._batches(list(zip(pairs, others, strict=True))):
+            clips = [(self._clip(pair.better, other), self._clip(pair.worse, other)) for pair, other in batch]
+            swapped = [(worse, better) for better, worse in clips]
+            said.append(np.stack([asked.compare(clips), asked.compare(swapped)], axis=1))
+        return np.concatenate([np.zeros((0, 2), np.float32), *said])
 
-        def both(pair: Pair, other: str) -> tuple[Clip, Clip]:
-            return self._clip(pair.better, other), self._clip(pair.worse, other)
+    def as_model(self, tasks: Sequence[str]) -> RewardModel:
+        """The same one, for being asked about whole episodes.
 
-        def ask(batch: list[tuple[Clip, Clip]]) -> list[Floats]:
-            said = [self.model.compare(batch), self.model.compare([(worse, better) for better, worse in batch])]
-            return list(as_probabilities(np.stack(said, axis=1), "a preference", model=self.model.model_id))
-
-        clips = [lambda each=each, other=other: both(each, other) for each, other in zip(pairs, others, strict=True)]
-        said = self._asked(
-            "preference", clips, ask, lambda pair: "".join(_digest(clip.read(), clip.task) for clip in pair)
-        )
-        return np.array(said, np.float32).reshape(-1, 2)
+        Args:
+            tasks: Instructions of these episodes, one of which is taken for the wrong one of another.
+        """
+        if isinstance(self.model, BlindModel):
+            return self.model
+        asked, known = JournalledModel(self.model, self.journal), sorted(set(tasks))
+        if self.change is None:
+            return asked
+        others = _other_tasks([(task, task) for task in known])
+        return ChangedModel(self.change, asked, dict(zip(known, others, strict=True)))
 
     def _clip(self, question: Question, other_task: str) -> Clip:
         frames = Clip(question.episode.frames, question.task).read(list(question.frames))
@@ -128,50 +93,37 @@ class Answerer:
         held = np.minimum(np.arange(len(frames)), question.real - 1)  # padding repeats the last frame that is shown
         return Clip(shown[held], task)
 
-    def _asked(
-        self,
-        kind: str,
-        items: Sequence[Callable[[], _Item]],
-        ask: Callable[[list[_Item]], list[Floats]],
-        digest: Callable[[_Item], str],
-    ) -> list[Floats]:
-        who = json.dumps([kind, self.model.source, self.model.revision, self.model.dtype])
-        said: list[Floats] = []
-        for start in self._batches(len(items)):
-            batch = [make() for make in items[start : start + _BATCH]]
-            keys = [hashlib.sha256(f"{who}{digest(item)}".encode()).hexdigest() for item in batch]
-            new = {key: item for key, item in zip(keys, batch, strict=True) if self.journal.get(key) is None}
-            if new:
-                for key, answer in zip(new, ask(list(new.values())), strict=True):
-                    self.journal.add(key, answer)
-            for key in keys:
-                answer = self.journal.get(key)
-                assert answer is not None
-                said.append(answer)
-        return said
-
-    def _batches(self, count: int) -> Iterator[int]:
-        console = open_console(stderr=True)
-        yield from track(
-            range(0, count, _BATCH), self.name, console=console, transient=True, disable=not self.show_progress
-        )
+    def _batches(self, items: list[_Item]) -> Iterator[list[_Item]]:
+        console, starts = open_console(stderr=True), range(0, len(items), _BATCH)
+        for start in track(starts, self.name, console=console, transient=True, disable=not self.show_progress):
+            yield items[start : start + _BATCH]
 
 
-def answerers(model: RewardModel, journal: Path | None, controls: bool, show_progress: bool = False) -> list[Answerer]:
-    """A model, and the controls that belong beside it.
+def answerers(
+    models: Sequence[RewardModel], journal: Path | None, controls: bool, show_progress: bool = False
+) -> list[Answerer]:
+    """Models, and the controls that belong beside them.
 
     Args:
-        model: First in the list.
-        journal: File of its answers.
-        controls: Whether controls follow.
+        models: First in the list, in their order.
+        journal: File of their answers.
+        controls: Whether controls follow: of each model that sees something, then those that see nothing.
         show_progress: Draw progress bars on standard error.
+
+    Raises:
+        ValueError: Two models are called the same.
     """
+    names = [model.model_id for model in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"got models called {', '.join(names)}; expected different names, as in other folders")
     kept = Journal(journal)
-    asked = [Answerer(model.model_id, model, None, kept, show_progress)]
-    if not controls or isinstance(model, BlindModel):
+    asked = [Answerer(model.model_id, model, None, kept, show_progress) for model in models]
+    seeing = [model for model in models if not isinstance(model, BlindModel)]
+    if not controls or not seeing:
         return asked
-    asked += [Answerer(f"{model.model_id}, {_SAID[name]}", model, name, kept, show_progress) for name in CHANGES]
-    return asked + [Answerer(name, blind(name)) for name, blind in BLIND.items()]
+    for model in seeing:
+        asked += [Answerer(f"{model.model_id}, {_SAID[name]}", model, name, kept, show_progress) for name in CHANGES]
+    return asked + [Answerer(name, blind(name)) for name, blind in BLIND.items() if name not in names]
 
 
 _SAID: Final = {
@@ -180,10 +132,6 @@ _SAID: Final = {
     "wrong_task": "wrong task",
     "truncated": "second half not shown",
 }
-
-
-def _digest(frames: NDArray[np.uint8], task: str) -> str:
-    return hashlib.sha256(repr((frames.shape, task)).encode() + np.ascontiguousarray(frames).tobytes()).hexdigest()
 
 
 def _other_tasks(tasks: Sequence[tuple[str, str]]) -> list[str]:

@@ -13,7 +13,14 @@ import tyro
 
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.evaluate import EvaluateConfig, run_evaluate
-from robometer_rl.evaluation.published.judging import Judged, Kind, judge, tables, write_reference_files
+from robometer_rl.evaluation.published.judging import (
+    Judged,
+    Kind,
+    judge,
+    main_numbers,
+    tables,
+    write_reference_files,
+)
 from robometer_rl.evaluation.published.questions import Dataset, Drawing
 from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
@@ -242,7 +249,7 @@ def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence
     tiled = all(episode.tiled for dataset in datasets for episode in dataset.episodes)
     model.require_views(f"the evaluation {config.kind!r}", tiled=tiled)
     config.output.mkdir(parents=True, exist_ok=True)
-    asked = answerers(model, config.output / "answers.jsonl", config.controls, show_progress=True)
+    asked = answerers([model], config.output / "answers.jsonl", config.controls, show_progress=True)
     drawing = config.drawing(model)
     judged: list[Judged] = []
     for dataset in datasets:
@@ -270,30 +277,7 @@ def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence
         )
         + "\n",
     )
-    logger.info("%s", _summary(judged, config.output))
+    found = [line for each in judged for line in main_numbers(each)]
+    found.append(f"wrote {config.output}; read each number beside those of the controls (docs/evaluation.md)")
+    logger.info("%s", "\n".join(found))
     return judged
-
-
-_MAIN: Final = {
-    "alignment": ("voc_pearson_time", "pearson"),
-    "ranking": ("ranking_accuracy", "ranking_acc_last"),
-    "confusion": ("own_task_first", "normalized_trace_minus_offdiag"),
-    "preference": ("preference_accuracy_mean", "preference_accuracy"),
-}
-
-
-def _summary(judged: Sequence[Judged], output: Path) -> str:
-    """What was found, how good the best control is, and where it is written."""
-    lines = []
-    for each in judged:
-        ours, theirs = _MAIN[each.kind]
-
-        def value(row: Any, ours: str = ours, theirs: str = theirs) -> float:
-            return row.corrected[ours].value if row.corrected else row.legacy.get(theirs, float("nan"))
-
-        controls = [(value(row), row.name) for row in each.rows if row.is_control and value(row) == value(row)]
-        best = max(controls, default=None)
-        beside = f", the best control ({best[1]}) {best[0]:.3f}" if best else ""
-        name = ours if each.rows[0].corrected else theirs
-        lines.append(f"{each.name}: {name} {value(each.rows[0]):.3f}{beside}")
-    return "\n".join([*lines, f"wrote {output}; read each number beside those of the controls (docs/evaluation.md)"])

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.table import Table
 
 from robometer_rl.data.published import published
-from robometer_rl.evaluation.metrics import Estimate
+from robometer_rl.evaluation.metrics import Estimate, plain_metrics
 from robometer_rl.evaluation.published import measured
 from robometer_rl.evaluation.published.answers import Answerer
 from robometer_rl.evaluation.published.measured import Legacy
@@ -42,7 +42,19 @@ from robometer_rl.report.figures import (
     save_picture,
 )
 
-__all__ = ["FOLDERS", "Judged", "Kind", "Row", "judge", "manifest_of", "tables", "write_reference_files"]
+__all__ = [
+    "FOLDERS",
+    "Judged",
+    "Kind",
+    "NothingToAskError",
+    "Row",
+    "judge",
+    "main_numbers",
+    "manifest_of",
+    "may_be_asked",
+    "tables",
+    "write_reference_files",
+]
 
 Kind = Literal["alignment", "ranking", "confusion", "preference"]
 
@@ -70,6 +82,10 @@ _CELL: Final = 46
 _NAMES: Final = 210
 
 
+class NothingToAskError(ValueError):
+    """A set has no episodes of the kind that an evaluation is about; the message says what it wants."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What one answerer reaches.
@@ -88,10 +104,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""
-        corrected = {
-            name: {key: None if value != value else value for key, value in estimate.as_dict().items()}
-            for name, estimate in self.corrected.items()
-        }
+        corrected = plain_metrics(self.corrected)
         return {"name": self.name, "control": self.is_control, "legacy": dict(self.legacy), "corrected": corrected}
 
 
@@ -149,7 +162,8 @@ def judge(
         legacy_only: Ask the reference's questions alone, and compute its numbers alone.
 
     Raises:
-        ValueError: There is nothing in the set to ask about.
+        NothingToAskError: There is nothing in the set to ask about.
+        UnsupportedByModelError: A model cannot answer such questions.
     """
     plain = replace(drawing, padded=False)
     as_published = drawing if legacy_only else replace(drawing, padded=True)
@@ -157,7 +171,7 @@ def judge(
     if not legacy_only:
         questions["corrected"] = list(_DRAWN[kind](dataset, plain))
     if not questions["legacy"]:
-        raise ValueError(
+        raise NothingToAskError(
             f"the set {' and '.join(dataset.names)} has no episodes for {kind}: {_WANTED[kind]}; it has "
             f"{len(dataset.episodes)} episodes of the qualities "
             f"{sorted({each.quality_label for each in dataset.episodes})}"
@@ -167,8 +181,8 @@ def judge(
     first: Legacy | None = None
     matrix = None
     for each in asked:
-        if kind == "confusion" and each.change == "wrong_task":
-            continue  # all tasks are asked about in any case
+        if not may_be_asked(kind, each):
+            continue
         said = {name: _answers(kind, each, about) for name, about in questions.items()}
         legacy = of_legacy(dataset, questions["legacy"], said["legacy"])
         corrected = {} if legacy_only else of_corrected(dataset, questions["corrected"], said["corrected"])
@@ -179,7 +193,7 @@ def judge(
                 last = "legacy" if legacy_only else "corrected"
                 values = [float(answer[-1]) for answer in said[last]]
                 matrix = measured.matrix_of(questions[last], values)
-    assert first is not None, "somebody is asked"
+    assert first is not None, "somebody may be asked"
     judged_by = questions["legacy" if legacy_only else "corrected"]
     rule = f"uniform({drawing.max_frames}){', padded' if legacy_only and drawing.padded else ''}"
     prefixes = {None: "whole clips", 0: "a prefix per frame"}.get(drawing.prefixes, f"{drawing.prefixes} prefixes")
@@ -193,6 +207,11 @@ def judge(
         legacy=first,
         matrix=matrix,
     )
+
+
+def may_be_asked(kind: Kind, answerer: Answerer) -> bool:
+    """Whether an evaluation means anything for somebody: one that asks about all tasks knows no wrong one."""
+    return kind != "confusion" or answerer.change != "wrong_task"
 
 
 _WANTED: Final = {
@@ -215,6 +234,29 @@ def manifest_of(questions: Sequence[Question | Pair]) -> str:
 
 def _clips(question: Question | Pair) -> tuple[Question, ...]:
     return (question,) if isinstance(question, Question) else (question.better, question.worse)
+
+
+_MAIN: Final[Mapping[Kind, tuple[str, str]]] = {
+    "alignment": ("voc_pearson_time", "pearson"),
+    "ranking": ("ranking_accuracy", "ranking_acc_last"),
+    "confusion": ("own_task_first", "normalized_trace_minus_offdiag"),
+    "preference": ("preference_accuracy_mean", "preference_accuracy"),
+}
+
+
+def main_numbers(judged: Judged) -> list[str]:
+    """The one number that matters most, of each model beside the best control: a line each."""
+    ours, theirs = _MAIN[judged.kind]
+
+    def value(row: Row) -> float:
+        return row.corrected[ours].value if row.corrected else row.legacy.get(theirs, float("nan"))
+
+    controls = [(value(row), row.name) for row in judged.rows if row.is_control and value(row) == value(row)]
+    beside = f", the best control ({max(controls)[1]}) {max(controls)[0]:.3f}" if controls else ""
+    models = [row for row in judged.rows if not row.is_control] or judged.rows[:1]
+    return [
+        f"{judged.name}: {ours if row.corrected else theirs} of {row.name} {value(row):.3f}{beside}" for row in models
+    ]
 
 
 def tables(judged: Judged) -> list[Table]:

@@ -11,8 +11,9 @@ import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
-from robometer_rl.evaluation.published.answers import Answerer, Journal, answerers
+from robometer_rl.evaluation.published.answers import Answerer, answerers
 from robometer_rl.evaluation.published.commands import parse_evaluate
+from robometer_rl.evaluation.published.journal import Journal
 from robometer_rl.evaluation.published.judging import Kind, judge, manifest_of, tables
 from robometer_rl.evaluation.published.questions import Dataset, Drawing, alignment_questions
 from robometer_rl.models.controls import BLIND
@@ -75,7 +76,7 @@ def test_the_success_frame_decides_what_time_is_worth() -> None:
 
 
 def test_controls_stand_in_every_table() -> None:
-    judged = judge("alignment", dataset("lab_one"), PREFIXES, answerers(PixelReader(), None, controls=True))
+    judged = judge("alignment", dataset("lab_one"), PREFIXES, answerers([PixelReader()], None, controls=True))
     names = [row.name for row in judged.rows]
     assert names[0] == "pixel-reader"
     assert len(names) == 8
