@@ -104,7 +104,7 @@ def run_models(config: BenchmarkConfig, asked: Benchmark, models: Sequence[Rewar
         models: Of whom.
 
     Returns:
-        The sets, in front of several the mean over them.
+        The sets, in front of those of a group the mean over them.
 
     Raises:
         ValueError: See `benchmark_sets` and `answerers`.
@@ -117,7 +117,7 @@ def run_models(config: BenchmarkConfig, asked: Benchmark, models: Sequence[Rewar
     sets = [ask_everybody(asked, dataset, everybody) for dataset in datasets]
     seconds = {"episodes": round(had_episodes - began, 1), "answers": round(time.monotonic() - had_episodes, 1)}
     differences = manifest_differences(asked, sets)
-    shown = [mean_of_sets(sets), *sets] if len(sets) > 1 else sets
+    shown = [mean_of_sets(sets), *sets] if asked.group and len(sets) > 1 else sets
     sources = {each.name: each.model.source for each in everybody if not each.is_control}
     tables = [(each, sheets_of(asked, each, len(sets) == 1, sources)) for each in shown]
     facts = {
