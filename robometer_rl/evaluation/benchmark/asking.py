@@ -146,6 +146,7 @@ def _judged(
         if not may_be_asked(kind, each):
             continue
         try:
+            each.model.require_views(f"the evaluation {kind!r}", tiled=all(row.tiled for row in dataset.episodes))
             of_one = judge(kind, dataset, drawing, [each])
         except UnsupportedByModelError as error:
             silent[f"{each.name}, {kind}"] = str(error)
