@@ -97,19 +97,7 @@ class Data:
 
 
 Command = (
-    Demo
-    | Score
-    | Collect
-    | Adapt
-    | Train
-    | Evaluate
-    | Benchmark
-    | Calibrate
-    | Relabel
-    | Data
-    | Publish
-    | Serve
-    | Ui
+    Demo | Score | Collect | Adapt | Train | Evaluate | Benchmark | Calibrate | Relabel | Data | Publish | Serve | Ui
 )
 
 

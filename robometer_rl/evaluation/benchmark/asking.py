@@ -20,7 +20,7 @@ from robometer_rl.evaluation.published.questions import Dataset, Drawing, shown_
 from robometer_rl.evaluation.scoring import Scoring, score_episodes
 from robometer_rl.evaluation.verdict import EvaluationVerdict, judge_metrics
 from robometer_rl.frames import Clip
-from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
+from robometer_rl.models.reward_model import RewardModel, UnreadableAnswerError, UnsupportedByModelError
 
 __all__ = ["MEAN", "JudgedSet", "ask_everybody", "manifest", "manifest_differences", "mean_of_sets"]
 
@@ -86,7 +86,7 @@ def ask_everybody(benchmark: Benchmark, dataset: Dataset, asked: Sequence[Answer
         for each in asked:
             try:
                 measured[each.name] = _measured(each, dataset)
-            except UnsupportedByModelError as error:
+            except (UnsupportedByModelError, UnreadableAnswerError) as error:
                 left_out[f"{each.name}, frame by frame"] = str(error)
                 continue
             protocols[each.name] = str(each.model.default_protocol)
@@ -148,7 +148,7 @@ def _judged(
         try:
             each.model.require_views(f"the evaluation {kind!r}", tiled=all(row.tiled for row in dataset.episodes))
             of_one = judge(kind, dataset, drawing, [each])
-        except UnsupportedByModelError as error:
+        except (UnsupportedByModelError, UnreadableAnswerError) as error:
             silent[f"{each.name}, {kind}"] = str(error)
         except NothingToAskError as error:
             return None, {kind: str(error)}

@@ -145,6 +145,8 @@ def _model(model: RewardModel) -> dict[str, Any]:
         "dtype": model.dtype,
         "device": model.device,
         "protocol": str(model.default_protocol),
+        "record": model.record,
+        "unanswered": model.unanswered,
     }
 
 
@@ -183,7 +185,7 @@ def _origin(facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         **{
             f"model {each['name']}": f"{each['source']}, revision {each['revision'] or 'unknown'}, {each['dtype']}, "
-            f"frame by frame {each['protocol']}"
+            f"frame by frame {each['protocol']}, {each['unanswered']} answers that cannot be read"
             for each in facts["models"]
         },
         "episodes and frames": asked,

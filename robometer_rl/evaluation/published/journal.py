@@ -125,7 +125,7 @@ class JournalledModel(ForwardingModel):
         ask: Callable[[list[_Item]], list[Answer]],
         digest: Callable[[_Item], str],
     ) -> list[Answer]:
-        who = json.dumps([*how, self.source, self.revision, self.dtype])
+        who = json.dumps([*how, self.source, self.revision, self.dtype, self.record])
         keys = [hashlib.sha256(f"{who}{digest(item)}".encode()).hexdigest() for item in items]
         new = {key: item for key, item in zip(keys, items, strict=True) if self._journal.get(key) is None}
         if new:
