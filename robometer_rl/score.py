@@ -17,18 +17,17 @@ from robometer_rl.files import write_text
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, check_task, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction
-from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.episode import EpisodeScores, runs_of_true
 from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, save_picture
 from robometer_rl.report.overlay import overlay_frames
-from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Series, Video, reduced, render_page, series_of
+from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Series, Video, judged_series, reduced, render_page
 from robometer_rl.report.terminal import open_console
-from robometer_rl.rewards import EpisodeRewards, RewardSpec, episode_rewards
+from robometer_rl.rewards import RewardSpec
 from robometer_rl.tiles import TiledFrames
 from robometer_rl.video import Recording, read_recording, write_video
 
 __all__ = [
     "ScoreConfig",
-    "episode_scores",
     "run_score",
     "score",
     "scored_series",
@@ -140,36 +139,13 @@ def score(config: ScoreConfig, recording: Recording, model: RewardModel) -> Pred
     with open_console(stderr=True).status(f"scoring {len(scored_steps(len(clip), config.every))} frames"):
         prediction = model.predict_steps([clip], _protocol(config), config.every)[0]
     threshold = RewardSpec().threshold(model.success_threshold)
-    scores = episode_scores(recording, prediction, config.task, threshold)
     out = config.out or Path("outputs") / "score" / config.video.stem
     series = scored_series(config.task, recording, prediction, threshold)
     write_scores(out, config.video.name, recording, prediction, series)
-    console.print(_summary(config.video.name, prediction, scores))
+    console.print(_summary(config.video.name, prediction, series.scores))
     console.print(f"prediction.npz, prediction.csv, curves.png and overlay.mp4 are in {out}", soft_wrap=True)
     console.print(f"see it: open {out / 'index.html'}", soft_wrap=True)
     return prediction
-
-
-def episode_scores(recording: Recording, prediction: Prediction, task: str, threshold: float) -> EpisodeScores:
-    """Puts predictions and the success rule beside the frames of the recording that they are about.
-
-    Args:
-        recording: The frames that were scored, T of them.
-        prediction: One value per scored frame.
-        task: The instruction.
-        threshold: Of the success rule, see `robometer_rl.RewardSpec.threshold`.
-    """
-    paid = _paid(recording, prediction, threshold)
-    steps = scored_steps(len(recording), prediction.every)
-    return EpisodeScores(
-        task=task,
-        numbers=recording.numbers[steps],
-        progress=prediction.progress,
-        success=prediction.success,
-        success_detected=np.append(False, paid.success_detected)[steps],
-        threshold=threshold,
-        uncertainty=prediction.uncertainty,
-    )
 
 
 def scored_series(
@@ -185,9 +161,9 @@ def scored_series(
         task: The instruction; the name if None.
         video: Which of the replay's videos it is about.
     """
-    scores = episode_scores(recording, prediction, name if task is None else task, threshold)
-    paid = _paid(recording, prediction, threshold).rewards
-    return series_of(name, prediction, scores, len(recording), paid, recording.true_success, video)
+    return judged_series(
+        name, prediction, len(recording), threshold, task, recording.numbers, recording.true_success, video
+    )
 
 
 def shown_seconds(recording: Recording) -> NDArray[np.float64]:
@@ -195,15 +171,6 @@ def shown_seconds(recording: Recording) -> NDArray[np.float64]:
     if recording.times is not None:
         return recording.times - recording.times[0]
     return np.arange(len(recording)) / (recording.playback_fps or PLAYBACK_FPS)
-
-
-def _paid(recording: Recording, prediction: Prediction, threshold: float) -> EpisodeRewards:
-    """What the usual reward pays for it."""
-    spec = RewardSpec(every=prediction.every)
-    no_task_reward = np.zeros(len(recording) - 1)
-    return episode_rewards(
-        spec, prediction.progress, prediction.success, no_task_reward, terminated=False, threshold=threshold
-    )
 
 
 def write_scores(out: Path, name: str, recording: Recording, prediction: Prediction, series: Series) -> None:
@@ -222,8 +189,8 @@ def write_scores(out: Path, name: str, recording: Recording, prediction: Predict
     seconds = recording.seconds
     is_scored = np.isin(recording.numbers, scores.numbers)
     scores.write_csv(out / "prediction.csv", None if seconds is None else seconds[is_scored])
-    save_picture(_figure(prediction, scores), out / "curves.png")
-    overlay = overlay_frames(recording.frames, scores.hold(recording.numbers))
+    save_picture(_figure(prediction, scores, recording), out / "curves.png")
+    overlay = overlay_frames(recording.frames, scores.hold(recording.numbers), recording.true_success)
     fps = recording.playback_fps or PLAYBACK_FPS
     write_video(out / "overlay.mp4", overlay, fps, recording.times)
     write_video(out / "video.mp4", reduced(recording.frames), fps, recording.times)
@@ -239,7 +206,7 @@ def write_scores(out: Path, name: str, recording: Recording, prediction: Predict
     write_text(out / "index.html", page)
 
 
-def _figure(prediction: Prediction, scores: EpisodeScores) -> Image.Image:
+def _figure(prediction: Prediction, scores: EpisodeScores, recording: Recording) -> Image.Image:
     curves = [
         Curve("progress", scores.numbers, scores.progress, LIGHT.progress),
     ]
@@ -247,7 +214,10 @@ def _figure(prediction: Prediction, scores: EpisodeScores) -> Image.Image:
         curves.append(Curve("success probability", scores.numbers, scores.success, LIGHT.success))
     mark = scores.success_frame
     label = "" if mark is None else f"success from frame {mark}"
-    panel = Panel("Prediction", curves, None if scores.success is None else scores.threshold, mark, label)
+    threshold = None if scores.success is None else scores.threshold
+    runs = [] if recording.true_success is None else runs_of_true(recording.true_success)
+    done = [(int(recording.numbers[first]), int(recording.numbers[end])) for first, end in runs]
+    panel = Panel("Prediction", curves, threshold, mark, label, done)
     return draw_figure(scores.task, _origin(prediction), [panel])
 
 

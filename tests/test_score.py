@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from PIL import Image
 
 from robometer_rl.frames import FrameError, NestedFrames, TaskError
 from robometer_rl.prediction import Prediction
-from robometer_rl.score import ScoreConfig, episode_scores, run_score, score, tiled_recording
+from robometer_rl.score import ScoreConfig, run_score, score, scored_series, tiled_recording
 from robometer_rl.video import Recording, VideoError, read_recording, write_video
 from tests.fixed_models import BrightnessModel
+from tests.report.test_replay import Elements
 
 TASK = "open the drawer"
 
@@ -96,6 +98,21 @@ def test_what_is_tiled_is_synchronised(tmp_path: Path) -> None:
         tiled_recording(tmp_path / "top.mp4", thinned, [tmp_path / "side.mp4"])
 
 
+def test_true_success_that_was_recorded_is_drawn_wherever_the_prediction_is(config: ScoreConfig) -> None:
+    frames = grey_frames([0, 51, 102, 255, 255, 255])
+    assert config.out is not None
+    drawn: list[list[bytes]] = []
+    for success in (None, [0, 0, 0, 0, 1, 1]):
+        known = {} if success is None else {"success": np.array(success)}
+        np.savez(config.video, allow_pickle=False, frames=frames, **known)
+        score(config, read_recording(config.video), BrightnessModel())
+        drawn.append([(config.out / name).read_bytes() for name in ("curves.png", "overlay.mp4")])
+        (section,) = Elements((config.out / "index.html").read_text()).all("section")
+        (series,) = json.loads(section["data-replay"] or "")["series"]
+        assert series["trueSuccess"] == (None if success is None else [[4, 5]])
+    assert all(known != unknown for unknown, known in zip(*drawn, strict=True))
+
+
 def test_the_overlay_shows_each_frame_above_its_values(config: ScoreConfig) -> None:
     levels = [0, 60, 120, 240]
     score(config, recording_of(levels), BrightnessModel())
@@ -127,7 +144,7 @@ def test_success_is_counted_on_scored_frames_after_the_first() -> None:
     def success_detected(levels: list[int], every: int) -> list[bool]:
         recording = recording_of(levels)
         prediction = BrightnessModel().predict_steps([_clip(recording)], every=every)[0]
-        return episode_scores(recording, prediction, TASK, 0.65).success_detected.tolist()
+        return scored_series(TASK, recording, prediction, 0.65).scores.success_detected.tolist()
 
     assert success_detected([255, 255, 255, 0], every=1) == [False, False, True, False]
     # Two frames of the recording are one scored frame: not yet patience's two.

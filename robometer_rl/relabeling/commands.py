@@ -24,6 +24,7 @@ from robometer_rl.relabeling.journal import Journal
 from robometer_rl.relabeling.ray_engine import RayEngine
 from robometer_rl.relabeling.report import write_report
 from robometer_rl.relabeling.returns import Horizon
+from robometer_rl.report.recordings import PAGE
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import Mode, RewardSpec
 from robometer_rl.video.lazy import Orientation
@@ -80,7 +81,7 @@ class RelabelConfig:
     verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Score a random sample of episodes again before anything is written."""
     report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write a page with histograms and with the best, worst and disputed episodes (OUTPUT.html)."""
+    """Write a page with histograms, videos and curves, worst disagreements first (OUTPUT-report/index.html)."""
     device: str = "cpu"
     """Where the model runs, such as 'cuda'."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -186,7 +187,7 @@ def relabel(
                 found = verify_labels(dataset, labeller, labels, engine=engine)
                 logger.info("scored %d episodes again: %.2g apart at most", len(found.episodes), found.difference)
             if report:
-                write_report(report_path(writer), dataset, labels)
+                write_report(report_path(writer).parent, dataset, labels, show_progress)
             writer.write(labels)
         else:
             remove_left_over(writer.destination)
@@ -225,7 +226,7 @@ def journal_path(writer: LabelWriter) -> Path:
 
 def report_path(writer: LabelWriter) -> Path:
     """Where the page of ``--report`` is."""
-    return writer.destination.with_name(f"{writer.destination.name}.html")
+    return writer.destination.with_name(f"{writer.destination.name}-report") / PAGE
 
 
 def _engine(config: RelabelConfig) -> tuple[Engine, RewardModel]:
@@ -249,7 +250,7 @@ def _print_next(config: RelabelConfig, writer: LabelWriter) -> None:
     if config.report:
         console.print(f"page: {report_path(writer)}", soft_wrap=True)
     else:
-        console.print("no page was asked for: --report draws one of the best, worst and disputed episodes")
+        console.print("no page was asked for: --report writes one with videos and curves, worst disagreements first")
     console.print("how to train on it, by format: docs/relabeling.md", soft_wrap=True)
 
 

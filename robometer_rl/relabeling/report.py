@@ -1,189 +1,177 @@
-"""One HTML page, in one file, about the labels of a dataset: are they what a person would have said?"""
+"""A page about the labels of a dataset: are they what a person would have said?"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robometer_rl.files import write_text
-from robometer_rl.formats.dataset import EpisodeLabels, Labels, RecordedEpisode, RelabelDataset
-from robometer_rl.frames import as_frames
-from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, draw_histogram
-from robometer_rl.report.markup import html
-from robometer_rl.report.page import definitions, document
+from robometer_rl.formats.dataset import EpisodeLabels, Labels, Provenance, RecordedEpisode, RelabelDataset
+from robometer_rl.formats.trajectories import tiled
+from robometer_rl.frames import FrameSequence, scored_steps
+from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.figures import draw_histogram
+from robometer_rl.report.page import definitions, figure
+from robometer_rl.report.recordings import MOST_SHOWN, write_recordings
+from robometer_rl.report.replay import Replay, Series, paid_between, shown_frames, worst_first
 
-__all__ = ["disputed", "write_report"]
+__all__ = ["write_report"]
 
-_SHOWN: Final = 3  # episodes on either end, and of those in dispute, that are drawn
-_LISTED: Final = 200
-_THUMBNAILS: Final = 6
-_THUMBNAIL_HEIGHT: Final = 96
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What is kept of an episode besides its labels, so that no frames stay in memory."""
-
-    labels: EpisodeLabels
-    task: str
-    original: NDArray[np.float64] | None
-    success: bool | None
-
-    @property
-    def value(self) -> float:
-        """The sum of its learned rewards."""
-        return float(self.labels.rewards.sum())
-
-    @property
-    def is_disputed(self) -> bool:
-        """Whether its own label of success says something else than the success rule at its end."""
-        return self.success is not None and self.labels.has_success and self.success != self.labels.succeeds
+_LISTED: Final = 200  # skipped episodes
+_OUTCOMES: Final = {None: "", True: "success", False: "failure"}
 
 
-def write_report(path: Path, dataset: RelabelDataset, labels: Labels) -> None:
-    """Writes the page: histograms, the best and the worst episodes, and those whose success is in dispute.
+def write_report(folder: Path, dataset: RelabelDataset, labels: Labels, show_progress: bool = False) -> Path:
+    """Writes the page: histograms, and the episodes under one cursor with their labels, worst disagreements first.
 
-    Episodes are ordered by the sum of their learned rewards. Their frames are read again for the pictures.
+    At most `MOST_SHOWN` episodes are shown; their frames are read again for the videos.
 
     Args:
-        path: The file; one that is there is replaced.
+        folder: Where the page and its videos go.
         dataset: The dataset.
         labels: Its labels.
+        show_progress: Draw a progress bar on standard error.
+
+    Returns:
+        The page.
     """
-    facts = [_facts(dataset.episode(key), labels.episodes[key]) for key in labels.episodes]
-    ranked = sorted(facts, key=lambda fact: -fact.value)
-    best, worst = ranked[:_SHOWN], ranked[max(len(ranked) - _SHOWN, _SHOWN) :][::-1]
-    in_dispute = [fact for fact in facts if fact.is_disputed]
-    title = f"Learned rewards of {dataset.options.path.name}"
-    sections = [
-        f"<h1>{html(title)}</h1>\n<p class='lead'>{html(_lead(facts, labels))}</p>",
-        f"<h2>Rewards and progress</h2>\n<div class='grid'>{''.join(map(_figure, _histograms(facts)))}</div>",
-        _section("Best episodes", best, dataset, labels),
-        _section("Worst episodes", worst, dataset, labels),
-        _dispute(facts, in_dispute, dataset, labels),
-        _skipped(labels),
-        "<h2>How this was made</h2>\n<div class='card'><dl>"
-        + definitions({name: str(value) for name, value in labels.provenance.to_dict().items()})
-        + "</dl></div>",
+    replays: list[Replay] = []
+    original: list[NDArray[np.float64]] = []
+    for key, said in labels.episodes.items():
+        episode = dataset.episode(key)
+        replays.append(_replay(episode, said, labels.provenance))
+        if episode.task_rewards is not None:
+            original.append(episode.task_rewards)
+    shown = [replays[place] for place in worst_first(replays)[:MOST_SHOWN]]
+    figures = "".join(
+        figure(_address(picture), title) for title, picture in _histograms(list(labels.episodes.values()), original)
+    )
+    return write_recordings(
+        folder,
+        f"Learned rewards of {dataset.options.path.name}",
+        _lead(replays, labels),
+        ((replay, _cameras(dataset, replay.name)) for replay in shown),
+        {name: str(value) for name, value in labels.provenance.to_dict().items()},
+        count=len(shown),
+        sections=[f"<h2>Rewards and progress</h2>\n<div class='grid'>{figures}</div>", *_skipped(labels)],
+        show_progress=show_progress,
+    )
+
+
+def _cameras(dataset: RelabelDataset, key: str) -> dict[str, FrameSequence]:
+    """What the model was shown of an episode."""
+    episode = dataset.episode(key)
+    return dict((tiled(episode) if dataset.options.tile else episode).cameras)
+
+
+def _replay(episode: RecordedEpisode, said: EpisodeLabels, made: Provenance) -> Replay:
+    spec, count = made.spec, episode.num_frames
+    steps = scored_steps(count, spec.every)
+    scores = EpisodeScores(
+        task=episode.tasks[0],
+        numbers=steps,
+        progress=said.progress[steps],
+        success=said.success[steps] if said.has_success else None,
+        success_detected=np.append(False, said.success_detected)[:count][steps],
+        threshold=made.success_threshold,
+    )
+    series = Series(
+        name=made.model_id,
+        steps=steps,
+        scores=scores,
+        rewards=paid_between(steps, said.rewards),
+        shown=shown_frames(made.protocol, steps),
+        true_success=episode.success_of_frames,
+        outcome=episode.success,
+    )
+    gap = series.disagreement
+    values = {
+        "Disagreement": "" if gap is None else f"{gap:.2f}",
+        "Recorded": _OUTCOMES[episode.success],
+        "Predicted": _OUTCOMES[said.succeeds if said.has_success else None],
+        "Last progress": f"{said.progress[-1]:.2f}",
+        "Last success": f"{said.success[-1]:.2f}" if said.has_success else "",
+        "Sum of rewards": f"{said.rewards.sum():+.2f}",
+    }
+    return Replay(episode.key, [series], description=_description(episode, said, spec.mode), values=values)
+
+
+def _description(episode: RecordedEpisode, said: EpisodeLabels, mode: str) -> str:
+    parts = [*episode.tasks[:1], f"its {mode} rewards sum to {said.rewards.sum():.3f}"]
+    parts.append(
+        f"recorded as a {_OUTCOMES[episode.success]}" if episode.success is not None else "outcome not recorded"
+    )
+    if said.imputed.any():
+        parts.append(f"of the last step no frame was recorded: its {said.rewards[-1]:.3f} is imputed and not drawn")
+    return " · ".join(parts)
+
+
+def _lead(replays: Sequence[Replay], labels: Labels) -> str:
+    said = list(labels.episodes.values())
+    steps, imputed = sum(each.num_steps for each in said), sum(int(each.imputed.sum()) for each in said)
+    judged = [each for each in said if each.has_success]
+    outcomes = [replay.series[0].outcome for replay in replays]
+    known = [(each.succeeds, outcome) for each, outcome in zip(said, outcomes, strict=True) if outcome is not None]
+    sentences = [
+        f"{len(said)} episodes with {steps} steps were labelled, {imputed} of whose last steps are imputed; "
+        f"{len(labels.skipped)} were skipped."
     ]
-    write_text(path, document(title, sections))
+    if not judged:
+        sentences.append("The model says nothing of success.")
+    elif not known:
+        sentences.append(
+            f"The success rule holds at the end of {sum(each.succeeds for each in judged)}. The dataset does not say "
+            "which episodes succeeded."
+        )
+    else:
+        disputed = sum(predicted != outcome for predicted, outcome in known)
+        sentences.append(
+            f"The success rule holds at the end of {sum(each.succeeds for each in judged)}; "
+            f"{disputed} of {len(known)} episodes end otherwise than the dataset says."
+        )
+    order = "Worst disagreements first; then what is paid most unusually."
+    more = f" The first {MOST_SHOWN} of them are below." if len(replays) > MOST_SHOWN else ""
+    return " ".join(sentences) + f" {order}{more}"
 
 
-def disputed(dataset: RelabelDataset, labels: Labels) -> list[str]:
-    """Keys of the episodes whose own label of success says something else than the success rule at their end."""
-    return [key for key in labels.episodes if _facts(dataset.episode(key), labels.episodes[key]).is_disputed]
+def _histograms(
+    said: Sequence[EpisodeLabels], original: Sequence[NDArray[np.float64]]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Pictures under their titles."""
 
+    def drawn(
+        title: str, values: dict[str, NDArray[Any]], x_label: str, unit: str, span: tuple[float, float] | None = None
+    ) -> tuple[str, Image.Image]:
+        return title, draw_histogram(title, values, x_label, f"share of {unit}", span)
 
-def _facts(episode: RecordedEpisode, labels: EpisodeLabels) -> _Facts:
-    return _Facts(labels, episode.tasks[0], episode.task_rewards, episode.success)
-
-
-def _lead(facts: Sequence[_Facts], labels: Labels) -> str:
-    steps = sum(fact.labels.num_steps for fact in facts)
-    imputed = sum(int(fact.labels.imputed.sum()) for fact in facts)
-    judged = [fact for fact in facts if fact.labels.has_success]
-    success = (
-        f"The success rule holds at the end of {sum(fact.labels.succeeds for fact in judged)}."
-        if judged
-        else "The model says nothing of success."
+    yield drawn(
+        "Reward of a step", {"learned": np.concatenate([each.rewards for each in said])}, "learned reward", "steps"
     )
-    return (
-        f"{len(facts)} episodes with {steps} steps were labelled, {imputed} of whose last steps are imputed; "
-        f"{len(labels.skipped)} were skipped. {success}"
-    )
-
-
-def _histograms(facts: Sequence[_Facts]) -> Iterable[Image.Image]:
-    rewards = {"learned": np.concatenate([fact.labels.rewards for fact in facts])}
-    original = [fact.original for fact in facts if fact.original is not None]
-    yield draw_histogram("Reward of a step", rewards, "learned reward", "share of steps")
-    if original:
-        known = np.concatenate(original)
-        known = known[np.isfinite(known)]
-        if len(known):
-            yield draw_histogram("Original reward of a step", {"original": known}, "original reward", "share of steps")
-    last = {"progress": np.array([fact.labels.progress[-1] for fact in facts])}
-    if judged := [fact.labels.success[-1] for fact in facts if fact.labels.has_success]:
+    known = np.concatenate([np.zeros(0), *original])
+    known = known[np.isfinite(known)]
+    if len(known):
+        yield drawn("Original reward of a step", {"original": known}, "original reward", "steps")
+    last = {"progress": np.array([each.progress[-1] for each in said])}
+    if judged := [each.success[-1] for each in said if each.has_success]:
         last["success probability"] = np.array(judged)
-    yield draw_histogram("Last prediction of an episode", last, "prediction", "share of episodes")
+    yield drawn("Last prediction of an episode", last, "prediction", "episodes", (0.0, 1.0))
 
 
-def _section(title: str, facts: Sequence[_Facts], dataset: RelabelDataset, labels: Labels) -> str:
-    if not facts:
-        return ""
-    cards = (_card(fact, dataset, labels) for fact in facts)
-    return f"<h2>{html(title)}</h2>\n{''.join(cards)}"
-
-
-def _card(fact: _Facts, dataset: RelabelDataset, labels: Labels) -> str:
-    key, spec = fact.labels.key, labels.provenance.spec
-    success_detected = np.append(False, fact.labels.success_detected)[: len(fact.labels.progress)]
-    mark = int(np.argmax(success_detected)) if success_detected.any() else None
-    numbers = np.arange(len(fact.labels.progress))
-    curves = [Curve("progress", numbers, fact.labels.progress, LIGHT.progress)]
-    threshold = None
-    if fact.labels.has_success:
-        curves.append(Curve("success probability", numbers, fact.labels.success, LIGHT.success))
-        threshold = labels.provenance.success_threshold
-    panel = Panel("Prediction", curves, threshold, mark, "" if mark is None else f"success from frame {mark}")
-    said = {None: "no label", True: "labelled successful", False: "labelled a failure"}[fact.success]
-    subtitle = f"{key} · sum of {spec.mode} rewards {fact.value:.3f} · {said}"
-    strip = _strip(dataset.episode(key))
-    return f"<figure class='card'>{_image(strip)}{_image(draw_figure(fact.task, subtitle, [panel]))}</figure>\n"
-
-
-def _strip(episode: RecordedEpisode) -> Image.Image:
-    """A few frames of its first camera side by side."""
-    frames = next(iter(episode.cameras.values()))
-    numbers = np.unique(np.linspace(0, len(frames) - 1, _THUMBNAILS).round().astype(int)).tolist()
-    images = [Image.fromarray(as_frames(frames[number : number + 1])[0]) for number in numbers]
-    width = max(1, round(images[0].width * _THUMBNAIL_HEIGHT / images[0].height))
-    strip = Image.new("RGB", (width * len(images), _THUMBNAIL_HEIGHT))
-    for place, image in enumerate(images):
-        strip.paste(image.resize((width, _THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS), (place * width, 0))
-    return strip
-
-
-def _dispute(facts: Sequence[_Facts], found: Sequence[_Facts], dataset: RelabelDataset, labels: Labels) -> str:
-    if all(fact.success is None for fact in facts):
-        return "<h2>Success in dispute</h2>\n<p class='lead'>The dataset does not say which episodes succeeded.</p>"
-    if not any(fact.labels.has_success for fact in facts):
-        return "<h2>Success in dispute</h2>\n<p class='lead'>The model says nothing of success.</p>"
-    if not found:
-        return "<h2>Success in dispute</h2>\n<p class='lead'>Prediction and label agree on every episode.</p>"
-    rows = "".join(
-        f"<tr><td>{html(fact.labels.key)}</td><td>{'yes' if fact.success else 'no'}</td>"
-        f"<td>{'yes' if fact.labels.succeeds else 'no'}</td><td>{fact.labels.success[-1]:.3f}</td></tr>"
-        for fact in found[:_LISTED]
-    )
-    columns = ("Episode", "Labelled successful", "Predicted", "Last probability")
-    head = "".join(f"<th scope='col'>{column}</th>" for column in columns)
-    table = f"<div class='card wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    cards = "".join(_card(fact, dataset, labels) for fact in found[:_SHOWN])
-    lead = f"<p class='lead'>{len(found)} episodes end otherwise than their label says.</p>"
-    return f"<h2>Success in dispute</h2>\n{lead}\n{table}\n{cards}"
-
-
-def _skipped(labels: Labels) -> str:
+def _skipped(labels: Labels) -> list[str]:
     if not labels.skipped:
-        return ""
+        return []
     entries = definitions({entry.name: entry.reason for entry in labels.skipped[:_LISTED]})
-    return f"<h2>Skipped episodes</h2>\n<div class='card'><dl>{entries}</dl></div>"
+    return [f"<h2>Skipped episodes</h2>\n<div class='card'><dl>{entries}</dl></div>"]
 
 
-def _figure(image: Image.Image) -> str:
-    return f"<figure class='card'>{_image(image)}</figure>"
-
-
-def _image(image: Image.Image) -> str:
+def _address(image: Image.Image) -> str:
+    """A picture inside its address."""
     content = io.BytesIO()
     image.save(content, "PNG")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}'>"
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.files import new_file
 
-__all__ = ["EpisodeScores"]
+__all__ = ["EpisodeScores", "runs_of_true"]
 
 
 @dataclass(frozen=True)
@@ -83,3 +83,14 @@ class EpisodeScores:
             rows = zip(self.numbers, shown, self.progress, success, self.success_detected, uncertainty, strict=True)
             for number, second, progress, probability, success_detected, spread in rows:
                 writer.writerow([number, second, f"{progress:.6f}", probability, int(success_detected), spread])
+
+
+def runs_of_true(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last index of each run of True.
+
+    Example:
+        >>> runs_of_true(np.array([False, True, True, False, True]))
+        [(1, 2), (4, 4)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(first), int(end) - 1) for first, end in zip(edges[::2], edges[1::2], strict=True)]

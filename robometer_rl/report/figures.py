@@ -158,6 +158,7 @@ class Panel:
         threshold: Height of a dashed line, if any.
         mark: A frame to point out with a vertical line, if any.
         mark_label: What is said beside it.
+        done: First and last frame of each time that the task truly is done, which get a bar along the upper edge.
     """
 
     title: str
@@ -165,6 +166,7 @@ class Panel:
     threshold: float | None = None
     mark: int | None = None
     mark_label: str = ""
+    done: Sequence[tuple[int, int]] = ()
 
 
 def draw_figure(title: str, subtitle: str, drawn: Sequence[Panel], theme: Theme = LIGHT) -> Image.Image:
@@ -200,6 +202,19 @@ def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
         left = text_width(panel.mark_label, _LABEL) + 8 > room
         place = ((-6 if left else 6), 0)
         _note(axes, place, (panel.mark, 0.07), panel.mark_label, theme.success, theme, "right" if left else "left")
+    if panel.done:
+        _draw_truth(axes, panel.done, last, theme)
+
+
+def _draw_truth(axes: Axes, done: Sequence[tuple[int, int]], last: int, theme: Theme) -> None:
+    """A bar over the frames in which the task truly is done, above all curves."""
+    bars = [(first - 0.5, end - first + 1.0) for first, end in done]
+    axes.broken_barh(bars, (0.982, 0.018), transform=axes.get_xaxis_transform(), color=theme.ink, zorder=4)
+    start = done[0][0]
+    label = f"true success from frame {start}"
+    room = (1 - start / last) * axes.bbox.width / _DENSITY
+    left = text_width(label, _LABEL) + 8 > room
+    _note(axes, (-6 if left else 4, -18), (start, _HIGH), label, theme.ink, theme, "right" if left else "left")
 
 
 def _apart(curves: Sequence[Curve], step: float) -> list[NDArray[np.float64]]:
@@ -244,6 +259,7 @@ def draw_histogram(
     values: Mapping[str, NDArray[np.floating]],
     x_label: str = "value",
     y_label: str = "share of values",
+    span: tuple[float, float] | None = None,
     theme: Theme = LIGHT,
 ) -> Image.Image:
     """Draws the distributions of several quantities over the same bins, each as shares of its own values.
@@ -253,17 +269,20 @@ def draw_histogram(
         values: (N,) finite values by name, at least one of each.
         x_label: What is counted.
         y_label: What the shares are of.
+        span: What the bins cover, which has all values in it; from the lowest to the highest value if None.
         theme: Colours.
     """
     from matplotlib.ticker import MaxNLocator
 
-    low = min(float(array.min()) for array in values.values())
-    high = max(float(array.max()) for array in values.values())
-    edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
+    low, high = span or (
+        min(float(array.min()) for array in values.values()),
+        max(float(array.max()) for array in values.values()),
+    )
+    edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, _BINS + 1)
     colors = dict(zip(values, theme.series, strict=False))
     with house_style(theme):
         keys = [Key(name, color) for name, color in colors.items()] if len(values) > 1 else []
-        figure, (axes,) = panels(title, "", 1, 1, (600, 232), theme, x_label, y_label, keys, titled=False)
+        figure, (axes,) = panels(title, "", 1, 1, (432, 232), theme, x_label, y_label, keys, titled=False)
         for name, color in colors.items():
             shares = np.histogram(values[name], edges)[0] / len(values[name])
             # Empty bins are left open: there, one line would hide the other.
@@ -554,12 +573,24 @@ def shortened(text: str, width: float, measure: Callable[[str], float]) -> str:
 
 
 def _wrapped(text: str, width: float, size: float) -> list[str]:
-    """``text`` on as many lines as it needs, broken at its dots; a part that is too long alone is shortened."""
+    """``text`` on as many lines as it needs, broken at its dots, or between words where a part is too long alone."""
     lines: list[str] = []
     for part in text.split(" · ") if text else []:
         longer = f"{lines[-1]} · {single_line(part)}" if lines else ""
         if longer and len(longer) <= _MOST_LETTERS and text_width(longer, size) <= width:
             lines[-1] = longer
         else:
-            lines.append(fitted(part, width, size))
+            lines += _broken(shortened(part, _MOST_LETTERS, len), width, size)
     return lines
+
+
+def _broken(line: str, width: float, size: float) -> list[str]:
+    """``line`` on as many lines as it needs; a word that is too long alone is shortened."""
+    lines = [""]
+    for word in line.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, width, size))
+    return [line for line in lines if line] or [""]

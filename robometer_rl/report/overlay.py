@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from robometer_rl.frames import FrameSequence, as_frame, same_length
-from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.episode import EpisodeScores, runs_of_true
 from robometer_rl.report.figures import DARK, Theme, shortened
 from robometer_rl.report.markup import single_line
 
@@ -21,33 +21,42 @@ __all__ = ["overlay_frames"]
 _MIN_WIDTH: Final = 480
 _MAX_WIDTH: Final = 960
 _MAX_HEIGHT: Final = 720
-_STRIP_HEIGHT: Final = 150
+_STRIP_HEIGHT: Final = 172
 _MARGIN: Final = 16
 _TASK: Final = 14.0  # size of its letters
 _SCALE: Final = 3  # the strip is drawn so much larger than it is shown
+_LINE: Final = 1.6  # width of a curve
 
 _Point = tuple[float, float]
 
 
-def overlay_frames(frames: FrameSequence, scores: EpisodeScores, theme: Theme = DARK) -> Iterator[NDArray[np.uint8]]:
-    """Draws below each frame the progress, the success probability and both curves up to that frame.
+def overlay_frames(
+    frames: FrameSequence,
+    scores: EpisodeScores,
+    true_success: NDArray[np.bool_] | None = None,
+    theme: Theme = DARK,
+) -> Iterator[NDArray[np.uint8]]:
+    """Draws below each frame the progress, the success probability, both curves up to that frame, and what marks mean.
 
     Args:
         frames: (N, H, W, 3) RGB, one per value of ``scores``; small ones are enlarged, large ones reduced.
         scores: What is shown.
+        true_success: (N,) whether the task truly is done, where that is known.
         theme: Colours of the strip below the frames.
 
     Yields:
         uint8 images of one size with even height and width.
     """
     same_length("frames", len(frames), len(scores))
+    if true_success is not None:
+        same_length("true_success", len(true_success), len(scores))
     picture = _picture_size(frames.shape[1], frames.shape[2])
     width = max(_MIN_WIDTH, picture[0])
     for index in range(len(scores)):
         image = Image.new("RGB", (width, picture[1] + _STRIP_HEIGHT), theme.background)
         frame = Image.fromarray(as_frame(frames[index : index + 1][0]))
         image.paste(frame.resize(picture, Image.Resampling.LANCZOS), ((width - picture[0]) // 2, 0))
-        image.paste(_draw_strip(width, scores, index, theme), (0, picture[1]))
+        image.paste(_draw_strip(width, scores, true_success, index, theme), (0, picture[1]))
         yield np.asarray(image)
 
 
@@ -58,7 +67,9 @@ def _picture_size(height: int, width: int) -> tuple[int, int]:
     return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
-def _draw_strip(width: int, scores: EpisodeScores, index: int, theme: Theme) -> Image.Image:
+def _draw_strip(
+    width: int, scores: EpisodeScores, true_success: NDArray[np.bool_] | None, index: int, theme: Theme
+) -> Image.Image:
     canvas = _Canvas(width, _STRIP_HEIGHT, theme.background)
     right = width - _MARGIN
     number, last = int(scores.numbers[index]), int(scores.numbers[-1])
@@ -74,8 +85,38 @@ def _draw_strip(width: int, scores: EpisodeScores, index: int, theme: Theme) -> 
             canvas.dot(lamp, 6, theme.success)
         else:
             canvas.ring(lamp, 5.5, theme.muted)
-    _draw_history(canvas, _Box(_MARGIN, 80, right, _STRIP_HEIGHT - 14), scores, index, theme)
+    history = _Box(_MARGIN, 80, right, _STRIP_HEIGHT - 36)
+    _draw_history(canvas, history, scores, index, theme)
+    if true_success is not None:
+        _draw_truth(canvas, history, scores.numbers, true_success[: index + 1], theme)
+    _draw_legend(canvas, scores, true_success is not None, theme)
     return canvas.finish()
+
+
+def _draw_legend(canvas: _Canvas, scores: EpisodeScores, is_known: bool, theme: Theme) -> None:
+    """What the marks mean, in one line; the bars have their names beside them."""
+    middle, left = _STRIP_HEIGHT - 18, float(_MARGIN)
+
+    def name(text: str) -> float:
+        canvas.text((left + 14, middle), text, theme.muted, size=11, anchor="lm")
+        return left + 14 + _font(11 * _SCALE).getlength(text) / _SCALE + 22
+
+    if scores.success is not None:
+        canvas.line([(left + 5, middle - 6), (left + 5, middle + 6)], theme.ink, 1.0)
+        left = name(f"threshold {scores.threshold:.2f}")
+        canvas.dot((left + 4, middle), 5, theme.success)
+        left = name("success rule holds")
+    if is_known:
+        canvas.rectangle(_Box(left, middle - 2, left + 10, middle + 2), fill=theme.ink)
+        name("true success")
+
+
+def _draw_truth(canvas: _Canvas, box: _Box, numbers: NDArray[np.int64], done: NDArray[np.bool_], theme: Theme) -> None:
+    """A bar along the upper edge of the history, over the frames in which the task truly is done."""
+    last = max(int(numbers[-1]), 1)
+    for run in runs_of_true(done):
+        left, right = (box.left + 5 + (box.width - 10) * float(numbers[end]) / last for end in run)
+        canvas.rectangle(_Box(left - 1, box.top + 1, right + 1, box.top + 4), fill=theme.ink)
 
 
 def _draw_bar(canvas: _Canvas, middle: float, label: str, value: float, color: str, theme: Theme) -> _Box:
@@ -92,19 +133,29 @@ def _draw_bar(canvas: _Canvas, middle: float, label: str, value: float, color: s
 def _draw_history(canvas: _Canvas, box: _Box, scores: EpisodeScores, index: int, theme: Theme) -> None:
     canvas.rectangle(box, fill=theme.surface, radius=4)
     plot = _Box(box.left + 5, box.top + 5, box.right - 5, box.bottom - 5)
-    last = int(scores.numbers[-1])
-    curves = [(scores.progress, theme.progress)]
+    seen = slice(0, index + 1)
+    places = _places(plot, scores, scores.progress[seen])
+    curves = [(places, theme.progress)]
     if scores.success is not None:
         left, height = plot.at(0, scores.threshold)
         canvas.dashed((left, height), (plot.right, height), theme.grid)
-        curves.insert(0, (scores.success, theme.success))
-    seen = slice(0, index + 1)
-    for values, color in curves:
-        x = scores.numbers[seen] / max(last, 1)
-        places = [plot.at(*point) for point in zip(x.tolist(), np.clip(values[seen], 0.0, 1.0).tolist(), strict=True)]
-        if len(places) > 1:
-            canvas.line(places, color, 1.6)
-        canvas.dot(places[-1], 2.6, color)
+        # Where one curve would hide the other, success is drawn its own width above.
+        above = [
+            (x, there - _LINE if abs(y - there) < _LINE else y)
+            for (x, y), (_, there) in zip(_places(plot, scores, scores.success[seen]), places, strict=True)
+        ]
+        curves.insert(0, (above, theme.success))
+    for drawn, color in curves:
+        if len(drawn) > 1:
+            canvas.line(drawn, color, _LINE)
+        canvas.dot(drawn[-1], 2.6, color)
+
+
+def _places(plot: _Box, scores: EpisodeScores, values: NDArray[np.float32]) -> list[_Point]:
+    """Where the first values of an episode are in its plot."""
+    last = max(int(scores.numbers[-1]), 1)
+    x = scores.numbers[: len(values)] / last
+    return [plot.at(*point) for point in zip(x.tolist(), np.clip(values, 0.0, 1.0).tolist(), strict=True)]
 
 
 @dataclass(frozen=True)

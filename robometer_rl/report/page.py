@@ -7,7 +7,7 @@ from typing import Final
 
 from robometer_rl.report.markup import html
 
-__all__ = ["data_table", "definitions", "document"]
+__all__ = ["data_table", "definitions", "document", "figure"]
 
 _STYLE: Final = """
 :root {
@@ -31,7 +31,10 @@ h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 8px
 h2 { font-size: 19px; letter-spacing: -0.01em; margin: 44px 0 14px; }
 .lead { color: var(--muted); max-width: 46em; margin: 0; }
 .card { background: var(--surface); border: 1px solid var(--line); border-radius: 14px; overflow: hidden; }
+.card ul { margin: 14px 0; padding-right: 22px; }
 .wide { overflow-x: auto; }
+.long { overflow-y: auto; max-height: 460px; }
+.long thead th { position: sticky; top: 0; background: var(--surface); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 12px 18px; text-align: right; white-space: nowrap; }
 th { color: var(--muted); font-size: 13px; font-weight: 600; }
@@ -41,15 +44,20 @@ th:first-child, td:first-child { text-align: left; font-weight: 600; }
         background: var(--plain-tint); color: var(--muted); }
 .pill.yes { background: var(--good-tint); color: var(--good); }
 figure { margin: 0; }
-figure img { display: block; width: 100%; height: auto; }
+figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+.pictures { display: flex; flex-wrap: wrap; gap: 18px; }
+.pictures figure { flex: 1 1 auto; }
 a { color: var(--accent); }
-.grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
+.grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 28px; margin: 0; padding: 18px 22px; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre { margin: 14px 0 0; padding: 16px 22px; white-space: pre-wrap; overflow-wrap: anywhere;
       font: 14px/1.5 ui-monospace, Consolas, monospace; }
 """
+
+
+_LONG: Final = 12  # rows of a table that are shown without scrolling
 
 
 def document(title: str, sections: Sequence[str], head: str = "") -> str:
@@ -82,7 +90,8 @@ def data_table(columns: Sequence[str], rows: Sequence[Sequence[str | bool]], lin
         for row, link in zip(cells, links, strict=True):
             row[0] = f"<a href='{html(link)}'>{row[0]}</a>"
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
-    return f"<div class='card wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    kind = "card wide long' tabindex='0" if len(rows) > _LONG else "card wide"
+    return f"<div class='{kind}'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _cell(value: str | bool) -> str:
@@ -94,3 +103,11 @@ def _cell(value: str | bool) -> str:
 def definitions(facts: Mapping[str, str]) -> str:
     """The entries of a ``dl`` element; names and values are escaped."""
     return "".join(f"<dt>{html(name)}</dt><dd>{html(value)}</dd>" for name, value in facts.items())
+
+
+def figure(address: str, caption: str) -> str:
+    """A picture with two pixels per unit at an address, relative or ``data:``, without white space.
+
+    The caption is for those who do not see it.
+    """
+    return f"<figure class='card'><img srcset='{html(address)} 2x' alt='{html(caption)}'></figure>"

@@ -21,9 +21,10 @@ from PIL import Image
 
 from robometer_rl.frames import FrameSequence, as_frame, parse_protocol, same_length, scored_steps
 from robometer_rl.prediction import Prediction
-from robometer_rl.report.episode import EpisodeScores
+from robometer_rl.report.episode import EpisodeScores, runs_of_true
 from robometer_rl.report.markup import html, html_json, printable
 from robometer_rl.report.page import data_table, definitions, document
+from robometer_rl.rewards import RewardSpec, episode_rewards
 from robometer_rl.video import write_video
 
 __all__ = [
@@ -32,12 +33,15 @@ __all__ = [
     "Series",
     "Video",
     "draw_replay",
+    "judged_series",
+    "paid_between",
     "reduced",
     "render_page",
     "replay_head",
     "series_of",
     "shown_frames",
     "video_address",
+    "worst_first",
 ]
 
 PLAYBACK_FPS: Final = 10.0
@@ -80,6 +84,7 @@ class Series:
         shown: (N, K) int64, the frames that the model was shown for each value; None if that is not known.
         true_success: (T,) bool of every frame; None if it is not known.
         true_progress: (T,) of every frame; None if it is not known.
+        outcome: Whether the recording succeeded, where no more is known of its true success.
         video: Which of the replay's videos it is about.
     """
 
@@ -91,12 +96,46 @@ class Series:
     shown: NDArray[np.int64] | None = None
     true_success: NDArray[np.bool_] | None = None
     true_progress: NDArray[np.floating] | None = None
+    outcome: bool | None = None
     video: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "rewards", "band", "shown"):
             if getattr(self, name) is not None:
                 same_length(name, len(getattr(self, name)), len(self.scores))
+
+    @property
+    def paid(self) -> float:
+        """Sum of what was paid."""
+        return 0.0 if self.rewards is None else float(self.rewards.sum())
+
+    @property
+    def disagreement(self) -> float | None:
+        """How far what was said is from what is known, in [0, 1]; None where nothing is known to hold it against.
+
+        The larger of two: how far progress in the last frame is from true progress, and how wrong success is: the
+        highest probability in a recording that never succeeds, or what the highest from the first true success on
+        lacks of 1. Of a model without success, its progress is held against the outcome where no true progress is
+        known.
+        """
+        gaps = []
+        if self.true_progress is not None:
+            gaps.append(abs(float(self.scores.progress[-1]) - float(self.true_progress[self.steps[-1]])))
+        said = self.scores.success
+        if said is None and self.true_progress is None:
+            said = self.scores.progress
+        first = self._first_success()
+        if said is not None and first is not None:
+            there = said[self.steps >= first]
+            gaps.append(1.0 - float(there.max()) if len(there) else float(said.max()))
+        return max(gaps, default=None)
+
+    def _first_success(self) -> int | None:
+        """First frame in which it is known to have succeeded, beyond the last one if it never does; None: unknown."""
+        never = int(self.steps[-1]) + 1
+        if self.true_success is not None:
+            return int(np.argmax(self.true_success)) if self.true_success.any() else never
+        return None if self.outcome is None else never - self.outcome
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the script."""
@@ -114,7 +153,7 @@ class Series:
             "rewards": None if self.rewards is None else _rounded(self.rewards),
             "band": None if self.band is None else [_rounded(self.band[:, 0]), _rounded(self.band[:, 1])],
             "shown": None if self.shown is None else self.shown.tolist(),
-            "trueSuccess": None if self.true_success is None else _runs(self.true_success),
+            "trueSuccess": None if self.true_success is None else runs_of_true(self.true_success),
             "trueProgress": None if self.true_progress is None else _rounded(self.true_progress),
             "video": self.video,
         }
@@ -177,21 +216,82 @@ def series_of(
         video: See `Series`.
     """
     steps = scored_steps(num_frames, prediction.every)
-    rewards = None
-    if paid is not None:
-        total = np.concatenate([[0.0], np.cumsum(np.asarray(paid, np.float64))])
-        rewards = np.diff(total[steps], prepend=0.0)
     bins = prediction.progress_distribution
     return Series(
         name=name,
         steps=steps,
         scores=scores,
-        rewards=rewards,
+        rewards=None if paid is None else paid_between(steps, paid),
         band=_band(bins) if bins.shape[1] > 1 else None,
         shown=None if prediction.protocol == "given" else shown_frames(prediction.protocol, steps),
         true_success=true_success,
         video=video,
     )
+
+
+def judged_series(
+    name: str,
+    prediction: Prediction,
+    num_frames: int,
+    threshold: float,
+    task: str | None = None,
+    numbers: NDArray[np.int64] | None = None,
+    true_success: NDArray[np.bool_] | None = None,
+    video: int = 0,
+) -> Series:
+    """What was predicted of a recording, with the success rule and the reward that are usual.
+
+    Args:
+        name: What tells it from other series.
+        prediction: One value per scored frame.
+        num_frames: T, of the recording.
+        threshold: Of the success rule, see `robometer_rl.RewardSpec.threshold`.
+        task: The instruction; the name if None.
+        numbers: (T,) what the frames are called; counted from 0 if None.
+        true_success: See `Series`.
+        video: See `Series`.
+    """
+    steps = scored_steps(num_frames, prediction.every)
+    paid = episode_rewards(
+        RewardSpec(every=prediction.every),
+        prediction.progress,
+        prediction.success,
+        np.zeros(num_frames - 1),
+        terminated=False,
+        threshold=threshold,
+    )
+    scores = EpisodeScores(
+        task=name if task is None else task,
+        numbers=steps if numbers is None else numbers[steps],
+        progress=prediction.progress,
+        success=prediction.success,
+        success_detected=np.append(False, paid.success_detected)[steps],
+        threshold=threshold,
+        uncertainty=prediction.uncertainty,
+    )
+    return series_of(name, prediction, scores, num_frames, paid.rewards, true_success, video)
+
+
+def paid_between(steps: NDArray[np.int64], rewards: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N,) what was paid since the scored frame before, given the (T - 1,) rewards of steps; 0 for the first frame."""
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(rewards, np.float64))])
+    return np.diff(total[steps], prepend=0.0)
+
+
+def worst_first(replays: Sequence[Replay]) -> list[int]:
+    """Positions of replays in the order in which they should be looked at.
+
+    First those of which something is known, by how far the model is from it (`Series.disagreement` of their first
+    series); then the others, by how far what they are paid is from what is paid usually (the median).
+    """
+    first = [replay.series[0] for replay in replays]
+    usual = float(np.median([series.paid for series in first])) if first else 0.0
+
+    def place(position: int) -> tuple[bool, float]:
+        gap = first[position].disagreement
+        return gap is None, -abs(first[position].paid - usual) if gap is None else -gap
+
+    return sorted(range(len(first)), key=place)
 
 
 def shown_frames(protocol: str, steps: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -280,7 +380,7 @@ def render_page(
         replays: In the order in which they are to be looked at.
         facts: What produced the numbers: model, protocol, versions.
         command: The command line that makes this page again.
-        sections: Markup between the table and the replays.
+        sections: Markup before the table.
 
     Returns:
         An HTML document that asks nothing of the network but the videos that are named in it.
@@ -296,8 +396,8 @@ def render_page(
         made += f"<pre class='card'>{html(command)}</pre>"
     parts = [
         f"<h1>{html(title)}</h1>\n<p class='lead'>{html(lead)}</p>",
-        table,
         *sections,
+        table,
         *map(draw_replay, replays),
         made,
     ]
@@ -315,9 +415,3 @@ def _summary(series: Series) -> str:
 
 def _rounded(values: NDArray[Any]) -> list[float]:
     return np.round(np.asarray(values, np.float64), _DIGITS).tolist()
-
-
-def _runs(flags: NDArray[np.bool_]) -> list[list[int]]:
-    """First and last index of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return [[int(first), int(end) - 1] for first, end in zip(edges[::2], edges[1::2], strict=True)]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from robometer_rl.archives import ArchiveError, read_arrays, read_members
 from robometer_rl.files import inside
 from robometer_rl.frames import FrameError, as_frames
+from robometer_rl.true_success import TrueSuccessError, read_steps
 from robometer_rl.video.decoding import check_file, read_frames
 from robometer_rl.video.images import IMAGE_SUFFIXES, VideoError, check_image, decode_image
 from robometer_rl.video.index import VideoFile, VideoIndex
@@ -90,8 +91,9 @@ def read_recording(path: str | Path, fps: float | None = None) -> Recording:
         path: A video (`VIDEO_SUFFIXES`), of which every frame is read once, also at a variable frame rate; a GIF; an
             ``.npz`` whose array ``frames``, ``arr_0`` or only array holds frames, see
             `robometer_rl.frames.as_frames`, and whose array ``success``, if it has one, says of each frame whether the
-            task is done in it; or a folder of images (`IMAGE_SUFFIXES`) of one size, in natural order
-            (``frame9`` before ``frame10``). Grey and palette images become RGB, transparency is dropped.
+            task is done in it, or of each step whether it is afterwards; or a folder of images (`IMAGE_SUFFIXES`) of
+            one size, in natural order (``frame9`` before ``frame10``). Grey and palette images become RGB, transparency
+            is dropped.
         fps: Keep about this many frames per second, evenly spaced, and always the first and the last frame; None
             keeps all. Only for formats that store a frame rate.
 
@@ -186,14 +188,26 @@ def _read_npz(path: Path) -> tuple[Frame, NDArray[np.bool_] | None]:
         frames = as_frames(arrays[name])
     except FrameError as error:
         raise FrameError(f"{path}, array {name!r}: {error}") from error
-    success = None if name == "success" else arrays.get("success")
-    if success is None:
-        return frames, None
-    if success.shape != (len(frames),) or not np.isin(success, (0, 1)).all():
+    said = None if name == "success" else arrays.get("success")
+    return frames, None if said is None else _success_of_frames(path, said, len(frames))
+
+
+def _success_of_frames(path: Path, said: NDArray[Any], num_frames: int) -> NDArray[np.bool_] | None:
+    """Whether the task is done in each frame; None where that is not known of every one of them."""
+    try:
+        known = read_steps("success", said)
+    except TrueSuccessError as error:
+        raise VideoError(f"{path} says what cannot be read of success: {error}") from error
+    if len(known) == num_frames - 1 > 0:  # one per step, which leads to the next frame
+        known = [False, *known]
+    if len(known) == 1 != num_frames or None in known:  # one value is about the whole recording
+        return None
+    if len(known) != num_frames:
         raise VideoError(
-            f"{path} has success of shape {success.shape} for {len(frames)} frames; expected 0 or 1 of every frame"
+            f"{path} has {len(known)} values of success for {num_frames} frames; expected one per frame, one per step "
+            "between frames, or one in all: mend the array 'success', or leave it out"
         )
-    return frames, success.astype(np.bool_)
+    return np.array(known, np.bool_)
 
 
 def _read_folder(path: Path) -> Frame:

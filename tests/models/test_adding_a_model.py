@@ -136,7 +136,7 @@ def test_a_dataset_is_relabelled_also_by_workers(folder: Path) -> None:
         assert np.isnan(here["robometer/success"]).all()
         assert not here["robometer/success_detected"].any()
         assert np.isfinite(here["robometer/progress"]).all()
-    assert "The model says nothing of success." in (folder / "here.html").read_text()
+    assert "The model says nothing of success." in (folder / "here-report" / "index.html").read_text()
 
 
 def test_it_is_evaluated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

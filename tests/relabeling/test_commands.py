@@ -118,7 +118,9 @@ def test_the_command_labels_verifies_and_reports(tmp_path, capsys):
     output = tmp_path / "data-robometer"
     provenance = json.loads((output / "robometer.json").read_text())["provenance"]
     assert (provenance["protocol"], provenance["reward"]["mode"]) == ("nested(4)", "level")
-    assert (tmp_path / "data-robometer.html").stat().st_size > 10_000
+    report = tmp_path / "data-robometer-report"
+    assert (report / "index.html").stat().st_size > 10_000
+    assert len(list(report.glob("*.mp4"))) == 3
     assert main(words) == 2
     assert "is there already" in capsys.readouterr().err
 
@@ -155,4 +157,5 @@ def test_what_is_wrong_with_the_words_is_said_at_once(tmp_path, folder, capsys, 
 
 def test_the_page_is_beside_the_output(tmp_path, folder):
     _, _, writer = prepare(folder, tmp_path / "out.v2")
-    assert (journal_path(writer).name, report_path(writer).name) == ("out.v2.journal", "out.v2.html")
+    assert journal_path(writer).name == "out.v2.journal"
+    assert report_path(writer) == tmp_path / "out.v2-report" / "index.html"

@@ -135,6 +135,33 @@ def test_a_subtitle_takes_as_many_lines_as_it_needs() -> None:
     assert many.height == one.height + 2 * 17
 
 
+def test_a_part_of_a_subtitle_that_is_too_long_for_a_line_is_broken_between_words() -> None:
+    def height(subtitle: str) -> int:
+        return draw_figure("t", subtitle, [Panel("p", [curve([0, 1])])]).height
+
+    words = "frames of episodes whose success was recorded " * 6
+    assert height(words) == height("short") + 2 * 17
+    assert height("w" * 500) == height("short"), "one word is shortened"
+
+
+def test_true_success_is_a_bar_along_the_upper_edge() -> None:
+    rows, columns = changed_by(Panel("", [curve([0.2] * 11)], done=[(3, 5), (8, 10)]))
+    counts = np.bincount(columns[rows < rows.min() + 6], minlength=2 * 908)
+    left, right = 2 * (24 + 34), 2 * (24 + 860 - 8)
+
+    def at(frame: float) -> bool:
+        return bool(counts[round(left + frame / 10 * (right - left))])
+
+    assert [at(frame) for frame in (1, 2.3, 3, 4, 5, 6, 7, 8, 9.8)] == [
+        False,
+        False,
+        *[True] * 3,
+        False,
+        False,
+        *[True] * 2,
+    ]
+
+
 def test_every_quantity_is_drawn_in_its_own_colour() -> None:
     rng = np.random.default_rng(0)
     image = draw_histogram("Rewards", {"learned": rng.normal(size=500), "original": rng.normal(size=20)})
@@ -152,6 +179,13 @@ def test_where_the_values_are_is_where_the_bars_are() -> None:
     high = draw_histogram("x", {"a": np.array([1.0] * 9 + [0.0])})
     left, right = (near(image, LIGHT.series[0]).nonzero()[1].mean() for image in (low, high))
     assert left < right
+
+
+def test_bins_cover_what_is_asked_for() -> None:
+    values = {"a": np.array([0.5, 0.51])}
+    columns = near(draw_histogram("x", values, span=(0.0, 1.0)), LIGHT.series[0]).nonzero()[1]
+    wide = near(draw_histogram("x", values), LIGHT.series[0]).nonzero()[1]
+    assert 0 < np.ptp(columns) < 0.1 * np.ptp(wide)
 
 
 def test_long_text_is_shortened_to_fit() -> None:

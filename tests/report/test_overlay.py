@@ -30,7 +30,7 @@ def frames(count: int, height: int, width: int) -> NDArray[np.uint8]:
 )
 def test_pictures_have_an_even_comfortable_size(size: tuple[int, int], picture: tuple[int, int]) -> None:
     (image,) = overlay_frames(frames(1, *size), scores(1))
-    assert image.shape == (picture[0] + 150, max(480, picture[1]), 3)
+    assert image.shape == (picture[0] + 172, max(480, picture[1]), 3)
     assert image.shape[0] % 2 == image.shape[1] % 2 == 0
     bright = (image[: picture[0]] > 180).all(axis=2)
     assert bright.mean(axis=0).round().sum() == picture[1]
@@ -54,6 +54,43 @@ def test_curves_grow_with_the_frames() -> None:
     assert (np.diff(reach) > 0).all()
     assert reach[0] < 20
     assert reach[-1] > 435
+
+
+def strip(image: NDArray[np.uint8], top: int, bottom: int) -> NDArray[np.int64]:
+    return image[480 + top : 480 + bottom].astype(np.int64)
+
+
+def test_marks_are_explained_below_the_curves() -> None:
+    (image,) = overlay_frames(frames(1, 480, 480), scores(1))
+    silent = EpisodeScores("open the drawer", np.arange(1), np.zeros(1, np.float32), None, np.zeros(1, bool), 0.65)
+    (without,) = overlay_frames(frames(1, 480, 480), silent)
+    assert np.ptp(strip(image, 140, 168)) > 100
+    assert np.ptp(strip(without, 140, 168), axis=(0, 1)).max() == 0, "there are no marks of success to be explained"
+
+
+def test_true_success_is_a_bar_over_the_frames_that_were_seen() -> None:
+    done = np.array([False] * 10 + [True] * 10 + [False] * 10)
+    known = list(overlay_frames(frames(30, 480, 480), scores(30), done))
+    unknown = list(overlay_frames(frames(30, 480, 480), scores(30)))
+    edge = [
+        np.abs(strip(a, 80, 85) - strip(b, 80, 85)).max(axis=(0, 2)) > 60 for a, b in zip(known, unknown, strict=True)
+    ]
+    assert not edge[9].any()
+    assert 0 < edge[12].sum() < edge[19].sum() == edge[29].sum()
+    left, right = np.flatnonzero(edge[29])[[0, -1]]
+    assert left == pytest.approx(16 + 5 + 10 / 29 * 438, abs=3)
+    assert right == pytest.approx(16 + 5 + 19 / 29 * 438, abs=3)
+    assert np.abs(strip(known[0], 140, 168) - strip(unknown[0], 140, 168)).max() > 100, "and is explained"
+    with pytest.raises(ValueError, match="got 3 true_success, expected 4"):
+        list(overlay_frames(frames(4, 32, 32), scores(4), np.zeros(3, bool)))
+
+
+def test_a_curve_at_0_does_not_hide_the_other() -> None:
+    none = np.zeros(30, np.float32)
+    *_, image = overlay_frames(frames(30, 480, 480), EpisodeScores("push", np.arange(30), none, none, none > 1, 0.65))
+    for color in (DARK.progress, DARK.success):
+        rgb = np.array([int(color[start : start + 2], 16) for start in (1, 3, 5)])
+        assert (np.abs(strip(image, 120, 136) - rgb).max(axis=2) < 40).any(axis=0).sum() > 400
 
 
 def test_a_long_task_does_not_run_into_the_frame_number() -> None:

@@ -13,10 +13,13 @@ from robometer_rl.report.replay import (
     Series,
     Video,
     draw_replay,
+    judged_series,
+    paid_between,
     render_page,
     series_of,
     shown_frames,
     video_address,
+    worst_first,
 )
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" \u202e"
@@ -92,6 +95,56 @@ def test_the_band_is_where_most_of_the_distribution_is() -> None:
 def test_shown_frames_are_those_of_the_protocol_in_numbers_of_the_recording() -> None:
     shown = shown_frames("uniform(3)", np.array([0, 5, 10, 15, 20]))
     assert shown.tolist() == [[0, 0, 0], [0, 5, 5], [0, 5, 10], [0, 10, 15], [0, 10, 20]]
+
+
+def test_a_recording_is_judged_by_the_usual_rule_and_paid_the_usual_reward() -> None:
+    said = np.array([0.2, 0.9, 0.9, 0.9, 0.1], np.float32)
+    prediction = Prediction(said, said, np.zeros((5, 0), np.float32), "nested(8)", "model", every=2)
+    series = judged_series("model", prediction, 9, 0.5, "push", np.arange(9) * 10)
+    assert series.steps.tolist() == [0, 2, 4, 6, 8]
+    assert series.scores.numbers.tolist() == [0, 20, 40, 60, 80]
+    assert series.scores.success_detected.tolist() == [False, False, True, True, False]
+    assert series.rewards == pytest.approx([0, 0.7, 0, 0, -0.8], abs=1e-6)
+    assert series.paid == pytest.approx(-0.1, abs=1e-6)
+
+
+def test_rewards_of_steps_are_gathered_at_the_scored_frames() -> None:
+    assert paid_between(np.array([0, 2, 3]), np.array([1.0, 2.0, 4.0])).tolist() == [0, 3, 4]
+    assert paid_between(np.array([0, 1, 2]), np.array([1.0, 2.0, 4.0])).tolist() == [0, 1, 2], "the last is not seen"
+
+
+RISING = np.array([0.0, 0.3, 0.6, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("known", "success", "gap"),
+    [
+        ({}, RISING, None),
+        ({"outcome": True}, RISING, 0.1),
+        ({"outcome": False}, RISING, 0.9),
+        ({"outcome": False}, RISING[::-1], 0.9),  # taken for a success at some time
+        ({"true_success": np.array([False, True, False, False])}, RISING, 0.1),  # seen late is seen
+        ({"true_success": np.array([False, False, False, True])}, RISING[::-1], 1.0),
+        ({"true_success": np.zeros(4, bool), "outcome": True}, RISING, 0.9),
+        ({"true_progress": np.array([0, 0, 0, 0.5])}, RISING, 0.4),
+        ({"true_progress": np.array([0, 0, 0, 0.5]), "outcome": False}, RISING, 0.9),
+        ({"outcome": False}, None, 0.9),
+        ({"true_progress": np.array([0, 0, 0, 0.5]), "outcome": False}, None, 0.4),
+    ],
+)
+def test_disagreement_is_how_far_it_is_from_what_is_known(known: dict, success: np.ndarray | None, gap: float) -> None:
+    said = None if success is None else success.astype(np.float32)
+    shown = EpisodeScores("push", np.arange(4), RISING.astype(np.float32), said, np.zeros(4, bool), 0.5)
+    assert Series("one", np.arange(4), shown, **known).disagreement == (gap and pytest.approx(gap, abs=1e-6))
+
+
+def test_the_worst_come_first_and_then_what_is_paid_unusually() -> None:
+    def of(name: str, paid: float, outcome: bool | None = None) -> Replay:
+        return Replay(name, [Series(name, np.arange(4), scores(), np.full(4, paid), outcome=outcome)])
+
+    replays = [of("usual", 0.1), of("good", 0.2, outcome=True), of("cheap", -3.0), of("bad", 0.2, outcome=False)]
+    assert [replays[place].name for place in worst_first(replays)] == ["bad", "good", "cheap", "usual"]
+    assert worst_first([]) == []
 
 
 def test_text_cannot_become_markup() -> None:

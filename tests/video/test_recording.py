@@ -100,6 +100,43 @@ def test_an_npz_holds_frames_under_a_known_or_the_only_name(tmp_path: Path, arra
     assert recording.fps is recording.seconds is recording.playback_fps is None
 
 
+@pytest.mark.parametrize(
+    ("success", "known"),
+    [
+        ([False, True, True, False], [False, True, True, False]),
+        ([0, 0, 1, 1], [False, False, True, True]),
+        ([0.0, 1.0, 1.0], [False, False, True, True]),  # one per step: after it
+        ([[0], [0], [0], [1]], [False, False, False, True]),
+        (True, None),  # of the whole recording, of which frame nobody knows
+        ([0.0, np.nan, 1.0, 1.0], None),
+    ],
+)
+def test_an_npz_may_say_in_which_frames_the_task_is_done(tmp_path: Path, success: object, known: object) -> None:
+    np.savez(tmp_path / "clip.npz", frames=gradient(4), success=np.array(success))
+    said = read_recording(tmp_path / "clip.npz").true_success
+    assert (said if said is None else said.tolist()) == known
+
+
+@pytest.mark.parametrize(
+    ("success", "message"),
+    [
+        ([0, 1], "2 values of success for 4 frames; expected one per frame"),
+        ([0.0, 0.5, 1.0, 1.0], r"clip\.npz says what cannot be read of success: .* neither 0 nor 1"),
+        (["no", "no", "yes", "yes"], "cannot be read of success"),
+    ],
+)
+def test_success_that_cannot_be_read_is_not_left_out(tmp_path: Path, success: list, message: str) -> None:
+    np.savez(tmp_path / "clip.npz", frames=gradient(4), success=np.array(success))
+    with pytest.raises(VideoError, match=message):
+        read_recording(tmp_path / "clip.npz")
+
+
+def test_a_single_array_called_success_is_frames(tmp_path: Path) -> None:
+    np.savez(tmp_path / "clip.npz", success=gradient(4))
+    recording = read_recording(tmp_path / "clip.npz")
+    assert (len(recording), recording.true_success) == (4, None)
+
+
 def test_a_folder_of_images_is_read_in_natural_order(tmp_path: Path) -> None:
     frames = gradient(12)
     for number, frame in enumerate(frames):

@@ -33,7 +33,7 @@
     }
     return low - 1;
   };
-  const number = (value, digits = 3) => value.toFixed(digits);
+  const number = (value, digits = 3) => value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
 
   class Replay {
     constructor(root) {
@@ -46,6 +46,7 @@
       this.build();
       new ResizeObserver(() => this.plot()).observe(this.svg.parentElement);
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.plot());
+      this.fetch();
       this.go(0);
     }
 
@@ -62,16 +63,17 @@
       const layout = videos.length === 0 ? " bare" : videos.length > 1 ? " many" : "";
       this.body = make("div", { class: "replay-body" + layout });
       this.videos = videos.map((video) => {
-        const player = make("video", { muted: "", playsinline: "", preload: "auto", src: video.address,
-                                       "aria-label": video.name });
+        const player = make("video", { muted: "", playsinline: "", preload: "auto", "aria-label": video.name });
         player.muted = true;
         player.addEventListener("loadeddata", () => {
           player.style.aspectRatio = `${player.videoWidth} / ${player.videoHeight}`;
           this.remember(player);
+          if (!this.playing) this.seek(player, this.videos.indexOf(player));
           this.seen();
         });
         player.addEventListener("seeked", () => this.remember(player));
         player.addEventListener("error", () => {
+          if (!player.hasAttribute("src")) return;
           player.parentElement.querySelector("figcaption").textContent = video.name + ": the video cannot be played here";
         });
         return player;
@@ -108,12 +110,12 @@
       const kinds = [["progress", "progress", true], ["success", "success probability", one.success],
                      ["true", "true progress", one.trueProgress], ["reward", "reward paid", one.rewards]];
       for (const [kind, words, values] of kinds) {
-        if (!values || (kind === "true" && many)) continue;
+        if (!values || (kind === "true" && !this.hasTruth(at))) continue;
         if (many && kind === "reward") continue;
         const swatch = make("span", { class: "replay-swatch" });
         swatch.dataset.series = at;
         swatch.dataset.kind = kind;
-        const label = many ? `${one.name}${kind === "progress" ? "" : ": success"}` : words;
+        const label = !many || kind === "true" ? words : `${one.name}${kind === "progress" ? "" : ": success"}`;
         const button = make("button", { type: "button", "aria-pressed": "true" }, swatch, label);
         button.addEventListener("click", () => {
           const key = `${at}:${kind}`;
@@ -124,6 +126,9 @@
         this.legend.append(button);
       }
     }
+
+    // Whether the truth of a series is drawn in full: several series of one video share that of the first.
+    hasTruth(at) { return this.data.series.length === 1 || (at === 0 && this.data.videos.length < 2); }
 
     on(series, kind) { return !this.off.has(`${series}:${kind}`); }
 
@@ -140,6 +145,7 @@
       this.axes(y, height);
       this.data.series.forEach((one, at) => this.truth(one, at, y));
       this.rules(y);
+      this.drawn = [];
       this.data.series.forEach((one, at) => this.curves(one, at, y));
       if (paid) this.rewards(TOP + PLOT + GAP);
       this.cursor = draw("line", { y1: TOP - 6, y2: height - BOTTOM, stroke: "var(--r-ink)", "stroke-width": 1.5 });
@@ -173,20 +179,19 @@
     }
 
     truth(one, at, y) {
-      if (!one.trueSuccess) return;
       const row = TOP - 10 - 7 * (this.data.series.length > 1 ? at % 2 : 0);
-      for (const [first, end] of one.trueSuccess) {
+      for (const [first, end] of one.trueSuccess ?? []) {
         const bar = draw("rect", { x: this.x(first) - 1, y: row, width: Math.max(4, this.x(end) - this.x(first) + 2),
                                    height: 6, rx: 2, fill: "var(--r-good)", opacity: 0.8 });
         bar.append(draw("title", {}, `true success in frames ${first} to ${end}`));
         this.svg.append(bar);
-        if (this.data.series.length === 1) {
+        if (this.hasTruth(at) && first === one.trueSuccess[0][0]) {
           const late = this.x(first) > this.width - 110;
           this.svg.append(draw("text", { x: this.x(first) - (late ? 6 : -2), y: late ? row + 7 : row - 3,
             "text-anchor": late ? "end" : "start", style: "fill:var(--r-good)" }, "true success"));
         }
       }
-      if (one.trueProgress && this.data.series.length === 1 && this.on(at, "true")) {
+      if (one.trueProgress && this.hasTruth(at) && this.on(at, "true")) {
         const points = one.trueProgress.map((value, frame) => `${this.x(frame)},${y(value)}`);
         this.svg.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: "var(--r-muted)",
                                            "stroke-width": 1.6, "stroke-dasharray": "2 4" }));
@@ -215,23 +220,33 @@
 
     curves(one, at, y) {
       const many = this.data.series.length > 1;
-      const path = (values, lift) => one.steps.map((step, i) => `${this.x(step)},${y(values[i]) - lift[i]}`).join(" ");
-      const flat = one.steps.map(() => 0);
       if (one.band && this.on(at, "progress")) {
         const upper = one.steps.map((step, i) => `${this.x(step)},${y(one.band[1][i])}`);
         const lower = one.steps.map((step, i) => `${this.x(step)},${y(one.band[0][i])}`).reverse();
         this.svg.append(draw("polygon", { points: [...upper, ...lower].join(" "), fill: this.color(at, "progress"),
                                           opacity: many ? 0.1 : 0.16 }));
       }
-      const line = (values, kind, lift) => this.svg.append(draw("polyline", {
-        points: path(values, lift), fill: "none", stroke: this.color(at, kind), "stroke-width": 2.2,
-        "stroke-linejoin": "round", "stroke-dasharray": many && kind === "success" ? "6 4" : "none" }));
-      if (this.on(at, "progress")) line(one.progress, "progress", flat);
-      // Where one line would hide the other, success is drawn its own width above.
-      if (one.success && this.on(at, "success")) {
-        const close = one.success.map((value, i) => Math.abs(y(value) - y(one.progress[i])) < 2.2 ? 2.6 : 0);
-        line(one.success, "success", close);
+      for (const kind of ["progress", "success"]) {
+        if (!one[kind] || !this.on(at, kind)) continue;
+        const heights = one.steps.map((step, i) => this.apart(step, y(one[kind][i])));
+        this.drawn.push([one.steps, heights]);
+        this.svg.append(draw("polyline", {
+          points: one.steps.map((step, i) => `${this.x(step)},${heights[i]}`).join(" "), fill: "none",
+          stroke: this.color(at, kind), "stroke-width": 2.2, "stroke-linejoin": "round",
+          "stroke-dasharray": many && kind === "success" ? "6 4" : "none" }));
       }
+    }
+
+    // Where a line would hide another one, it is drawn its own width above.
+    apart(step, height) {
+      for (const [steps, heights] of this.drawn) {
+        const i = last(steps, step), next = Math.min(i + 1, steps.length - 1);
+        if (i < 0) continue;
+        const part = next === i ? 0 : (step - steps[i]) / (steps[next] - steps[i]);
+        const there = heights[i] + (heights[next] - heights[i]) * part;
+        if (Math.abs(height - there) < 2.4) height = there - 2.6;
+      }
+      return height;
     }
 
     rewards(top) {
@@ -300,6 +315,26 @@
       const index = Math.min(this.frame, seconds.length - 1);
       const next = index + 1 < seconds.length ? seconds[index + 1] : seconds[index] + (seconds[1] ?? 0.1);
       player.currentTime = (seconds[index] + next) / 2;
+    }
+
+    // --- videos are fetched while they are near the screen: a page of hundreds holds a few at a time ---
+    players() {
+      const addresses = this.data.videos.map((video) => video.address);
+      const players = this.videos.map((player, at) => [player, addresses[at]]);
+      return this.finder ? [...players, [this.finder, addresses[this.data.series[this.watched].video]]] : players;
+    }
+
+    fetch() {
+      for (const [player, address] of this.players()) if (!player.hasAttribute("src")) player.src = address;
+    }
+
+    release() {
+      this.pause();
+      this.thumbs.clear();
+      for (const [player] of this.players()) {
+        player.removeAttribute("src");
+        player.load();
+      }
     }
 
     // --- playing ---
@@ -378,7 +413,7 @@
       });
       this.root.append(make("div", { class: "replay-seen" }, this.caption, this.strip));
       // A second player looks for the frames, so that the one on show stays where it is.
-      this.finder = make("video", { muted: "", preload: "auto", src: this.data.videos[one.video].address });
+      this.finder = make("video", { muted: "", preload: "auto" });
       this.finder.muted = true;
       this.finder.addEventListener("seeked", () => { this.remember(this.finder, this.looking); this.looking = null; this.seen(); });
     }
@@ -449,10 +484,17 @@
   const near = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
-      near.unobserve(target);
-      target.replay = new Replay(target);
+      if (target.replay) target.replay.fetch(); else target.replay = new Replay(target);
+      far.observe(target);
     }
   }, { rootMargin: "300px" });
+  const far = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) continue;
+      far.unobserve(target);
+      target.replay.release();
+    }
+  }, { rootMargin: "2000px" });
   const find = () => {
     for (const root of document.querySelectorAll(".replay[data-replay]:not([data-found])")) {
       root.dataset.found = "";
