@@ -18,6 +18,7 @@ from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.metrics import Estimate, plain_metrics
+from robometer_rl.evaluation.page import metric_rows, write_evaluation_page
 from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.scoring import Condition, Scores, Scoring, score_episodes
 from robometer_rl.evaluation.verdict import EvaluationVerdict, GateError, check, judge_metrics, read_gate
@@ -26,6 +27,7 @@ from robometer_rl.formats.opening import open_episodes
 from robometer_rl.frames import FrameProtocol, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
+from robometer_rl.report.recordings import MOST_SHOWN
 from robometer_rl.report.terminal import open_console
 
 __all__ = [
@@ -62,7 +64,8 @@ class EvaluateConfig:
         conditions: Also measure with other words (``paraphrased``) or another light and camera (``jitter``), beside
             the episodes as recorded.
         by: Also measure every task, data source, skill or split alone.
-        output: JSON file to write, NAME.json; plots go into the directory NAME beside it.
+        output: JSON file to write, NAME.json; plots and the page go into the directory NAME beside it.
+        page: Most episodes on the page, those that the model is most wrong about; 0 for no page.
         protocol: Which frames each step is scored with, as in ``nested(8)``; the model's default if None.
         every: Scoring interval in recorded frames.
         pairs: Most pairs per task that preference is asked about.
@@ -82,6 +85,7 @@ class EvaluateConfig:
     conditions: tuple[Condition, ...] = ()
     by: Group | None = None
     output: Path = Path("outputs/evaluation.json")
+    page: int = MOST_SHOWN
     protocol: str | None = None
     every: int = 1
     pairs: int = 20
@@ -98,7 +102,7 @@ class EvaluateConfig:
         if self.protocol is not None:
             parse_protocol(self.protocol)
         scored_steps(1, self.every)
-        for name, least in (("pairs", 0), ("seed", 0)):
+        for name, least in (("pairs", 0), ("seed", 0), ("page", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         TargetConfig(reaching=self.reaching)
@@ -139,7 +143,7 @@ def select_episodes(config: EvaluateConfig) -> list[Trajectory]:
 
 
 def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Trajectory]) -> Evaluation:
-    """Evaluates, prints the tables and writes the JSON file and the plots.
+    """Evaluates, prints the tables and writes the JSON file, the plots and the page.
 
     Args:
         config: How; its ``model``, ``data`` and what selects episodes are not looked at.
@@ -161,6 +165,17 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
     plots = write_plots(config.output.with_suffix(""), scores, model.model_id)
     logger.info("wrote %s and %d plots in %s", config.output, len(plots), config.output.with_suffix(""))
     _say(evaluation.verdict)
+    if config.page:
+        page = write_evaluation_page(
+            config.output.with_suffix(""),
+            scores,
+            evaluation.verdict,
+            evaluation.conditions,
+            evaluation.facts,
+            plots,
+            config.page,
+        )
+        open_console().print(f"see it, worst episodes first: open {page}", soft_wrap=True)
     if config.gate is not None:
         _hold_against(config.gate, evaluation)
     return evaluation
@@ -349,20 +364,9 @@ def _table(title: str, measured: Measured) -> Table:
     for condition in measured:
         table.add_column(f"{condition}\n(95 % interval)", justify="right", no_wrap=True)
         table.add_column("n", justify="right")
-    # A group can lack what a metric is about; what no condition has is not shown.
-    names = dict.fromkeys(name for metrics in measured.values() for name in metrics)
-    for name in names:
-        estimates = [metrics.get(name) for metrics in measured.values()]
-        if any(estimate is not None and estimate.count for estimate in estimates):
-            table.add_row(name, *(cell for estimate in estimates for cell in _cells(estimate)))
+    for row in metric_rows(measured):
+        table.add_row(*row)
     return table
-
-
-def _cells(estimate: Estimate | None) -> tuple[str, str]:
-    if estimate is None or not estimate.count:
-        return "", ""
-    interval = "" if np.isnan(estimate.low) else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}", str(estimate.count)
 
 
 def _without_nan(value: Any) -> Any:

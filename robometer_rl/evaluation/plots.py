@@ -13,7 +13,6 @@ from PIL import Image
 from robometer_rl.evaluation.calibration import SuccessCalibration
 from robometer_rl.evaluation.measures import judged_episodes
 from robometer_rl.evaluation.metrics import auroc, roc_curve
-from robometer_rl.evaluation.ranking import QUALITY_RANKS
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
 from robometer_rl.report.figures import (
     LIGHT,
@@ -72,7 +71,7 @@ def draw_curves(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = LI
     """Progress along the episodes of each skill: thin lines are episodes, the thick one is their mean."""
     groups = _by_skill(episodes)
     columns = min(len(groups), 4)
-    subtitle = f"{model} · thin: episodes · thick: their mean"
+    subtitle = f"{model} · thin: episodes · thick: their mean · worst skill first, by the mean at the end"
     time = np.linspace(0, 1, _POINTS)
     with house_style(theme):
         size = (250 if columns > 1 else 432, 215)
@@ -89,7 +88,8 @@ def draw_curves(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = LI
             axes.remove()
         for axes, (skill, members) in zip(places, groups.items(), strict=False):
             _unit_square(axes)
-            axes.set_title(fitted(f"{skill} ({len(members)})", axes.bbox.width / 2, 12.5))
+            title = f"{skill} ({len(members)}): {_mean([scored.final for scored in members]):.2f}"
+            axes.set_title(fitted(title, axes.bbox.width / 2, 12.5))
             curves = np.clip(np.stack([_resampled(scored.progress) for scored in members]), 0, 1)
             axes.plot(time, curves.T, color=theme.progress, alpha=0.25, linewidth=points(0.8), clip_on=False)
             axes.plot(time, curves.mean(axis=0), color=theme.progress, linewidth=points(2.6), clip_on=False)
@@ -162,30 +162,42 @@ def _draw_roc(
 
 
 def draw_ranking(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = LIGHT) -> Image.Image:
-    """Mean final progress by task and skill; a good model's rows grow from left to right."""
+    """Mean final progress by task and skill, the skill that ends lowest first.
+
+    The last rows have the mean of all episodes, by which skills are sorted, and how many of them truly succeed: of a
+    good model that grows from left to right, too.
+    """
     skills = _by_skill(episodes)
     tasks = sorted({scored.task for scored in episodes})
-    wide = min(150, max(76, round(max(text_width(skill, 10.5) for skill in skills)) + 16))
-    label_width = min(280.0, max(text_width(task, 11.5) for task in tasks) + 14)
-    width = max(440.0, 2 * MARGIN + label_width + len(skills) * wide)
-    finals = [
-        [[scored.final for scored in members if scored.task == task] for members in skills.values()] for task in tasks
+    means = [
+        [_mean([scored.final for scored in members if scored.task == task]) for members in skills.values()]
+        for task in tasks
     ]
-    means = np.array([[np.mean(cell) if cell else np.nan for cell in row] for row in finals])
+    means.append([_mean([scored.final for scored in members]) for members in skills.values()])
+    means.append([_mean([scored.successful for scored in members]) for members in skills.values()])
+    names = [*tasks, "all of these", "part of true successes"]
+    wide = min(150, max(76, round(max(text_width(skill, 10.5) for skill in skills)) + 16))
+    label_width = min(280.0, max(text_width(name, 11.5) for name in names) + 14)
+    width = max(440.0, 2 * MARGIN + label_width + len(skills) * wide)
     with house_style(theme):
-        subtitle = f"{model} · mean over episodes · worst skill first"
+        subtitle = f"{model} · mean over episodes · worst skill first, by all of its episodes"
         figure, top = new_figure(
-            "Final progress by task and skill", subtitle, (width, 30 + len(tasks) * _ROW + 12), theme
+            "Final progress by task and skill", subtitle, (width, 30 + len(names) * _ROW + 12), theme
         )
-        axes = place_axes(figure, MARGIN + label_width, top + 30, len(skills) * wide, len(tasks) * _ROW)
-        _draw_cells(axes, means, theme)
+        axes = place_axes(figure, MARGIN + label_width, top + 30, len(skills) * wide, len(names) * _ROW)
+        _draw_cells(axes, np.array(means), theme)
         axes.set_xticks(np.arange(len(skills)) + 0.5, [fitted(skill, wide - 8, 10.5) for skill in skills])
-        axes.set_yticks(np.arange(len(tasks)) + 0.5, [fitted(task, label_width - 10, 11.5) for task in tasks])
+        axes.set_yticks(np.arange(len(names)) + 0.5, [fitted(name, label_width - 10, 11.5) for name in names])
+        axes.axhline(len(tasks), color=theme.muted, linewidth=points(1))
         axes.tick_params("x", labelsize=points(10.5), length=0, top=False, labeltop=True, labelbottom=False)
         axes.tick_params("y", labelsize=points(11.5), labelcolor=theme.ink, pad=points(label_width))
         for label in axes.get_yticklabels():
             label.set_horizontalalignment("left")
         return rendered(figure)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _draw_cells(axes: Axes, values: NDArray[np.float64], theme: Theme) -> None:
@@ -215,15 +227,11 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _by_skill(episodes: Sequence[ScoredEpisode]) -> dict[str, list[ScoredEpisode]]:
-    """Episodes by skill, from the skill with the worst outcomes to the one with the best."""
+    """Episodes by skill, from the skill whose mean final progress is lowest to the one where it is highest."""
     groups: dict[str, list[ScoredEpisode]] = {}
     for scored in episodes:
         groups.setdefault(str(scored.episode.skill), []).append(scored)
-
-    def outcome(skill: str) -> tuple[float, str]:
-        return float(np.mean([QUALITY_RANKS[scored.episode.quality_label] for scored in groups[skill]])), skill
-
-    return {skill: groups[skill] for skill in sorted(groups, key=outcome)}
+    return dict(sorted(groups.items(), key=lambda group: (_mean([scored.final for scored in group[1]]), group[0])))
 
 
 def _resampled(values: NDArray[Any]) -> NDArray[np.float64]:

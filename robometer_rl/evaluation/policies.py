@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.evaluation.metrics import Estimate, bootstrap, kendall_tau_a, kendall_tau_b
 
-__all__ = ["PolicyRanking", "RankedPolicy", "rank_policies"]
+__all__ = ["PolicyRanking", "RankedPolicy", "rank_policies", "typical_episodes"]
 
 Floats = NDArray[np.float64]
 
@@ -110,6 +110,25 @@ def rank_policies(
         return Estimate(tau(*_means(score, success, list(groups.values()))), float(low), float(high), len(groups))
 
     return PolicyRanking(tuple(ranked), estimate(kendall_tau_a), estimate(kendall_tau_b))
+
+
+def typical_episodes(names: Sequence[str], scores: ArrayLike) -> dict[str, int]:
+    """Of each policy the position of the episode whose score is nearest to the mean of its episodes.
+
+    Args:
+        names: (n,) whose episode it is.
+        scores: (n,) what a model says of it.
+
+    Example:
+        >>> typical_episodes(["a", "a", "b", "a"], [0.1, 0.9, 0.5, 0.4])
+        {'a': 3, 'b': 2}
+    """
+    values = np.asarray(scores, np.float64)
+    groups = {name: np.flatnonzero([each == name for each in names]) for name in dict.fromkeys(names)}
+    return {
+        name: int(members[np.argmin(np.abs(values[members] - values[members].mean()))])
+        for name, members in groups.items()
+    }
 
 
 def _means(score: Floats, success: Floats, groups: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:

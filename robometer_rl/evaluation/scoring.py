@@ -22,7 +22,7 @@ from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import Clip, FrameProtocol, FrameSequence, same_length
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
-from robometer_rl.prediction import as_probabilities
+from robometer_rl.prediction import Prediction, as_probabilities
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD
 
@@ -105,6 +105,7 @@ class ScoredEpisode:
             None without controls.
         still: (T,) progress when the first frame is shown over and over.
         wrong_task: (T,) progress under another task's instruction; None if there is no other task.
+        distribution: (T, bins) over progress; no bins of a model that says none, None where it was not kept.
         truth: (T,) true progress as training labels it (`robometer_rl.data.labels`): of the simulator's states, where
             experts among the episodes show what they are worth; None where it is not known in every frame.
     """
@@ -116,6 +117,7 @@ class ScoredEpisode:
     still: Floats | None = None
     wrong_task: Floats | None = None
     truth: Floats | None = None
+    distribution: Floats | None = None
 
     @property
     def task(self) -> str:
@@ -190,14 +192,21 @@ def score_episodes(
     questions = _Questions(model, list(episodes), scoring, condition)
     rng = np.random.default_rng(scoring.seed)
     dense = questions.dense()
-    for progress, _ in dense:
-        model.doubts.episode(model.model_id, float(progress.max()))
+    for said in dense:
+        model.doubts.episode(model.model_id, float(said.progress.max()))
     wrong = questions.wrong_tasks(rng)  # drawn in any case: the pairs are the same with and without controls
     beside = questions.beside_experts(wrong) if scoring.controls else {}
     truths = [each.progress if each.progress_known.all() else None for each in labelled]
     scored = [
-        ScoredEpisode(episode, progress, success, *beside.get(index, ()), truth=truth)
-        for index, (episode, (progress, success), truth) in enumerate(zip(episodes, dense, truths, strict=True))
+        ScoredEpisode(
+            episode,
+            said.progress,
+            said.success,
+            *beside.get(index, ()),
+            truth=truth,
+            distribution=said.progress_distribution,
+        )
+        for index, (episode, said, truth) in enumerate(zip(episodes, dense, truths, strict=True))
     ]
     threshold = DEFAULT_REWARD.threshold(model.success_threshold)
     return Scores(scored, questions.pairs(rng), threshold, scoring.every)
@@ -213,9 +222,9 @@ class _Questions:
         for index, episode in enumerate(episodes):
             self.by_task.setdefault(group_key(episode), []).append(index)
 
-    def dense(self) -> list[tuple[Floats, Floats | None]]:
-        """Progress and success of every frame of every episode."""
-        values: list[tuple[Floats, Floats | None]] = []
+    def dense(self) -> list[Prediction]:
+        """What is said of every frame of every episode."""
+        values: list[Prediction] = []
         for batch in self._batches(self.episodes, "episodes"):
             values += self._steps([self._clip(episode) for episode in batch])
         return values
@@ -235,7 +244,7 @@ class _Questions:
             asked += [Clip(frames, other)] if other is not None else []
             steps = self._steps(asked)
             single = self._single_frames(frames, clip.task)
-            values[index] = (single, steps[0][0], steps[1][0] if other is not None else None)
+            values[index] = (single, steps[0].progress, steps[1].progress if other is not None else None)
         return values
 
     def pairs(self, rng: np.random.Generator) -> list[ScoredPair]:
@@ -287,10 +296,9 @@ class _Questions:
         others = sorted({task_under(self.condition, episode, seed) for episode in firsts} - said)
         return others[int(rng.integers(len(others)))] if others else None
 
-    def _steps(self, clips: list[Clip]) -> list[tuple[Floats, Floats | None]]:
+    def _steps(self, clips: list[Clip]) -> list[Prediction]:
         predictions = self.model.predict_steps(clips, self.scoring.protocol, self.scoring.every)
-        held = [prediction.hold(len(clip)) for prediction, clip in zip(predictions, clips, strict=True)]
-        return [(prediction.progress, prediction.success) for prediction in held]
+        return [prediction.hold(len(clip)) for prediction, clip in zip(predictions, clips, strict=True)]
 
     def _single_frames(self, frames: NDArray[np.uint8], task: str) -> Floats:
         copies = self.scoring.protocol.max_frames

@@ -1,0 +1,224 @@
+"""Pages of evaluations: each episode's video and curves beside what is known of it, worst disagreements first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from robometer_rl.evaluation.metrics import Estimate
+from robometer_rl.evaluation.policies import PolicyRanking
+from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
+from robometer_rl.evaluation.verdict import EvaluationVerdict
+from robometer_rl.frames import scored_steps
+from robometer_rl.prediction import Prediction
+from robometer_rl.report.markup import html
+from robometer_rl.report.page import data_table, figure
+from robometer_rl.report.recordings import Recorded, write_recordings
+from robometer_rl.report.replay import Replay, Series, judged_series, worst_first
+
+__all__ = ["episode_replay", "episode_series", "metric_rows", "write_evaluation_page", "write_ranking_page"]
+
+_MOST_POLICIES: Final = 6  # under one cursor: as many as there are colours
+_CAPTIONS: Final = {
+    "progress": "Progress along the episodes of each skill",
+    "ranking": "Final progress by task and skill",
+    "success": "ROC of success",
+}
+
+
+def episode_series(name: str, scored: ScoredEpisode, scores: Scores, protocol: str, video: int = 0) -> Series:
+    """What was said of an episode, with the reward and the success rule that are usual, beside its truth.
+
+    Args:
+        name: What tells it from other series.
+        scored: The episode.
+        scores: Those that it is among.
+        protocol: Which frames the model was shown for each value; ``given`` if that is not to be drawn.
+        video: Which of the replay's videos it is about.
+    """
+    episode, count = scored.episode, len(scored.progress)
+    steps = scored_steps(count, scores.every)
+    bins = np.zeros((count, 0), np.float32) if scored.distribution is None else scored.distribution
+    said = Prediction(
+        scored.progress[steps],
+        None if scored.success is None else scored.success[steps],
+        bins[steps],
+        protocol,
+        name,
+        scores.every,
+    )
+    series = judged_series(name, said, count, scores.threshold, episode.task, None, episode.success, video)
+    return replace(series, true_progress=scored.truth, outcome=scored.successful)
+
+
+def episode_replay(scored: ScoredEpisode, series: Sequence[Series]) -> Replay:
+    """An episode with its row of the table; the first of ``series`` is what the row is about."""
+    episode, first = scored.episode, series[0]
+    gap, found = first.disagreement, first.scores.success_frame
+    values = {
+        "Disagreement": "" if gap is None else f"{gap:.2f}",
+        "Recorded": episode.quality_label,
+        "Skill": str(episode.skill or ""),
+        "Final progress": f"{scored.final:.2f}",
+        "True": "" if scored.truth is None else f"{scored.truth[-1]:.2f}",
+        "Success rule fires": "" if scored.success is None else "never" if found is None else f"at frame {found}",
+    }
+    known = (episode.task, episode.quality_label, episode.skill, episode.data_source, episode.split)
+    return Replay(episode.id, series, description=" · ".join(part for part in known if part), values=values)
+
+
+def write_evaluation_page(
+    folder: Path,
+    scores: Mapping[str, Scores],
+    verdict: EvaluationVerdict,
+    measured: Mapping[str, Mapping[str, Estimate]],
+    facts: Mapping[str, Any],
+    plots: Sequence[Path],
+    most: int,
+) -> Path:
+    """Writes the page of an evaluation and its videos.
+
+    Args:
+        folder: Where, beside the plots.
+        scores: By condition, with ``recorded`` among them, which are in the same order.
+        verdict: What to make of them.
+        measured: Metrics by condition, then by name.
+        facts: What was evaluated on what, see `robometer_rl.evaluation.evaluate.Evaluation`.
+        plots: Pictures in the folder.
+        most: How many episodes are shown at most.
+
+    Returns:
+        The page.
+    """
+    recorded = scores["recorded"].episodes
+    replays = [_under_conditions(number, scores, facts) for number in range(len(recorded))]
+    shown = worst_first(replays)[:most]
+    pictures = "".join(figure(path.name, _CAPTIONS[path.stem]) for path in plots)
+    columns = ("metric", *(column for condition in measured for column in (condition, "n")))
+    return write_recordings(
+        folder,
+        f"{facts['model']}, evaluated",
+        f"The verdict on {len(replays)} episodes is {verdict.light}. {_order(len(shown), len(replays))}",
+        ((replays[place], {"recording": recorded[place].episode.frames}) for place in shown),
+        _how(facts),
+        count=len(shown),
+        sections=[
+            _verdict(verdict),
+            f"<h2>Metrics, with 95 % intervals</h2>\n{data_table(columns, metric_rows(measured))}",
+            f"<h2>Pictures</h2>\n<div class='pictures'>{pictures}</div>",
+        ],
+        show_progress=True,
+    )
+
+
+def metric_rows(measured: Mapping[str, Mapping[str, Estimate]]) -> list[tuple[str, ...]]:
+    """Rows of a table of metrics: the name, then value with interval and count under each condition.
+
+    A group can lack what a metric is about; what no condition has is not shown.
+    """
+    rows = []
+    for name in dict.fromkeys(name for metrics in measured.values() for name in metrics):
+        found = [metrics.get(name) for metrics in measured.values()]
+        if any(estimate is not None and estimate.count for estimate in found):
+            rows.append((name, *(cell for estimate in found for cell in _cells(estimate))))
+    return rows
+
+
+def _cells(estimate: Estimate | None) -> tuple[str, str]:
+    if estimate is None or not estimate.count:
+        return "", ""
+    interval = "" if np.isnan(estimate.low) else f" ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.value:.3f}{interval}", str(estimate.count)
+
+
+def write_ranking_page(
+    folder: Path,
+    title: str,
+    ranking: PolicyRanking,
+    typical: Mapping[str, ScoredEpisode],
+    scores: Scores,
+    protocol: str,
+    facts: Mapping[str, str],
+) -> Path:
+    """Writes a page about a ranking of policies: an episode of each under one cursor, then episodes, worst first.
+
+    Args:
+        folder: Where the page and its videos go.
+        title: Heading.
+        ranking: The ranking.
+        typical: An episode of each policy; six of them are shown together at most, from the best to the worst.
+        scores: Episodes that are shown alone, with how they were scored.
+        protocol: Which frames the model was shown for each value.
+        facts: What produced the numbers.
+
+    Returns:
+        The page.
+    """
+    replays = [episode_replay(each, [episode_series("progress", each, scores, protocol)]) for each in scores.episodes]
+    ordered = [(replays[at], {"recording": scores.episodes[at].episode.frames}) for at in worst_first(replays)]
+    together = [_together(ranking, typical, scores, protocol)] if typical else []
+    rows = [(each.name, str(each.score), f"{each.success_rate:.0%}") for each in ranking.policies]
+    return write_recordings(
+        folder,
+        title,
+        f"Policies by the mean progress that is seen in the last frames of their episodes; Kendall's tau_a with true "
+        f"success is {ranking.tau_a}. Below, an episode of each policy under one cursor, then "
+        f"{len(ordered)} episodes, worst disagreements with true success first.",
+        [*together, *ordered],
+        facts,
+        count=len(ordered) + len(together),
+        sections=[f"<h2>Policies</h2>\n{data_table(('policy', 'mean final progress', 'true success'), rows)}"],
+        show_progress=True,
+    )
+
+
+def _together(ranking: PolicyRanking, typical: Mapping[str, ScoredEpisode], scores: Scores, protocol: str) -> Recorded:
+    names = [policy.name for policy in ranking.policies if policy.name in typical]
+    chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), _MOST_POLICIES)).round().astype(int))
+    shown = [names[place] for place in chosen]
+    series = [episode_series(name, typical[name], scores, protocol, video) for video, name in enumerate(shown)]
+    sentence = "Of each policy the episode that is paid most like its mean."
+    return Replay("policies, best first", series, description=sentence), {
+        name: typical[name].episode.frames for name in shown
+    }
+
+
+def _under_conditions(number: int, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> Replay:
+    """An episode under all conditions; pictures that were changed are not those of the video."""
+    recorded = scores["recorded"].episodes[number]
+    name = facts["model"] if len(scores) == 1 else "recorded"
+    series = [episode_series(name, recorded, scores["recorded"], facts["protocol"])]
+    for condition, said in scores.items():
+        if condition != "recorded":
+            other = episode_series(condition, said.episodes[number], said, "given")
+            series.append(replace(other, true_progress=None, true_success=None))
+    return episode_replay(recorded, series)
+
+
+def _order(shown: int, count: int) -> str:
+    which = f"The {shown} with the worst disagreements are below" if shown < count else "All are below"
+    return f"{which}, the worst first: progress in the last frame against true progress, success against true success."
+
+
+def _verdict(verdict: EvaluationVerdict) -> str:
+    items = "".join(f"<li>{html(sentence)}</li>" for sentence in verdict.sentences)
+    return f"<h2>Verdict: {verdict.light}</h2>\n<div class='card'><ul>{items}</ul></div>"
+
+
+def _how(facts: Mapping[str, Any]) -> dict[str, str]:
+    made = facts["provenance"]
+    revision = f"@{facts['revision']}" if facts["revision"] else ""
+    return {
+        "Model": f"{facts['model']}{revision}, {facts['dtype']}",
+        "Frame protocol": f"{facts['protocol']}, every {facts['every']} frames",
+        "Reward": "the change of progress since the scored frame before",
+        "Success threshold": f"{facts['success_threshold']:.3f}",
+        "Episodes": ", ".join(f"{skill} ({count})" for skill, count in facts["episodes"].items()),
+        "Versions": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
+        "Date": made["date"],
+        "Command": made["command"],
+    }
