@@ -17,7 +17,7 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -220,8 +220,9 @@ def _conclude(
     seen = [each for example in asked for each in ask(model, [example])]
     rule = _calibrated(seen)
     verdict = judge(seen, survey, rule)
-    spreads = [float(model.uncertainty(each.example.episode.clip())[-1]) for each in seen]
-    proposals = propose(seen, spreads, survey)
+    spreads = [model.uncertainty(each.example.episode.clip()) for each in seen]
+    seen = [replace(each, spread=spread) for each, spread in zip(seen, spreads, strict=True)]
+    proposals = propose(seen, [float(spread[-1]) for spread in spreads], survey)
     trained = {
         "verdict": verdict.as_dict(),
         "data": survey.facts,

@@ -1,23 +1,29 @@
-"""The page of a run: the verdict, what it rests on, pictures of what is paid, and what to do next."""
+"""The page of a run: the verdict, what it rests on, every episode that it was judged by, and what to do next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from robometer_rl.adapting.proposals import Proposal
 from robometer_rl.adapting.survey import Survey
 from robometer_rl.adapting.verdict import Seen, Verdict
-from robometer_rl.data.inspect import contact_sheet
+from robometer_rl.evaluation.page import episode_replay, episode_series
 from robometer_rl.evaluation.plots import draw_curves, draw_ranking
-from robometer_rl.files import write_text
+from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
 from robometer_rl.report.figures import save_picture
 from robometer_rl.report.markup import html
-from robometer_rl.report.page import data_table, definitions, document
+from robometer_rl.report.page import data_table, figure
+from robometer_rl.report.recordings import MOST_SHOWN, Recorded, write_recordings
+from robometer_rl.report.replay import worst_first
+from robometer_rl.rewards import DEFAULT_REWARD
 
 __all__ = ["write_page"]
-
-_SHOWN = 8  # episodes on the contact sheet
 
 
 def write_page(
@@ -29,7 +35,7 @@ def write_page(
     proposals: Sequence[Proposal],
     commands: Sequence[str],
 ) -> Path:
-    """Writes ``index.html`` and its pictures.
+    """Writes ``index.html``, its pictures and its videos.
 
     Args:
         folder: Where; made if it is missing.
@@ -44,35 +50,54 @@ def write_page(
         The page.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [
-        f"<h1>{html(name)}: {html(verdict.headline)}</h1>\n<p class='lead'>{html(_lead(verdict))}</p>",
-        _reasons(verdict),
-        f"<h2>What is paid</h2>\n{_outcomes(verdict)}",
-    ]
-    if seen:
-        sections.append(_pictures(folder, name, seen))
-    sections += [
-        f"<h2>Checks</h2>\n{_checks(verdict)}",
-        f"<h2>The recordings</h2>\n<div class='card'><dl>{definitions(survey.facts)}</dl></div>",
-        _proposals(proposals),
-        "<h2>Next</h2>\n" + "".join(f"<pre class='card'>{html(command)}</pre>" for command in commands),
-    ]
-    write_text(folder / "index.html", document(f"{name}: {verdict.headline}", [part for part in sections if part]))
-    return folder / "index.html"
-
-
-def _lead(verdict: Verdict) -> str:
-    judged = f"Judged on {verdict.held_out} episodes that it was not trained on."
-    return (
-        f"{judged} It may pay an agent in this environment." if verdict.usable else f"{judged} It must pay nobody yet."
+    scores = Scores([each.scored() for each in seen], [], DEFAULT_REWARD.threshold(verdict.threshold))
+    recordings = _recordings(name, seen, scores)
+    return write_recordings(
+        folder,
+        f"{name}: {verdict.headline}",
+        _lead(verdict, len(recordings)),
+        recordings,
+        survey.facts,
+        count=len(recordings),
+        sections=[
+            *_reasons(verdict),
+            f"<h2>What is paid</h2>\n{_outcomes(verdict)}",
+            *_pictures(folder, name, scores.episodes),
+            f"<h2>Checks</h2>\n{_checks(verdict)}",
+            *_proposals(proposals),
+            "<h2>Next</h2>\n" + "".join(f"<pre class='card'>{html(command)}</pre>" for command in commands),
+        ],
+        show_progress=True,
     )
 
 
-def _reasons(verdict: Verdict) -> str:
+def _recordings(name: str, seen: Sequence[Seen], scores: Scores) -> list[Recorded]:
+    """The episodes that it was judged by, the most wrongly paid first; the band is where its heads are apart."""
+    replays = []
+    for each, scored in zip(seen, scores.episodes, strict=True):
+        series = episode_series(name, scored, scores, each.protocol)
+        if each.spread is not None:
+            series = replace(series, band=_band(each.progress, each.spread))
+        replays.append(episode_replay(scored, [series]))
+    shown = worst_first(replays)[:MOST_SHOWN]
+    return [(replays[place], {"recording": seen[place].example.episode.frames}) for place in shown]
+
+
+def _band(progress: NDArray[np.floating[Any]], spread: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return np.clip(np.stack([progress - spread, progress + spread], axis=1), 0.0, 1.0).astype(np.float64)
+
+
+def _lead(verdict: Verdict, shown: int) -> str:
+    judged = f"Judged on {verdict.held_out} episodes that it was not trained on."
+    may = "It may pay an agent in this environment." if verdict.usable else "It must pay nobody yet."
+    return f"{judged} {may} {shown} of the episodes are below, those that it is most wrong about first."
+
+
+def _reasons(verdict: Verdict) -> list[str]:
     if verdict.usable:
-        return ""
+        return []
     items = "".join(f"<li>{html(reason)}</li>" for reason in verdict.reasons)
-    return f"<h2>Why not</h2>\n<div class='card'><ul>{items}</ul></div>"
+    return [f"<h2>Why not</h2>\n<div class='card'><ul>{items}</ul></div>"]
 
 
 def _outcomes(verdict: Verdict) -> str:
@@ -94,34 +119,20 @@ def _checks(verdict: Verdict) -> str:
     return data_table(("check", "found", "expected", "met"), rows)
 
 
-def _pictures(folder: Path, name: str, seen: Sequence[Seen]) -> str:
-    scored = [each.scored() for each in seen]
-    worst = sorted(seen, key=lambda each: -abs(each.final - _worth(each)))[:_SHOWN]
+def _pictures(folder: Path, name: str, scored: Sequence[ScoredEpisode]) -> list[str]:
+    if not scored:
+        return []
     pictures = {"progress.png": ("Progress along the episodes of each kind", draw_curves(scored, name))}
     if len({each.task for each in scored}) > 1:
         pictures["ranking.png"] = ("Progress in the last frame", draw_ranking(scored, name))
-    pictures["worst.png"] = (
-        "The episodes that are paid most wrongly",
-        contact_sheet([each.example.episode for each in worst]),
-    )
-    parts = []
-    for file, (caption, picture) in pictures.items():
+    for file, (_, picture) in pictures.items():
         save_picture(picture, folder / file)
-        parts.append(
-            f"<h2>{html(caption)}</h2>\n<figure class='card'><img src='{html(file)}' alt='{html(caption)}'></figure>"
-        )
-    rows = [(each.example.episode.id, f"{each.final:.2f}", f"{_worth(each):.2f}") for each in worst]
-    return "\n".join([*parts, data_table(("episode", "final progress", "worth"), rows)])
+    return [f"<h2>{html(caption)}</h2>\n{figure(file, caption)}" for file, (caption, _) in pictures.items()]
 
 
-def _worth(seen: Seen) -> float:
-    """Of the last frame, as it was learned."""
-    return float(seen.example.labels.progress[-1])
-
-
-def _proposals(proposals: Sequence[Proposal]) -> str:
+def _proposals(proposals: Sequence[Proposal]) -> list[str]:
     if not proposals:
-        return ""
+        return []
     lines = [f"{each.text} ({', '.join(each.episodes)})" if each.episodes else each.text for each in proposals]
     items = "".join(f"<li>{html(line)}</li>" for line in lines)
-    return f"<h2>Record next</h2>\n<div class='card'><ul>{items}</ul></div>"
+    return [f"<h2>Record next</h2>\n<div class='card'><ul>{items}</ul></div>"]

@@ -42,6 +42,8 @@ class Seen:
         success: (T,) probability.
         alone: (T,) progress of each frame when it is all that is shown.
         still: How much progress moves while the first frame is shown over and over.
+        protocol: Which frames each value was said of, as in ``nested(8)``; ``given`` for the whole episode.
+        spread: (T,) how far the heads of the model are apart, see `CompactModel.uncertainty`; None if nobody asked.
     """
 
     example: Example
@@ -49,6 +51,8 @@ class Seen:
     success: Floats
     alone: Floats
     still: float
+    protocol: str = "given"
+    spread: Floats | None = None
 
     @property
     def final(self) -> float:
@@ -61,8 +65,9 @@ class Seen:
         return float(self.example.labels.progress[-1]) if self.example.measured else None
 
     def scored(self) -> ScoredEpisode:
-        """The same for pictures of an evaluation."""
-        return ScoredEpisode(self.example.episode, self.progress, self.success)
+        """The same for pages and pictures of an evaluation."""
+        truth = self.example.labels.progress if self.example.measured else None
+        return ScoredEpisode(self.example.episode, self.progress, self.success, truth=truth)
 
 
 @dataclass(frozen=True)
@@ -144,11 +149,8 @@ def ask(model: RewardModel, examples: Sequence[Example]) -> list[Seen]:
         alone = model.predict([Clip(frame[None], clip.task) for frame in frames])
         still = model.predict_steps([Clip(np.repeat(frames[:1], _STILL, axis=0), clip.task)])[0].progress
         assert said.success is not None
-        seen.append(
-            Seen(
-                example, said.progress, said.success, np.array([one.progress[0] for one in alone]), float(np.ptp(still))
-            )
-        )
+        shown_alone = np.array([one.progress[0] for one in alone])
+        seen.append(Seen(example, said.progress, said.success, shown_alone, float(np.ptp(still)), said.protocol))
     return seen
 
 

@@ -41,7 +41,8 @@ def test_from_recordings_to_a_model_that_every_command_takes(
     assert (written["verdict"]["verdict"], written["steps"]) == (verdict.headline, 40)
     page = (run / "page" / "index.html").read_text()
     assert verdict.headline in page
-    assert all((run / "page" / name).is_file() for name in ("progress.png", "worst.png"))
+    assert (run / "page" / "progress.png").is_file()
+    assert len(list((run / "page").glob("*.mp4"))) == verdict.held_out == page.count("<section class='replay'")
     printed = capsys.readouterr().out
     assert f"verdict: {verdict.headline}" in printed
     assert f"--continue {run}" in printed.replace("\n", "")
