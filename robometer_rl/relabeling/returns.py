@@ -6,7 +6,8 @@ With r_t what step t pays, V(o) the value of an observation, e_t what step t pay
     return     G_t = sum over k < m of discount^k r_{t+k}
     advantage  A_t = sum over k < m of discount^k e_{t+k} + discount^m V(o_{t+m}) - V(o_t)
 
-The value of an observation is the progress predicted in it, times the scale of the reward. So advantages are sums of
+The value of an observation is the progress predicted in it (where the reward asks for confidence, the last one that the
+model was sure of), times the scale of the reward. So advantages are sums of
 rewards whose learned part is potential-based shaping by progress (`shaped`), whatever the mode of the reward is. With a
 discount of 1 and without task rewards an advantage is the progress made over n steps, which RA-BC weights actions by
 (arXiv 2509.25358); with task rewards it is the n-step advantage of RECAP (arXiv 2511.14759), with predicted progress as

@@ -57,7 +57,14 @@ def test_an_n_step_return_is_the_return_without_that_of_the_nth_step(rewards, di
 
 
 def label(
-    spec: RewardSpec, progress, horizon: Horizon, *, terminated: bool, steps: int | None = None, task=None
+    spec: RewardSpec,
+    progress,
+    horizon: Horizon,
+    *,
+    terminated: bool,
+    steps: int | None = None,
+    task=None,
+    uncertainty=None,
 ) -> EpisodeLabels:
     """Labels of an episode in which a model saw ``progress``, one step shorter unless its outcome is missing."""
     count = len(progress)
@@ -65,14 +72,14 @@ def label(
     task = np.zeros(steps) if task is None else task
     frames = np.zeros((count, 4, 4, 3), np.uint8)
     episode = RecordedEpisode("a", (TASK,), {"front": frames}, steps, task, terminated, not terminated)
-    return label_episode(episode, spec, np.array(progress), np.zeros(count), 0.5, horizon)
+    return label_episode(episode, spec, np.array(progress), np.zeros(count), 0.5, horizon, uncertainty)
 
 
 @given(PROGRESS, DISCOUNTS, st.none() | st.integers(1, 25), st.booleans(), st.sampled_from(SPECS))
 def test_an_advantage_is_what_is_paid_and_the_later_value_less_the_value_before(
     progress, discount, n_step, terminated, spec
 ):
-    spec, steps = replace(spec, every=1, success_bonus=0.0), len(progress) - 1
+    spec, steps = replace(spec, every=1, success_bonus=0.0, confidence=None), len(progress) - 1
     task = np.linspace(-1, 1, steps)
     found = label(spec, progress, Horizon(discount, n_step), terminated=terminated, task=task)
     values = spec.scale * np.array(progress)
@@ -119,6 +126,14 @@ def test_an_outcome_that_was_not_recorded_is_worth_what_was_seen_last():
     assert found.imputed.tolist() == [False, True]
     assert found.returns == pytest.approx([0.6 + 0.5 * 0.6, 0.6])
     assert found.advantages == pytest.approx([0.25 * 0.6 - 0.2, 0.5 * 0.6 - 0.6])
+
+
+def test_a_value_is_the_last_progress_that_the_model_was_sure_of():
+    progress, uncertainty, horizon = [0.2, 0.9, 0.6], [0.0, 0.5, 0.1], Horizon(0.5, 1)
+    for mode in ("delta", "level"):
+        spec = RewardSpec(mode, confidence=0.5)
+        found = label(spec, progress, horizon, terminated=False, uncertainty=uncertainty)
+        assert found.advantages == pytest.approx([0.5 * 0.2 - 0.2, 0.5 * 0.6 - 0.2])
 
 
 def test_sums_beyond_what_learners_can_keep_are_an_error():
