@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 from rich.table import Table
 
 from robometer_rl.data.trajectory import Trajectory
@@ -17,6 +19,8 @@ from robometer_rl.documents import read_text
 from robometer_rl.files import write_text
 from robometer_rl.frames import parse_protocol, scored_steps
 from robometer_rl.models.locations import is_compact
+from robometer_rl.monitor import MonitorSpec
+from robometer_rl.prediction import Prediction
 from robometer_rl.provenance import provenance, read_record
 from robometer_rl.report.figures import save_picture
 from robometer_rl.report.terminal import open_console
@@ -25,6 +29,7 @@ from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 if TYPE_CHECKING:
     from robometer_rl.evaluation.calibration import SuccessCalibration
     from robometer_rl.evaluation.metrics import Estimate
+    from robometer_rl.evaluation.monitoring import MonitorCalibration
 
 __all__ = ["CalibrateConfig", "run_calibrate"]
 
@@ -49,6 +54,7 @@ class CalibrateConfig:
         every: Scoring interval in recorded frames. Choose it so that frames are as far apart as your environment's
             scored ones, since patience counts scored frames.
         reward: JSON file of the `RewardSpec` to start from; one with defaults if None.
+        monitor: Choose a monitor on every second task, too, and judge it on the others (``monitor.json``).
         write_checkpoint: Write a threshold into the settings of the model, a local directory. Settings hold no
             patience, so it is the one for the default patience.
         output: Folder for ``reward.json``, ``calibration.json`` and ``roc.png``.
@@ -65,6 +71,7 @@ class CalibrateConfig:
     protocol: str | None = None
     every: int = 1
     reward: Path | None = None
+    monitor: bool = False
     write_checkpoint: bool = False
     output: Path = Path("outputs/calibration")
     device: str = "cpu"
@@ -102,20 +109,15 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
         raise ValueError(f"{config.model!r} is no local directory whose settings could be written")
     spec = RewardSpec() if config.reward is None else RewardSpec.from_json(read_text(config.reward))
     # Imported here: they need torch, which the command line has no time for before it knows what to do.
-    from robometer_rl.evaluation.calibration import calibrate_success
+    from robometer_rl.evaluation.calibration import choose_rules, score_judged, success_of
     from robometer_rl.evaluation.plots import draw_calibration
     from robometer_rl.models.loading import load_reward_model
 
     model = load_reward_model(config.model, config.device, config.dtype)
-    rules = calibrate_success(
-        model,
-        episodes,
-        patiences=sorted({*config.patience, DEFAULT_REWARD.patience}),
-        protocol=None if config.protocol is None else parse_protocol(config.protocol),
-        every=config.every,
-        max_false_alarms=config.max_false_alarms,
-        seed=config.seed,
-    )
+    protocol = None if config.protocol is None else parse_protocol(config.protocol)
+    said, done = score_judged(model, episodes, protocol=protocol, every=config.every)
+    patiences = sorted({*config.patience, DEFAULT_REWARD.patience})
+    rules = choose_rules(success_of(said), done, patiences, config.max_false_alarms, config.seed)
     best = next(rule for rule in rules if rule.patience in config.patience)
     open_console().print(_table(rules, best, model.model_id))
     config.output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,44 @@ def run_calibrate(config: CalibrateConfig) -> SuccessCalibration:
     logger.info("wrote %s", config.output / "reward.json")
     if config.write_checkpoint:
         _write_checkpoint(config, rules)
+    if config.monitor:
+        _calibrate_monitor(config, episodes, said, done, chosen)
     return best
+
+
+def _calibrate_monitor(
+    config: CalibrateConfig,
+    episodes: list[Trajectory],
+    said: list[Prediction],
+    done: list[NDArray[np.bool_]],
+    rule: RewardSpec,
+) -> None:
+    """Writes ``monitor.json``, and says what the monitor does on tasks that it was not chosen on."""
+    from robometer_rl.evaluation.monitoring import choose_monitor, watched
+
+    spec = MonitorSpec(success_threshold=rule.success_threshold, needed=rule.patience, out_of=rule.patience)
+    found = choose_monitor(
+        watched(episodes, said, done, config.every), spec, max_false_alarms=config.max_false_alarms, seed=config.seed
+    )
+    open_console().print(_monitor_table(found))
+    numbers = {"chosen_on": found.chosen_on.as_dict(), "reported_on": found.reported_on.as_dict()}
+    write_text(config.output / "monitor_calibration.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(config.output / "monitor.json", found.spec.to_json() + "\n")
+    logger.info("wrote %s; MonitorSpec.from_json reads it (docs/monitoring.md)", config.output / "monitor.json")
+
+
+def _monitor_table(found: MonitorCalibration) -> Table:
+    table = Table(
+        title=f"monitor: looks back {found.spec.window} scored frames, a loss is one of {found.spec.loss:.2f}\n"
+        "(false: of the successes; noticed, and called done: of the failures)",
+        title_justify="left",
+    )
+    for name in ("tasks", "false", "noticed", "frames late", "called done"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for where, rates in (("chosen on", found.chosen_on), ("others", found.reported_on)):
+        shown = [_percent(rate) for rate in (rates.false_alarms, rates.noticed, rates.called_done)]
+        table.add_row(f"{where} ({len(rates.tasks)})", *shown[:2], f"{rates.delay:.0f}", shown[2])
+    return table
 
 
 def _episodes(config: CalibrateConfig) -> list[Trajectory]:

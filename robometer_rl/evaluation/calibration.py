@@ -18,6 +18,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.metrics import Estimate, auroc, best_threshold, bootstrap
 from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
+from robometer_rl.prediction import Prediction
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import DEFAULT_REWARD
 
@@ -28,9 +29,12 @@ __all__ = [
     "SuccessCalibration",
     "calibrate_success",
     "choose_rule",
+    "choose_rules",
     "gather_evidence",
     "highest_firing",
+    "score_judged",
     "score_success",
+    "success_of",
 ]
 
 MAX_FALSE_ALARMS: Final = 0.05
@@ -189,10 +193,10 @@ def choose_rule(evidence: Evidence, max_false_alarms: float = MAX_FALSE_ALARMS, 
     )
 
 
-def score_success(
+def score_judged(
     model: RewardModel, episodes: Sequence[Trajectory], *, protocol: FrameProtocol | None = None, every: int = 1
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
-    """Asks a model whether recorded episodes are done.
+) -> tuple[list[Prediction], list[NDArray[np.bool_]]]:
+    """Asks a model about recorded episodes, and says when they are done.
 
     Args:
         model: What to ask.
@@ -201,7 +205,7 @@ def score_success(
         every: Scoring interval in recorded frames.
 
     Returns:
-        For each episode the (S,) success probability of its scored frames, and whether the task is done, or was done
+        For each episode what the model says of its S scored frames, and (S,) whether the task is done, or was done
         since the last scored frame, in each of them.
     """
     model.require("a success rule", success=True)
@@ -211,7 +215,32 @@ def score_success(
     predictions = [model.predict_steps([clip], protocol, every)[0] for clip in clips]
     # Success between scored frames counts when the next one is scored, as it does in a live episode.
     done = [np.logical_or.accumulate(success)[scored_steps(len(success), every)] for _, success in judged]
-    return [prediction.success for prediction in predictions if prediction.success is not None], done
+    return predictions, done
+
+
+def score_success(
+    model: RewardModel, episodes: Sequence[Trajectory], *, protocol: FrameProtocol | None = None, every: int = 1
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+    """The success probabilities of `score_judged`, and when episodes are done."""
+    said, done = score_judged(model, episodes, protocol=protocol, every=every)
+    return success_of(said), done
+
+
+def success_of(said: Sequence[Prediction]) -> list[NDArray[np.float32]]:
+    """Success probabilities of a model that has a notion of success."""
+    return [each.success for each in said if each.success is not None]
+
+
+def choose_rules(
+    successes: Sequence[ArrayLike],
+    done: Sequence[ArrayLike],
+    patiences: Sequence[int] = (DEFAULT_REWARD.patience,),
+    max_false_alarms: float = MAX_FALSE_ALARMS,
+    seed: int = 0,
+) -> list[SuccessCalibration]:
+    """The rules of `calibrate_success`, from what a model has said already."""
+    rules = [choose_rule(gather_evidence(successes, done, each), max_false_alarms, seed) for each in patiences]
+    return sorted(rules, key=lambda rule: (not rule.usable, -rule.balanced_accuracy, rule.patience))
 
 
 def calibrate_success(
@@ -243,8 +272,7 @@ def calibrate_success(
         ValueError: See `choose_rule`.
     """
     successes, done = score_success(model, episodes, protocol=protocol, every=every)
-    rules = [choose_rule(gather_evidence(successes, done, each), max_false_alarms, seed) for each in patiences]
-    return sorted(rules, key=lambda rule: (not rule.usable, -rule.balanced_accuracy, rule.patience))
+    return choose_rules(successes, done, patiences, max_false_alarms, seed)
 
 
 def _scores(falsely: Floats, rightly: Floats) -> tuple[Floats, NDArray[np.bool_]]:

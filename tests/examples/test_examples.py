@@ -13,6 +13,7 @@ import pytest
 
 from robometer_rl import load_reward_model
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.monitor import MonitorSpec
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video import write_video
 
@@ -138,6 +139,17 @@ def test_relabel_then_train_compares_rewards(tmp_path: Path) -> None:
     assert set(result["curves"]) == {"robometer", "sparse", "imitation"}
     assert [len(curve) for curve in result["curves"].values()] == [2, 2, 2]
     assert list((tmp_path / "smoke" / "tensorboard").rglob("events*"))
+
+
+def test_a_teacher_takes_over_when_a_monitor_says_so(tmp_path: Path) -> None:
+    monitor = tmp_path / "monitor.json"
+    monitor.write_text(MonitorSpec(window=3, gain=1.0).to_json())  # nothing gains so much
+    shown = run("takeover", tmp_path, "--model", str(CHECKPOINT), "--monitor", str(monitor))
+    assert "weak alone" in shown
+    (ways,) = json.loads((tmp_path / "smoke" / "takeover.json").read_text())["outcomes"].values()
+    assert [[each["taken_over"] for each in ways[name]] for name in ("weak alone", "monitor")] == [[None], [15]]
+    assert ways["monitor"][0]["reason"] in ("stalled", "regressing")
+    assert ways["random times"][0]["taken_over"] == 15
 
 
 @pytest.mark.slow
