@@ -27,7 +27,7 @@ def reference_forward(model: Robometer, clip: Clip) -> float:
         attention_mask=inputs.attention_mask.long(),
         pixel_values=pixels,
         image_grid_thw=grid,
-        mm_token_type_ids=(ids == network.special.image).int(),
+        mm_token_type_ids=(ids == network.special.visual).int(),
     ).last_hidden_state
     progress, _ = network.read(hidden[ids == network.special.progress])
     return float((progress[-1].softmax(-1) * torch.linspace(0, 1, progress.shape[-1])).sum())

@@ -12,12 +12,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import AddedToken, Qwen2Tokenizer, Qwen3VLConfig
+from transformers import AddedToken, Qwen2Tokenizer
 
 from robometer_rl.frames import NestedFrames
+from robometer_rl.models.robometer.backbone import read_backbone
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.config import RobometerConfig
-from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
+from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from robometer_rl.models.robometer.prompts import (
     ANNOUNCE_A,
@@ -54,13 +55,13 @@ def make_checkpoint(shape: NetworkShape, tasks: Iterable[str], seed: int, max_fr
         min_pixels=(shape.side * (shape.side - _PATCH * _MERGE)),
         max_pixels=(shape.side * (shape.side + _PATCH * _MERGE)),
     )
-    processor = RobometerProcessor(tokenizer, _preprocessor_json(), config)
     backbone_json = _backbone_json(shape, tokenizer.get_vocab())
-    tokens = processor.tokens
-    special = SpecialIds(tokens.image_id, tokens.video_id, tokens.progress_id, tokens.preference_id)
+    backbone = read_backbone(backbone_json)
+    processor = RobometerProcessor(tokenizer, _preprocessor_json(), config, backbone)
+    special = processor.tokens.special_ids(config.multi_image)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = RobometerNetwork(Qwen3VLConfig.from_dict(json.loads(backbone_json)), config, special)
+        network = RobometerNetwork(backbone, config, special)
     return Checkpoint(network, processor, backbone_json)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AddedToken, AutoTokenizer
 
 from robometer_rl.files import new_files
-from robometer_rl.models.robometer.checkpoint import BACKBONE_FILE, SETTINGS_FILE
+from robometer_rl.models.robometer.backbone import BACKBONE_FILE, read_backbone
+from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE
 from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig
 from robometer_rl.models.robometer.heads import make_head
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
@@ -66,9 +67,11 @@ def write_start(source: Path, name: str, target: Path, max_frames: int, seed: in
 
     # The settings come last: with them a checkpoint is complete.
     with new_files(target, last=SETTINGS_FILE) as files:
-        (files / BACKBONE_FILE).write_text(json.dumps(settings, indent=2))
+        backbone_json = json.dumps(settings, indent=2)
+        (files / BACKBONE_FILE).write_text(backbone_json)
         write_file(files / WEIGHTS_FILE, state)
-        RobometerProcessor(tokenizer, preprocessor.read_text(), config).save(files)
+        processor = RobometerProcessor(tokenizer, preprocessor.read_text(), config, read_backbone(backbone_json))
+        processor.save(files)
         (files / SETTINGS_FILE).write_text(config.to_yaml())
 
 

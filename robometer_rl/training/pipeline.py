@@ -49,7 +49,7 @@ from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.record import write_record
 from robometer_rl.training.sampling import Sampler, make_episodes
-from robometer_rl.training.trainable import attach_lora
+from robometer_rl.training.trainable import attach_lora, require_trainable
 from robometer_rl.training.trainer import StageData, last_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation
 
@@ -347,6 +347,7 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
 def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
     if config.start is not None:
         checkpoint = load_checkpoint(_start_directory(config, config.start))
+        require_trainable(checkpoint.network)
         if config.lora.rank:
             attach_lora(checkpoint, config.lora, _adapter_base(config), config.seed)
         return checkpoint

@@ -9,12 +9,22 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from robometer_rl.models.robometer.adapters import adapter_of, is_adapter_key
+from robometer_rl.models.robometer.backbone import Qwen3VL
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.prompts import PREF_TOKEN, PROG_TOKEN, SPLIT_TOKEN
 from robometer_rl.training.config import LoRA
 
-__all__ = ["attach_lora", "choose_trainable", "training_precision"]
+__all__ = ["attach_lora", "choose_trainable", "require_trainable", "training_precision"]
+
+
+def require_trainable(network: RobometerNetwork) -> None:
+    """Raises `ValueError` if a network is on a backbone whose vision features training does not know."""
+    if not isinstance(network.backbone, Qwen3VL):
+        raise ValueError(
+            f"training takes checkpoints on Qwen3-VL, and this one is on {type(network.backbone).__name__}; it can "
+            "predict, and what trains it is the reference's code"
+        )
 
 
 def attach_lora(checkpoint: Checkpoint, lora: LoRA, base: str | None, seed: int) -> None:

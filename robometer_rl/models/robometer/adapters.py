@@ -90,7 +90,7 @@ def adapter_of(network: RobometerNetwork) -> Adapter | None:
         CheckpointError: More than one, or one that was not injected into exactly the language model or the tower.
     """
     # PEFT leaves the configurations of its adapters in this attribute of the module that it was given.
-    parts = {name: network.get_submodule(f"model.{name}") for name in _PARTS}
+    parts = {name: part for name, part in network.model.named_children() if name in _PARTS}
     loras = {name: configs for name, part in parts.items() if (configs := vars(part).get("peft_config"))}
     adapted = {
         name.split(".")[1]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 from robometer_rl.documents import brief, read_text
 from robometer_rl.files import new_files, write_text
@@ -39,12 +38,12 @@ from robometer_rl.models.robometer.adapters import (
     split_adapter,
     write_adapter,
 )
-from robometer_rl.models.robometer.backbone import BACKBONE_FILE, backbone_config, parse_settings
+from robometer_rl.models.robometer.backbone import BACKBONE_FILE, Backbone, parse_settings, read_backbone
 from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig, blamed_on
-from robometer_rl.models.robometer.network import RobometerNetwork, SpecialIds
+from robometer_rl.models.robometer.network import RobometerNetwork
+from robometer_rl.models.robometer.patches import FramePatcher
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
 from robometer_rl.models.robometer.quantization import WeightFormat, quantize
-from robometer_rl.models.robometer.vision import rotary_frequencies
 from robometer_rl.models.robometer.weights import (
     WEIGHTS_FILE,
     State,
@@ -135,14 +134,14 @@ def load_checkpoint(
     files = _read(directory, base_model)
     dtype = dtype or common_precision(files.state, directory)
     with blamed_on(directory):
-        network = build_network(files.backbone_json, files.processor)
+        network = build_network(files.processor)
     network.model.set_attn_implementation(attn_implementation)
     check_coverage(network.state_dict(), files.state, _weights_of(directory, files.adapter))
     # What is quantised goes to the device only afterwards.
     host = target if weights is None else torch.device("cpu")
     network.load_state_dict(_placed(files.state, host, dtype), strict=True, assign=True)
     with blamed_on(directory / BACKBONE_FILE):
-        _restore_buffers(network, host)
+        network.backbone.restore_buffers(network.model, host)
     if files.adapter is not None:
         files.adapter.state = _placed(files.adapter.state, host, dtype)
         attach_adapter(network, files.adapter, directory)
@@ -208,22 +207,20 @@ def write_success_threshold(directory: Path, threshold: float) -> None:
     write_text(file, config.to_yaml())
 
 
-def build_network(backbone_json: str, processor: RobometerProcessor) -> RobometerNetwork:
-    """A network without weights (on the meta device), shaped by a ``config.json``.
+def build_network(processor: RobometerProcessor) -> RobometerNetwork:
+    """A network without weights (on the meta device) for a processor.
 
     Raises:
-        CheckpointError: The backbone is not a Qwen3-VL or cannot be built, or the tokenizer or the preprocessor is not
-            one for it.
+        CheckpointError: The backbone cannot be built, or the tokenizer or the preprocessor is not one for it.
     """
-    backbone = backbone_config(backbone_json)
-    rows, entries = backbone.get_text_config().vocab_size, len(processor.tokenizer)
+    backbone = processor.backbone
+    rows, entries = backbone.vocabulary, len(processor.tokenizer)
     if rows != entries:
         raise CheckpointError(
             f"{BACKBONE_FILE} has a vocabulary of {rows}, the tokenizer has {entries} entries (tokenizer.json, "
             f"{TOKENIZER_FILE}); the embedding of a Robometer is cut to the tokenizer's length"
         )
-    tokens = processor.tokens
-    special = SpecialIds(tokens.image_id, tokens.video_id, tokens.progress_id, tokens.preference_id)
+    special = processor.tokens.special_ids(processor.config.multi_image)
     with blamed_on(BACKBONE_FILE), torch.device("meta"):
         network = RobometerNetwork(backbone, processor.config, special)
     _check_patches(network, processor)
@@ -231,7 +228,9 @@ def build_network(backbone_json: str, processor: RobometerProcessor) -> Robomete
 
 
 def _check_patches(network: RobometerNetwork, processor: RobometerProcessor) -> None:
-    tower, patcher = network.model.visual, processor.patcher
+    tower, patcher = network.tower, processor.patcher
+    if not isinstance(patcher, FramePatcher):
+        return  # its sizes are those of the tower
     read, cut = (tower.patch_size, tower.spatial_merge_size), (patcher.patch_size, patcher.merge_size)
     if read != cut:
         raise CheckpointError(
@@ -264,7 +263,9 @@ def _read(directory: Path, base_model: str | Path | None) -> _Files:
         config = _settings(
             _settings_file(directory), f", and its {BACKBONE_FILE} is not that of a Robometer in LeRobot"
         )
-    processor = _processor(directory, config, base_model)
+    with blamed_on(file):
+        backbone = read_backbone(backbone_json)
+    processor = _processor(directory, config, backbone, base_model)
     state, adapter = split_adapter(normalise_keys(read_weights(directory)), config.settings, directory / SETTINGS_FILE)
     return _Files(config, backbone_json, processor, state, adapter)
 
@@ -280,7 +281,7 @@ def _read_adapted(directory: Path, base_model: str | Path | None) -> _Files:
     backbone = _backbone(base.state)
     check_base(adapter, backbone, directory)
     config = _settings(_settings_file(directory))
-    processor = _processor(directory, config, base_directory)
+    processor = _processor(directory, config, base.processor.backbone, base_directory)
     return _Files(config, base.backbone_json, processor, backbone | heads, adapter)
 
 
@@ -331,10 +332,12 @@ def _settings_file(directory: Path) -> Path:
     return above
 
 
-def _processor(directory: Path, config: RobometerConfig, base_model: str | Path | None) -> RobometerProcessor:
+def _processor(
+    directory: Path, config: RobometerConfig, backbone: Backbone, base_model: str | Path | None
+) -> RobometerProcessor:
     """The checkpoint's own tokenizer and preprocessor, else the base model's with the extra tokens added."""
     if (directory / TOKENIZER_FILE).is_file() and (directory / PREPROCESSOR_FILE).is_file():
-        return RobometerProcessor.load(directory, config)
+        return RobometerProcessor.load(directory, config, backbone)
     name = base_model or config.base_model
     logger.info("%s has no tokenizer or preprocessor, taking those of the base model %s", directory, name)
     try:
@@ -344,7 +347,7 @@ def _processor(directory: Path, config: RobometerConfig, base_model: str | Path 
             f"{directory} has no {TOKENIZER_FILE} or no {PREPROCESSOR_FILE}, and its base model's are not to be had; "
             f"give the directory of one that has them as base_model: {error}"
         ) from error
-    return RobometerProcessor.load(base, config, with_extra_tokens=True)
+    return RobometerProcessor.load(base, config, backbone, with_extra_tokens=True)
 
 
 def _relabelled(settings: dict[str, Any]) -> str | None:
@@ -378,13 +381,3 @@ def _settings(path: Path, besides: str = "") -> RobometerConfig:
 def _placed(state: State, device: torch.device, dtype: torch.dtype | None) -> State:
     """Weights where the model runs; each is let go of on disk before the next is read."""
     return {key: state.pop(key).to(device=device, dtype=dtype) for key in list(state)}
-
-
-def _restore_buffers(network: RobometerNetwork, device: torch.device) -> None:
-    """Computes the rotary frequencies, which no file holds, after building on the meta device; always in float32."""
-    decoder, tower = network.model.language_model, network.model.visual
-    decoder.rotary_emb = Qwen3VLTextRotaryEmbedding(decoder.config).to(device)
-    # What makes the tower's depends on the release of transformers; the frequencies in its buffers do not.
-    frequencies = rotary_frequencies(tower.config).to(device)
-    for name in dict(tower.rotary_pos_emb.named_buffers()):
-        setattr(tower.rotary_pos_emb, name, frequencies.clone())

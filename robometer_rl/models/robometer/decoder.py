@@ -8,10 +8,10 @@ the vision tower's deepstack features are added to.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 __all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode", "require_masks"]
 
@@ -69,7 +69,7 @@ class _Recorder:
 
 
 def decode(
-    decoder: Qwen3VLTextModel,
+    decoder: Any,
     embeddings: torch.Tensor,
     positions: torch.Tensor,
     deepstack: torch.Tensor,
@@ -83,9 +83,9 @@ def decode(
     needs no mask, since nothing before it looks at it.
 
     Args:
-        decoder: The checkpoint's language model.
+        decoder: The checkpoint's language model, of any kind in `backbone`.
         embeddings: (B, S, hidden) inputs, visual features already in place.
-        positions: (3, B, S) rope positions.
+        positions: (3, B, S) rope positions, or (B, S) where they count tokens.
         deepstack: (D, N, hidden) features added after the first D layers at the N visual tokens.
         visual_rows: (N,) where these tokens stand in the flattened (B * S) batch.
         prefix: Cached tokens in front of the rows.
@@ -113,7 +113,7 @@ def decode(
     return decoder.norm(hidden), recorder.new
 
 
-def require_masks(decoder: Qwen3VLTextModel) -> None:
+def require_masks(decoder: Any) -> None:
     """Raises `UnsupportedAttentionError` if the decoder's attention cannot see a part of a prefix only."""
     implementation = decoder.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
@@ -123,7 +123,7 @@ def require_masks(decoder: Qwen3VLTextModel) -> None:
         )
 
 
-def _mask_for(decoder: Qwen3VLTextModel, prefix: Prefix | None, embeddings: torch.Tensor) -> torch.Tensor | None:
+def _mask_for(decoder: Any, prefix: Prefix | None, embeddings: torch.Tensor) -> torch.Tensor | None:
     """The mask as the decoder's attention implementation takes it, None where it is causal by itself."""
     implementation = decoder.config._attn_implementation
     length = embeddings.shape[1]

@@ -57,7 +57,7 @@ class EpisodePass(ABC):
     def __init__(
         self, network: RobometerNetwork, processor: RobometerProcessor, max_frames: int, token_budget: int
     ) -> None:
-        require_masks(network.model.language_model)
+        require_masks(network.decoder)
         self._network = network
         self._processor = processor
         self._max_frames = max_frames
@@ -96,7 +96,7 @@ class EpisodePass(ABC):
         steps = scored_steps(len(clip), every)
         layout = self._processor.frame_blocks(clip.task, grid, self._most_shown(len(steps)))
         self._network.require_room(layout)
-        hidden = self._network.model.language_model.config.hidden_size
+        hidden = self._network.backbone.hidden_size
         vectors = torch.empty((len(steps), hidden), device=self._network.device, dtype=self._network.dtype)
         return Episode(0, clip, steps, layout, vectors)
 

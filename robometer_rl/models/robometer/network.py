@@ -1,4 +1,4 @@
-"""The Robometer network: Qwen3-VL (arXiv 2511.21631) without a language-model head, and three heads.
+"""The Robometer network: a language model that sees, without its own head, and three heads.
 
 Its shape and the names of its weights are published: docs/reference.md §2.5, §2.6.
 """
@@ -6,30 +6,20 @@ Its shape and the names of its weights are published: docs/reference.md §2.5, �
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen3VLConfig, Qwen3VLModel
 
+from robometer_rl.models.robometer.backbone import Backbone
 from robometer_rl.models.robometer.config import RobometerConfig
 from robometer_rl.models.robometer.decoder import KeyValues, Prefix, decode
 from robometer_rl.models.robometer.heads import make_head, pool_frames
 from robometer_rl.models.robometer.patches import PatchedFrames, group_by_grid
 from robometer_rl.models.robometer.processing import RobometerInputs
-from robometer_rl.models.robometer.tokens import FrameBlocks
-from robometer_rl.models.robometer.vision import encode_frames
+from robometer_rl.models.robometer.tokens import FrameBlocks, SpecialIds
 
-__all__ = ["RobometerNetwork", "RobometerOutput", "SpecialIds"]
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Token ids that the network looks for in its inputs."""
-
-    image: int
-    video: int
-    progress: int
-    preference: int
+__all__ = ["RobometerNetwork", "RobometerOutput"]
 
 
 @dataclass
@@ -55,17 +45,18 @@ class RobometerNetwork(nn.Module):
     """Submodule names are the checkpoint's key names.
 
     Args:
-        backbone: Qwen3-VL shape, with the vocabulary already cut to the tokenizer's length.
+        backbone: What it is made of, with the vocabulary already cut to the tokenizer's length.
         config: Head and pooling settings.
         special: Token ids.
     """
 
-    def __init__(self, backbone: Qwen3VLConfig, config: RobometerConfig, special: SpecialIds) -> None:
+    def __init__(self, backbone: Backbone, config: RobometerConfig, special: SpecialIds) -> None:
         super().__init__()
-        hidden = backbone.get_text_config().hidden_size
+        hidden = backbone.hidden_size
+        self.backbone = backbone
         self.config = config
         self.special = special
-        self.model = Qwen3VLModel(backbone)
+        self.model: Any = backbone.build()
         self.progress_head = make_head(hidden, config.progress_outputs, sigmoid=not config.discrete)
         self.preference_head = make_head(hidden, 1)
         self.success_head = make_head(hidden, 1)
@@ -83,6 +74,16 @@ class RobometerNetwork(nn.Module):
         return self.frame_pool_attn.weight.dtype
 
     @property
+    def decoder(self) -> Any:
+        """The backbone's decoder."""
+        return self.backbone.decoder(self.model)
+
+    @property
+    def tower(self) -> Any:
+        """The backbone's vision tower."""
+        return self.backbone.tower(self.model)
+
+    @property
     def reads_tokens(self) -> bool:
         """Whether the heads read a progress token after each frame, rather than pool its patches."""
         return self.config.per_frame_token and self.config.multi_image
@@ -93,7 +94,7 @@ class RobometerNetwork(nn.Module):
         Asked before anything is computed or kept of its frames: how many there are comes from a protocol, which is a
         word of the user's.
         """
-        most = self.model.language_model.config.max_position_embeddings
+        most = self.decoder.config.max_position_embeddings
         if prompt.starts[-1] > most:
             raise ValueError(
                 f"a prompt of {len(prompt.blocks)} such frames and this task takes {prompt.starts[-1]} positions, and "
@@ -108,7 +109,7 @@ class RobometerNetwork(nn.Module):
         encoded: dict[int, torch.Tensor] = {}
         for grid, runs in group_by_grid(frames).items():
             pixels = torch.cat([run.pixels for run in runs])
-            features = encode_frames(self.model.visual, PatchedFrames(pixels, grid))
+            features = self.backbone.encode(self.model, PatchedFrames(pixels, grid))
             for run, part in zip(runs, features.split([len(run) for run in runs]), strict=True):
                 encoded[id(run)] = part
         return [feature for run in frames for feature in encoded[id(run)]]
@@ -121,7 +122,9 @@ class RobometerNetwork(nn.Module):
         if self.reads_tokens:
             frames = hidden[ids == self.special.progress]
         else:
-            frames = self._pool(hidden[self._visual(ids)], [feature.shape[1] for feature in features])
+            pooled = torch.isin(ids, torch.tensor(self.special.pooled, device=ids.device))
+            more = len(self.special.pooled) - 1
+            frames = self._pool(hidden[pooled], [feature.shape[1] + more for feature in features])
         preference = None
         if any(len(sides) == 2 for sides in inputs.sides):
             preference = self.preference_head(hidden[ids == self.special.preference]).squeeze(-1)
@@ -146,7 +149,8 @@ class RobometerNetwork(nn.Module):
             keep: Whether to return the keys and values of the new tokens.
             rows: `visual_rows` of ``ids``, for callers that know them without asking the device.
         """
-        decoder = self.model.language_model
+        decoder = self.decoder
+        positions = positions if self.backbone.chat.axes == 3 else positions[0]
         embeddings = decoder.embed_tokens(ids)
         rows = self.visual_rows(ids) if rows is None else rows
         if not features:
@@ -164,10 +168,7 @@ class RobometerNetwork(nn.Module):
 
     def visual_rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Where the visual tokens of (B, S) ids stand in the flattened batch."""
-        return self._visual(ids).flatten().nonzero().squeeze(-1)
-
-    def _visual(self, ids: torch.Tensor) -> torch.Tensor:
-        return ids == (self.special.image if self.config.multi_image else self.special.video)
+        return (ids == self.special.visual).flatten().nonzero().squeeze(-1)
 
     def _pool(self, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         pooling = self.config.frame_pooling

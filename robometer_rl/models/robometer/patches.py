@@ -17,7 +17,7 @@ from robometer_rl.documents import DocumentError, brief, parse_json
 from robometer_rl.frames import FrameError
 from robometer_rl.models.robometer.config import CheckpointError
 
-__all__ = ["FramePatcher", "Grid", "PatchedFrames", "resize_frame"]
+__all__ = ["FramePatcher", "Grid", "PatchedFrames", "SquarePatcher", "resize_frame"]
 
 Grid = tuple[int, int]
 """Rows and columns of patches in a frame, before merging."""
@@ -34,7 +34,8 @@ class PatchedFrames:
         pixels: (F, rows * columns, 3 * patch_size ** 2) float32 in the order the tower merges them: merge x merge
             neighbours together, channels before pixels. A still image fills both temporal halves of the published
             patch embedding with the same pixels, so only one half is kept (see `vision.embed_patches`). In video
-            mode F counts frame pairs and the last axis holds (3, 2, patch, patch).
+            mode F counts frame pairs and the last axis holds (3, 2, patch, patch). Of `SquarePatcher`: whole pictures
+            (F, 3, side, side).
         grid: Rows and columns of patches.
     """
 
@@ -68,12 +69,7 @@ class FramePatcher:
     @classmethod
     def from_json(cls, text: str, min_pixels: int, max_pixels: int) -> FramePatcher:
         """Reads a ``preprocessor_config.json``; its own size limits are ignored, as the reference ignores them."""
-        try:
-            settings = parse_json(text)
-        except DocumentError as error:
-            raise CheckpointError(f"preprocessor_config.json: {error}") from error
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"preprocessor_config.json holds {type(settings).__name__}; expected an object")
+        settings = _settings(text)
         return cls(
             patch_size=_side(settings, "patch_size"),
             merge_size=_side(settings, "merge_size"),
@@ -138,25 +134,81 @@ class FramePatcher:
             frames: (F, H, W, 3).
             rounded: Whether pixels are whole numbers from 0 to 255 again; float32 otherwise.
         """
-        size = self.resized(*frames.shape[1:3])
-        if frames.shape[1:3] == size:
-            return frames
-        channels_first = torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2)
-        resized = F.interpolate(channels_first, size=size, mode="bicubic", antialias=True)
-        if rounded:
-            resized = resized.clamp_(0, 255).round_().to(torch.uint8)
-        return resized.permute(0, 2, 3, 1).contiguous().numpy()
+        return _resized_by_torch(frames, self.resized(*frames.shape[1:3]), rounded)
 
     def _normalise(self, frames: NDArray[Any]) -> torch.Tensor:
-        scale = torch.tensor([1.0 / (255.0 * std) for std in self.std])
-        shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)])
-        return torch.from_numpy(frames.astype(np.float32)).mul_(scale).sub_(shift)
+        return _normalised(frames, self.mean, self.std)
 
     def _cut(self, frames: torch.Tensor, grid: Grid) -> torch.Tensor:
         patch, merge = self.patch_size, self.merge_size
         rows, columns = grid
         cut = frames.view(len(frames), rows // merge, merge, patch, columns // merge, merge, patch, 3)
         return cut.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(frames), rows * columns, 3 * patch * patch)
+
+
+@dataclass(frozen=True)
+class SquarePatcher:
+    """Makes squares of frames, whatever their shape, as SmolVLM sees them: `FramePatcher` for models of one size.
+
+    The reference enlarges a frame until its longer side fits, then makes it a square, both with torch's bicubic filter.
+
+    Attributes:
+        side: Of the square in pixels.
+        patch_size: Side of a patch in pixels.
+        merge_size: Patches per side that become one token.
+        mean: Per channel, of pixels in [0, 1].
+        std: Per channel.
+    """
+
+    side: int
+    patch_size: int
+    merge_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_json(cls, text: str, side: int, patch_size: int, merge_size: int) -> SquarePatcher:
+        """Reads a ``preprocessor_config.json``; sizes are those of the network, as the reference has them."""
+        settings = _settings(text)
+        channels = _channels(settings, "image_mean", -math.inf), _channels(settings, "image_std", 0.0)
+        return cls(side, patch_size, merge_size, *channels)
+
+    def grid(self, height: int, width: int) -> Grid:
+        """Rows and columns of patches of a frame, whatever its size."""
+        return self.side // self.patch_size, self.side // self.patch_size
+
+    def tokens(self, grid: Grid) -> int:
+        """Tokens that a frame of ``grid`` patches becomes."""
+        return grid[0] * grid[1] // self.merge_size**2
+
+    def __call__(self, frames: NDArray[np.uint8]) -> PatchedFrames:
+        """Resizes and normalises uint8 RGB frames (F, H, W, 3) of one size."""
+        height, width = frames.shape[1:3]
+        # As transformers counts: rounded down, and then up to an even number.
+        shorter = int(self.side / (max(height, width) / min(height, width)))
+        shorter = max(1, shorter + shorter % 2)
+        fitted = (shorter, self.side) if width >= height else (self.side, shorter)
+        squares = _resized_by_torch(_resized_by_torch(frames, fitted), (self.side, self.side))
+        pixels = _normalised(squares, self.mean, self.std).permute(0, 3, 1, 2).contiguous()
+        return PatchedFrames(pixels, self.grid(height, width))
+
+
+def _normalised(
+    frames: NDArray[Any], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> torch.Tensor:
+    scale = torch.tensor([1.0 / (255.0 * each) for each in std])
+    shift = torch.tensor([middle / each for middle, each in zip(mean, std, strict=True)])
+    return torch.from_numpy(frames.astype(np.float32)).mul_(scale).sub_(shift)
+
+
+def _resized_by_torch(frames: NDArray[np.uint8], size: tuple[int, int], rounded: bool = True) -> NDArray[Any]:
+    if frames.shape[1:3] == size:
+        return frames
+    channels_first = torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, size=size, mode="bicubic", antialias=True)
+    if rounded:
+        resized = resized.clamp_(0, 255).round_().to(torch.uint8)
+    return resized.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def resize_frame(frame: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
@@ -171,6 +223,16 @@ def resize_frame(frame: NDArray[np.uint8], rows: int, columns: int) -> NDArray[n
     between = (image.width, rows) if rows_first else (columns, image.height)
     bicubic = Image.Resampling.BICUBIC
     return np.asarray(image.resize(between, bicubic).resize((columns, rows), bicubic))
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        settings = parse_json(text)
+    except DocumentError as error:
+        raise CheckpointError(f"preprocessor_config.json: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"preprocessor_config.json holds {type(settings).__name__}; expected an object")
+    return settings
 
 
 def _side(settings: Mapping[str, Any], name: str) -> int:

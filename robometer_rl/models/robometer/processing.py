@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.frames import Clip, TaskError
+from robometer_rl.models.robometer.backbone import Backbone
 from robometer_rl.models.robometer.config import (
     PUBLISHED_MAX_PIXELS,
     PUBLISHED_MIN_PIXELS,
@@ -25,7 +27,6 @@ from robometer_rl.models.robometer.prompts import (
     ANNOUNCE_B,
     CLOSING,
     EXTRA_TOKENS,
-    caption,
     check_prompt_task,
     preference_prompt,
     progress_prompt,
@@ -113,31 +114,38 @@ class RobometerProcessor:
         patcher: Frame preprocessing.
         tokens: Makes the segments of prompts.
         config: The checkpoint's settings.
+        backbone: What prompts and frames are for.
+
+    Raises:
+        CheckpointError: Settings of the preprocessor, or video mode of a backbone that is shown images only.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, preprocessor_json: str, config: RobometerConfig) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, preprocessor_json: str, config: RobometerConfig, backbone: Backbone
+    ) -> None:
+        if not config.multi_image and backbone.chat.video is None:
+            raise CheckpointError(
+                f"settings have use_multi_image off, and video mode is read of Qwen3-VL only, not of "
+                f"{type(backbone).__name__}"
+            )
         self.tokenizer = tokenizer
         self.config = config
+        self.backbone = backbone
         self._preprocessor_json = preprocessor_json
-        limits = (config.min_pixels, config.max_pixels)
-        self.patcher = FramePatcher.from_json(preprocessor_json, *limits)
-        # The reference resizes the frames of a video as images first, to multiples of twice the side of a token: its
-        # preprocessing gives that side where the side of a patch is asked for.
-        low, high = limits
-        patch_size = 2 * self.patcher.patch_size
-        self._video_frames = replace(self.patcher, patch_size=patch_size, min_pixels=4 * low, max_pixels=4 * high)
-        if limits == (PUBLISHED_MIN_PIXELS, PUBLISHED_MAX_PIXELS):
-            limits = (_VIDEO_MIN_PIXELS, _VIDEO_MAX_PIXELS)
-        self._video_patcher = FramePatcher.from_json(preprocessor_json, *limits)
-        self.tokens = PromptTokens(tokenizer, self.patcher.merge_size, config.per_frame_token and config.multi_image)
+        self.patcher = backbone.patcher(preprocessor_json, *_limits(config, preprocessor_json, backbone))
+        reads_tokens = config.per_frame_token and config.multi_image
+        self.tokens = PromptTokens(tokenizer, self.patcher.merge_size, reads_tokens, backbone.chat)
 
     @classmethod
-    def load(cls, directory: Path, config: RobometerConfig, with_extra_tokens: bool = False) -> RobometerProcessor:
+    def load(
+        cls, directory: Path, config: RobometerConfig, backbone: Backbone, with_extra_tokens: bool = False
+    ) -> RobometerProcessor:
         """Reads the tokenizer and preprocessor files of a directory.
 
         Args:
             directory: Of a checkpoint, or of the language model that it was made of.
             config: The checkpoint's settings.
+            backbone: What prompts and frames are for.
             with_extra_tokens: Whether to add the five tokens that a language model does not have.
 
         Raises:
@@ -148,12 +156,12 @@ class RobometerProcessor:
                 raise CheckpointError(f"{directory} has no {name}; a checkpoint needs its tokenizer and preprocessor")
         with blamed_on(directory / PREPROCESSOR_FILE):
             preprocessor = read_text(directory / PREPROCESSOR_FILE)
-            FramePatcher.from_json(preprocessor, config.min_pixels, config.max_pixels)
+            backbone.patcher(preprocessor, config.min_pixels, config.max_pixels)
         tokenizer = _load_tokenizer(directory)
         if with_extra_tokens:
             tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
         with blamed_on(_tokenizer_files(directory)):
-            loaded = cls(tokenizer, preprocessor, config)
+            loaded = cls(tokenizer, preprocessor, config, backbone)
             loaded.tokens.check_words(loaded._progress_text("open the drawer"))
         return loaded
 
@@ -216,7 +224,22 @@ class RobometerProcessor:
         frames = clip.read()
         if self.config.multi_image:
             return self.patcher(frames)
-        return self._video_patcher.frame_pairs(self._video_frames.resize(frames))
+        first, then = self._video_patchers
+        return then.frame_pairs(first.resize(frames))
+
+    @cached_property
+    def _video_patchers(self) -> tuple[FramePatcher, FramePatcher]:
+        """The reference resizes the frames of a video as images first, and then again in pairs.
+
+        The first time to multiples of twice the side of a token: its preprocessing gives that side where the side of a
+        patch is asked for.
+        """
+        patcher, low, high = self.patcher, self.config.min_pixels, self.config.max_pixels
+        assert isinstance(patcher, FramePatcher), "video mode is refused of all others"
+        first = replace(patcher, patch_size=2 * patcher.patch_size, min_pixels=4 * low, max_pixels=4 * high)
+        if (low, high) == (PUBLISHED_MIN_PIXELS, PUBLISHED_MAX_PIXELS):
+            low, high = _VIDEO_MIN_PIXELS, _VIDEO_MAX_PIXELS
+        return first, replace(patcher, min_pixels=low, max_pixels=high)
 
     def frame_blocks(self, task: str, grid: Grid, count: int) -> FrameBlocks:
         """The prompt of a single trajectory of ``count`` images, cut behind every frame."""
@@ -246,11 +269,20 @@ class RobometerProcessor:
         opened = self.tokens.head if head else self.tokens.split
         if self.config.multi_image:
             later = [self.tokens.frame(first + number, grid) for number in range(1, count)]
-            return [opened(text + caption(first)), self.tokens.frame(None, grid), *later]
+            return [opened(text + self.tokens.chat.caption(first)), self.tokens.frame(None, grid), *later]
         # A pair of frames stands at the mean of its two times, one frame a second.
         stamps = [f"<{2 * number + 0.5:.1f} seconds>" for number in range(count)]
         segments = [self.tokens.video_pair(stamp, grid) for stamp in stamps[1:]]
         return [opened(f"{text}Video {first}: {stamps[0]}"), self.tokens.video_pair("", grid), *segments]
+
+
+def _limits(config: RobometerConfig, preprocessor_json: str, backbone: Backbone) -> tuple[int, int]:
+    """Least and most pixels of a frame; those of the reference are 4 to 16384 tokens, whatever the side of one."""
+    limits = config.min_pixels, config.max_pixels
+    patcher = backbone.patcher(preprocessor_json, *limits)
+    if limits != (PUBLISHED_MIN_PIXELS, PUBLISHED_MAX_PIXELS) or not isinstance(patcher, FramePatcher):
+        return limits
+    return 4 * patcher.factor**2, 16384 * patcher.factor**2
 
 
 def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

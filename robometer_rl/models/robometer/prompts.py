@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from robometer_rl.frames import TaskError, check_task
 
 __all__ = [
@@ -11,9 +13,13 @@ __all__ = [
     "EXTRA_TOKENS",
     "PREF_TOKEN",
     "PROG_TOKEN",
+    "QWEN2_5_CHAT",
+    "QWEN3_CHAT",
+    "SMOLVLM_CHAT",
     "SPLIT_TOKEN",
     "VISION_END",
     "VISION_START",
+    "Chat",
     "preference_prompt",
     "progress_prompt",
 ]
@@ -62,8 +68,72 @@ def preference_prompt(task: str, with_progress: bool) -> str:
 
 
 def caption(number: int) -> str:
-    """Text before the ``number``-th image of a prompt, counted from 1."""
+    """Text before the ``number``-th image of a prompt, counted from 1, where images have captions."""
     return f"Picture {number}: "
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How the chat template of a language model writes a user's turn with pictures in it.
+
+    Attributes:
+        opening: Special tokens and texts before the turn's own text, which continues the last of them.
+        before: Special tokens before those of a picture.
+        image: Stands in the place of every token that a picture becomes.
+        after: Special tokens after those of a picture.
+        end: Ends the turn, with a newline behind it.
+        video: What stands for frame pairs in video mode; None where that mode is not read.
+        has_captions: Whether ``caption`` stands before every picture.
+        axes: 3 where rope positions of a picture spread over time, height and width; 1 where its tokens are counted
+            like words.
+    """
+
+    opening: tuple[str, ...]
+    before: tuple[str, ...]
+    image: str
+    after: tuple[str, ...]
+    end: str
+    video: str | None = None
+    has_captions: bool = False
+    axes: int = 3
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """All special tokens."""
+        visual = (self.image,) if self.video is None else (self.image, self.video)
+        parts = (*self.opening, self.end, *self.before, *self.after, *visual)
+        return tuple(dict.fromkeys(part for part in parts if part.startswith("<")))
+
+    def caption(self, number: int) -> str:
+        """Text before the ``number``-th picture, counted from 1; empty where there is none."""
+        return caption(number) if self.has_captions else ""
+
+
+QWEN3_CHAT = Chat(
+    opening=(TURN_START, "user\n"),
+    before=(VISION_START,),
+    image=IMAGE_PAD,
+    after=(VISION_END,),
+    end=TURN_END,
+    video=VIDEO_PAD,
+    has_captions=True,
+)
+QWEN2_5_CHAT = Chat(
+    opening=(TURN_START, "system\nYou are a helpful assistant.", TURN_END, "\n", TURN_START, "user\n"),
+    before=(VISION_START,),
+    image=IMAGE_PAD,
+    after=(VISION_END,),
+    end=TURN_END,
+    has_captions=True,
+)
+SMOLVLM_CHAT = Chat(
+    opening=(TURN_START, "User: "),
+    before=("<fake_token_around_image>", "<global-img>"),
+    image="<image>",
+    after=("<fake_token_around_image>",),
+    end="<end_of_utterance>",
+    axes=1,
+)
 
 
 def check_prompt_task(task: str, reserved: frozenset[str]) -> str:

@@ -186,7 +186,7 @@ class RobometerStream(RewardStream):
         self._network = network
         self._processor = processor  # which says what tasks can be asked about
         self._computing = computing
-        require_masks(network.model.language_model)
+        require_masks(network.decoder)
         super().__init__(tasks, protocol)
         self._histories = [_History() for _ in self.tasks]
         self._cache = _Cache(len(self.tasks))
@@ -261,8 +261,8 @@ class RobometerStream(RewardStream):
         """See `RewardStream.memory_for`."""
         grid = self._processor.patcher.grid(height, width)
         layout = self._processor.frame_blocks(self.tasks[index], grid, self.protocol.max_frames)
-        config = self._network.model.language_model.config
-        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        decoder = self._network.decoder
+        per_token = 2 * len(decoder.layers) * decoder.config.num_key_value_heads * decoder.layers[0].self_attn.head_dim
         return layout.ends[-1] * per_token * self._network.dtype.itemsize
 
     def _check_task(self, task: str) -> str:

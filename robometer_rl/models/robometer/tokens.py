@@ -1,7 +1,7 @@
 r"""Prompts as runs of tokens with rope positions.
 
 A prompt is a chain of segments. Only text between two special tokens is ever tokenised, always as one string, since a
-vocabulary may merge across any seam inside it::
+vocabulary may merge across any seam inside it. With Qwen3-VL, whose chat template others resemble::
 
     head     <|im_start|> "user\n The task for the robot is ... Picture 1: "
     frame 1  <|vision_start|> o o o o o o <|vision_end|> <|prog_token|>
@@ -12,7 +12,8 @@ vocabulary may merge across any seam inside it::
 Rope positions are three rows: time, height, width (docs/reference.md §2.4). Text advances all three by one. The tokens
 of a frame that starts at p share the time p and spread over heights p + row and widths p + column; whatever follows
 starts at p + max(rows, columns). A segment stores positions relative to its start, so that the segment of a frame
-depends on the number of the picture and the frame's size alone, and is made once.
+depends on the number of the picture and the frame's size alone, and is made once. Where the language model knows one
+kind of position only, all rows count tokens.
 """
 
 from __future__ import annotations
@@ -27,21 +28,27 @@ from transformers import PreTrainedTokenizerBase
 
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.patches import Grid
-from robometer_rl.models.robometer.prompts import (
-    EXTRA_TOKENS,
-    IMAGE_PAD,
-    PREF_TOKEN,
-    PROG_TOKEN,
-    SPLIT_TOKEN,
-    TURN_END,
-    TURN_START,
-    VIDEO_PAD,
-    VISION_END,
-    VISION_START,
-    caption,
-)
+from robometer_rl.models.robometer.prompts import EXTRA_TOKENS, PREF_TOKEN, PROG_TOKEN, SPLIT_TOKEN, Chat
 
-__all__ = ["FrameBlocks", "PromptTokens", "Segment", "TokenBatch", "join", "pad"]
+__all__ = ["FrameBlocks", "PromptTokens", "Segment", "SpecialIds", "TokenBatch", "join", "pad"]
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Token ids that a network looks for in its inputs.
+
+    Attributes:
+        visual: Stands where a feature of a picture goes.
+        pooled: Of the tokens of a frame, those that are pooled where no progress token follows it: the visual ones,
+            and whatever else the language model's template puts among them.
+        progress: Progress and success are read there.
+        preference: Preference is.
+    """
+
+    visual: int
+    pooled: tuple[int, ...]
+    progress: int
+    preference: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,29 +135,39 @@ class PromptTokens:
         tokenizer: With the five extra tokens in it.
         merge_size: Patches per side that become one token.
         per_frame_token: Whether a progress token follows each frame.
+        chat: The language model's template.
 
     Raises:
         CheckpointError: A token that prompts need is missing from the tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, merge_size: int, per_frame_token: bool) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, merge_size: int, per_frame_token: bool, chat: Chat) -> None:
+        self.chat = chat
         self._tokenizer = tokenizer
         self._merge_size = merge_size
         self._per_frame_token = per_frame_token
         vocabulary = tokenizer.get_vocab()
-        required = (TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD, *EXTRA_TOKENS)
+        required = (*chat.special, *EXTRA_TOKENS)
         missing = [token for token in required if token not in vocabulary]
         if missing:
             raise CheckpointError(f"the tokenizer lacks {missing}, which Robometer prompts are made of")
         self._special = {token: vocabulary[token] for token in required}
         self.reserved = frozenset(tokenizer.all_special_tokens) | frozenset(required)
-        self.image_id = self._special[IMAGE_PAD]
-        self.video_id = self._special[VIDEO_PAD]
-        self.progress_id = self._special[PROG_TOKEN]
-        self.preference_id = self._special[PREF_TOKEN]
+        self.image_id = self._special[chat.image]
         self.pad_id = int(tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0)
         # Per instance, so that the cache goes with the tokenizer. Grids and picture numbers are few.
         self.frame = lru_cache(maxsize=512)(self._frame)
+
+    def special_ids(self, multi_image: bool) -> SpecialIds:
+        """What the network looks for, with frames as images or in pairs as a video."""
+        chat, ids = self.chat, self._special
+        progress, preference = ids[PROG_TOKEN], ids[PREF_TOKEN]
+        if not multi_image:
+            assert chat.video is not None, "asked of templates with a video only"
+            return SpecialIds(ids[chat.video], (ids[chat.video],), progress, preference)
+        # The reference pools all that stands between the first and the last token of a frame.
+        pooled = (*(ids[token] for token in chat.before[1:]), self.image_id)
+        return SpecialIds(self.image_id, pooled, progress, preference)
 
     def check_words(self, text: str) -> None:
         """Raises `CheckpointError` unless the tokenizer makes entries of the vocabulary, and only those, of a text."""
@@ -164,36 +181,38 @@ class PromptTokens:
 
     def head(self, text: str) -> Segment:
         """Start of the user turn and ``text``, which ends with the caption of the first frame."""
-        return self._text([TURN_START], "user\n" + text)
+        *fixed, last = self.chat.opening
+        parts = [[self._special[part]] if part in self._special else self._ids(part) for part in fixed]
+        return _run([*(number for part in parts for number in part), *self._ids(last + text)])
 
     def split(self, text: str) -> Segment:
         """The seam between two trajectories and the ``text`` that announces the second."""
-        return self._text([SPLIT_TOKEN], text)
+        return _run([self._special[SPLIT_TOKEN], *self._ids(text)])
 
     def tail(self, text: str = "", preference: bool = False) -> Segment:
         """``text``, the preference token if asked for, and the end of the user turn."""
-        parts = [self._ids(text), [self._special[PREF_TOKEN]] if preference else [], [self._special[TURN_END]]]
+        parts = [self._ids(text), [self._special[PREF_TOKEN]] if preference else [], [self._special[self.chat.end]]]
         return _run([*parts[0], *parts[1], *parts[2], *self._ids("\n")])
 
     def _frame(self, number: int | None, grid: Grid) -> Segment:
         """One frame; ``number`` is the picture's number, or None where the text before it has captioned it already."""
-        before = [] if number is None else self._ids(caption(number))
+        before = [] if number is None else self._ids(self.chat.caption(number))
         return self._visual(before, self.image_id, grid, [PROG_TOKEN] if self._per_frame_token else [])
 
     def video_pair(self, text: str, grid: Grid) -> Segment:
         """One frame pair of a video, after the ``text`` that stands before it."""
-        return self._visual(self._ids(text), self.video_id, grid, [])
+        assert self.chat.video is not None, "asked of templates with a video only"
+        return self._visual(self._ids(text), self._special[self.chat.video], grid, [])
 
     def _visual(self, before: list[int], pad_id: int, grid: Grid, after: list[str]) -> Segment:
         rows, columns = (side // self._merge_size for side in grid)
-        lead = _run([*before, self._special[VISION_START]])
-        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        places = torch.stack([torch.zeros_like(row), row, column]).flatten(1)
-        image = Segment(torch.full((rows * columns,), pad_id), places, max(rows, columns))
-        return join([lead, image, _run([self._special[VISION_END], *(self._special[token] for token in after)])])
-
-    def _text(self, special: list[str], text: str) -> Segment:
-        return _run([*(self._special[token] for token in special), *self._ids(text)])
+        lead = _run([*before, *(self._special[token] for token in self.chat.before)])
+        image = _run([pad_id] * (rows * columns))
+        if self.chat.axes == 3:
+            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            places = torch.stack([torch.zeros_like(row), row, column]).flatten(1)
+            image = Segment(image.ids, places, max(rows, columns))
+        return join([lead, image, _run([self._special[token] for token in (*self.chat.after, *after)])])
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False) if text else []

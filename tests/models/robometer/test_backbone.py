@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robometer_rl.models.robometer.backbone import backbone_config, parse_settings
+from robometer_rl.models.robometer.backbone import parse_settings, read_backbone
 from robometer_rl.models.robometer.config import CheckpointError
 from tests.golden import CHECKPOINT
 
@@ -22,7 +22,7 @@ def changed(section: str | None, **values: Any) -> str:
 
 
 def test_the_published_shape_is_read() -> None:
-    config = backbone_config(TEXT)
+    config = read_backbone(TEXT).config
     assert config.get_text_config().num_hidden_layers == 3
     assert config.get_text_config().head_dim == 16
 
@@ -57,7 +57,7 @@ def test_the_published_shape_is_read() -> None:
 def test_a_shape_that_cannot_be_is_named(section: str | None, values: dict[str, Any], named: str) -> None:
     start = time.process_time()
     with pytest.raises(CheckpointError) as raised:
-        backbone_config(changed(section, **values))
+        read_backbone(changed(section, **values))
     assert named in str(raised.value)
     assert "config.json" in str(raised.value)
     assert len(str(raised.value)) < 2500
@@ -73,4 +73,4 @@ def test_what_is_no_object_is_named(text: str) -> None:
 def test_absent_sizes_are_those_of_transformers() -> None:
     settings = json.loads(TEXT)
     del settings["vision_config"]["temporal_patch_size"]
-    assert backbone_config(json.dumps(settings)).to_dict()["vision_config"]["temporal_patch_size"] == 2
+    assert read_backbone(json.dumps(settings)).config.to_dict()["vision_config"]["temporal_patch_size"] == 2

@@ -224,8 +224,8 @@ def test_every_tensor_is_accounted_for(
     [
         ("{", "not valid JSON"),
         ("[]", "expected an object"),
-        ('{"model_type": "llama"}', "model_type is 'llama'; expected 'qwen3_vl'"),
-        ('{"model_type": "qwen2_5_vl", "vision_config": {}}', "model_type is 'qwen2_5_vl'"),
+        ('{"model_type": "llama"}', "model_type is 'llama'; expected one of 'qwen3_vl', 'qwen2_5_vl'"),
+        ('{"model_type": "qwen2_5_vl", "vision_config": {}}', "out_hidden_size is 3584; expected the decoder's"),
     ],
 )
 def test_a_backbone_of_another_kind_is_refused(text: str, named: str, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_weights_come_in_the_precision_asked_for(dtype: torch.dtype) -> None:
 
 
 def test_a_network_is_built_without_memory_for_its_weights() -> None:
-    network = build_network(tiny().backbone_json, tiny().processor)
+    network = build_network(tiny().processor)
     assert all(parameter.is_meta for parameter in network.parameters())
 
 

@@ -121,7 +121,7 @@ def test_pixels_are_the_recorded_ones(name: str, patch: Callable[[], list[Patche
 @pytest.mark.parametrize("name", ["progress_video_avg0", "preference_video_avg1"])
 def test_pixels_of_videos_are_the_recorded_ones(name: str) -> None:
     config = tiny().config.updated(per_frame_token=False, multi_image=False)
-    processor = RobometerProcessor(tiny().processor.tokenizer, PREPROCESSOR, config)
+    processor = RobometerProcessor(tiny().processor.tokenizer, PREPROCESSOR, config, tiny().network.backbone)
     shown = [clip for pair in pairs(name) for clip in pair] if "preference" in name else clips(name, "prog0")
     patched = [processor.patch(clip) for clip in shown]
     pixels = torch.cat([part.pixels.flatten(0, 1) for part in patched]).numpy().astype(np.float64)

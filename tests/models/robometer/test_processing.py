@@ -52,7 +52,7 @@ def test_a_task_cannot_smuggle_in_special_tokens() -> None:
 
 def test_a_saved_processor_makes_the_same_inputs(tmp_path: Path) -> None:
     tiny().processor.save(tmp_path)
-    again = RobometerProcessor.load(tmp_path, tiny().config)
+    again = RobometerProcessor.load(tmp_path, tiny().config, tiny().network.backbone)
     for build in ("progress_inputs", "preference_inputs"):
         given = [ONE, OTHER] if build == "progress_inputs" else [(ONE, OTHER)]
         before, after = getattr(tiny().processor, build)(given), getattr(again, build)(given)
@@ -65,7 +65,7 @@ def test_a_saved_processor_makes_the_same_inputs(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     (copy_of(CHECKPOINT, tmp_path) / name).unlink()
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        RobometerProcessor.load(tmp_path, tiny().config)
+        RobometerProcessor.load(tmp_path, tiny().config, tiny().network.backbone)
 
 
 def test_inputs_move_to_a_device_as_a_copy() -> None:

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.models.robometer.prompts import EXTRA_TOKENS, IMAGE_PAD, caption
-from robometer_rl.models.robometer.tokens import PromptTokens, Segment, join, pad
+from robometer_rl.models.robometer.prompts import EXTRA_TOKENS, IMAGE_PAD, QWEN3_CHAT, caption
+from robometer_rl.models.robometer.tokens import PromptTokens, Segment, SpecialIds, join, pad
 from tests.golden import CHECKPOINT, FIXTURES, clips, pairs, report, tiny
 
 PREPROCESSOR = (CHECKPOINT / "preprocessor_config.json").read_text()
@@ -56,7 +56,7 @@ def expanded(text: str, counts: list[int]) -> str:
 )
 @pytest.mark.parametrize("name", ["progress_batch", "preference_batch"])
 def test_ids_are_those_of_the_chat_text_as_a_whole(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    processor = RobometerProcessor(tokenizer, PREPROCESSOR, tiny().config)
+    processor = RobometerProcessor(tokenizer, PREPROCESSOR, tiny().config, tiny().network.backbone)
     if name == "progress_batch":
         inputs = processor.progress_inputs(clips(name, "prog0", "prog1", "prog2"))
     else:
@@ -84,7 +84,7 @@ def test_a_frame_takes_as_many_tokens_as_the_number_of_its_picture_needs() -> No
 
 
 def test_without_progress_tokens_a_frame_ends_with_its_image() -> None:
-    plain = PromptTokens(tiny().processor.tokenizer, 2, per_frame_token=False)
+    plain = PromptTokens(tiny().processor.tokenizer, 2, False, QWEN3_CHAT)
     assert plain.frame(3, (4, 4)).ids.tolist() == tokens().frame(3, (4, 4)).ids.tolist()[:-1]
 
 
@@ -128,7 +128,7 @@ def test_shorter_prompts_are_padded_on_the_right() -> None:
 def test_a_tokenizer_without_the_extra_tokens_is_refused(tmp_path: Path) -> None:
     base = AutoTokenizer.from_pretrained(FIXTURES / "base_processor")
     with pytest.raises(CheckpointError, match="prog_token"):
-        PromptTokens(base, 2, per_frame_token=True)
+        PromptTokens(base, 2, True, QWEN3_CHAT)
 
 
 def test_special_token_ids_are_the_recorded_ones() -> None:
@@ -137,5 +137,6 @@ def test_special_token_ids_are_the_recorded_ones() -> None:
     assert {token: vocabulary[token] for token in recorded["special_token_ids"]} == recorded["special_token_ids"]
     assert len(tiny().processor.tokenizer) == recorded["len_tokenizer"]
     ids = tokens()
-    assert (ids.image_id, ids.video_id, ids.preference_id, ids.progress_id) == (616, 617, 632, 634)
+    assert ids.special_ids(multi_image=True) == SpecialIds(616, (616,), progress=634, preference=632)
+    assert ids.special_ids(multi_image=False) == SpecialIds(617, (617,), progress=634, preference=632)
     assert set(EXTRA_TOKENS) <= ids.reserved
