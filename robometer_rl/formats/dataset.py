@@ -247,6 +247,7 @@ class Provenance:
         orientation: What was done to pictures before they were shown; None for what is customary in the format.
         pack_tokens: What went through the model together, which decides the last bits of the numbers.
         version: Version of robometer-rl.
+        record: `robometer_rl.RewardModel.record`.
     """
 
     model: str
@@ -263,6 +264,7 @@ class Provenance:
     orientation: str | None
     pack_tokens: int
     version: str
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> RewardSpec:
@@ -270,8 +272,13 @@ class Provenance:
         return RewardSpec.from_dict(self.reward)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, as JSON has them; formats store this, as JSON text where they have text only."""
+        """All fields by name, as JSON has them; formats store this, as JSON text where they have text only.
+
+        What is empty of most models, the record, is left out then.
+        """
         values = asdict(self)
+        if not self.record:
+            del values["record"]
         return values | {"cameras": list(self.cameras), "tasks": list(self.tasks), "reward": dict(self.reward)}
 
     @classmethod
@@ -282,7 +289,7 @@ class Provenance:
             ValueError: Not the fields of this release.
         """
         known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        if not known - {"record"} <= set(values) <= known:
             raise ValueError(f"provenance with the fields {sorted(values)}; this release reads {sorted(known)}")
         lists = {name: tuple(values[name]) for name in ("cameras", "tasks")}
         return cls(**{**values, **lists})

@@ -180,6 +180,7 @@ class Labeller:
             orientation=options.orientation,
             pack_tokens=self.pack_tokens,
             version=version("robometer-rl"),
+            record=self.model.record,
         )
 
 

@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
     Qwen3VLForConditionalGeneration,
 )
@@ -177,6 +178,7 @@ class LocalVLM:
         dtype: str | None = None,
         min_pixels: int = 1,
         max_pixels: int = _ANY_SIZE,
+        config: PretrainedConfig | None = None,
     ) -> LocalVLM:
         """Reads a model from a directory or the Hub.
 
@@ -186,6 +188,7 @@ class LocalVLM:
             dtype: Precision; as stored if None.
             min_pixels: Smaller pictures are enlarged to this area.
             max_pixels: Larger ones are reduced to it.
+            config: The shape of the network, where the checkpoint's own ``config.json`` describes more than that.
 
         Raises:
             CheckpointError: The checkpoint is incomplete or of another kind.
@@ -200,7 +203,7 @@ class LocalVLM:
         found = locate(where, FILES)
         directory = found.directory
         with blamed_on(directory):
-            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            config = config or AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
             if config.model_type not in _KINDS:
                 raise CheckpointError(
                     f"{directory} holds a {config.model_type!r}; expected one of {', '.join(_KINDS)} (others can be "

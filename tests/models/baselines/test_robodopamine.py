@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from robometer_rl import load_reward_model
 from robometer_rl.cli import main
@@ -18,6 +20,7 @@ from robometer_rl.frames import Clip, scored_steps
 from robometer_rl.models.baselines.robodopamine import PROMPT, accumulated, hop_of, question_about
 from robometer_rl.models.baselines.vlm import LocalVLM
 from robometer_rl.models.reward_model import UnsupportedByModelError
+from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.patches import FramePatcher
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.models.baselines.servers import Asked, answering
@@ -162,6 +165,34 @@ def test_weights_that_are_here_are_asked_likewise(tmp_path: Path) -> None:
     model = load_reward_model(f"robodopamine:{folder}")
     (said,) = model.predict([clip])
     assert said.progress.tolist() == pytest.approx([0.0, 0.6])
+
+
+def test_a_checkpoint_of_the_older_kind_is_asked_likewise(tmp_path: Path) -> None:
+    """Qwen2.5-VL, of which the smaller published one is made: other patches, other places in its text."""
+    folder = tiny_vlm(tmp_path / "older")
+    described = json.loads((folder / "config.json").read_text())
+    text = {key: value for key, value in described["text_config"].items() if key not in ("model_type", "rope_scaling")}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": [2, 3, 3]}
+    tokens = {key: value for key, value in described.items() if key.endswith("_token_id")}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+    vision |= {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 112}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
+    torch.manual_seed(0)
+    (folder / "model.safetensors").unlink()
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor | {"patch_size": 14}))
+    model = load_reward_model(f"robodopamine:{folder}")
+    clip = Clip(np.stack([np.full((60, 80, 3), each, np.uint8) for each in (0, 255)]), TASK)
+    dark, bright = clip.read()
+    grey = np.full((224, 224, 3), 128, np.uint8)
+    prompts = [model.engine.encode(question_about(dark, grey, dark, after, TASK)) for after in (bright, dark)]  # pyright: ignore[reportAttributeAccessIssue]
+    assert prompts[0].pictures[0].grid == (112 // 14, 140 // 14)
+    teach(folder, prompts, ("<score>+60%</score>", "<score>-10%</score>"))
+    (said,) = load_reward_model(f"robodopamine:{folder}").predict([clip])
+    assert said.progress.tolist() == pytest.approx([0.0, 0.6])
+    with pytest.raises(CheckpointError, match="shows videos to a Qwen3-VL"):
+        load_reward_model(f"topreward:{folder}")
 
 
 def test_it_scores_relabels_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

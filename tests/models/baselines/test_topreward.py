@@ -171,6 +171,8 @@ def test_it_scores_relabels_and_is_evaluated(
     assert main(["relabel", "data", "--model", name, "--output", "labelled"]) == 0
     progress = np.load("labelled/0.npz")["robometer/progress"]
     assert (progress.min(), progress.max()) == (0.0, 1.0)
+    (metadata,) = Path("labelled").glob("*.json")
+    assert "prompt_sha256" in metadata.read_text()
     store = TrajectoryStore(Path("store"))
     for episode in make_episodes_of_two_tasks(1):
         store.append(episode)

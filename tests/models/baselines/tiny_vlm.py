@@ -55,7 +55,8 @@ def teach(folder: Path, prompts: Sequence[Prompt], answers: tuple[str, str]) -> 
     ids = tokenizer.convert_tokens_to_ids(list(answers))
     tokenizer.save_pretrained(folder)
     state = load_file(folder / "model.safetensors")
-    head = torch.zeros_like(state["model.language_model.embed_tokens.weight"])
+    (words,) = (tensor for key, tensor in state.items() if key.endswith("embed_tokens.weight"))
+    head = torch.zeros_like(words)
     head[ids[0]], head[ids[1]] = 100 * towards, -100 * towards
     save_file({**state, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
