@@ -64,7 +64,7 @@ def features() -> Any:
 def build(data_dir: Path, episodes: dict[str, tuple[int, ...]], shards: int) -> Path:
     """Episodes by split, written by the library itself."""
 
-    class Counters(tfds.core.GeneratorBasedBuilder):
+    class Counters(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
         pkg_dir_path = Path(__file__).parent
 
