@@ -97,11 +97,13 @@ class Episode:
         policy: Whose.
         clip: What it shows.
         succeeds: Whether it succeeded; None where nobody knows.
+        tiled: Whether it shows several cameras in one picture.
     """
 
     policy: str
     clip: Clip
     succeeds: bool | None
+    tiled: bool = False
 
 
 def read_recordings(args: Args, path: Path) -> list[Episode]:
@@ -123,7 +125,7 @@ def read_recordings(args: Args, path: Path) -> list[Episode]:
         )
     if unnamed := [each.id for each in episodes if each.skill is None]:
         raise ValueError(f"{len(unnamed)} episodes do not say whose they are, {unnamed[0]} for one: set their skill")
-    return [Episode(str(each.skill), each.clip(), each.quality_label == "successful") for each in episodes]
+    return [Episode(str(each.skill), each.clip(), each.quality_label == "successful", each.tiled) for each in episodes]
 
 
 def _names(trajectory: Trajectory) -> tuple[str, ...]:
@@ -202,6 +204,7 @@ def record_outcome(
 def final_progress(args: Args, episodes: list[Episode]) -> tuple[list[float], str]:
     """What the model sees in the last frame of each episode, with its history; and the protocol of the histories."""
     model = load_reward_model(args.model)
+    model.require_views("ranking policies", tiled=all(episode.tiled for episode in episodes))
     protocol = model.default_protocol
     values: list[float] = []
     for start in track(range(0, len(episodes), BATCH), "scoring", console=Console(stderr=True)):

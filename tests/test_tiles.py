@@ -15,6 +15,7 @@ from robometer_rl.models.controls import ChangedModel
 from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.score import ScoreConfig, score
+from robometer_rl.studio.asking import Asking
 from robometer_rl.tiles import TiledFrames, TileLayout, tile, tile_views
 from robometer_rl.video import Recording
 from robometer_rl.wrappers import RobometerReward, Tiles
@@ -124,6 +125,7 @@ OPENED = MemoryDataset({"0": record(3, 0)})
             lambda model, path: score_episodes(model, TILED_EPISODES + EPISODES, Scoring(UniformFrames(4))),
         ),
         ("a success rule", lambda model, path: score_success(model, EPISODES)),
+        ("scoring a recording", lambda model, path: list(Asking(model, RECORDING.frames, ["push"]))),
         ("a success rule", lambda model, path: score_success(ChangedModel("shuffled", model), EPISODES)),
     ],
 )

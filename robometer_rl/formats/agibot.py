@@ -52,7 +52,7 @@ class AgiBotConfig:
     Attributes:
         path: Directory with task_info/ and observations/, or its address, as in
             hf://datasets/agibot-world/AgiBotWorld-Beta.
-        camera: Video to read, without its suffix.
+        camera: Videos to read, without their suffix, one trajectory each.
         tasks: Numbers of the tasks to read; left out, all of which there are shards.
         orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
             "rotate" turns them by 180 degrees.
@@ -62,7 +62,7 @@ class AgiBotConfig:
     """
 
     path: Annotated[str, tyro.conf.arg(metavar="PATH")]
-    camera: str = "head_color"
+    camera: tuple[str, ...] = ("head_color",)
     tasks: tuple[int, ...] = ()
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
@@ -173,7 +173,7 @@ def _check_file(files: Any, path: str) -> None:
 
 
 def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, Mapping[str, Any]]) -> Reading:
-    wanted = ("videos", f"{dataset.config.camera}.mp4")
+    wanted = {f"videos/{camera}.mp4": camera for camera in dataset.config.camera}
     address, shard = dataset.files.unstrip_protocol(path), dataset.relative(path)
     try:
         _check_file(dataset.files, path)
@@ -182,7 +182,8 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
                 # The archive would remember every depth image that it has passed.
                 archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 number, *inside = PurePosixPath(member.name).parts or ("",)
-                if tuple(inside) != wanted:
+                camera = wanted.get("/".join(inside))
+                if camera is None:
                     continue
                 source = f"{shard}#{member.name}"
                 if not member.isreg():
@@ -192,7 +193,9 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
                     yield Unreadable(source, f"task_info/task_{task}.json does not describe the episode {number}")
                     continue
                 video = TarMember(address, member.name, member.offset_data, member.size)
-                yield from _read_episode(_Episode(dataset.config, task, number, episodes[number], video, source))
+                yield from _read_episode(
+                    _Episode(dataset.config, task, number, episodes[number], camera, video, source)
+                )
             # A header that is cut short ends the iteration like the empty block that every archive closes with.
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -208,6 +211,7 @@ class _Episode:
     task: int
     number: str
     record: Mapping[str, Any]
+    camera: str
     video: TarMember
     source: str
 
@@ -233,10 +237,10 @@ class _Episode:
         self, index: VideoIndex, numbers: range, text: str, suffix: tuple[str, ...], notes: Mapping[str, Any]
     ) -> Trajectory:
         config = self.config
-        metadata = {"format": "agibot-world", "task_id": self.task, "episode_id": self.number, "camera": config.camera}
+        metadata = {"format": "agibot-world", "task_id": self.task, "episode_id": self.number, "camera": self.camera}
         rate = {} if index.fps is None else {"control_hz": index.fps, "frame_interval": 1}
         return Trajectory(
-            id=episode_id(config.data_source, str(self.task), self.number, config.camera, *suffix),
+            id=episode_id(config.data_source, str(self.task), self.number, self.camera, *suffix),
             task=text.strip(),
             frames=TimedFrames(self.video, index, numbers, config.orientation or "as_stored"),
             quality_label=config.quality or "successful",

@@ -67,7 +67,7 @@ class Asking:
         total: How many answers there will be.
 
     Raises:
-        UnsupportedByModelError: The model knows no progress.
+        UnsupportedByModelError: The model knows no progress, or was trained on tiled pictures.
         ValueError: No instruction, an empty one, or an interval that is none.
     """
 
@@ -80,6 +80,7 @@ class Asking:
         every: int = 1,
     ) -> None:
         model.require("scoring a recording", progress=True)
+        model.require_views("scoring a recording", tiled=False)
         if not tasks:
             raise ValueError("no instruction is given; write what the robot was to do, such as 'open the drawer'")
         self.model, self.frames, self.every = model, frames, every
@@ -157,8 +158,9 @@ def prefer(model: RewardModel, first: FrameSequence, second: FrameSequence, task
     """Asks which of two recordings (T, H, W, 3) did more for the task, in both orders, each shown as a whole episode.
 
     Raises:
-        UnsupportedByModelError: The model does not compare.
+        UnsupportedByModelError: The model does not compare, or was trained on tiled pictures.
     """
+    model.require_views("comparing recordings", tiled=False)
     clips = [Clip(frames, task) for frames in (first, second)]
     slots = [model.default_protocol.slots(len(clip) - 1).tolist() for clip in clips]
     one, other = (Clip(clip.read(chosen), task) for clip, chosen in zip(clips, slots, strict=True))

@@ -110,10 +110,12 @@ def test_what_is_read_can_be_stored(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_tasks_cameras_and_quality_are_chosen(dataset: Path) -> None:
-    found = read(dataset, tasks=(1024,), camera="hand_left_color", quality="suboptimal", data_source="mine")
+    found = read(dataset, tasks=(1024,), camera=("hand_left_color",), quality="suboptimal", data_source="mine")
     assert found[0].id == "mine-1024-700001-hand_left_color"
     assert {entry.quality_label for entry in found} == {"suboptimal"}
-    assert read(dataset, camera="no_such_camera") == []
+    assert read(dataset, camera=("no_such_camera",)) == []
+    both = read(dataset, tasks=(1024,), camera=("hand_left_color", "head_color"))
+    assert [entry.metadata["camera"] for entry in both] == ["head_color"] * 3 + ["hand_left_color"] * 3
 
 
 def test_shards_are_read_where_they_are(dataset: Path) -> None:
