@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import tyro
 
-from robometer_rl.formats.table import FORMATS, IMPORTED, Reader
+from robometer_rl.formats.table import EXPORTED, FORMATS, IMPORTED, Reader
 
 __all__ = ["parse_data", "run_data"]
 
@@ -24,11 +24,6 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "download": "Download published training and evaluation data, by the name of a group.",
     "push": "Upload a store to the Hugging Face Hub.",
     "pull": "Download a store from the Hugging Face Hub.",
-}
-
-
-_EXPORTED: Final[Mapping[str, str]] = {
-    "rbm": "A repository of videos, which the reference's own code reads.",
 }
 
 
@@ -58,10 +53,9 @@ def parse_data(words: Sequence[str], program: str) -> Callable[[], Any]:
         name = _choose(words, program, {name: FORMATS[name].description for name in IMPORTED})
         return _parse_import(IMPORTED[name], words[1:], f"{program} {name}")
     if command == "export":
-        from robometer_rl.formats.rbm.export import RbmExportConfig, export_rbm
-
-        name = _choose(words, program, _EXPORTED)
-        return partial(export_rbm, _parse(RbmExportConfig, words[1:], f"{program} {name}"))
+        name = _choose(words, program, {name: kind.description for name, kind in EXPORTED.items()})
+        kind = EXPORTED[name]
+        return partial(kind.write, _parse(kind.config, words[1:], f"{program} {name}"))
     if command in ("inspect", "verify"):
         from robometer_rl.data.inspect import InspectConfig, VerifyConfig, inspect_store, verify
 

@@ -13,7 +13,18 @@ from robometer_rl.data.reading import Reading, SourceError
 if TYPE_CHECKING:
     from robometer_rl.formats.dataset import DatasetOptions, LabelWriter, RelabelDataset, WriteMode
 
-__all__ = ["FORMATS", "IMPORTED", "RELABELLED", "Format", "Labelling", "Reader", "detect_format", "open_dataset"]
+__all__ = [
+    "EXPORTED",
+    "FORMATS",
+    "IMPORTED",
+    "RELABELLED",
+    "Exporter",
+    "Format",
+    "Labelling",
+    "Reader",
+    "detect_format",
+    "open_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,30 @@ class Reader:
     def read(self, config: Any) -> Reading:
         """The episodes of the data set that ``config``, an instance of `config`, describes."""
         return _named(self.function)(config)
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """What writes a store, for ``robometer-rl data export``.
+
+    Attributes:
+        description: What is written.
+        options: The dataclass of its options, see `Reader.options`.
+        function: The function that is called with them.
+    """
+
+    description: str
+    options: str
+    function: str
+
+    @property
+    def config(self) -> type[Any]:
+        """The dataclass of the options."""
+        return _named(self.options)
+
+    def write(self, config: Any) -> None:
+        """Exports what ``config``, an instance of `config`, describes."""
+        _named(self.function)(config)
 
 
 @dataclass(frozen=True)
@@ -97,11 +132,13 @@ class Format:
         description: What kind of data set it is.
         reader: What reads it; None if it cannot be imported.
         labelling: What labels it; None if it cannot be relabelled.
+        exporter: What writes it; None if stores are not exported to it.
     """
 
     description: str
     reader: Reader | None = None
     labelling: Labelling | None = None
+    exporter: Exporter | None = None
 
 
 FORMATS: Final[Mapping[str, Format]] = {
@@ -109,11 +146,21 @@ FORMATS: Final[Mapping[str, Format]] = {
         "A LeRobot data set, v3.0 or v2.x; labels of v2.x go to a sidecar.",
         Reader("lerobot.reader:LeRobotConfig", "lerobot.reader:read_lerobot"),
         Labelling("lerobot.reader", ("copy", "sidecar")),
+        Exporter(
+            "A LeRobot dataset v3.0 with one camera.",
+            "lerobot.export:LeRobotExportConfig",
+            "lerobot.export:export_lerobot",
+        ),
     ),
     "minari": Format(
         "A local Minari data set with pictures.",
         Reader("minari.reader:MinariConfig", "minari.reader:read_minari"),
         Labelling("minari.reader", ("copy",)),
+        Exporter(
+            "A Minari data set, whose actions are all 0.",
+            "minari.export:MinariExportConfig",
+            "minari.export:export_minari",
+        ),
     ),
     "npz": Format("A folder of .npz episodes.", labelling=Labelling("npz", ("copy",))),
     "sb3": Format("A replay buffer that Stable-Baselines3 saved.", labelling=Labelling("sb3", ("copy", "in_place"))),
@@ -150,6 +197,11 @@ FORMATS: Final[Mapping[str, Format]] = {
     "rbm": Format(
         "Published Robometer data: caches, archives of them, repositories.",
         Reader("rbm.reader:RbmConfig", "rbm.reader:read_rbm", in_place=True),
+        exporter=Exporter(
+            "A repository of videos, which the reference's own code reads.",
+            "rbm.export:RbmExportConfig",
+            "rbm.export:export_rbm",
+        ),
     ),
     "rlds": Format("RLDS, as Open X-Embodiment is published.", Reader("rlds:RldsConfig", "rlds:read_rlds")),
     "agibot": Format("AgiBot World in tar shards.", Reader("agibot:AgiBotConfig", "agibot:read_agibot")),
@@ -162,6 +214,10 @@ IMPORTED: Final[Mapping[str, Reader]] = {name: kind.reader for name, kind in FOR
 
 RELABELLED: Final[Mapping[str, Labelling]] = {name: kind.labelling for name, kind in FORMATS.items() if kind.labelling}
 """What ``robometer-rl relabel`` labels."""
+
+
+EXPORTED: Final[Mapping[str, Exporter]] = {name: kind.exporter for name, kind in FORMATS.items() if kind.exporter}
+"""What ``robometer-rl data export`` writes."""
 
 
 def detect_format(path: Path) -> str:

@@ -66,6 +66,7 @@ __all__ = [
     "LABELS_FILE",
     "PROGRESS",
     "PROGRESS_FILE",
+    "QUANTILES",
     "REWARD",
     "SUCCESS",
     "LeRobotCopyWriter",
@@ -103,9 +104,9 @@ _TYPES: Final = {
     _IMPUTED: "bool",
 }
 
-_QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
-STATISTICS: Final = ("min", "max", "mean", "std", "count", *_QUANTILES)
+STATISTICS: Final = ("min", "max", "mean", "std", "count", *QUANTILES)
 """What LeRobot notes of every feature, per episode and of the whole dataset."""
 
 _INFO: Final = Path("meta/info.json")
@@ -458,5 +459,5 @@ def statistics(values: NDArray[Any]) -> dict[str, list[Any]] | None:
         "mean": [float(numbers.mean())],
         "std": [float(numbers.std())],
         "count": [len(numbers)],
-        **{name: [float(np.quantile(numbers, share))] for name, share in _QUANTILES.items()},
+        **{name: [float(np.quantile(numbers, share))] for name, share in QUANTILES.items()},
     }

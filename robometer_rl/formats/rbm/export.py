@@ -25,11 +25,11 @@ from typing import Any, Final
 import tyro
 from rich.progress import Progress
 
-from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
+from robometer_rl.data.store import StoredFrames, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, new_directory, write_text
-from robometer_rl.frames import as_frames
+from robometer_rl.formats.exporting import chosen, images, stated_rate
 from robometer_rl.ranges import require_numbers
 from robometer_rl.report.terminal import open_console
 from robometer_rl.video import write_video
@@ -39,7 +39,6 @@ __all__ = ["RbmExportConfig", "export_rbm"]
 _LANG_VECTOR: Final = 384  # of all-MiniLM-L6-v2
 _PER_FOLDER: Final = 1000
 _PER_FILE: Final = 100_000  # rows
-_WINDOW: Final = 64  # frames that are read at once
 _SUBSET_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_-."
 
 
@@ -53,6 +52,7 @@ class RbmExportConfig:
         subset: Name of the subset, in small letters.
         split: Only trajectories of these splits; of all if none is named. The layout has one split, train.
         fps: Frames per second of videos whose source does not say.
+        data_sources: Only trajectories of these data sources; of all if none is named.
     """
 
     path: tyro.conf.Positional[Path]
@@ -60,6 +60,7 @@ class RbmExportConfig:
     subset: str = "default"
     split: tuple[str, ...] = ()
     fps: float = 10.0
+    data_sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_numbers(self, "(0, 1000]", "fps")
@@ -81,17 +82,8 @@ def export_rbm(config: RbmExportConfig) -> int:
         FileExistsError: Something is at ``output``.
         ImportError: datasets is not installed.
     """
-    store = TrajectoryStore.open(config.path)
-    columns = store.columns("split")
-    ids = [
-        name
-        for name, split in zip(columns["id"], columns["split"], strict=True)
-        if not config.split or split in config.split
-    ]
-    if not ids:
-        raise StoreError(
-            f"{config.path} has no trajectories of the splits {config.split}; it has {sorted(set(columns['split']))}"
-        )
+    store, wanted = chosen(config.path, config.split, config.data_sources)
+    ids = list(wanted)
     schema = _features().arrow_schema
     check_destination(config.output)
     with new_directory(config.output) as directory:
@@ -161,9 +153,7 @@ def _write(path: Path, trajectory: Trajectory, fps: float) -> None:
         except OSError:  # another file system, or one without links
             shutil.copyfile(kept, path)
         return
-    images = (image for start in range(0, len(frames), _WINDOW) for image in as_frames(frames[start : start + _WINDOW]))
-    stated = trajectory.metadata.get("fps")
-    write_video(path, images, float(stated) if isinstance(stated, int | float) and stated > 0 else fps)
+    write_video(path, images(trajectory), stated_rate(trajectory.metadata) or fps)
 
 
 def _card(subset: str) -> str:

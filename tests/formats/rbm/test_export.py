@@ -80,7 +80,7 @@ def test_splits_are_chosen_and_nothing_is_left_of_a_failure(tmp_path: Path) -> N
     assert export_rbm(RbmExportConfig(store.path, tmp_path / "out", split=("test",))) == 1
     with pytest.raises(FileExistsError):
         export_rbm(RbmExportConfig(store.path, tmp_path / "out"))
-    with pytest.raises(StoreError, match=r"no trajectories of the splits \('val',\); it has \['test', 'train'\]"):
+    with pytest.raises(StoreError, match=r"no trajectories of the splits val; it has .*'test', 'somewhere'.*'train'"):
         export_rbm(RbmExportConfig(store.path, tmp_path / "new", split=("val",)))
     (store.path / "frames" / "b.zip").write_bytes(b"damaged")
     with pytest.raises(StoreError, match="'b'"):
