@@ -37,11 +37,13 @@ class OpenedEpisodes:
         trajectories: Those that are wanted and sound, place by place.
         skipped: Those that are damaged.
         held: How many sound ones there are, wanted or not, by split and data source.
+        place_of: Number of the place that each of the trajectories comes from, by its id.
     """
 
     trajectories: tuple[Trajectory, ...]
     skipped: tuple[Unreadable, ...]
     held: Mapping[tuple[str, str], int]
+    place_of: Mapping[str, int]
 
 
 def open_episodes(
@@ -79,7 +81,8 @@ def open_episodes(
         held[trajectory.split, trajectory.data_source] += 1
         return wanted is None or wanted(trajectory)
 
-    for place, is_published in zip(places, in_place, strict=True):
+    place_of: dict[str, int] = {}
+    for number, (place, is_published) in enumerate(zip(places, in_place, strict=True)):
         if is_published or str(place).startswith(ROBOREWARD):
             found = _open_published(str(place), noting, select)
         else:
@@ -90,8 +93,9 @@ def open_episodes(
             logger.warning(said, len(repeated), place, repeated[0])
         for each in found.trajectories:
             taken.setdefault(each.id, each)
+            place_of.setdefault(each.id, number)
         skipped += found.skipped
-    return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held)
+    return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held, place_of)
 
 
 def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Sequence[str]) -> VerifiedTrajectories:

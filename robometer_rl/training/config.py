@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +258,8 @@ class TrainConfig:
 
     Attributes:
         data: Stores of trajectories, or published data where it lies, as in ``rbm:processed_datasets``.
+        weights: How often samples begin with an episode of each of them, relative to each other, as in ``2 1``; as
+            often as each has tasks if not given.
         select: Of published data only these groups or collections, as in ``rbm-1m-id``.
         split: The split of them to train on.
         data_sources: Only trajectories of these data sources; of all if none is named.
@@ -286,6 +289,7 @@ class TrainConfig:
 
     data: tuple[Path, ...]
     output: Path
+    weights: tuple[float, ...] = ()
     select: tuple[str, ...] = ()
     split: str = "train"
     data_sources: tuple[str, ...] = ()
@@ -313,6 +317,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data must name at least one store, or published data as in rbm:DIRECTORY; got none")
+        if self.weights and len(self.weights) != len(self.data):
+            raise ValueError(
+                f"weights must be one number for each of the {len(self.data)} places in data, got {len(self.weights)}"
+            )
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"weights must be numbers above 0, got {self.weights}; leave out what is not to be drawn")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
         require_counts(self, 1, "save_every", "log_every", "feature_views")

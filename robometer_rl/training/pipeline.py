@@ -34,7 +34,7 @@ from robometer_rl.data.trajectory import Trajectory, are_tiled
 from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import remove_all_left_over, write_text
-from robometer_rl.formats.opening import open_episodes
+from robometer_rl.formats.opening import OpenedEpisodes, open_episodes
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
@@ -84,14 +84,15 @@ def train(config: TrainConfig) -> Path:
         TrajectoryError: Some of them show tiled pictures and some do not.
         ValueError: No trajectory of the split, or an output directory that belongs to another configuration.
     """
-    trajectories = select_trajectories(config)
+    opened = _open(config)
     run = _Run.open(config)
-    kept, held_out = split_episodes(trajectories, config.validation_fraction, config.seed)
+    kept, held_out = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
-    sampler = Sampler(make_episodes(kept, config.targets), config.sampling, config.seed)
+    episodes = make_episodes(kept, config.targets, opened.place_of)
+    sampler = Sampler(episodes, config.sampling, config.seed, config.weights)
     data = _Data(kept, sampler, _validation(config, held_out))
     checkpoint = _start(config, kept)
-    tiled = are_tiled(trajectories)
+    tiled = are_tiled(opened.trajectories)
     Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
     _configure(checkpoint, tiled=tiled)
     if config.pretraining.steps:
@@ -142,15 +143,18 @@ def select_trajectories(config: TrainConfig) -> list[Trajectory]:
 
     Raises:
         StoreError: There is no store, or all such trajectories in it are damaged.
-        ValueError: It has no such trajectories.
+        ValueError: It has no such trajectories, or one of several weighted stores has none.
     """
+    return list(_open(config).trajectories)
 
+
+def _open(config: TrainConfig) -> OpenedEpisodes:
     def wanted(trajectory: Trajectory) -> bool:
         sources = config.data_sources
         return trajectory.split == config.split and (not sources or trajectory.data_source in sources)
 
     opened = open_episodes(config.data, wanted, config.select)
-    chosen = list(opened.trajectories)
+    chosen = opened.trajectories
     missing = set(config.data_sources) - {trajectory.data_source for trajectory in chosen}
     if missing or not chosen:
         places = ", ".join(map(str, config.data))
@@ -159,7 +163,13 @@ def select_trajectories(config: TrainConfig) -> list[Trajectory]:
             + (f" and the data sources {sorted(missing)}" if missing else "")
             + f"; it holds (split, data source): {sorted(opened.held)}"
         )
-    return chosen
+    empty = sorted(set(range(len(config.weights))) - set(opened.place_of.values()))
+    if empty:
+        raise ValueError(
+            f"{config.data[empty[0]]} has the weight {config.weights[empty[0]]:g} and no trajectories of the split "
+            f"{config.split!r} and the data sources that are asked for, or none that others lack: leave it out"
+        )
+    return opened
 
 
 def split_episodes(

@@ -63,6 +63,7 @@ class Episode:
         grade: Graded outcome in [0, 1], if the source grades.
         clip_targets: Makes the targets of clips in the place of ``labels``, where training goes by a rule of the
             reference.
+        source: Number of the source that it comes from, where samples are drawn from several by weights.
     """
 
     index: int
@@ -72,6 +73,7 @@ class Episode:
     labels: FrameLabels
     grade: float | None = None
     clip_targets: ClipTargets | None = None
+    source: int = 0
 
     def __len__(self) -> int:
         return len(self.labels.progress)
@@ -81,12 +83,17 @@ class Episode:
         return self.labels.at(indices) if self.clip_targets is None else self.clip_targets(indices, strategy)
 
 
-def make_episodes(trajectories: Sequence[Trajectory], targets: TargetConfig | None = None) -> list[Episode]:
+def make_episodes(
+    trajectories: Sequence[Trajectory],
+    targets: TargetConfig | None = None,
+    source_of: Mapping[str, int] | None = None,
+) -> list[Episode]:
     """Labels trajectories and keeps what the sampler needs.
 
     Args:
         trajectories: In the order in which the sampler is to number them.
         targets: Which rule their targets follow; what was recorded if None.
+        source_of: `Episode.source` by id; one source if None.
 
     Raises:
         CutoffError: The table of success cutoffs cannot be read.
@@ -103,6 +110,7 @@ def make_episodes(trajectories: Sequence[Trajectory], targets: TargetConfig | No
             labels=labels,
             grade=trajectory.partial_success,
             clip_targets=ClipTargets.of(trajectory, config, cutoffs),
+            source=0 if source_of is None else source_of[trajectory.id],
         )
         for index, (trajectory, labels) in enumerate(labelled)
     ]
@@ -281,10 +289,14 @@ class _Instruction:
 class Sampler:
     """Draws samples from labelled episodes.
 
+    A sample of several weighted sources begins with an episode of one of them, drawn by the weights of those that have
+    such episodes, then by task; what the episode is compared with may come from any.
+
     Args:
         episodes: What to draw from.
         config: What to draw.
         seed: Together with epoch and index it decides everything.
+        weights: Of the sources, by their numbers; without them all episodes are one source.
 
     Attributes:
         tasks: All tasks of the episodes, in alphabetical order.
@@ -293,60 +305,78 @@ class Sampler:
         SamplingError: A strategy with a positive frequency has no candidates.
     """
 
-    def __init__(self, episodes: Sequence[Episode], config: SamplingConfig, seed: int = 0) -> None:
+    def __init__(
+        self, episodes: Sequence[Episode], config: SamplingConfig, seed: int = 0, weights: Sequence[float] = ()
+    ) -> None:
         self.config = config
         self.seed = seed
-        self._by_task: dict[str, tuple[list[Episode], list[Episode]]] = {}
-        for episode in episodes:
-            done, failed = self._by_task.setdefault(episode.task, ([], []))
-            (done if episode.successful else failed).append(episode)
+        self._by_task = _by_task(episodes)
         self.tasks = sorted(self._by_task)
         self._successful = [task for task in self.tasks if self._by_task[task][0]]
-        self._failed = [task for task in self.tasks if self._by_task[task][1]]
-        self._contrasted = [task for task in self._successful if self._by_task[task][1]]
-        self._graded = {
-            task: graded
-            for task, (done, failed) in self._by_task.items()
-            if (graded := _Graded.of([*done, *failed], config.grade_margin)).worse
-        }
         self._alike = _alike(self._by_task)
-        self._with_other = [task for task in self._successful if any(self._others(task, self.tasks))]
-        self._with_successful_other = [task for task in self._successful if any(self._others(task, self._successful))]
+        self._sources = [
+            self._source([each for each in episodes if not weights or each.source == number], weight)
+            for number, weight in enumerate(weights or (1.0,))
+        ]
         self._check()
         self._protocols = (NestedFrames(config.max_frames), UniformFrames(config.max_frames))
+
+    def _source(self, episodes: Sequence[Episode], weight: float) -> _Source:
+        by_task = _by_task(episodes)
+        graded = {
+            task: found
+            for task, (done, failed) in by_task.items()
+            if (found := _Graded.of([*done, *failed], self.config.grade_margin)).worse
+        }
+        successful = sorted(task for task, (done, _) in by_task.items() if done)
+        tasks = {
+            "successful": successful,
+            "failed": sorted(task for task, (_, failed) in by_task.items() if failed),
+            "contrasted": [task for task in successful if self._by_task[task][1]],
+            "other": [task for task in successful if any(self._others(task, self.tasks))],
+            "successful other": [task for task in successful if any(self._others(task, self._successful))],
+            "graded": list(graded),
+        }
+        return _Source(weight, by_task, graded, tasks)
+
+    def _begin(self, rng: np.random.Generator, need: str) -> tuple[_Source, str]:
+        """The source and the task that a sample begins with."""
+        able = [source for source in self._sources if source.tasks[need]]
+        source = able[_choose(rng, [each.weight for each in able])] if len(able) > 1 else able[0]
+        return source, _pick(rng, source.tasks[need])
 
     def _check(self) -> None:
         config = self.config
         singles, pairs = 1.0 - config.pair_fraction, config.pair_fraction
         used = {name for name, weight in _weights(config.clips).items() if singles * weight > 0}
         contrasts = {name for name, weight in _weights(config.pairs).items() if pairs * weight > 0}
-        margin = f"{config.grade_margin:g}"
+        has = {need for source in self._sources for need, tasks in source.tasks.items() if tasks}
         # What is needed, whether the data has it, and the frequency to set to 0 without it.
         needs: list[tuple[str, bool, str | None]] = [
             (
                 "a successful episode",
-                bool(self._successful) or not (used - {"failure"} or contrasts - {"graded"}),
+                "successful" in has or not (used - {"failure"} or contrasts - {"graded"}),
                 None,
             ),
-            ("an episode that fails", bool(self._failed) or "failure" not in used, "clips.failure"),
+            ("an episode that fails", "failed" in has or "failure" not in used, "clips.failure"),
             (
                 "a task with both successful episodes and others",
-                bool(self._contrasted) or "failure" not in contrasts,
+                "contrasted" in has or "failure" not in contrasts,
                 "pairs.failure",
             ),
             (
                 "successful episodes of one task and another task's instruction",
-                bool(self._with_other) or "other_task" not in used,
+                "other" in has or "other_task" not in used,
                 "clips.other_task",
             ),
             (
                 "successful episodes of two tasks",
-                bool(self._with_successful_other) or "other_task" not in contrasts,
+                "successful other" in has or "other_task" not in contrasts,
                 "pairs.other_task",
             ),
             (
-                f"two episodes of a task whose partial success differs by {margin}",
-                bool(self._graded) or "graded" not in contrasts,
+                f"two episodes of a task whose partial success differs by {config.grade_margin:g}",
+                "graded" in has or "graded" not in contrasts,
                 "pairs.graded",
             ),
         ]
@@ -363,15 +393,14 @@ class Sampler:
         rng = np.random.default_rng([self.seed, epoch, index])
         if rng.random() < self.config.pair_fraction:
             return self._pair(rng)
-        strategy = _choose(rng, self.config.clips)
+        strategy = _strategy(rng, self.config.clips)
         if strategy == "failure":
-            task = _pick(rng, self._failed)
-            return self._history(rng, _pick(rng, self._by_task[task][1]), strategy, self._instruction(rng, task))
-        task = _pick(rng, self._with_other if strategy == "other_task" else self._successful)
-        return self._success_clip(rng, task, strategy)
+            source, task = self._begin(rng, "failed")
+            return self._history(rng, _pick(rng, source.by_task[task][1]), strategy, self._instruction(rng, task))
+        source, task = self._begin(rng, "other" if strategy == "other_task" else "successful")
+        return self._success_clip(rng, _pick(rng, source.by_task[task][0]), task, strategy)
 
-    def _success_clip(self, rng: np.random.Generator, task: str, strategy: str) -> ClipSample:
-        episode = _pick(rng, self._by_task[task][0])
+    def _success_clip(self, rng: np.random.Generator, episode: Episode, task: str, strategy: str) -> ClipSample:
         if strategy == "other_task":
             other = _pick(rng, list(self._others(task, self.tasks)))
             return self._history(rng, episode, strategy, self._instruction(rng, other))
@@ -381,17 +410,16 @@ class Sampler:
         return self._played(rng, episode, strategy, instruction)
 
     def _pair(self, rng: np.random.Generator) -> PairSample:
-        strategy = _choose(rng, self.config.pairs)
+        strategy = _strategy(rng, self.config.pairs)
         if strategy == "graded":
             return self._graded_pair(rng)
-        candidates = {"failure": self._contrasted, "other_task": self._with_successful_other}
-        task = _pick(rng, candidates.get(strategy, self._successful))
-        done, failed = self._by_task[task]
+        need = {"failure": "contrasted", "other_task": "successful other"}.get(strategy, "successful")
+        source, task = self._begin(rng, need)
         instruction = self._instruction(rng, task)
-        episode = _pick(rng, done)
+        episode = _pick(rng, source.by_task[task][0])
         better = self._history(rng, episode, "success", instruction, whole=True)
         if strategy == "failure":
-            worse = self._history(rng, _pick(rng, failed), strategy, instruction, whole=True)
+            worse = self._history(rng, _pick(rng, self._by_task[task][1]), strategy, instruction, whole=True)
         elif strategy == "other_task":
             other = _pick(rng, list(self._others(task, self._successful)))
             stranger = _pick(rng, self._by_task[other][0])
@@ -401,10 +429,10 @@ class Sampler:
         return _in_random_order(rng, better, worse, strategy)
 
     def _graded_pair(self, rng: np.random.Generator) -> PairSample:
-        task = _pick(rng, list(self._graded))
+        source, task = self._begin(rng, "graded")
         instruction = self._instruction(rng, task)
         better, worse = (
-            self._history(rng, episode, "graded", instruction, whole=True) for episode in self._graded[task].pair(rng)
+            self._history(rng, episode, "graded", instruction, whole=True) for episode in source.graded[task].pair(rng)
         )
         return _in_random_order(rng, better, worse, "graded")
 
@@ -500,6 +528,23 @@ class _Graded:
         return self.episodes[int(rng.integers(best, len(self.episodes)))], worse
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What samples of one source begin with.
+
+    Attributes:
+        weight: How often, relative to other sources.
+        by_task: Its successful episodes and the others.
+        graded: Its graded episodes, where some of a task differ enough.
+        tasks: Tasks of its episodes by what can be done with them.
+    """
+
+    weight: float
+    by_task: Mapping[str, tuple[list[Episode], list[Episode]]]
+    graded: Mapping[str, _Graded]
+    tasks: Mapping[str, list[str]]
+
+
 def _grade(episode: Episode) -> float:
     assert episode.grade is not None
     return episode.grade
@@ -509,6 +554,15 @@ def _in_random_order(rng: np.random.Generator, better: ClipSample, worse: ClipSa
     first_is_better = bool(rng.random() < 0.5)
     pair = (better, worse) if first_is_better else (worse, better)
     return PairSample(*pair, first_is_better=first_is_better, strategy=strategy)
+
+
+def _by_task(episodes: Sequence[Episode]) -> dict[str, tuple[list[Episode], list[Episode]]]:
+    """Successful episodes and the others of each task."""
+    found: dict[str, tuple[list[Episode], list[Episode]]] = {}
+    for episode in episodes:
+        done, failed = found.setdefault(episode.task, ([], []))
+        (done if episode.successful else failed).append(episode)
+    return found
 
 
 def _alike(by_task: Mapping[str, tuple[list[Episode], list[Episode]]]) -> dict[str, set[str]]:
@@ -531,10 +585,14 @@ def _weights(strategies: ClipStrategies | PairStrategies) -> Mapping[str, float]
     return {entry.name: getattr(strategies, entry.name) for entry in fields(strategies)}
 
 
-def _choose(rng: np.random.Generator, strategies: ClipStrategies | PairStrategies) -> str:
+def _strategy(rng: np.random.Generator, strategies: ClipStrategies | PairStrategies) -> str:
     weights = _weights(strategies)
-    total = np.cumsum(list(weights.values()))
-    return list(weights)[int(np.searchsorted(total, rng.random() * total[-1], side="right"))]
+    return list(weights)[_choose(rng, list(weights.values()))]
+
+
+def _choose(rng: np.random.Generator, weights: Sequence[float]) -> int:
+    total = np.cumsum(weights)
+    return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:

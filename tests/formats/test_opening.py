@@ -26,6 +26,7 @@ def test_stores_and_published_data_are_opened_together(store):
     opened = open_episodes([store, CACHES, f"rbm:{FIXTURE / 'tars'}"], select=["libero_pi0"])
     assert [each.data_source for each in opened.trajectories] == ["somewhere"] * 2 + ["libero256_10"] * 3
     assert opened.held["test", "somewhere"] == 2
+    assert [opened.place_of[each.id] for each in opened.trajectories] == [0, 0, 1, 1, 1]
     assert opened.trajectories[-1].frames[:].shape == (32, 64, 64, 3)
 
 

@@ -23,6 +23,9 @@ def _config(**changes):
         ({**START, "lora": LoRA(rank=4, part="visual"), "joint": JOINT}, "joint stage"),
         ({**START, "lora": LoRA(rank=4, part="visual"), "frozen": StageConfig(steps=0)}, "joint stage"),
         ({"selection": Selection(every=5), "validation_fraction": 0.0}, "needs a split"),
+        ({"weights": (1.0, 2.0)}, "one number for each of the 1 places in data, got 2"),
+        ({"weights": (0.0,)}, "weights must be numbers above 0"),
+        ({"weights": (NAN,)}, "weights must be numbers above 0"),
     ],
 )
 def test_contradictions_between_options(changes, message):

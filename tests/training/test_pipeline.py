@@ -73,6 +73,24 @@ def test_published_data_is_trained_on_where_it_lies(data, tmp_path, layout):
     assert set(json.loads((tmp_path / "checkpoint" / "training.json").read_text())["data"]) >= {"libero256_10"}
 
 
+def test_places_are_drawn_from_by_their_weights(data, tmp_path):
+    own = TrajectoryStore(tmp_path / "own")
+    for trajectory in make_episodes_of_two_tasks(1):
+        own.append(replace(trajectory, id=f"own-{trajectory.id}", data_source="own"))
+    no_stage = StageConfig(steps=0)
+    stages = {
+        "pretraining": VisionPretraining(steps=0),
+        "frozen": StageConfig(steps=1, batch_size=4),
+        "joint": no_stage,
+    }
+    config = replace(_config(data, tmp_path / "run", **stages), data=(data, own.path), weights=(1.0, 3.0))
+    train(config)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["weights"] == [1.0, 3.0]
+    nothing = replace(config, output=tmp_path / "other", data_sources=("made-up",))
+    with pytest.raises(ValueError, match="own has the weight 3 and no trajectories"):
+        train(nothing)
+
+
 @pytest.mark.parametrize("success", [None, np.zeros(12, bool)])
 def test_without_recorded_success_a_run_ends_without_a_threshold(tmp_path, caplog, success):
     store = TrajectoryStore(tmp_path / "store")

@@ -252,3 +252,41 @@ def test_values_out_of_range(make, message):
 def test_what_is_never_drawn_needs_no_frequencies():
     SamplingConfig(pair_fraction=0.0, pairs=NO_PAIRS)
     SamplingConfig(pair_fraction=1.0, clips=NO_CLIPS)
+
+
+@pytest.fixture(scope="module")
+def two_sources(trajectories):
+    """Pushing was recorded in one place, pulling and one push more in another."""
+    pushes = {each.id for each in trajectories if each.id.startswith("push") and each.id != "push-expert-0"}
+    return make_episodes(trajectories, source_of={each.id: int(each.id not in pushes) for each in trajectories})
+
+
+def _first(sample):
+    """The clip that a sample begins with."""
+    if isinstance(sample, PairSample):
+        return sample.first if sample.first_is_better else sample.second
+    return sample
+
+
+def test_samples_begin_with_episodes_of_each_source_by_its_weight(two_sources):
+    sampler = Sampler(two_sources, SamplingConfig(), seed=3, weights=(3.0, 1.0))
+    sources = [two_sources[_first(sampler.sample(0, index)).episode].source for index in range(2000)]
+    assert np.mean(sources) == pytest.approx(0.25, abs=0.04)
+    assert len({_first(sampler.sample(0, index)).episode for index in range(2000)}) == len(two_sources)
+
+
+def test_a_source_that_cannot_begin_a_sample_is_passed_over(two_sources, trajectories):
+    failures = [each for each in two_sources if each.source == 0 or each.successful]
+    sampler = Sampler(failures, _only("failure"), seed=3, weights=(1.0, 9.0))
+    assert {failures[sampler.sample(0, index).episode].source for index in range(50) if failures} == {0}
+    pairs = Sampler(failures, _only_pairs("failure"), seed=3, weights=(1.0, 9.0))
+    drawn = [pairs.sample(0, index) for index in range(200)]
+    better = [_first(pair).episode for pair in drawn]
+    assert {trajectories[number].id for number in better} >= {"push-expert-0", "push-expert-1"}, "of both sources"
+
+
+def test_without_weights_sources_make_no_difference(two_sources, episodes):
+    one, other = (Sampler(each, SamplingConfig(), seed=5) for each in (episodes, two_sources))
+    assert [_key(one.sample(1, index)) for index in range(60)] == [_key(other.sample(1, index)) for index in range(60)]
+    alone = Sampler(episodes, SamplingConfig(), seed=5, weights=(7.0,))
+    assert _key(alone.sample(1, 3)) == _key(one.sample(1, 3))
