@@ -82,7 +82,12 @@ class LabelLinesWriter(LabelWriter):
 
 
 def default_lines(path: Path) -> Path:
-    """Where the lines about the dataset at ``path`` go if nobody says: beside it, as ``NAME-robometer.jsonl``."""
+    """Where the lines about the dataset at ``path`` go if nobody says: beside it.
+
+    Example:
+        >>> default_lines(Path("demos.hdf5")).name
+        'demos-robometer.jsonl'
+    """
     absolute = path.absolute()
     return absolute.with_name(f"{absolute.name if path.is_dir() else absolute.stem}-robometer.jsonl")
 
