@@ -18,7 +18,7 @@ from robometer_rl.models.reward_model import RewardModel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FAMILIES", "UnknownModelError", "family_of", "load_reward_model"]
+__all__ = ["FAMILIES", "UnknownModelError", "directory_of", "family_of", "load_reward_model"]
 
 FAMILIES: Final[Mapping[str, str]] = {
     "robometer": "robometer_rl.models.robometer.inference",
@@ -94,6 +94,7 @@ def load_reward_model(
     known = list(inspect.signature(load).parameters)[1:]
     # An address is the server's affair, and may hold a token, which no output should.
     is_address = _ADDRESS.fullmatch(str(name)) is not None
+    start = str(name)[: len(str(name)) - len(where)]
     where, written = (where, {}) if is_address else _written_options(where, known)
     options = written | options
     named = {"dtype": dtype, "attn_implementation": attn_implementation, "weights": weights, "base_model": base_model}
@@ -104,13 +105,20 @@ def load_reward_model(
     _require_known(family, given, known)
     model = load(where, **given)
     if not is_address:
-        model.source = _with_options(str(name), where, options)
+        model.source = start + _with_options(where, options)
     return model
 
 
 def family_of(name: str | Path) -> str:
     """The family of the model that ``name`` names; see `load_reward_model`."""
     return _parse(name)[0]
+
+
+def directory_of(name: str | Path) -> Path | None:
+    """Where the weights are of the model that ``name`` names; None if that is no directory on this machine."""
+    where = Path(_parse(name)[1])
+    bare = Path(str(where).rpartition("?")[0] or str(where))
+    return next((each for each in (where, bare) if each.is_dir()), None)
 
 
 def _parse(name: str | Path) -> tuple[str, str]:
@@ -151,16 +159,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def _with_options(name: str, where: str, options: Mapping[str, Any]) -> str:
-    """The name that stands for a model with these options, as far as they can be written."""
+def _with_options(where: str, options: Mapping[str, Any]) -> str:
+    """What a family is given, and behind it the options, as far as they can be written."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     words = {
         key: value if isinstance(value, str) and _value(value) == value else json.dumps(value)
         for key, value in plain.items()
         if isinstance(value, (str, int, float))
     }
-    bare = name[: name.rindex(where) + len(where)]
-    return f"{bare}?{urlencode(words, safe='/:')}" if words else bare
+    return f"{where}?{urlencode(words, safe='/:')}" if words else where
 
 
 def _loader(family: str) -> Callable[..., RewardModel]:

@@ -209,7 +209,7 @@ class RewardModel(ABC):
             thing than what one of them shows.
         record: What else decides what it says, such as the hash of a prompt, as plain values for JSON; recorded in
             outputs.
-        unanswered: Questions so far whose answers could not be read, of a model that answers in words.
+        unanswered: Frames and pairs so far about which no answer could be read, of a model that answers in words.
         doubts: What speaks against believing it, said once in the log.
         lock: Held while the model computes, so that several threads may share one. A stream belongs to one thread.
     """

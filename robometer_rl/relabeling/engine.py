@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset, fingerprint
 from robometer_rl.formats.trajectories import tiled_name
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
+from robometer_rl.models.loading import directory_of
 from robometer_rl.models.reward_model import RewardModel, UnreadableAnswerError
 from robometer_rl.prediction import NonFiniteOutputError, Prediction, progress_uncertainty
 from robometer_rl.relabeling.batches import (
@@ -186,8 +186,8 @@ class Labeller:
 
 def run_facts(dataset: RelabelDataset, labeller: Labeller) -> dict[str, Any]:
     """What a journal is about, as JSON values: two runs with equal facts have equal labels."""
-    directory = Path(labeller.model.source)
-    files = sorted(path for path in directory.rglob("*") if path.is_file()) if directory.is_dir() else []
+    directory = directory_of(labeller.model.source)
+    files = [] if directory is None else sorted(path for path in directory.rglob("*") if path.is_file())
     return labeller.provenance(dataset).to_dict() | {
         "format": dataset.format,
         "dataset": dataset.fingerprint(),

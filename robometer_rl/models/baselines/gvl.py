@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.documents import brief
 from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
-from robometer_rl.models.baselines.prompted import AskingModel, Engine, open_engine
+from robometer_rl.models.baselines.prompted import Engine, PromptedModel, open_engine
 from robometer_rl.models.baselines.vlm import Question
 from robometer_rl.models.reward_model import UnreadableAnswerError
 from robometer_rl.prediction import Prediction
@@ -99,7 +99,7 @@ def _list_in(text: str) -> list[dict[str, Any]]:
     return []
 
 
-class GVL(AskingModel):
+class GVL(PromptedModel):
     """A vision-language model that says how far each of some shuffled frames has come; see `RewardModel`.
 
     Frames that the answer leaves out are asked about once more. Those that are still missing are worth what the shown
@@ -110,6 +110,9 @@ class GVL(AskingModel):
         source: What `load_reward_model` was given.
         max_frames: Most frames shown at once.
         seed: Of their order.
+
+    Attributes:
+        max_new_tokens: Where an answer is cut.
 
     Raises:
         ValueError: Fewer than three frames, or a negative seed.
@@ -146,10 +149,6 @@ class GVL(AskingModel):
         order = np.random.default_rng((self.seed, len(shown))).permutation(len(shown))
         with self.lock:
             completions = self._asked(frames, order, task)
-        if not completions:
-            raise UnreadableAnswerError(
-                f"{self.model_id} says of none of {len(shown)} frames how far they have come; the log quotes its answer"
-            )
         # The first frame is at 0 percent, as the model was told, unless it says otherwise.
         values, said = np.zeros(len(steps)), {int(order[number - 1]): each for number, each in completions.items()}
         last = 0.0
@@ -161,15 +160,20 @@ class GVL(AskingModel):
     def _asked(self, frames: Frames, order: NDArray[np.int64], task: str) -> dict[int, float]:
         """Completions by the number under which a frame was shown, counted from 1."""
         found: dict[int, float] = {}
-        missing = list(range(1, len(order) + 1))
+        missing, text = list(range(1, len(order) + 1)), ""
         for _ in range(2):
             which = f"the pictures {', '.join(map(str, missing))}" if found else "them"
-            (said,) = self.ask([self._question(frames, order, task, which)], lambda text: completions_of(text) or None)
-            found |= {number: value for number, value in (said or {}).items() if number in missing}
+            (text,) = self.engine.answers([self._question(frames, order, task, which)], self.max_new_tokens)
+            found |= {number: value for number, value in completions_of(text).items() if number in missing}
             missing = [number for number in missing if number not in found]
             if not missing:
                 return found
         self.unanswered += len(missing)
+        if not found:
+            raise UnreadableAnswerError(
+                f"{self.model_id} says of none of {len(order)} frames how far they have come, asked twice; it answers "
+                f"{brief(text)}"
+            )
         logger.warning("%s says nothing of %d of %d frames, asked twice", self.model_id, len(missing), len(order))
         return found
 

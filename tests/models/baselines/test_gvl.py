@@ -116,9 +116,9 @@ def test_what_is_missing_is_asked_about_once_more(caplog: pytest.LogCaptureFixtu
 def test_an_answer_about_nothing_is_refused() -> None:
     with answering(lambda _: "I cannot see any pictures.") as server:
         model = load_reward_model(f"gvl:some/vlm@{server.address}")
-        with pytest.raises(UnreadableAnswerError, match="says of none of 3 frames"):
+        with pytest.raises(UnreadableAnswerError, match=r"says of none of 3 frames .* it answers 'I cannot see"):
             model.predict([Clip(ramp(3), TASK)])
-    assert model.unanswered == 5
+    assert model.unanswered == 3
 
 
 def test_what_it_cannot_say_is_refused_in_a_sentence() -> None:

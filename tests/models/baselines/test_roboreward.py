@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robometer_rl import load_reward_model
+from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.frames import Clip
 from robometer_rl.models.baselines.roboreward import PROMPT, RoboReward, score_of
 from robometer_rl.models.baselines.vlm import LocalVLM
 from robometer_rl.models.reward_model import UnreadableAnswerError, UnsupportedByModelError
+from robometer_rl.wrappers import RobometerReward
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.models.baselines.tiny_vlm import recorded_clips, recording, teach, tiny_vlm
 from tests.relabeling.episodes import record, write_npz
+from tests.wrappers.worlds import BrightnessWorld
 
 RECORDED = recording("roboreward")
 CLIPS = recorded_clips()
@@ -112,6 +114,17 @@ def test_each_frame_is_worth_the_score_of_what_led_to_it(taught: Path) -> None:
     (dense,) = model.predict_steps([clip], every=2)
     np.testing.assert_array_equal(dense.progress[0], said.progress[0])
     assert (dense.protocol, len(dense), dense.success) == ("nested(32)", 3, None)
+
+
+def test_it_pays_a_running_agent(taught: Path) -> None:
+    env = RobometerReward(BrightnessWorld((0, 255, 0)), f"roboreward:{taught}", task=TASK)
+    env.reset()
+    steps = [env.step(0) for _ in range(2)]
+    seen = [info["robometer/progress"] for *_, info in steps]
+    assert steps[1][1] == pytest.approx(seen[1] - seen[0])
+    assert set(seen) <= {0.25, 0.75}
+    with pytest.raises(UnsupportedByModelError, match="needs success probabilities"):
+        RobometerReward(BrightnessWorld(), f"roboreward:{taught}", task=TASK, reward=RewardSpec(mode="success"))
 
 
 def test_what_cannot_be_read_is_no_score(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:

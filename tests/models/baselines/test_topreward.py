@@ -19,9 +19,11 @@ from robometer_rl.models.baselines.vlm import Film, LocalVLM, Video, pair_second
 from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.patches import resize_frame
+from robometer_rl.wrappers import RobometerReward
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.models.baselines.tiny_vlm import recorded_clips, recording, tiny_vlm
 from tests.relabeling.episodes import record, write_npz
+from tests.wrappers.worlds import BrightnessWorld
 
 RECORDED = recording("topreward")
 CURVES = recording("parsing")
@@ -125,8 +127,8 @@ def test_a_probability_is_known_before_the_clip_has_ended(checkpoint: Path) -> N
 
 def test_what_it_cannot_say_is_refused_in_a_sentence(checkpoint: Path, vlm: LocalVLM) -> None:
     model = TOPReward(vlm, "tiny")
-    with pytest.raises(UnsupportedByModelError, match="needs scores before an episode has ended"):
-        model.require("a reward that is paid while an agent acts", causal=True)
+    with pytest.raises(UnsupportedByModelError, match="while an agent acts needs scores before an episode has ended"):
+        RobometerReward(BrightnessWorld(), model, task=TASK)
     with pytest.raises(UnsupportedByModelError, match="needs success probabilities"):
         model.require("calibration", success=True)
     with pytest.raises(UnsupportedByModelError, match="does not compare"):
