@@ -15,8 +15,11 @@ from typing import Any, Final
 from robometer_rl.extras import require
 from robometer_rl.report.replay import replay_head
 from robometer_rl.studio.asking import Models
+from robometer_rl.studio.browsing import BrowsePage
 from robometer_rl.studio.comparing import compare_page
+from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.material import Material
+from robometer_rl.studio.notes import Notes
 from robometer_rl.studio.parts import markup
 from robometer_rl.studio.scoring import score_page
 
@@ -33,12 +36,21 @@ _KEPT_S: Final = 3600
 _WAITING: Final = 32  # questions that may stand in the queue
 
 
-def application(models: Models, material: Material, upload_mb: int, hosts: tuple[str, ...] = ("*",)) -> Any:
+def application(
+    models: Models,
+    material: Material,
+    library: Library,
+    notes: Notes,
+    upload_mb: int = 200,
+    hosts: tuple[str, ...] = ("*",),
+) -> Any:
     """An ASGI application with all pages.
 
     Args:
         models: Who can be asked.
-        material: What can be looked at.
+        material: Which recordings can be looked at.
+        library: Which data sets can be browsed.
+        notes: Where flags, answers and preferences are kept.
         upload_mb: The most megabytes of an upload.
         hosts: Names that browsers may call this server by; others are refused, so that no page of the internet can
             have its own name lead here.
@@ -52,7 +64,7 @@ def application(models: Models, material: Material, upload_mb: int, hosts: tuple
     app.add_middleware(_OnlyHere)
     return gr.mount_gradio_app(
         app,
-        _pages(models, material),
+        _pages(models, material, library, notes),
         path="/",
         theme=gr.themes.Default(
             primary_hue="blue",
@@ -72,17 +84,20 @@ def application(models: Models, material: Material, upload_mb: int, hosts: tuple
     )
 
 
-def _pages(models: Models, material: Material) -> Any:
+def _pages(models: Models, material: Material, library: Library, notes: Notes) -> Any:
     gr = require("gradio", "ui")
     with gr.Blocks(
         title="Robometer studio", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S), fill_width=True
     ) as blocks:
         markup("<h1 class='studio-title'>Robometer studio</h1>")
-        with gr.Tabs(elem_id="studio-tabs"):
+        with gr.Tabs(elem_id="studio-tabs") as tabs:
             with gr.Tab("Score", id="score"):
                 score_page(models, material)
             with gr.Tab("Compare", id="compare"):
                 compare_page(models, material)
+            with gr.Tab("Browse", id="browse"):
+                browse = BrowsePage(library, models, notes)
+        browse.open_at(blocks, tabs, "browse")
     blocks.queue(max_size=_WAITING, default_concurrency_limit=2)
     return blocks
 

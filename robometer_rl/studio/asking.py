@@ -62,12 +62,13 @@ class Asking:
         tasks: The instructions.
         protocol: Which frames of its history each step is scored with; the model's own if None.
         every: Scoring interval in frames.
+        tiled: Whether the pictures show several cameras, see `robometer_rl.tiles`.
 
     Attributes:
         total: How many answers there will be.
 
     Raises:
-        UnsupportedByModelError: The model knows no progress, or was trained on tiled pictures.
+        UnsupportedByModelError: The model knows no progress, or is one for other pictures.
         ValueError: No instruction, an empty one, or an interval that is none.
     """
 
@@ -78,9 +79,10 @@ class Asking:
         tasks: Sequence[str],
         protocol: FrameProtocol | None = None,
         every: int = 1,
+        tiled: bool = False,
     ) -> None:
         model.require("scoring a recording", progress=True)
-        model.require_views("scoring a recording", tiled=False)
+        model.require_views("scoring a recording", tiled=tiled)
         if not tasks:
             raise ValueError("no instruction is given; write what the robot was to do, such as 'open the drawer'")
         self.model, self.frames, self.every = model, frames, every

@@ -18,7 +18,9 @@ from robometer_rl.report.terminal import open_console
 from robometer_rl.serving.commands import in_address, is_loopback, listening
 from robometer_rl.serving.connection import without_token
 from robometer_rl.studio.asking import Models
+from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.material import Material
+from robometer_rl.studio.notes import Notes
 
 __all__ = ["UiConfig", "run_ui"]
 
@@ -36,6 +38,10 @@ class UiConfig:
     """Models of this process, loaded when they are first asked; the embedded 'mini' if nothing is given."""
     data: tuple[Path, ...] = ()
     """Folders and files to look at; nothing else on the disk is shown."""
+    camera: tuple[str, ...] = ()
+    """Cameras of data sets that have several."""
+    notes: Path = Path("outputs/studio")
+    """Folder for flags, answers of models, and preferences, as files of one JSON object per line."""
     host: str = "127.0.0.1"
     """Address to listen at."""
     port: int = 7860
@@ -85,7 +91,8 @@ def run_ui(config: UiConfig) -> None:
         material = Material(config.data, Path(uploads))
         hosts = ("*",) if config.public else (config.host, "localhost", "127.0.0.1")
         with listening(config.host, config.port) as listener:
-            app = application(models, material, config.upload_mb, hosts)
+            library, notes = Library(config.data, config.camera), Notes(config.notes)
+            app = application(models, material, library, notes, config.upload_mb, hosts)
             where = f"http://{in_address(config.host)}:{listener.getsockname()[1]}"
             open_console().print(f"the studio is at {where}; Ctrl-C ends it", soft_wrap=True)
             options = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)

@@ -67,7 +67,7 @@ def compare_page(models: Models, material: Material) -> None:
         return [gr.update(visible=chosen == each) for each in (RECORDINGS, INSTRUCTIONS, MODELS)]
 
     def compare(chosen: str, *given: Any) -> Iterator[Update]:
-        uploads, texts, asked = given[:4], given[4:6], given[6:10]
+        uploads, texts, asked, other = given[:4], given[4:6], given[6:-1], given[-1]
         how = read_question(*asked)
         yield {line: busy("reading the recordings"), shown: "", table: ""}
         comparison = _Comparison(line, how, models)
@@ -77,7 +77,7 @@ def compare_page(models: Models, material: Material) -> None:
         elif chosen == INSTRUCTIONS:
             yield from comparison.instructions(recordings[0], texts)
         else:
-            yield from comparison.models(recordings[0], texts[0], (how.model, given[10]))
+            yield from comparison.models(recordings[0], texts[0], (how.model, other))
         yield {line: done(comparison.said), shown: draw_replay(comparison.replay()), table: comparison.table()}
 
     kind.change(fit, kind, [second_recording, other_task, other_model], show_progress="hidden")
@@ -153,7 +153,7 @@ class _Comparison:
     def _score(
         self, model: RewardModel, recording: Recording, tasks: Sequence[str], names: Sequence[str], video: int
     ) -> Iterator[Update]:
-        asking = Asking(model, recording.frames, tasks, self._how.protocol, self._how.every)
+        asking = Asking(model, recording.frames, tasks, self._how.protocol, self._how.every, self._how.tiled)
         yield from follow(asking, self._line, f"scoring {self._shown[video][0]}")
         threshold = RewardSpec().threshold(model.success_threshold)
         self._series += [

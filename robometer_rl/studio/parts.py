@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import wraps
 from time import monotonic
 from typing import Any, Final
@@ -21,6 +21,7 @@ from robometer_rl.studio.material import RECORDINGS, Material
 from robometer_rl.video import Recording
 
 __all__ = [
+    "FIELDS",
     "Question",
     "Update",
     "busy",
@@ -31,9 +32,11 @@ __all__ = [
     "lines_of",
     "load_model",
     "markup",
+    "play",
     "player_of",
     "question_inputs",
     "read_question",
+    "sometimes",
     "trouble",
 ]
 
@@ -86,11 +89,17 @@ def guarded(line: Any, handler: Callable[..., Iterator[Update]]) -> Callable[...
 
 def follow(asking: Asking, line: Any, what: str) -> Iterator[Update]:
     """Asks to the end, and says a few times a second how far it is."""
+    for number in sometimes(asking):
+        yield {line: busy(f"{what}: {number} of {asking.total}", number / asking.total)}
+
+
+def sometimes(counted: Iterable[int]) -> Iterator[int]:
+    """Counts to the end, and says a few times a second how far it is."""
     said = -_SAID_EVERY
-    for number in asking:
+    for number in counted:
         if monotonic() - said >= _SAID_EVERY:
             said = monotonic()
-            yield {line: busy(f"{what}: {number} of {asking.total}", number / asking.total)}
+            yield number
 
 
 def lines_of(text: str | None) -> list[str]:
@@ -107,15 +116,21 @@ class Question:
         protocol: Which frames of its history each step is scored with; the model's own if None.
         every: Scoring interval in frames.
         fps: What recordings with times are thinned to; None for all frames.
+        tiled: Whether pictures show several cameras, see `robometer_rl.tiles`.
     """
 
     model: str
     protocol: FrameProtocol | None
     every: int
     fps: float | None
+    tiled: bool
 
 
-def read_question(model: str, protocol: str, every: float | None, fps: float | None) -> Question:
+FIELDS: Final = len(fields(Question))
+"""Of `question_inputs`, the model first."""
+
+
+def read_question(model: str, protocol: str, every: float | None, fps: float | None, tiled: bool) -> Question:
     """What stands in the fields of `question_inputs`.
 
     Raises:
@@ -124,7 +139,7 @@ def read_question(model: str, protocol: str, every: float | None, fps: float | N
     if every is None or every != int(every) or every < 1:
         raise ValueError(f"the interval is {every}; expected a whole number of frames, 1 or more")
     chosen = None if protocol in ("", _OWN) else parse_protocol(protocol)
-    return Question(model, chosen, int(every), fps or None)
+    return Question(model, chosen, int(every), fps or None, bool(tiled))
 
 
 def choose_recording(material: Material, name: str, label: str) -> list[Any]:
@@ -159,6 +174,7 @@ def question_inputs(models: Models, name: str) -> list[Any]:
             ),
             gr.Number(1, label="Score every so many frames", precision=0, minimum=1, elem_id=f"{name}-every"),
             gr.Number(None, label="Thin to frames per second", info="All frames if empty.", elem_id=f"{name}-fps"),
+            gr.Checkbox(label="The pictures show several cameras, tiled", elem_id=f"{name}-tiled"),
         ]
 
 
@@ -173,3 +189,11 @@ def player_of(name: str, recording: Recording) -> Video:
     """A recording as pages play it, inside the page."""
     address = video_address(recording.frames, recording.playback_fps or PLAYBACK_FPS, recording.times)
     return Video(name, address, shown_seconds(recording))
+
+
+def play(video: Video) -> str:
+    """A recording alone."""
+    return (
+        f"<figure class='studio-player'><video controls muted loop playsinline src='{html(video.address)}' "
+        f"aria-label='{html(video.name)}'></video><figcaption>{html(video.name)}</figcaption></figure>"
+    )

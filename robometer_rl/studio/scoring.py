@@ -91,7 +91,7 @@ def score_page(models: Models, material: Material) -> None:
         how, path = read_question(*asked), material.path(uploaded, named)
         read = read_recording(path, how.fps)
         model = yield from load_model(models, how.model, line)
-        asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every)
+        asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every, how.tiled)
         yield from follow(asking, line, f"scoring {path.name}")
         threshold = RewardSpec().threshold(model.success_threshold)
         scored = _Scored(path, how, asking.tasks, asking.predictions, threshold)

@@ -17,6 +17,8 @@ import pytest
 
 from robometer_rl.video import write_video
 
+TIMEOUT_MS = 60_000
+
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
@@ -75,7 +77,7 @@ class Visit:
 
 
 @contextmanager
-def visiting(url: str, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Visit]:
+def visiting(url: str, width: int = 1280, height: int = 900, dark: bool = False, at: str = "") -> Iterator[Visit]:
     """Opens a studio in Chromium; fails where the page asks anything of another host, or its scripts fail."""
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM:
@@ -84,12 +86,12 @@ def visiting(url: str, width: int = 1280, height: int = 900, dark: bool = False)
         browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         scheme = "dark" if dark else "light"
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(TIMEOUT_MS)
         visit = Visit(page, url)
         page.on("request", lambda request: visit.asked.append(request.url))
         page.on("pageerror", lambda error: visit.problems.append(str(error)))
         page.on("console", lambda message: visit.problems.append(message.text) if message.type == "error" else None)
-        page.goto(url)
+        page.goto(f"{url}/{at}")
         page.get_by_role("tab", name="Score").wait_for()
         try:
             yield visit

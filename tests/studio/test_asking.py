@@ -25,6 +25,8 @@ def test_the_answers_are_those_of_whole_episodes(protocol: NestedFrames | None, 
     expected = model.predict_steps([Clip(FRAMES, task) for task in TASKS], protocol, every)
     for found, wanted in zip(asking.predictions, expected, strict=True):
         np.testing.assert_allclose(found.progress, wanted.progress, atol=1e-6)
+        assert found.success is not None
+        assert wanted.success is not None
         np.testing.assert_allclose(found.success, wanted.success, atol=1e-6)
         np.testing.assert_allclose(found.progress_distribution, wanted.progress_distribution, atol=1e-6)
         assert (found.protocol, found.every, found.model_id) == (wanted.protocol, wanted.every, wanted.model_id)

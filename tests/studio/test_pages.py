@@ -6,17 +6,27 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from robometer_rl.data.arrow import write_sealed
+from robometer_rl.data.frame_files import write_frames
+from robometer_rl.data.rows import Row
+from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.frames import Clip
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.prediction import Prediction
 from robometer_rl.studio.asking import Models
+from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.material import Material
+from robometer_rl.studio.notes import Notes
+from tests.data.episodes import make_episodes_of_two_tasks
+from tests.data.runs import trajectory
 from tests.fixed_models import BrightnessModel
 from tests.library import ROOT
 from tests.studio.browsers import Visit, answering, moving_square, visiting
@@ -47,6 +57,16 @@ class Failing(BrightnessModel):
         raise RuntimeError("a bug of the model")
 
 
+def studio(models: Models, data: Path, folder: Path, upload_mb: int = 200, hosts: tuple[str, ...] = ("*",)) -> Any:
+    from robometer_rl.studio.app import application
+
+    uploads = folder / "uploads"
+    uploads.mkdir()
+    stores = sorted(data.parent.glob("store*"))
+    library, notes = Library([*stores, data]), Notes(folder / "notes")
+    return application(models, Material([*stores, data], uploads), library, notes, upload_mb, hosts)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studio") / "mine"
@@ -57,17 +77,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
     np.savez(folder / "noise.npz", frames=frames, success=np.arange(6) > 3)
     (folder / "broken.mp4").write_bytes(b"this is no video")
+    store = TrajectoryStore(folder.parent / "store")
+    for episode in make_episodes_of_two_tasks():
+        store.append(episode)
+    store.append(trajectory("hostile", task=HOSTILE, quality_label="failure", partial_success=None))
     return folder
 
 
 @pytest.fixture(scope="module")
 def url(data: Path) -> Iterator[str]:
-    from robometer_rl.studio.app import application
-
-    uploads = data.parent / "uploads"
-    uploads.mkdir()
     models = Models({"brightness": Brightness, "failing": Failing, "mini": lambda: load_reward_model("mini")})
-    with answering(application(models, Material([data], uploads), upload_mb=1)) as address:
+    with answering(studio(models, data, data.parent, upload_mb=1)) as address:
         yield address
 
 
@@ -195,10 +215,7 @@ def test_files_elsewhere_are_not_served(url: str, data: Path) -> None:
 
 
 def test_only_names_of_this_machine_are_answered(data: Path, tmp_path: Path) -> None:
-    from robometer_rl.studio.app import application
-
-    app = application(Models({"brightness": Brightness}), Material([data], tmp_path), 1, hosts=("127.0.0.1",))
-    with answering(app) as address:
+    with answering(studio(Models({"brightness": Brightness}), data, tmp_path, hosts=("127.0.0.1",))) as address:
         request = urllib.request.Request(address, headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request)
@@ -207,11 +224,9 @@ def test_only_names_of_this_machine_are_answered(data: Path, tmp_path: Path) -> 
 
 def test_an_error_of_the_server_is_a_sentence_on_the_page(data: Path, tmp_path: Path) -> None:
     servers = pytest.importorskip("tests.serving.servers")
-    from robometer_rl.studio.app import application
-
     with servers.serving(Failing) as server:
         models = Models({server.url: lambda: load_reward_model(server.url)})
-        with answering(application(models, Material([data], tmp_path), 1)) as address, visiting(address) as visit:
+        with answering(studio(models, data, tmp_path)) as address, visiting(address) as visit:
             visit.fill("score-named", "mine/rising.mp4")
             visit.page.keyboard.press("Enter")
             visit.fill("score-tasks", "push")
@@ -231,3 +246,79 @@ def test_phones_and_the_dark_have_room_for_everything(url: str, width: int, dark
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
         surface = visit.page.locator("#score-shown .replay").evaluate("node => getComputedStyle(node).backgroundColor")
         assert surface == ("rgb(15, 23, 42)" if dark else "rgb(255, 255, 255)")
+
+
+def browse(visit: Visit, order: str = "as recorded") -> None:
+    visit.tab("Browse")
+    visit.fill("browse-order", order)
+    visit.page.keyboard.press("Enter")
+    visit.click("browse-start")
+    visit.says("browse-line", "episodes of store")
+
+
+def first_episode(visit: Visit) -> str:
+    return visit.page.locator("#browse-list button").first.inner_text()
+
+
+def test_episodes_are_listed_filtered_asked_about_and_flagged(visit: Visit, data: Path) -> None:
+    browse(visit)
+    visit.says("browse-line", "13 of 13 episodes of store.")
+    assert HOSTILE in visit.page.locator("#browse-list").inner_text()
+    visit.fill("browse-text", "push")
+    visit.page.keyboard.press("Enter")
+    visit.says("browse-line", "6 of 13 episodes of store.")
+    visit.click("browse-ask-all")
+    visit.page.locator("#browse-list").get_by_text("never").first.wait_for()
+    browse(visit, "paid most although it failed")
+    visit.page.wait_for_function("document.querySelector('#browse-list button').innerText.includes('halfway')")
+    name = first_episode(visit)
+    visit.page.locator("#browse-list button").first.click()
+    visit.page.locator("#browse-shown .replay-plot").wait_for()
+    visit.page.wait_for_url(f"**episode={name}")
+    visit.page.locator("#browse-flag input").check()
+    visit.fill("browse-note", "the hand is hidden")
+    visit.click("browse-keep")
+    visit.page.locator("#browse-list").get_by_text("the hand is hidden").wait_for()
+    assert Notes(data.parent / "notes").flags("store")[name].flagged
+    visit.page.get_by_text("More filters").click()
+    visit.page.locator("#browse-flagged input").check()
+    visit.click("browse-start")
+    visit.says("browse-line", "1 of 13 episodes of store.")
+
+
+def test_an_address_leads_to_an_episode_which_is_shown_before_a_model_was_asked(url: str) -> None:
+    with visiting(url, at="?data=store&episode=pull-expert-0") as visit:
+        visit.page.locator("#browse-shown video").wait_for()
+        visit.says("browse-line", "pull-expert-0: 'pull the rope', successful, 12 frames")
+        visit.click("browse-ask")
+        visit.page.locator("#browse-shown .replay-plot").wait_for()
+
+
+def test_episodes_that_cannot_be_read_are_counted(visit: Visit) -> None:
+    visit.tab("Browse")
+    visit.fill("browse-data", "mine")
+    visit.page.keyboard.press("Enter")
+    visit.click("browse-start")
+    visit.says("browse-line", "0 of 0 episodes of mine; 1 cannot be read.")
+
+
+def test_a_store_of_thousands_is_browsed_page_by_page(tmp_path: Path) -> None:
+    # As `append` and `seal` leave it; all rows share their frames.
+    store, one = TrajectoryStore.create(tmp_path / "store"), trajectory("a", num_frames=2)
+    frames = write_frames(store.path / "frames" / "a.zip", "a", one.frames)
+    write_sealed(
+        store.path / "rows.arrow", (Row.of(replace(one, id=f"episode-{number:04}"), frames) for number in range(5000))
+    )
+    moving_square(tmp_path / "mine.mp4")
+    with (
+        answering(studio(Models({"brightness": Brightness}), tmp_path / "mine.mp4", tmp_path)) as address,
+        visiting(address) as visit,
+    ):
+        browse(visit)
+        visit.says("browse-line", "5000 of 5000 episodes of store, 1 to 25 of them.")
+        visit.click("browse-forth")
+        visit.says("browse-line", "26 to 50 of them")
+        assert first_episode(visit) == "episode-0025"
+        visit.fill("browse-text", "episode-4999")
+        visit.page.keyboard.press("Enter")
+        visit.says("browse-line", "1 of 5000 episodes of store.")

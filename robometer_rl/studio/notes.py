@@ -1,0 +1,188 @@
+"""What is noted in the studio, and kept: flags of episodes, what models said of them, and people's preferences.
+
+Three files of one JSON object per line in a folder. Lines are added and never changed, so that nothing is lost when a
+process is killed, and two people may write into one folder; of two lines about one thing the later one counts.
+
+``flags.jsonl`` has ``data``, ``episode``, ``flagged`` and ``note``; ``predictions.jsonl`` has ``data``, ``episode``,
+``task``, ``model``, ``protocol``, ``every``, ``threshold``, ``progress`` and ``success``, per scored frame;
+``preferences.jsonl`` is described in `robometer_rl.studio.pairs`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from robometer_rl.documents import DocumentError, parse_json
+from robometer_rl.files import append_line, whole_lines, write_bytes
+from robometer_rl.prediction import Prediction
+from robometer_rl.rewards import RewardSpec, episode_rewards
+
+__all__ = ["Flag", "Notes", "Said"]
+
+FLAGS: Final = "flags.jsonl"
+PREDICTIONS: Final = "predictions.jsonl"
+PREFERENCES: Final = "preferences.jsonl"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a person noted about an episode.
+
+    Attributes:
+        data: The data set.
+        episode: The episode in it.
+        flagged: Whether it is flagged.
+        note: Why.
+    """
+
+    data: str
+    episode: str
+    flagged: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said of an episode under its own instruction.
+
+    Attributes:
+        data: The data set.
+        episode: The episode in it.
+        task: The instruction.
+        model: Who said it, see `robometer_rl.RewardModel.source`.
+        protocol: Which frames it was shown.
+        every: Scoring interval.
+        threshold: Of the success rule.
+        progress: One value per scored frame.
+        success: Likewise; None of a model that says none.
+    """
+
+    data: str
+    episode: str
+    task: str
+    model: str
+    protocol: str
+    every: int
+    threshold: float
+    progress: tuple[float, ...]
+    success: tuple[float, ...] | None
+
+    @property
+    def paid(self) -> float:
+        """What the usual reward, the change of progress, pays for the whole episode."""
+        return self.progress[-1] - self.progress[0]
+
+    @property
+    def fires(self) -> bool | None:
+        """Whether the success rule ever holds; None of a model that says no success."""
+        if self.success is None:
+            return None
+        steps = np.zeros(len(self.progress) - 1)
+        paid = episode_rewards(
+            RewardSpec(), self.progress, self.success, steps, terminated=False, threshold=self.threshold
+        )
+        return bool(paid.success_detected.any())
+
+    def prediction(self) -> Prediction:
+        """The same as models give it, without a distribution."""
+        return Prediction(
+            progress=np.array(self.progress, np.float32),
+            success=None if self.success is None else np.array(self.success, np.float32),
+            progress_distribution=np.zeros((len(self.progress), 0), np.float32),
+            protocol=self.protocol,
+            model_id=self.model,
+            every=self.every,
+        )
+
+
+class Notes:
+    """The files of a folder, which is made when something is noted.
+
+    Args:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._mended: set[str] = set()
+        self._flags = {(flag.data, flag.episode): flag for flag in (Flag(**line) for line in self.lines(FLAGS))}
+        self._said: dict[tuple[str, str, str], Said] = {}
+        for line in self.lines(PREDICTIONS):
+            said = Said(**_with_tuples(line))
+            self._said[said.model, said.data, said.episode] = said
+
+    def flags(self, data: str) -> dict[str, Flag]:
+        """Of a data set, by episode."""
+        with self._lock:
+            return {episode: flag for (name, episode), flag in self._flags.items() if name == data}
+
+    def flag(self, flag: Flag) -> None:
+        """Notes a flag, or that one is taken back."""
+        self.add(FLAGS, asdict(flag))
+        with self._lock:
+            self._flags[flag.data, flag.episode] = flag
+
+    def said(self, model: str, data: str) -> dict[str, Said]:
+        """What a model said of a data set, by episode."""
+        with self._lock:
+            return {
+                said.episode: said for (name, place, _), said in self._said.items() if (name, place) == (model, data)
+            }
+
+    def keep(self, said: Said) -> None:
+        """Notes what a model said."""
+        self.add(PREDICTIONS, asdict(said))
+        with self._lock:
+            self._said[said.model, said.data, said.episode] = said
+
+    def add(self, name: str, line: Mapping[str, Any]) -> None:
+        """Adds a line to the file called ``name``.
+
+        Raises:
+            OSError: It cannot be written there.
+        """
+        path = self.folder / name
+        with self._lock:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if name not in self._mended:
+                _drop_half_line(path)
+                self._mended.add(name)
+            append_line(path, json.dumps(line, ensure_ascii=False))
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """All lines of the file called ``name``; none if it is not there.
+
+        Raises:
+            DocumentError: A line is no JSON object; the message names it.
+        """
+        path = self.folder / name
+        if not path.exists():
+            return []
+        found = []
+        for number, line in enumerate(whole_lines(path), 1):
+            try:
+                value = parse_json(line)
+            except DocumentError as error:
+                raise DocumentError(f"{path}, line {number}: {error}") from error
+            if not isinstance(value, dict):
+                raise DocumentError(f"{path}, line {number}: got {line[:60]!r}; expected a JSON object")
+            found.append(value)
+        return found
+
+
+def _drop_half_line(path: Path) -> None:
+    """Removes what a killed process has left of its last line, which the next one would be glued to."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        write_bytes(path, content[: content.rfind(b"\n") + 1])
+
+
+def _with_tuples(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
