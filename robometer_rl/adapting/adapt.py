@@ -38,6 +38,7 @@ from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge, success_evi
 from robometer_rl.data.trajectory import Trajectory, are_tiled
 from robometer_rl.data.verified import open_verified
 from robometer_rl.files import write_text
+from robometer_rl.frames import as_frames
 from robometer_rl.models.compact.checkpoint import (
     CONFIG_FILE,
     CompactCheckpoint,
@@ -59,6 +60,7 @@ CHECKPOINT: Final = "checkpoint"
 _HELD_OUT: Final = 0.2  # of the episodes
 _VIEWS: Final = 4  # of an episode: as it is, and in other lights and from other places
 _VIEW_TIME: Final = 0.25  # part of the time for making views
+_COMPARED: Final = 16  # episodes in which features on disk are held against those of a question
 _JUDGING_TIME: Final = 0.1  # part of the time that is left for the verdict
 
 
@@ -191,15 +193,27 @@ def _look(
 
 @torch.inference_mode()
 def _fit_familiarity(checkpoint: CompactCheckpoint, lessons: _Lessons, device: torch.device) -> None:
-    """Notes what pictures look like that the model knows; held-out ones are of the same kind."""
+    """Notes what pictures look like that the model knows; held-out ones are of the same kind.
+
+    Features on disk are computed in 16 bits and differ from those of a question, in all pictures by about the same.
+    Where little moves, that is more than pictures differ by, and must not look strange.
+    """
 
     def means(rows: Sequence[NDArray[np.float16]]) -> torch.Tensor:
         parts = [pooled(from_rows(np.asarray(each), checkpoint.config.resolution, device)).cpu() for each in rows]
         return torch.cat(parts) if parts else torch.zeros(0, len(checkpoint.familiarity.mean))
 
+    stored, asked = [], []
+    for lesson in (lessons.held_out or lessons.training)[:_COMPARED]:
+        times = [0, len(lesson.views[0]) - 1]
+        frames = np.concatenate([as_frames(lesson.example.episode.frames[t : t + 1]) for t in times])
+        stored.append(lesson.views[0][times])
+        asked.append(pooled(checkpoint.tower(torch.from_numpy(frames).to(device))).cpu())
+    known = torch.cat(asked)
+    rounding = (known - means(stored)).mean(0)
     checkpoint.familiarity.cpu().fit(
-        means([view for lesson in lessons.training for view in lesson.views]),
-        means([lesson.views[0] for lesson in lessons.held_out]),
+        means([view for lesson in lessons.training for view in lesson.views]) + rounding,
+        torch.cat([means([lesson.views[0] for lesson in lessons.held_out]) + rounding, known]),
     )
 
 

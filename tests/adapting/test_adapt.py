@@ -9,18 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from robometer_rl import Clip, load_reward_model
 from robometer_rl.adapting import learning
-from robometer_rl.adapting.adapt import adapt
+from robometer_rl.adapting.adapt import _fit_familiarity, _Lessons, adapt
 from robometer_rl.adapting.config import AdaptConfig
+from robometer_rl.adapting.examples import make_examples
+from robometer_rl.adapting.features import to_rows
+from robometer_rl.adapting.learning import Lesson
 from robometer_rl.cli import main
 from robometer_rl.data.trajectory import TrajectoryError
 from robometer_rl.evaluation.calibrate import CalibrateConfig, run_calibrate
+from robometer_rl.models.compact.checkpoint import CompactCheckpoint, CompactConfig
+from robometer_rl.models.compact.familiarity import pooled
 from robometer_rl.models.compact.inference import CompactModel
 from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.wrappers import RobometerReward
-from tests.adapting.recordings import TASK, recording, recordings, store_of, tower
+from tests.adapting.recordings import SIZE, TASK, recording, recordings, store_of, tower
 from tests.relabeling.episodes import record, write_npz
 from tests.wrappers.worlds import BrightnessWorld
 
@@ -158,6 +164,19 @@ def test_outcomes_at_random_are_no_use_either(tmp_path: Path) -> None:
     verdict = adapt(config(tmp_path), tower())
     assert verdict.headline == "do not use"
     assert any(reason.startswith("success above failure") for reason in verdict.reasons), verdict.reasons
+
+
+def test_features_on_disk_may_differ_from_those_of_a_question() -> None:
+    """As 16 bits do, in pictures in which little moves."""
+    checkpoint = CompactCheckpoint.build(CompactConfig((TASK,), resolution=SIZE), tower())
+    examples = make_examples([replace(each, frames=np.asarray(each.frames) // 16 + 100) for each in recordings(2)])
+    exact = [checkpoint.tower(torch.from_numpy(np.asarray(each.episode.frames))) for each in examples]
+    lessons = [Lesson(each, [to_rows(rows) + np.float16(0.3)]) for each, rows in zip(examples, exact, strict=True)]
+    _fit_familiarity(checkpoint, _Lessons(lessons[:4], lessons[4:]), torch.device("cpu"))
+    known = torch.cat([checkpoint.familiarity(pooled(each)) for each in exact])
+    assert known.max() < 1.0
+    other = checkpoint.tower(torch.from_numpy(255 - np.asarray(examples[0].episode.frames)))
+    assert checkpoint.familiarity(pooled(other)).min() > 1.0
 
 
 def test_an_interruption_ends_with_a_verdict_on_the_best_so_far(

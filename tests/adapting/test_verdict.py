@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_what_is_wrong_with_a_model_is_said(examples: list[Example], fields: dic
     assert not found.usable
     assert found.headline == "do not use"
     assert any(each.startswith(reason) for each in found.reasons), found.reasons
+
+
+def test_random_motion_that_came_near_may_be_paid_for_that(examples: list[Example]) -> None:
+    lucky = {
+        each.episode.id: replace(each, labels=replace(each.labels, progress=0.7 * np.ones(LENGTH))) for each in examples
+    }
+    seen = [right(lucky[each.episode.id] if each.episode.skill == "random" else each) for each in examples]
+    assert "final progress of random motion" not in {check.name for check in verdict(seen).checks}
+    unmeasured = [replace(each, example=replace(each.example, measured=False)) for each in seen]
+    assert any(reason.startswith("final progress of random motion is 0.70") for reason in verdict(unmeasured).reasons)
 
 
 def test_one_frame_may_not_be_much_better(examples: list[Example]) -> None:
