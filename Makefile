@@ -46,8 +46,8 @@ RLDS := .venv-rlds/installed
 LEROBOT := .venv-lerobot/installed
 
 $(DEMO): EXTRAS := metaworld
-$(DEV): EXTRAS := metaworld,adapt,sb3,examples,train,minari,lerobot,agibot,ray,serve,tiles,docs,dev
-$(ALL): EXTRAS := metaworld,adapt,libero,robosuite,foreign,sb3,examples,train,int8,minari,lerobot,agibot,ray,serve,tiles,docs,dev
+$(DEV): EXTRAS := metaworld,adapt,sb3,examples,offline,train,minari,lerobot,agibot,ray,serve,tiles,docs,dev
+$(ALL): EXTRAS := metaworld,adapt,libero,robosuite,foreign,sb3,examples,offline,train,int8,minari,lerobot,agibot,ray,serve,tiles,docs,dev
 $(DEMO) $(DEV) $(ALL): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh $(VENV) $(EXTRAS)
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from robometer_rl.files import remove_left_over
 from robometer_rl.formats.conventions import views_of
 from robometer_rl.formats.dataset import DatasetOptions, Labels, LabelWriter, RelabelDataset, WriteMode
 from robometer_rl.formats.table import open_dataset
+from robometer_rl.formats.transitions import LEARNED_FROM
 from robometer_rl.frames import parse_protocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.batches import PACK_TOKENS
@@ -133,7 +135,8 @@ def run_relabel(config: RelabelConfig) -> None:
         logger.info("%s is labelled already", writer.destination)
     else:
         _print_summary(labels, writer)
-        _print_next(config, writer)
+        is_dataset = (config.write or kind.modes[0]) in ("copy", "in_place")
+        _print_next(config, writer, can_be_learned_from=is_dataset and dataset.format in LEARNED_FROM)
 
 
 def relabel(
@@ -244,13 +247,17 @@ def _engine(config: RelabelConfig) -> tuple[Engine, RewardModel]:
     return RayEngine(partial(load, device=config.device), config.workers, gpus), load(device=here)
 
 
-def _print_next(config: RelabelConfig, writer: LabelWriter) -> None:
+def _print_next(config: RelabelConfig, writer: LabelWriter, can_be_learned_from: bool) -> None:
     """Where the page is, or how to get one, and what the labels are for."""
     console = open_console()
     if config.report:
         console.print(f"page: {report_path(writer)}", soft_wrap=True)
     else:
         console.print("no page was asked for: --report writes one with videos and curves, worst disagreements first")
+    if can_be_learned_from:
+        words = ["python", "examples/offline_rl.py", str(writer.destination)]
+        words += ["--cameras", *config.cameras] if config.cameras else []
+        console.print(f"learn from it, where it has low-dimensional observations: {shlex.join(words)}", soft_wrap=True)
     console.print("how to train on it, by format: docs/relabeling.md", soft_wrap=True)
 
 

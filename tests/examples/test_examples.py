@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from robometer_rl import load_reward_model
+from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.monitor import MonitorSpec
 from robometer_rl.rewards import RewardSpec
@@ -150,6 +151,72 @@ def test_a_teacher_takes_over_when_a_monitor_says_so(tmp_path: Path) -> None:
     assert [[each["taken_over"] for each in ways[name]] for name in ("weak alone", "monitor")] == [[None], [15]]
     assert ways["monitor"][0]["reason"] in ("stalled", "regressing")
     assert ways["random times"][0]["taken_over"] == 15
+
+
+def labelled_recordings(folder: Path) -> Path:
+    """Two episodes with pictures, 39 numbers beside each and four per action, labelled by the command."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        np.savez(
+            folder / f"{number}.npz",
+            front=rng.integers(0, 256, (9, 32, 32, 3), np.uint8),
+            observation=rng.normal(size=(9, 39)),
+            actions=rng.uniform(-1, 1, (8, 4)),
+            rewards=np.arange(8) == 7,
+            success=np.array(bool(number)),
+        )
+    words = ["relabel", str(folder), "--task", "open the drawer", "--model", str(CHECKPOINT)]
+    assert main(words) == 0
+    return folder.with_name(f"{folder.name}-robometer")
+
+
+def test_offline_rl_learns_from_a_labelled_dataset_without_its_environment(tmp_path: Path) -> None:
+    pytest.importorskip("torchrl")
+    dataset = labelled_recordings(tmp_path / "recordings")
+    shown = run("offline_rl", tmp_path, str(dataset))
+    assert "distance from successful actions" in shown
+    result = json.loads((tmp_path / "smoke" / "recordings-robometer-0.json").read_text())
+    assert set(result["distance_from_successful_actions"]) == {"robometer", "original", "imitation"}
+    assert (result["episodes"], result["data_success"]) == (1, 0.5), "the other one is kept out"
+
+
+CORRIDOR = """
+import gymnasium as gym
+import numpy as np
+
+
+class Corridor(gym.Env):
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (39,))
+    action_space = gym.spaces.Box(-1, 1, (4,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(39, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return np.ones(39, np.float32), 0.0, False, False, {"is_success": True} if self.says else {}
+
+
+for says in (True, False):
+    entry = type("Corridor", (Corridor,), {"says": says})
+    gym.register(f"Corridor{says}-v0", entry, max_episode_steps=3)
+"""
+
+
+def test_offline_rl_judges_policies_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchrl")
+    dataset = labelled_recordings(tmp_path / "recordings")
+    (tmp_path / "corridor.py").write_text(CORRIDOR)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    words = [str(dataset), "--arms", "imitation", "--imports", "corridor"]
+    assert "100%" in run("offline_rl", tmp_path, *words, "--env", "CorridorTrue-v0")
+    result = json.loads((tmp_path / "smoke" / "recordings-robometer-0.json").read_text())
+    assert (result["true_success"], result["episodes"]) == ({"imitation": 1.0}, 2)
+    assert (tmp_path / "smoke" / "recordings-robometer-imitation-0.pt").is_file()
+    with pytest.raises(AssertionError, match="the infos of CorridorFalse-v0 say nothing of success"):
+        run("offline_rl", tmp_path, *words, "--env", "CorridorFalse-v0")
 
 
 @pytest.mark.slow

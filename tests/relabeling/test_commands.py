@@ -116,6 +116,7 @@ def test_the_command_labels_verifies_and_reports(tmp_path, capsys):
     assert "3 episodes with 12 steps labelled" in said
     assert "dark.npz" in said
     output = tmp_path / "data-robometer"
+    assert f"python examples/offline_rl.py {output}\n" in said
     provenance = json.loads((output / "robometer.json").read_text())["provenance"]
     assert (provenance["protocol"], provenance["reward"]["mode"]) == ("nested(4)", "level")
     report = tmp_path / "data-robometer-report"
