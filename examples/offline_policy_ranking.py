@@ -17,6 +17,9 @@ Recordings of your own, of any task, are a store or a folder of videos. In a sto
 ``videos.jsonl`` (docs/data.md), ``skill`` names the policy of an episode. A folder without one has a folder of videos
 per policy, as in ``my_videos/policy_a/run_1.mp4``; nobody then knows which succeeded, and policies are put in order
 without being held against the truth.
+
+A page shows a typical episode of each policy under one cursor, and the episodes whose score is farthest from true
+success, or from the mean where that is not known.
 """
 
 from __future__ import annotations
@@ -35,19 +38,21 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from robometer_rl import Clip, load_reward_model
+from robometer_rl import Clip, RewardModel, load_reward_model
 from robometer_rl.collecting.simulators import Simulator, simulator_of
 from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
-from robometer_rl.evaluation.policies import PolicyRanking, rank_policies
+from robometer_rl.evaluation.page import PolicyEpisode, write_ranking_page
+from robometer_rl.evaluation.policies import PolicyRanking, rank_policies, typical_episodes
 from robometer_rl.files import write_text
 from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.videos import FILE_NAME, VideoDataset, VideosConfig, read_videos
 from robometer_rl.frames import FrameProtocol, scored_steps
 from robometer_rl.provenance import provenance
+from robometer_rl.rewards import DEFAULT_REWARD
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +72,7 @@ class Args:
         store: Where recordings are made; one per task below the output by default.
         model: Reward model, as for ``load_reward_model``.
         every: Scoring interval in recorded frames.
+        page: Episodes that are scored frame by frame and shown on the page, beside a typical one of each policy.
         policies: Policies to record, with success rates evenly spread from 0 to 1.
         episodes: Episodes per policy.
         size: Height and width of recorded frames.
@@ -81,6 +87,7 @@ class Args:
     store: Path | None = None
     model: str = "mini"
     every: int = 1
+    page: int = 12
     policies: int = 6
     episodes: int = 20
     size: int = 128
@@ -201,16 +208,15 @@ def record_outcome(
     )
 
 
-def final_progress(args: Args, episodes: list[Episode]) -> tuple[list[float], str]:
-    """What the model sees in the last frame of each episode, with its history; and the protocol of the histories."""
-    model = load_reward_model(args.model)
+def final_progress(args: Args, model: RewardModel, episodes: list[Episode]) -> list[float]:
+    """What the model sees in the last frame of each episode, with its history."""
     model.require_views("ranking policies", tiled=all(episode.tiled for episode in episodes))
     protocol = model.default_protocol
     values: list[float] = []
     for start in track(range(0, len(episodes), BATCH), "scoring", console=Console(stderr=True)):
         clips = [last_history(episode.clip, protocol, args.every) for episode in episodes[start : start + BATCH]]
         values += [float(prediction.progress[-1]) for prediction in model.predict(clips)]
-    return values, str(protocol)
+    return values
 
 
 def last_history(clip: Clip, protocol: FrameProtocol, every: int) -> Clip:
@@ -232,6 +238,35 @@ def show(ranking: PolicyRanking, title: str) -> None:
         Console().print(f"Kendall's tau_a {ranking.tau_a}, tau_b {ranking.tau_b}")
 
 
+def write_page(
+    args: Args, model: RewardModel, ranking: PolicyRanking, episodes: list[Episode], finals: list[float], name: str
+) -> Path:
+    """The page: a typical episode of each policy, and those whose score is farthest from true success or the mean."""
+    scores = np.array(finals)
+    typical = typical_episodes([episode.policy for episode in episodes], scores)
+    truths = [float(scores.mean()) if each.succeeds is None else float(each.succeeds) for each in episodes]
+    worst = np.argsort(-np.abs(scores - truths), kind="stable")[: args.page].tolist()
+    shown: dict[int, PolicyEpisode] = {}
+    chosen = dict.fromkeys([*typical.values(), *worst])
+    for at in track(chosen, "scoring frame by frame", console=Console(stderr=True)):
+        each = episodes[at]
+        (said,) = model.predict_steps([each.clip], every=args.every)
+        shown[at] = PolicyEpisode(f"{each.policy}, episode {at}", each.policy, each.clip, said, each.succeeds)
+    return write_ranking_page(
+        args.output / f"{name}-page",
+        f"Policies of {name}, ranked by {model.model_id}",
+        ranking,
+        {policy: shown[at] for policy, at in typical.items()},
+        [shown[at] for at in worst],
+        DEFAULT_REWARD.threshold(model.success_threshold),
+        {
+            "Model": f"{model.model_id}, {model.dtype}",
+            "Frame protocol": f"{model.default_protocol}, every {args.every} frames",
+            "Episodes": str(len(episodes)),
+        },
+    )
+
+
 def run(args: Args) -> dict[str, Any]:
     """Records if no recordings are given, ranks, and writes ``NAME.json`` into the output."""
     if args.recordings is not None:
@@ -241,7 +276,8 @@ def run(args: Args) -> dict[str, Any]:
         task = args.task or "drawer-open"
         path = args.store or args.output / task
         episodes = record_policies(args, task, path)
-    scores, protocol = final_progress(args, episodes)
+    model = load_reward_model(args.model)
+    scores = final_progress(args, model, episodes)
     successes = [episode.succeeds for episode in episodes if episode.succeeds is not None]
     known = successes if len(successes) == len(episodes) else None
     ranking = rank_policies([episode.policy for episode in episodes], scores, known)
@@ -250,7 +286,7 @@ def run(args: Args) -> dict[str, Any]:
     result = {
         "origin": provenance(),
         "model": args.model,
-        "protocol": protocol,
+        "protocol": str(model.default_protocol),
         "every": args.every,
         "task": task or episodes[0].clip.task,
         "split": args.split,
@@ -258,9 +294,9 @@ def run(args: Args) -> dict[str, Any]:
         **ranking.as_dict(),
         "finished": True,
     }
-    args.output.mkdir(parents=True, exist_ok=True)
+    page = write_page(args, model, ranking, episodes, scores, name)
     write_text(args.output / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    Console().print(f"written to {args.output / name}.json", soft_wrap=True)
+    Console().print(f"written to {args.output / name}.json; see it: open {page}", soft_wrap=True)
     return result
 
 

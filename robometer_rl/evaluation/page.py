@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +13,21 @@ from robometer_rl.evaluation.metrics import Estimate
 from robometer_rl.evaluation.policies import PolicyRanking
 from robometer_rl.evaluation.scoring import ScoredEpisode, Scores
 from robometer_rl.evaluation.verdict import EvaluationVerdict
-from robometer_rl.frames import scored_steps
+from robometer_rl.frames import Clip, scored_steps
 from robometer_rl.prediction import Prediction
 from robometer_rl.report.markup import html
 from robometer_rl.report.page import data_table, figure
 from robometer_rl.report.recordings import Recorded, write_recordings
 from robometer_rl.report.replay import Replay, Series, judged_series, worst_first
 
-__all__ = ["episode_replay", "episode_series", "metric_rows", "write_evaluation_page", "write_ranking_page"]
+__all__ = [
+    "PolicyEpisode",
+    "episode_replay",
+    "episode_series",
+    "metric_rows",
+    "write_evaluation_page",
+    "write_ranking_page",
+]
 
 _MOST_POLICIES: Final = 6  # under one cursor: as many as there are colours
 _CAPTIONS: Final = {
@@ -30,7 +37,7 @@ _CAPTIONS: Final = {
 }
 
 
-def episode_series(name: str, scored: ScoredEpisode, scores: Scores, protocol: str, video: int = 0) -> Series:
+def episode_series(name: str, scored: ScoredEpisode, scores: Scores, protocol: str) -> Series:
     """What was said of an episode, with the reward and the success rule that are usual, beside its truth.
 
     Args:
@@ -38,7 +45,6 @@ def episode_series(name: str, scored: ScoredEpisode, scores: Scores, protocol: s
         scored: The episode.
         scores: Those that it is among.
         protocol: Which frames the model was shown for each value; ``given`` if that is not to be drawn.
-        video: Which of the replay's videos it is about.
     """
     episode, count = scored.episode, len(scored.progress)
     steps = scored_steps(count, scores.every)
@@ -51,7 +57,7 @@ def episode_series(name: str, scored: ScoredEpisode, scores: Scores, protocol: s
         name,
         scores.every,
     )
-    series = judged_series(name, said, count, scores.threshold, episode.task, None, episode.success, video)
+    series = judged_series(name, said, count, scores.threshold, episode.task, None, episode.success)
     return replace(series, true_progress=scored.truth, outcome=scored.successful)
 
 
@@ -135,13 +141,37 @@ def _cells(estimate: Estimate | None) -> tuple[str, str]:
     return f"{estimate.value:.3f}{interval}", str(estimate.count)
 
 
+@dataclass(frozen=True, eq=False)
+class PolicyEpisode:
+    """A recording of a policy, and what was said of it.
+
+    Attributes:
+        name: Of the recording.
+        policy: Whose it is.
+        clip: What it shows.
+        said: One value per scored frame.
+        succeeds: Whether it succeeded; None where nobody knows.
+    """
+
+    name: str
+    policy: str
+    clip: Clip
+    said: Prediction
+    succeeds: bool | None
+
+    def series(self, name: str, threshold: float, video: int = 0) -> Series:
+        """What was said, as it is drawn; ``threshold`` is that of the success rule."""
+        series = judged_series(name, self.said, len(self.clip), threshold, self.clip.task, video=video)
+        return replace(series, outcome=self.succeeds)
+
+
 def write_ranking_page(
     folder: Path,
     title: str,
     ranking: PolicyRanking,
-    typical: Mapping[str, ScoredEpisode],
-    scores: Scores,
-    protocol: str,
+    typical: Mapping[str, PolicyEpisode],
+    episodes: Sequence[PolicyEpisode],
+    threshold: float,
     facts: Mapping[str, str],
 ) -> Path:
     """Writes a page about a ranking of policies: an episode of each under one cursor, then episodes, worst first.
@@ -150,41 +180,61 @@ def write_ranking_page(
         folder: Where the page and its videos go.
         title: Heading.
         ranking: The ranking.
-        typical: An episode of each policy; six of them are shown together at most, from the best to the worst.
-        scores: Episodes that are shown alone, with how they were scored.
-        protocol: Which frames the model was shown for each value.
+        typical: An episode of each policy by its name; at most six are shown together, of the best to the worst.
+        episodes: Episodes that are shown alone, in this order: those first that are ranked most wrongly.
+        threshold: Of the success rule.
         facts: What produced the numbers.
 
     Returns:
         The page.
     """
-    replays = [episode_replay(each, [episode_series("progress", each, scores, protocol)]) for each in scores.episodes]
-    ordered = [(replays[at], {"recording": scores.episodes[at].episode.frames}) for at in worst_first(replays)]
-    together = [_together(ranking, typical, scores, protocol)] if typical else []
-    rows = [(each.name, str(each.score), f"{each.success_rate:.0%}") for each in ranking.policies]
+    tau = "" if ranking.tau_a is None else f" Kendall's tau_a with true success is {ranking.tau_a}."
+    far = "what is usual" if ranking.tau_a is None else "true success"
+    rows = [
+        (each.name, str(each.score), "" if each.success_rate is None else f"{each.success_rate:.0%}")
+        for each in ranking.policies
+    ]
     return write_recordings(
         folder,
         title,
-        f"Policies by the mean progress that is seen in the last frames of their episodes; Kendall's tau_a with true "
-        f"success is {ranking.tau_a}. Below, an episode of each policy under one cursor, then "
-        f"{len(ordered)} episodes, worst disagreements with true success first.",
-        [*together, *ordered],
+        f"Policies by the mean progress that is seen in the last frames of their episodes.{tau} Below, an episode of "
+        f"each policy under one cursor, then {len(episodes)} episodes, those first whose final progress is farthest "
+        f"from {far}.",
+        [
+            _together(ranking, typical, threshold),
+            *((_of_policy(each, threshold), {"recording": each.clip.frames}) for each in episodes),
+        ],
         facts,
-        count=len(ordered) + len(together),
+        count=len(episodes) + 1,
         sections=[f"<h2>Policies</h2>\n{data_table(('policy', 'mean final progress', 'true success'), rows)}"],
         show_progress=True,
     )
 
 
-def _together(ranking: PolicyRanking, typical: Mapping[str, ScoredEpisode], scores: Scores, protocol: str) -> Recorded:
-    names = [policy.name for policy in ranking.policies if policy.name in typical]
-    chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), _MOST_POLICIES)).round().astype(int))
-    shown = [names[place] for place in chosen]
-    series = [episode_series(name, typical[name], scores, protocol, video) for video, name in enumerate(shown)]
+def _together(ranking: PolicyRanking, typical: Mapping[str, PolicyEpisode], threshold: float) -> Recorded:
+    names = [policy.name for policy in ranking.policies]
+    places = np.linspace(0, len(names) - 1, min(len(names), _MOST_POLICIES)).round().astype(int)
+    shown = [names[place] for place in places]
+    series = [typical[name].series(name, threshold, video) for video, name in enumerate(shown)]
     sentence = "Of each policy the episode that is paid most like its mean."
     return Replay("policies, best first", series, description=sentence), {
-        name: typical[name].episode.frames for name in shown
+        name: typical[name].clip.frames for name in shown
     }
+
+
+def _of_policy(episode: PolicyEpisode, threshold: float) -> Replay:
+    series = episode.series("progress", threshold)
+    found, final = series.scores.success_frame, float(episode.said.progress[-1])
+    known = {None: "", True: "success", False: "failure"}[episode.succeeds]
+    values = {
+        "Policy": episode.policy,
+        "Disagreement": "" if episode.succeeds is None else f"{abs(final - episode.succeeds):.2f}",
+        "Recorded": known,
+        "Final progress": f"{final:.2f}",
+        "Success rule fires": "" if episode.said.success is None else "never" if found is None else f"at frame {found}",
+    }
+    said = [episode.clip.task, episode.policy, known or "outcome not recorded"]
+    return Replay(episode.name, [series], description=" · ".join(said), values=values)
 
 
 def _under_conditions(number: int, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> Replay:

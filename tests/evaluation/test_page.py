@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ import pytest
 
 from robometer_rl.evaluation.evaluate import EvaluateConfig, evaluate
 from robometer_rl.evaluation.metrics import Estimate
-from robometer_rl.evaluation.page import episode_series, metric_rows, write_ranking_page
+from robometer_rl.evaluation.page import PolicyEpisode, metric_rows, write_ranking_page
 from robometer_rl.evaluation.policies import rank_policies, typical_episodes
-from robometer_rl.evaluation.scoring import Scoring, score_episodes
-from robometer_rl.frames import NestedFrames
+from robometer_rl.frames import Clip
 from robometer_rl.video import read_recording
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.evaluation.test_evaluate import Clock, Oracle
+from tests.fixed_models import BrightnessModel
 from tests.report.test_replay import Elements
 
 
@@ -79,23 +78,29 @@ def test_what_no_condition_has_is_no_row() -> None:
     assert rows == [("a", "0.500 (0.250 to 0.750)", "4", "", ""), ("c", "1.000", "2", "", "")]
 
 
-def test_policies_stand_under_one_cursor_before_the_episodes_that_are_ranked_most_wrongly(tmp_path: Path) -> None:
-    episodes = [
-        replace(each, skill=f"policy {number % 7}") for number, each in enumerate(make_episodes_of_two_tasks(4))
-    ]
-    scores = score_episodes(Clock(), episodes, Scoring(NestedFrames(4), pairs=0, controls=False))
-    names = [str(each.skill) for each in episodes]
-    finals = [each.final for each in scores.episodes]
-    ranking = rank_policies(names, finals, [each.successful for each in scores.episodes], resamples=20)
-    typical = {name: scores.episodes[place] for name, place in typical_episodes(names, finals).items()}
-    page = write_ranking_page(tmp_path, "seven", ranking, typical, scores, "nested(4)", {"Model": "clock"})
+@pytest.mark.parametrize("is_known", [True, False])
+def test_policies_stand_under_one_cursor_before_the_episodes_that_are_ranked_most_wrongly(
+    tmp_path: Path, is_known: bool
+) -> None:
+    model = BrightnessModel()
+    episodes = []
+    for number in range(14):
+        levels = np.linspace(0, 17 * number, 5).astype(np.uint8)
+        clip = Clip(np.tile(levels[:, None, None, None], (1, 16, 16, 3)), "light the lamp")
+        (said,) = model.predict_steps([clip])
+        succeeds = number % 3 == 0 if is_known else None
+        episodes.append(PolicyEpisode(f"run {number}", f"policy {number % 7}", clip, said, succeeds))
+    names, finals = [each.policy for each in episodes], [float(each.said.progress[-1]) for each in episodes]
+    truths = [bool(each.succeeds) for each in episodes] if is_known else None
+    ranking = rank_policies(names, finals, truths, resamples=20)
+    typical = {name: episodes[place] for name, place in typical_episodes(names, finals).items()}
+    page = write_ranking_page(tmp_path, "seven", ranking, typical, episodes, 0.65, {"Model": "brightness"})
     together, *alone = sections(page)
     assert len(together["series"]) == len(together["videos"]) == 6, "as many as there are colours"
     shown = [series["name"] for series in together["series"]]
-    assert shown[0] == ranking.policies[0].name
-    assert shown[-1] == ranking.policies[-1].name
+    assert (shown[0], shown[-1]) == (ranking.policies[0].name, ranking.policies[-1].name)
     assert [series["video"] for series in together["series"]] == list(range(6))
-    assert len(alone) == 16
-    first = next(each for each in scores.episodes if each.episode.id == alone[0]["key"])
-    gaps = [episode_series("", each, scores, "given").disagreement for each in scores.episodes]
-    assert episode_series("", first, scores, "given").disagreement == max(gap for gap in gaps if gap is not None)
+    assert [each["key"] for each in alone] == [each.name for each in episodes], "in the order that was asked for"
+    assert ("tau_a with true success" in page.read_text()) == is_known
+    first = Elements(page.read_text()).text.split("run 0", 1)[1]
+    assert ("policy 01.00success0.00never" in first) == is_known, "the darkest is a success: farther off none can be"

@@ -95,6 +95,9 @@ def test_offline_policy_ranking_takes_a_folder_of_videos_per_policy(tmp_path: Pa
     result = json.loads((tmp_path / "smoke" / "videos.json").read_text())
     assert {policy["name"] for policy in result["policies"]} == {"brighter", "dark"}
     assert (result["tau_a"], result["episodes"], result["task"]) == (None, 4, "light the lamp")
+    page = tmp_path / "smoke" / "videos-page"
+    assert "brighter, episode 1" in (page / "index.html").read_text()
+    assert len(list(page.glob("*.mp4"))) == 2 + 4, "one of each policy together, and each alone"
 
 
 def test_offline_policy_ranking_takes_listed_videos_and_one_split_of_them(tmp_path: Path) -> None:

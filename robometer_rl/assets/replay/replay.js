@@ -237,14 +237,15 @@
       }
     }
 
-    // Where a line would hide another one, it is drawn its own width above.
+    // Where a line would hide another one, it is drawn its own width above; less where many might pile up.
     apart(step, height) {
+      const width = Math.min(2.6, 13 / this.data.series.length / 2);
       for (const [steps, heights] of this.drawn) {
         const i = last(steps, step), next = Math.min(i + 1, steps.length - 1);
         if (i < 0) continue;
         const part = next === i ? 0 : (step - steps[i]) / (steps[next] - steps[i]);
         const there = heights[i] + (heights[next] - heights[i]) * part;
-        if (Math.abs(height - there) < 2.4) height = there - 2.6;
+        if (Math.abs(height - there) < 0.95 * width) height = there - width;
       }
       return height;
     }
