@@ -30,6 +30,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "gvl": "robometer_rl.models.baselines.gvl",
     "rlvlmf": "robometer_rl.models.baselines.rlvlmf",
     "robodopamine": "robometer_rl.models.baselines.robodopamine",
+    "vlac": "robometer_rl.models.baselines.vlac",
     "rynnvalue": "robometer_rl.models.baselines.rynnvalue",
     "http": "robometer_rl.serving.loading",
     "https": "robometer_rl.serving.loading",

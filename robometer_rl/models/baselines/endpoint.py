@@ -94,9 +94,10 @@ class Endpoint:
             return list(pool.map(lambda question: self._answer(question, max_new_tokens), questions))
 
     def _answer(self, question: Question, max_new_tokens: int) -> str:
+        system = [] if question.system is None else [{"role": "system", "content": question.system}]
         asked = {
             "model": self.model,
-            "messages": [{"role": "user", "content": [_part(part) for part in question.parts]}],
+            "messages": [*system, {"role": "user", "content": [_part(part) for part in question.parts]}],
             "max_tokens": max_new_tokens,
             "temperature": 0,
             "seed": 0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -18,13 +18,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from robometer_rl.documents import brief
-from robometer_rl.frames import Clip, FrameProtocol, scored_steps
+from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
 from robometer_rl.models.baselines.endpoint import Endpoint, is_endpoint
 from robometer_rl.models.baselines.vlm import LocalVLM, Question, sha256_of
 from robometer_rl.models.reward_model import RewardModel, UnreadableAnswerError
 from robometer_rl.prediction import Prediction
 
-__all__ = ["AskingModel", "Engine", "PromptedModel", "StepwiseModel", "held", "open_engine"]
+__all__ = ["AskingModel", "ChainModel", "Engine", "PromptedModel", "StepwiseModel", "held", "open_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +185,59 @@ class StepwiseModel(AskingModel):
             said = iter(self.ask(questions(), self.value))
         values = [known[number] if number in known else next(said) for number in range(len(histories))]
         return self._prediction(held(values), protocol, every)
+
+
+class ChainModel(AskingModel):
+    """An `AskingModel` that compares each frame with the one before it, and adds up what it says.
+
+    What it says of a frame depends on all frames before it, so it is for recorded episodes.
+    """
+
+    causal = False
+    default_protocol: FrameProtocol = NestedFrames(8)
+
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """See `RewardModel.predict`; the frames given are the whole clip."""
+        return [self._said(clip, 1) for clip in clips]
+
+    def predict_steps(
+        self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
+    ) -> list[Prediction]:
+        """See `RewardModel.predict_steps`; scored frames are compared with each other, whatever the protocol."""
+        return [self._said(clip, every) for clip in clips]
+
+    @abstractmethod
+    def question(self, start: Frames, before: Frames, after: Frames, task: str) -> Question:
+        """What is asked about two neighbouring frames, each (H, W, 3), as is the first of all."""
+
+    @abstractmethod
+    def hop(self, text: str) -> float | None:
+        """The change that an answer names, in [-1, 1]; None if it cannot be read."""
+
+    @abstractmethod
+    def after(self, progress: float, hop: float) -> float:
+        """Progress after a change; what leaves [0, 1] is put back."""
+
+    def _said(self, clip: Clip, every: int) -> Prediction:
+        task = self.engine.check_task(clip.task)
+        steps = scored_steps(len(clip), every)
+
+        def questions() -> Iterator[Question]:
+            for pair in pairwise(steps.tolist()):
+                start, before, after = clip.read([0, *pair])
+                yield self.question(start, before, after, task)
+
+        with self.lock:
+            hops = self.ask(questions(), self.hop)
+        return self._prediction(self.accumulated(hops), "given", every)
+
+    def accumulated(self, hops: Sequence[float | None]) -> NDArray[np.float64]:
+        """Progress before and after each change, from 0; one that is not known changes nothing."""
+        progress = [0.0]
+        for hop in hops:
+            last = progress[-1]
+            progress.append(last if hop is None else min(max(self.after(last, hop), 0.0), 1.0))
+        return np.array(progress)
 
 
 def held(values: Sequence[float | None]) -> NDArray[np.float64]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -19,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from robometer_rl.documents import brief
-from robometer_rl.frames import Clip, FrameProtocol, NestedFrames, scored_steps
-from robometer_rl.models.baselines.prompted import AskingModel, Engine, StepwiseModel, open_engine
+from robometer_rl.frames import FrameProtocol, NestedFrames
+from robometer_rl.models.baselines.prompted import ChainModel, Engine, StepwiseModel, open_engine
 from robometer_rl.models.baselines.vlm import Question
-from robometer_rl.prediction import Prediction
 from robometer_rl.video.images import decode_image
 
-__all__ = ["PROMPT", "Forward", "Incremental", "Mode", "accumulated", "hop_of", "load"]
+__all__ = ["PROMPT", "Forward", "Incremental", "Mode", "hop_of", "load"]
 
 Mode = Literal["incremental", "forward"]
 """``incremental``: each frame is compared with the one before it, and what is said is added up. ``forward``: each frame
@@ -113,23 +111,6 @@ def hop_of(text: str) -> float | None:
     return None if found is None else min(max(float(found[1]), -100.0), 100.0) / 100
 
 
-def accumulated(hops: Sequence[float | None]) -> NDArray[np.float64]:
-    """Progress before and after each hop, from 0: a rise does that share of what is left, a fall undoes it of what is.
-
-    A hop that is not known changes nothing.
-
-    Example:
-        >>> accumulated([0.5, None, -0.2]).tolist()
-        [0.0, 0.5, 0.5, 0.4]
-    """
-    progress = [0.0]
-    for hop in hops:
-        last = progress[-1]
-        change = 0.0 if hop is None else (1.0 - last) * hop if hop >= 0 else last * hop
-        progress.append(min(max(last + change, 0.0), 1.0))
-    return np.array(progress)
-
-
 def question_about(start: Frames, goal: Frames, before: Frames, after: Frames, task: str) -> Question:
     """What is asked about two moments, each (H, W, 3), as is what the task looks like at its start and its end."""
     pictures = [start, goal, before, before, before, after, after, after]
@@ -138,10 +119,8 @@ def question_about(start: Frames, goal: Frames, before: Frames, after: Frames, t
     return Question((*parts, texts[-1]))
 
 
-class Incremental(AskingModel):
+class Incremental(ChainModel):
     """A GRM whose comparisons of neighbouring frames are added up; see `RewardModel`.
-
-    What it says of a frame depends on all frames before it, so it is for recorded episodes.
 
     Args:
         engine: Who is asked.
@@ -149,35 +128,21 @@ class Incremental(AskingModel):
         goal: (H, W, 3) the task done; grey if None, as its authors advise where no such picture is at hand.
     """
 
-    causal = False
-    default_protocol: FrameProtocol = NestedFrames(8)
-
     def __init__(self, engine: Engine, source: str, goal: Frames | None = None) -> None:
         super().__init__(engine, source, PROMPT, mode="incremental", goal=_known_as(goal))
         self.goal = _GREY if goal is None else goal
 
-    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
-        """See `RewardModel.predict`; the frames given are the whole clip."""
-        return [self._said(clip, 1) for clip in clips]
+    def question(self, start: Frames, before: Frames, after: Frames, task: str) -> Question:
+        """See `ChainModel.question`."""
+        return question_about(start, self.goal, before, after, task)
 
-    def predict_steps(
-        self, clips: Sequence[Clip], protocol: FrameProtocol | None = None, every: int = 1
-    ) -> list[Prediction]:
-        """See `RewardModel.predict_steps`; scored frames are compared with each other, whatever the protocol."""
-        return [self._said(clip, every) for clip in clips]
+    def hop(self, text: str) -> float | None:
+        """See `hop_of`."""
+        return hop_of(text)
 
-    def _said(self, clip: Clip, every: int) -> Prediction:
-        task = self.engine.check_task(clip.task)
-        steps = scored_steps(len(clip), every)
-
-        def questions() -> Iterator[Question]:
-            for before, after in pairwise(steps.tolist()):
-                frames = clip.read([0, before, after])
-                yield question_about(frames[0], self.goal, frames[1], frames[2], task)
-
-        with self.lock:
-            hops = self.ask(questions(), hop_of)
-        return self._prediction(accumulated(hops), "given", every)
+    def after(self, progress: float, hop: float) -> float:
+        """A rise does that share of what is left, a fall undoes that share of what has been done."""
+        return progress + ((1.0 - progress) * hop if hop >= 0 else progress * hop)
 
 
 class Forward(StepwiseModel):

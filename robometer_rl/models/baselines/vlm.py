@@ -81,9 +81,11 @@ class Question:
 
     Attributes:
         parts: Texts, pictures (H, W, 3) and videos, in order.
+        system: What is said before it of the model's part; its own default if None.
     """
 
     parts: tuple[str | Frames | Video, ...]
+    system: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,15 +237,17 @@ class LocalVLM:
         cut = self._whole.frame_pairs(frames)
         return [Picture(pixels, cut.grid, VIDEO) for pixels in cut.pixels]
 
-    def chat(self, parts: Sequence[str | Frames | Video], answer: bool = True) -> str:
+    def chat(self, parts: Sequence[str | Frames | Video], answer: bool = True, system: str | None = None) -> str:
         """The text of one turn in the checkpoint's own template, with one mark where each picture or video stands.
 
         Args:
             parts: See `Question`.
             answer: Whether the turn of the model is opened behind it.
+            system: See `Question`.
         """
         content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": _name(part)} for part in parts]
-        turns: list[Any] = [{"role": "user", "content": content}]
+        turns: list[Any] = [] if system is None else [{"role": "system", "content": system}]
+        turns.append({"role": "user", "content": content})
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))
 
     def prompt(self, text: str, shown: Sequence[Picture | Film]) -> Prompt:
@@ -275,7 +279,7 @@ class LocalVLM:
                 shown.append(Film(self.frame_pairs(part.frames), pair_seconds(part.seconds)))
             elif not isinstance(part, str):
                 shown.append(self.picture(part))
-        return self.prompt(self.chat(question.parts), shown)
+        return self.prompt(self.chat(question.parts, system=question.system), shown)
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[Question], max_new_tokens: int) -> list[str]:

@@ -26,12 +26,12 @@ class Asked:
     @property
     def text(self) -> str:
         """Its texts, one line each."""
-        return "\n".join(part["text"] for part in self.body["messages"][0]["content"] if part["type"] == "text")
+        return "\n".join(part["text"] for part in self.body["messages"][-1]["content"] if part["type"] == "text")
 
     @property
     def pictures(self) -> list[np.ndarray]:
         """Its pictures, RGB."""
-        parts = [part for part in self.body["messages"][0]["content"] if part["type"] == "image_url"]
+        parts = [part for part in self.body["messages"][-1]["content"] if part["type"] == "image_url"]
         encoded = [part["image_url"]["url"].removeprefix("data:image/jpeg;base64,") for part in parts]
         return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in encoded]
 

@@ -17,7 +17,8 @@ from robometer_rl import load_reward_model
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.frames import Clip, scored_steps
-from robometer_rl.models.baselines.robodopamine import PROMPT, accumulated, hop_of, question_about
+from robometer_rl.models.baselines.endpoint import Endpoint
+from robometer_rl.models.baselines.robodopamine import PROMPT, Incremental, hop_of, question_about
 from robometer_rl.models.baselines.vlm import LocalVLM
 from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.models.robometer.config import CheckpointError
@@ -72,7 +73,8 @@ def test_answers_become_the_recorded_progress(case: dict) -> None:
     is_forward = case["mode"] == "forward"
     assert [shown[2] for shown in images] == ([0] * len(images) if is_forward else steps[:-1].tolist())
     hops = [hop_of(text) for text in case["predictions"]]
-    found = forward(hops) if is_forward else accumulated(hops)
+    chain = Incremental(Endpoint("nobody@http://127.0.0.1:9/v1"), "nobody")
+    found = forward(hops) if is_forward else chain.accumulated(hops)
     expected = np.array(case["out"]["progress"][: len(steps)])
     if is_forward:
         # The reference takes an answer that it cannot read for no progress at all.
