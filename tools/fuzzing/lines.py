@@ -84,6 +84,13 @@ COMMANDS: Final[dict[str, Command]] = {
     "data import lerobot": Command(
         ("data", "import", "lerobot", "{lerobot}", "%", "--camera", "observation.images.top"), _IMPORT
     ),
+    "data export lerobot": Command(
+        ("data", "export", "lerobot", "{store}", "%", "--fps", "10"),
+        "robometer_rl.formats.lerobot.export:LeRobotExportConfig",
+    ),
+    "data export minari": Command(
+        ("data", "export", "minari", "{store}", "%-v1"), "robometer_rl.formats.minari.export:MinariExportConfig"
+    ),
     "data import store": Command(("data", "import", "store", "{store}", "%"), _IMPORT),
 }
 """By a name for the table."""
