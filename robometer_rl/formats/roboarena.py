@@ -82,7 +82,7 @@ def read_roboarena(config: RoboArenaConfig) -> Reading:
 def _read_all(config: RoboArenaConfig, sessions: list[Path], views: tuple[Shown, ...]) -> Reading:
     for session in sessions:
         try:
-            episodes = list(_episodes(session))
+            episodes = list(_episodes(inside(session.parent, session.name)))
         except EPISODE_DAMAGE as error:
             yield unreadable(session.name, error)
             continue

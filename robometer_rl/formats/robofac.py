@@ -133,7 +133,7 @@ class _Instructions:
                 for entry in _objects(root, f"{folder}/{path.name}"):
                     kinds = entry.get("annos")
                     answers = kinds if isinstance(kinds, dict) else {}
-                    turns = next((answers[kind] for kind in answers if kind.lower() == _KIND), None)
+                    turns = next((answers[kind] for kind in answers if kind.strip().lower() == _KIND), None)
                     found.note(entry, _answer(turns, ""))
         return found
 

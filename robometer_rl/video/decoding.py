@@ -356,10 +356,12 @@ class _Video:
 def _video_stream(container: InputContainer, source: VideoSource) -> VideoStream:
     """The largest video; never a picture of the cover if there is something else."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    found = max(streams, key=lambda stream: stream.width * stream.height, default=None)
-    if found is None:
+    if not streams:
         raise VideoError(f"{source} holds no video stream")
-    return found
+    known = [stream for stream in streams if stream.codec_context is not None]  # others do not say their size
+    if not known:
+        raise VideoError(f"{source} is encoded in a way that is not known here, or damaged; convert it to H.264")
+    return max(known, key=lambda stream: stream.width * stream.height)
 
 
 def _require_possible(stream: VideoStream, source: object) -> None:

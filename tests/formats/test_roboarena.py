@@ -104,6 +104,17 @@ def test_a_damaged_session_is_listed_and_the_others_are_read(tmp_path: Path, met
     assert len(others) == 3
 
 
+def test_a_session_that_is_elsewhere_is_not_read(tmp_path: Path) -> None:
+    record(tmp_path / "elsewhere")
+    record(tmp_path / "data", "0")
+    (tmp_path / "data" / "evaluation_sessions" / "1").symlink_to(
+        tmp_path / "elsewhere" / "evaluation_sessions" / "0a1b"
+    )
+    *inside, outside = read(tmp_path / "data")
+    assert len(inside) == 3
+    assert "is a link to" in outside.reason
+
+
 def test_episodes_without_videos_are_listed(tmp_path: Path) -> None:
     folder = record(tmp_path)
     for video in folder.glob("B_*/*"):

@@ -112,6 +112,15 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
         index_file(tmp_path / "missing.mp4")
 
 
+def test_an_encoding_that_is_not_known_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 5)
+    content = path.read_bytes()
+    place = content.index(b"avc1", content.index(b"stsd"))
+    path.write_bytes(content[:place] + b"zzz9" + content[place + 4 :])
+    with pytest.raises(VideoError, match=r"a\.mp4 is encoded in a way that is not known here, or damaged"):
+        index_file(path)
+
+
 def test_a_file_that_was_cut_lacks_frames_or_cannot_be_opened(tmp_path: Path) -> None:
     path = write(tmp_path / "counter.mkv", LENGTH, "libx264", {"g": "10"})
     whole = index_video(VideoFile(path))

@@ -38,7 +38,7 @@ from robometer_rl.formats.conventions import (
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
 from robometer_rl.formats.hdf5.demonstrations import find_files, frames_of, stated_instruction, stated_quality
-from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, selection
+from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_values, selection
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
@@ -202,6 +202,6 @@ def _language(file: h5py.File) -> str | None:
     if file.get("language_raw", getclass=True) is not h5py.Dataset:
         return None
     stored: Any = file["language_raw"]
-    values = np.ravel(stored[()])
+    values = np.ravel(read_values(stored))
     text = values[0] if len(values) else b""
     return (text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip() or None

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["ManiSkillConfig", "read_maniskill"]
 
 _SENSORS: Final = ("sensor_data", "image")  # of ManiSkill 3, and of 2
+_LARGEST_SEED: Final = 2**63 - 1  # that every reader of a store can hold
 _NO_PICTURES: Final = (
     "its observations hold no pictures; make some with ManiSkill's own replay: python -m "
     "mani_skill.trajectory.replay_trajectory --traj-path FILE --obs-mode rgb --save-traj"
@@ -197,7 +198,7 @@ class _Reader:
         seed = noted.get("episode_seed")
         facts = RecordedFacts(
             steps=np.arange(count),
-            seed=seed if isinstance(seed, int) else None,
+            seed=seed if isinstance(seed, int) and 0 <= seed <= _LARGEST_SEED else None,
             source=f"{self.file_name}#{name}",
             metadata=self._metadata(noted, shown),
         )

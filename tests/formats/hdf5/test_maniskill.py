@@ -129,6 +129,13 @@ def test_without_success_of_steps_the_word_of_the_list_counts(tmp_path: Path) ->
     assert [each.seed for each in read(path, quality="successful")] == [None] * 3
 
 
+def test_a_seed_that_no_store_holds_is_left_out(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.h5")
+    notes = path.with_suffix(".json")
+    notes.write_text(notes.read_text().replace('"episode_seed": 100', f'"episode_seed": {2**70}'))
+    assert [each.seed for each in read(path)] == [None, 101, 102]
+
+
 def test_what_is_missing_is_said_with_what_is_there(tmp_path: Path) -> None:
     path = record(tmp_path / "a.h5")
     with pytest.raises(SourceError, match="ManiSkill records no instructions"):
