@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> Path:
         TrajectoryError: Some of them show tiled pictures and some do not.
         ValueError: No trajectory of the split, or an output directory that belongs to another configuration.
     """
-    opened = _open(config)
+    opened = select_trajectories(config)
     run = _Run.open(config)
     kept, held_out = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
@@ -136,7 +136,7 @@ def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None) -> None:
     logger.info("next: robometer-rl evaluate %s %s", shlex.quote(str(made)), shlex.quote(str(config.data[0])))
 
 
-def select_trajectories(config: TrainConfig) -> list[Trajectory]:
+def select_trajectories(config: TrainConfig) -> OpenedEpisodes:
     """The trajectories that ``config`` is to be trained on.
 
     Damaged trajectories are skipped and listed in the log.
@@ -145,10 +145,7 @@ def select_trajectories(config: TrainConfig) -> list[Trajectory]:
         StoreError: There is no store, or all such trajectories in it are damaged.
         ValueError: It has no such trajectories, or one of several weighted stores has none.
     """
-    return list(_open(config).trajectories)
 
-
-def _open(config: TrainConfig) -> OpenedEpisodes:
     def wanted(trajectory: Trajectory) -> bool:
         sources = config.data_sources
         return trajectory.split == config.split and (not sources or trajectory.data_source in sources)
@@ -167,7 +164,7 @@ def _open(config: TrainConfig) -> OpenedEpisodes:
     if empty:
         raise ValueError(
             f"{config.data[empty[0]]} has the weight {config.weights[empty[0]]:g} and no trajectories of the split "
-            f"{config.split!r} and the data sources that are asked for, or none that others lack: leave it out"
+            f"{config.split!r} and the data sources asked for that are not in a place before it, too: leave it out"
         )
     return opened
 

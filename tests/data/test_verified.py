@@ -76,7 +76,7 @@ def test_many_damaged_ones_do_not_fill_the_log(tmp_path, caplog):
 
 def test_training_and_evaluation_go_on_without_it(path, caplog):
     trained_on = select_trajectories(TrainConfig(data=(path,), output=path.parent / "out"))
-    assert [run.id for run in trained_on] == ["d", "f"]
+    assert [run.id for run in trained_on.trajectories] == ["d", "f"]
     assert "2 of 4 trajectories" in caplog.text
     measured_on = select_episodes(EvaluateConfig("mini", path))
     assert [run.id for run in measured_on] == ["a"]
