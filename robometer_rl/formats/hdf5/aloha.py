@@ -163,7 +163,7 @@ def _read(
         source=file_name,
         metadata={"camera": ", ".join(shown), "frame_interval": 1},
     )
-    quality = stated_quality(file.attrs)
+    quality = stated_quality(file.attrs) if config.quality is None else None
     if quality is not None:
         facts["quality_label"] = quality
     episode = RecordedEpisode(

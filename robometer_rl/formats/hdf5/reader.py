@@ -190,7 +190,8 @@ def _read_robomimic(
 
 def _reader(config: LiberoHDF5Config | RobomimicHDF5Config) -> _Reader:
     tasks = (config.task,) if config.task else ()
-    return _Reader(DatasetOptions(config.path, config.camera, tasks, config.orientation))
+    options = DatasetOptions(config.path, config.camera, tasks, config.orientation)
+    return _Reader(options, asks_outcome=config.quality is None)
 
 
 def _views(config: LiberoHDF5Config | RobomimicHDF5Config) -> tuple[Shown, ...]:
@@ -304,9 +305,10 @@ class _Reader:
         assumed: Says what is assumed about the data set.
     """
 
-    def __init__(self, options: DatasetOptions) -> None:
+    def __init__(self, options: DatasetOptions, asks_outcome: bool = True) -> None:
         self.assumed = Assumptions(options.path)
         self._options = options
+        self._asks_outcome = asks_outcome  # of attributes, which may hold anything; not where the user says it
 
     def read(self, demonstration: Demonstration, cameras: tuple[str, ...]) -> RecordedEpisode:
         """One episode with its outcome, as far as the file says it."""
@@ -314,7 +316,7 @@ class _Reader:
         num_frames = len(frames[cameras[0]])
         rewards = original_rewards(demonstration)
         done = success_of_steps(demonstration, rewards)
-        quality = stated_quality(demonstration.group.attrs)
+        quality = stated_quality(demonstration.group.attrs) if self._asks_outcome else None
         succeeded = None if done is None else bool(done.any())
         facts = RecordedFacts(source=f"{demonstration.file_name}#data/{demonstration.name}")
         if quality is not None:

@@ -121,6 +121,7 @@ def test_what_the_file_says_is_taken_and_what_the_user_says_wins(tmp_path: Path)
     assert "'quality'" in unknown.reason
     (odd,) = read(record(tmp_path / "c.hdf5", compress=False, success=0.5), quality=None)
     assert "the attribute 'success' is 0.5; expected true or false" in odd.reason.replace("np.float64(0.5)", "0.5")
+    assert read(tmp_path / "c.hdf5")[0].quality_label == "successful"
     spoken = record(tmp_path / "d.hdf5", compress=False)
     with h5py.File(spoken, "a") as file:
         file["language_raw"] = np.array([b"pour the water"])

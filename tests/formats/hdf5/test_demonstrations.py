@@ -298,6 +298,9 @@ def test_an_outcome_that_is_none_is_refused(tmp_path):
     (bad,) = read_robomimic_hdf5(RobomimicHDF5Config(path, task="stack", camera=("table_cam",)))
     assert isinstance(bad, Unreadable)
     assert "the attribute 'success' is 'yes'; expected true or false" in bad.reason
+    (stated,) = read_robomimic_hdf5(RobomimicHDF5Config(path, "stack", ("table_cam",), quality="failure"))
+    assert isinstance(stated, Trajectory)
+    assert stated.quality_label == "failure"
 
 
 @pytest.mark.parametrize("where", ["data", "data/demo_0"])
