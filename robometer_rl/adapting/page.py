@@ -90,7 +90,8 @@ def _band(progress: NDArray[np.floating[Any]], spread: NDArray[np.floating[Any]]
 def _lead(verdict: Verdict, shown: int) -> str:
     judged = f"Judged on {verdict.held_out} episodes that it was not trained on."
     may = "It may pay an agent in this environment." if verdict.usable else "It must pay nobody yet."
-    return f"{judged} {may} {shown} of the episodes are below, those that it is most wrong about first."
+    which = "All of them" if shown == verdict.held_out else f"{shown} of them"
+    return f"{judged} {may} {which} are below, those that it is most wrong about first."
 
 
 def _reasons(verdict: Verdict) -> list[str]:

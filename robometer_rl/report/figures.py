@@ -212,9 +212,10 @@ def _draw_truth(axes: Axes, done: Sequence[tuple[int, int]], last: int, theme: T
     axes.broken_barh(bars, (0.982, 0.018), transform=axes.get_xaxis_transform(), color=theme.ink, zorder=4)
     start = done[0][0]
     label = f"true success from frame {start}"
-    room = (1 - start / last) * axes.bbox.width / _DENSITY
-    left = text_width(label, _LABEL) + 8 > room
-    _note(axes, (-6 if left else 4, -18), (start, _HIGH), label, theme.ink, theme, "right" if left else "left")
+    # Before the bar, at its height, unless there is no room.
+    before = text_width(label, _LABEL) + 8 < start / last * axes.bbox.width / _DENSITY
+    place = (-6, -7) if before else (4, -18)
+    _note(axes, place, (start - 0.5, _HIGH), label, theme.ink, theme, "right" if before else "left")
 
 
 def _apart(curves: Sequence[Curve], step: float) -> list[NDArray[np.float64]]:
@@ -585,12 +586,13 @@ def _wrapped(text: str, width: float, size: float) -> list[str]:
 
 
 def _broken(line: str, width: float, size: float) -> list[str]:
-    """``line`` on as many lines as it needs; a word that is too long alone is shortened."""
-    lines = [""]
-    for word in line.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if text_width(longer, size) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(fitted(word, width, size))
-    return [line for line in lines if line] or [""]
+    """``line`` on as many lines as it needs, broken between words, and within those that are too long alone."""
+    lines = []
+    while line:
+        lengths = range(1, len(line) + 1)
+        fitting = bisect_right(lengths, width, key=lambda length, text=line: text_width(text[:length], size))
+        space = line.rfind(" ", 0, fitting + 1) if fitting < len(line) else -1
+        end = space if space > 0 else max(1, fitting)
+        lines.append(line[:end])
+        line = line[end:].lstrip()
+    return lines or [""]
