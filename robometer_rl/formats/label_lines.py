@@ -66,7 +66,8 @@ class LabelLinesWriter(LabelWriter):
         """See `LabelWriter.write`."""
         with new_file(self.destination) as path, path.open("w", encoding="utf-8") as file:
             for record in self._records(labels):
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                # In ASCII, which can hold names of files that are no UTF-8, too.
+                file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def _records(self, labels: Labels) -> Iterator[dict[str, Any]]:
         provenance = labels.provenance.to_dict()

@@ -64,6 +64,13 @@ def test_a_line_is_an_episode_with_all_fields(tmp_path: Path) -> None:
     assert first["provenance"] == labels.provenance.to_dict()
 
 
+def test_names_that_are_no_utf_8_read_back(tmp_path: Path) -> None:
+    dataset = MemoryDataset({"caf\udce9 – 引き出し": record(2, 0)})
+    labels = label_dataset(dataset, Labeller(PixelModel()))
+    LabelLinesWriter(dataset, tmp_path / "labels.jsonl").write(labels)
+    assert list(read_label_lines(tmp_path / "labels.jsonl").episodes) == list(labels.episodes)
+
+
 def test_equal_labels_give_equal_bytes(tmp_path: Path) -> None:
     write(tmp_path / "one.jsonl")
     write(tmp_path / "two.jsonl")

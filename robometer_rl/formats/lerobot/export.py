@@ -119,14 +119,17 @@ class _Tables:
         rate: Frames per second.
         shape: Height and width of the frames; videos have even ones.
         width: Of the states, if there are any.
-        columns: Pieces of each column of one chunk of rows, and of all rows for statistics.
+        tasks: Number of each instruction.
+        splits: Number of episodes in each, in their order.
+        episodes: What LeRobot notes of each.
+        columns: What the rows of each episode hold, by feature.
         pixels: (3, 256) how often each value occurs in each channel.
     """
 
     rate: int
     shape: tuple[int, int]
     width: int | None
-    tasks: list[str] = field(default_factory=list)
+    tasks: dict[str, int] = field(default_factory=dict)
     splits: Counter[str] = field(default_factory=Counter)
     episodes: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
@@ -146,8 +149,7 @@ class _Tables:
     def append(self, trajectory: Trajectory) -> dict[str, NDArray[Any]]:
         """Notes an episode; its rows."""
         length, first, number = len(trajectory), self.num_frames, len(self.episodes)
-        if trajectory.task not in self.tasks:
-            self.tasks.append(trajectory.task)
+        task = self.tasks.setdefault(trajectory.task, len(self.tasks))
         self.splits[trajectory.split] += 1
         chunk, file = divmod(number, _PER_CHUNK)
         video = f"videos/{IMAGE}"
@@ -168,7 +170,7 @@ class _Tables:
             "frame_index": numbers,
             "episode_index": np.full(length, number),
             "index": first + numbers,
-            "task_index": np.full(length, self.tasks.index(trajectory.task)),
+            "task_index": np.full(length, task),
         }
         if self.width is not None:
             assert trajectory.state is not None
@@ -225,8 +227,8 @@ def _write_meta(directory: Path, tables: _Tables) -> None:
     parquet.write_table(pa.Table.from_pylist(tables.episodes), episodes)
     # LeRobot looks instructions up by the index of a data frame; older releases of pandas read texts as objects only.
     pandas = require("pandas", "lerobot")
-    index = pandas.Index(tables.tasks, dtype=object)
-    pandas.DataFrame({"task_index": range(len(tables.tasks))}, index=index).to_parquet(meta / "tasks.parquet")
+    index = pandas.Index(list(tables.tasks), dtype=object)
+    pandas.DataFrame({"task_index": list(tables.tasks.values())}, index=index).to_parquet(meta / "tasks.parquet")
     _write_json(meta / "info.json", _info(tables))
     _write_json(meta / "stats.json", _statistics(tables))
 
