@@ -22,7 +22,7 @@ help:
 	@echo "make demo         run the demonstration; results in outputs/demo"
 	@echo "make test         run the fast tests"
 	@echo "make test-all     run all tests, with the LIBERO simulator (620 MB)"
-	@echo "make test-ui      test the studio in a browser, with Gradio and Playwright (500 MB)"
+	@echo "make test-ui      test the studio and pages in a browser, with Gradio and Playwright (500 MB)"
 	@echo "make test-rlds    test the reader of RLDS datasets, with TensorFlow in an environment of its own (3 GB)"
 	@echo "make test-lerobot test the LeRobot formats, models and wrappers beside LeRobot 0.6, on Python 3.12 (6 GB)"
 	@echo "make check        formatting, lint, types, the documentation and the fast tests"
@@ -69,7 +69,7 @@ $(UI): pyproject.toml constraints.txt tools/setup.sh
 	@touch $@
 
 test-ui: $(UI)
-	$(PYTEST) -m "slow or not slow" tests/studio
+	$(PYTEST) -m "slow or not slow" tests/studio tests/report/test_recordings.py
 
 $(RLDS): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh .venv-rlds rlds,dev

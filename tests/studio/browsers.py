@@ -77,8 +77,13 @@ class Visit:
 
 
 @contextmanager
-def visiting(url: str, width: int = 1280, height: int = 900, dark: bool = False, at: str = "") -> Iterator[Visit]:
-    """Opens a studio in Chromium; fails where the page asks anything of another host, or its scripts fail."""
+def visiting(
+    url: str, width: int = 1280, height: int = 900, dark: bool = False, at: str = "", ready: str = "role=tab"
+) -> Iterator[Visit]:
+    """Opens a studio, or another page on which there is ``ready``, in Chromium.
+
+    Fails where the page asks anything of another host, or its scripts fail.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM:
         pytest.skip("there is no Chromium to look with")
@@ -92,7 +97,7 @@ def visiting(url: str, width: int = 1280, height: int = 900, dark: bool = False,
         page.on("pageerror", lambda error: visit.problems.append(str(error)))
         page.on("console", lambda message: visit.problems.append(message.text) if message.type == "error" else None)
         page.goto(f"{url}/{at}")
-        page.get_by_role("tab", name="Score").wait_for()
+        page.locator(ready).first.wait_for()
         try:
             yield visit
         finally:
