@@ -175,6 +175,7 @@ def _check_file(files: Any, path: str) -> None:
 def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, Mapping[str, Any]]) -> Reading:
     wanted = {f"videos/{camera}.mp4": camera for camera in dataset.config.camera}
     address, shard = dataset.files.unstrip_protocol(path), dataset.relative(path)
+    held: set[str] = set()
     try:
         _check_file(dataset.files, path)
         with dataset.files.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -182,6 +183,8 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
                 # The archive would remember every depth image that it has passed.
                 archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 number, *inside = PurePosixPath(member.name).parts or ("",)
+                if inside[:1] == ["videos"]:
+                    held.add(inside[-1].removesuffix(".mp4"))
                 camera = wanted.get("/".join(inside))
                 if camera is None:
                     continue
@@ -200,6 +203,8 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end mark")
+        for camera in sorted(set(wanted.values()) - held):
+            yield Unreadable(shard, f"it has no camera {camera!r}; it has {', '.join(sorted(held)) or 'no videos'}")
     # What tarfile makes of a damaged header is an error of any kind.
     except (*EPISODE_DAMAGE, tarfile.TarError) as error:
         yield Unreadable(shard, f"the shard breaks off or is damaged: {error!r}")

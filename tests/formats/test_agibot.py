@@ -113,7 +113,11 @@ def test_tasks_cameras_and_quality_are_chosen(dataset: Path) -> None:
     found = read(dataset, tasks=(1024,), camera=("hand_left_color",), quality="suboptimal", data_source="mine")
     assert found[0].id == "mine-1024-700001-hand_left_color"
     assert {entry.quality_label for entry in found} == {"suboptimal"}
-    assert read(dataset, camera=("no_such_camera",)) == []
+    missing = read(dataset, camera=("no_such_camera",))
+    assert [(entry.name, entry.reason) for entry in missing if isinstance(entry, Unreadable)] == [
+        (f"observations/{shard}.tar", "it has no camera 'no_such_camera'; it has hand_left_color, head_color")
+        for shard in ("327/648642-648649", "1024/700001-700001")
+    ]
     both = read(dataset, tasks=(1024,), camera=("hand_left_color", "head_color"))
     assert [entry.metadata["camera"] for entry in both] == ["head_color"] * 3 + ["hand_left_color"] * 3
 
