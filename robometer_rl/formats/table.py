@@ -164,7 +164,11 @@ FORMATS: Final[Mapping[str, Format]] = {
     ),
     "npz": Format("A folder of .npz episodes.", labelling=Labelling("npz", ("copy",))),
     "sb3": Format("A replay buffer that Stable-Baselines3 saved.", labelling=Labelling("sb3", ("copy", "in_place"))),
-    "hdf5": Format("HDF5 files of LIBERO or robomimic.", labelling=Labelling("hdf5.reader", ("copy", "in_place"))),
+    "hdf5": Format(
+        "HDF5 files of LIBERO, robomimic, Isaac Lab, ManiSkill or ALOHA, found out by what they hold.",
+        Reader("hdf5.detection:HDF5Config", "hdf5.detection:read_hdf5"),
+        Labelling("hdf5.reader", ("copy", "in_place")),
+    ),
     "libero_hdf5": Format(
         "LIBERO's demonstrations in HDF5.", Reader("hdf5.reader:LiberoHDF5Config", "hdf5.reader:read_libero_hdf5")
     ),

@@ -66,6 +66,7 @@ __all__ = [
     "hanging_of",
     "instruction_from_name",
     "instruction_of",
+    "is_libero",
     "open_demonstration",
     "original_rewards",
     "read_demonstrations",
@@ -420,7 +421,7 @@ class Instruction(NamedTuple):
     is_name: bool
 
 
-def _is_libero(demonstration: Demonstration) -> bool:
+def is_libero(demonstration: Demonstration) -> bool:
     """Whether LIBERO's scripts wrote the file, or somebody who rewrites their files.
 
     The scripts note the problem that they simulate. What OpenVLA makes of their files, without pauses, has none of
@@ -438,7 +439,7 @@ def hanging_of(demonstration: Demonstration) -> Hanging:
         return Hanging("as_stored", "upright, says the file: image convention 'opencv'")
     if convention == "opengl":
         return Hanging("flip", "upside down, says the file: image convention 'opengl'")
-    if _is_libero(demonstration):
+    if is_libero(demonstration):
         return Hanging("flip", "upside down, as LIBERO stores them")
     if "env_args" in demonstration.attributes:
         return Hanging("as_stored", "upright, as robomimic stores them")
@@ -475,7 +476,7 @@ def _says_success(demonstration: Demonstration) -> bool:
 
     Where robosuite's rewards are sparse, that they are all 0 means something only beside a demonstration that was paid.
     """
-    if _is_libero(demonstration):
+    if is_libero(demonstration):
         return True
     if demonstration.environment_argument("reward_shaping") is not False:
         return False
@@ -504,7 +505,7 @@ def success_of_steps(demonstration: Demonstration, rewards: NDArray[Any] | None)
 
 def success_in_frames(demonstration: Demonstration, done: NDArray[np.bool_], num_frames: int) -> NDArray[np.bool_]:
     """The same, of each of the frames of `camera_frames`."""
-    if _is_libero(demonstration):
+    if is_libero(demonstration):
         return done
     # With the state after the last action there is one frame more than rewards.
     return success_of_frames(done) if len(done) == num_frames else np.append(False, done)
@@ -523,7 +524,7 @@ def instruction_of(demonstration: Demonstration) -> Instruction:
         return Instruction(found, is_name=False)
     if text := stated_instruction(demonstration.attributes):
         return Instruction(text, is_name=False)
-    if _is_libero(demonstration) and (text := instruction_from_name(environment_name(demonstration))):
+    if is_libero(demonstration) and (text := instruction_from_name(environment_name(demonstration))):
         return Instruction(text, is_name=True)
     raise SourceError("the file holds no instruction; say what the robot is to do with the option 'task'")
 

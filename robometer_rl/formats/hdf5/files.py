@@ -26,7 +26,17 @@ from robometer_rl.limits import check_packed, check_room
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["DAMAGE", "check_claim", "check_links", "describe", "open_hdf5", "read_values", "selection", "take_in"]
+__all__ = [
+    "DAMAGE",
+    "check_claim",
+    "check_links",
+    "describe",
+    "layout_of",
+    "open_hdf5",
+    "read_values",
+    "selection",
+    "take_in",
+]
 
 DAMAGE: Final = (OSError, KeyError, RuntimeError)
 """In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others)."""
@@ -68,17 +78,21 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 def describe(file: h5py.File) -> str:
     """What a file holds, in a sentence's half, and the format whose layout that is."""
+    top, found = sorted(map(str, file)), layout_of(file)
+    listed = ", ".join(top[:_LISTED]) + (f" and {len(top) - _LISTED} more" if len(top) > _LISTED else "")
+    return f"it has {listed or 'nothing'}" + (f", as the format {found} does" if found else "")
+
+
+def layout_of(file: h5py.File) -> str | None:
+    """The format whose layout a file has, by the names of its groups; None if none is known."""
     import h5py
 
-    top = sorted(map(str, file))
-    places = list(top)
-    for name in top:
+    places = list(map(str, file))
+    for name in list(places):
         if file.get(name, getclass=True) is h5py.Group:
             below: Any = file[name]
             places += [f"{name}/{inner}" for inner in below]
-    found = next((kind for kind, pattern in _LAYOUTS.items() if any(map(pattern.fullmatch, places))), None)
-    listed = ", ".join(top[:_LISTED]) + (f" and {len(top) - _LISTED} more" if len(top) > _LISTED else "")
-    return f"it has {listed or 'nothing'}" + (f", as the format {found} does" if found else "")
+    return next((kind for kind, pattern in _LAYOUTS.items() if any(map(pattern.fullmatch, places))), None)
 
 
 def selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
