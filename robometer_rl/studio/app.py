@@ -18,9 +18,11 @@ from robometer_rl.studio.asking import Models
 from robometer_rl.studio.browsing import BrowsePage
 from robometer_rl.studio.comparing import compare_page
 from robometer_rl.studio.episodes import Library
+from robometer_rl.studio.labelling import LabelPage
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
 from robometer_rl.studio.parts import markup
+from robometer_rl.studio.results import results_page
 from robometer_rl.studio.scoring import score_page
 
 __all__ = ["application"]
@@ -72,8 +74,8 @@ def application(
             font=["system-ui", "sans-serif"],  # of the browser: none is fetched
             font_mono=["ui-monospace", "monospace"],
         ),
-        css=_style(),
-        head=replay_head(),
+        css=_asset("studio.css"),
+        head=f"{replay_head()}<script>\n{_asset('studio.js')}</script>",
         max_file_size=upload_mb * 10**6,
         footer_links=[],
         show_error=False,
@@ -90,21 +92,25 @@ def _pages(models: Models, material: Material, library: Library, notes: Notes) -
         title="Robometer studio", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S), fill_width=True
     ) as blocks:
         markup("<h1 class='studio-title'>Robometer studio</h1>")
-        with gr.Tabs(elem_id="studio-tabs") as tabs:
+        with gr.Tabs(elem_id="studio-tabs", overflow_behavior="wrap"):
             with gr.Tab("Score", id="score"):
                 score_page(models, material)
             with gr.Tab("Compare", id="compare"):
                 compare_page(models, material)
             with gr.Tab("Browse", id="browse"):
                 browse = BrowsePage(library, models, notes)
-        browse.open_at(blocks, tabs, "browse")
+            with gr.Tab("Label", id="label"):
+                LabelPage(library, models, notes)
+            with gr.Tab("Evaluate", id="evaluate"):
+                results_page(material)
+        browse.open_at(blocks)
     blocks.queue(max_size=_WAITING, default_concurrency_limit=2)
     return blocks
 
 
 @cache
-def _style() -> str:
-    return (files("robometer_rl") / "assets" / "studio" / "studio.css").read_text(encoding="utf-8")
+def _asset(name: str) -> str:
+    return (files("robometer_rl") / "assets" / "studio" / name).read_text(encoding="utf-8")
 
 
 class _OnlyHere:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from robometer_rl.data.reading import EPISODE_DAMAGE
 from robometer_rl.extras import require
-from robometer_rl.frames import as_frames
+from robometer_rl.frames import as_frames, parse_protocol
 from robometer_rl.report.markup import html
 from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Video, draw_replay, video_address
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.score import scored_series
 from robometer_rl.studio.asking import Asking, Models
 from robometer_rl.studio.episodes import ORDERS, OUTCOMES, Entry, Episode, Episodes, Library, Wanted, chosen
-from robometer_rl.studio.notes import Flag, Notes, Said
+from robometer_rl.studio.notes import FLAGS, Flag, Notes, Said
 from robometer_rl.studio.parts import (
     FIELDS,
+    Question,
     Update,
     busy,
     done,
@@ -31,27 +35,32 @@ from robometer_rl.studio.parts import (
     question_inputs,
     read_question,
     sometimes,
+    trouble,
 )
 from robometer_rl.video import Recording
 
 __all__ = ["BrowsePage", "list_of", "show_episode"]
 
-PER_PAGE: Final = 25
-ANY: Final = "any"
+logger = logging.getLogger(__name__)
 
-_ON_LIST = """
+_PER_PAGE: Final = 25
+_ANY: Final = "any"
+
+_ON_LIST: Final = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-key]");
   if (button) trigger("click", {key: button.dataset.key});
 });
 """
-_READ_ADDRESS = """
+_READ_ADDRESS: Final = """
 (data, episode) => {
   const named = new URL(location).searchParams;
+  const tabs = [...document.querySelectorAll("#studio-tabs [role=tab]")];
+  if (named.get("episode")) tabs.find((tab) => tab.textContent.trim() === "Browse")?.click();
   return [named.get("data") ?? data, named.get("episode") ?? ""];
 }
 """
-_GO_THERE = """
+_GO_THERE: Final = """
 (data, episode) => {
   const address = new URL(location);
   for (const [name, value] of [["data", data], ["episode", episode]]) {
@@ -125,15 +134,15 @@ class BrowsePage:
         with gr.Row():
             self.data = gr.Dropdown(names, value=names[0] if names else None, label="Data set", elem_id="browse-data")
             self.order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="Order", elem_id="browse-order")
-            self.outcome = gr.Dropdown([ANY, *OUTCOMES], value=ANY, label="Outcome", elem_id="browse-outcome")
+            self.outcome = gr.Dropdown([_ANY, *OUTCOMES], value=_ANY, label="Outcome", elem_id="browse-outcome")
             self.text = gr.Textbox(label="Name or instruction contains", elem_id="browse-text")
         with gr.Accordion("More filters", open=False), gr.Row():
-            self.task = gr.Dropdown([ANY], value=ANY, label="Instruction", elem_id="browse-task")
-            self.source = gr.Dropdown([ANY], value=ANY, label="Source", elem_id="browse-source")
+            self.task = gr.Dropdown([_ANY], value=_ANY, label="Instruction", elem_id="browse-task")
+            self.source = gr.Dropdown([_ANY], value=_ANY, label="Source", elem_id="browse-source")
             self.least = gr.Number(0, label="At least so many frames", precision=0, minimum=0, elem_id="browse-least")
             self.most = gr.Number(0, label="At most (0: any)", precision=0, minimum=0, elem_id="browse-most")
             self.flagged = gr.Checkbox(label="Flagged only", elem_id="browse-flagged")
-        self.question = question_inputs(self.models, "browse")
+        self.question = question_inputs(self.models, "browse", recordings=False)
         with gr.Row():
             self.show = gr.Button("List", variant="primary", elem_id="browse-start")
             self.ask_all = gr.Button("Ask the model about all that are listed", elem_id="browse-ask-all")
@@ -181,20 +190,11 @@ class BrowsePage:
         kept = on(self.keep.click, self._keep, [self.data, self.current, self.flag, self.note], [self.line])
         on(kept.then, partial(self._list, turn=0), [self.page, *listed], listing)
 
-    def open_at(self, blocks: Any, tabs: Any, own: str) -> None:
-        """Opens the episode that the address names, when the application ``blocks`` is loaded.
-
-        Args:
-            blocks: The application.
-            tabs: Its tabs.
-            own: Which of them this page is.
-        """
-        gr, named = self._gr, [self.data, self.current]
-
-        def turn(data: str, key: str) -> tuple[str, str, Any]:
-            return data, key, gr.Tabs(selected=own) if key else gr.skip()
-
-        at = blocks.load(turn, named, [*named, tabs], js=_READ_ADDRESS, show_progress="hidden")
+    def open_at(self, blocks: Any) -> None:
+        """Opens the episode that the address names, when the application ``blocks`` is loaded."""
+        named = [self.data, self.current]
+        # In the browser alone: an answer of the server could come when somebody has chosen something already.
+        at = blocks.load(None, named, named, js=_READ_ADDRESS)
         episode = [self.line, self.opened, self.shown, self.flag, self.note]
         at.then(guarded(self.line, self._open), [*named, *self.question], episode, show_progress="hidden")
 
@@ -203,11 +203,11 @@ class BrowsePage:
         gr, episodes = self._gr, self.library.get(data)
         yield from self._read(episodes)
         entries = self._chosen(episodes, order, *given)
-        pages = max(1, -(-len(entries) // PER_PAGE))
+        pages = max(1, -(-len(entries) // _PER_PAGE))
         page = 0 if turn is None else min(max(0, page + turn), pages - 1)
-        part = entries[page * PER_PAGE : (page + 1) * PER_PAGE]
+        part = entries[page * _PER_PAGE : (page + 1) * _PER_PAGE]
         said = self.notes.said(given[-FIELDS], data)
-        where = f", {page * PER_PAGE + 1} to {page * PER_PAGE + len(part)} of them" if pages > 1 else ""
+        where = f", {page * _PER_PAGE + 1} to {page * _PER_PAGE + len(part)} of them" if pages > 1 else ""
         damaged = f"; {len(episodes.skipped)} cannot be read" if episodes.skipped else ""
         yield {
             self.line: done(f"{len(entries)} of {len(episodes.entries)} episodes of {data}{where}{damaged}."),
@@ -228,7 +228,7 @@ class BrowsePage:
 
     def _chosen(self, episodes: Episodes, order: str, *given: Any) -> list[Entry]:
         task, source, outcome, text, least, most, flagged, model = given[:8]
-        task, source, outcome = ("" if each == ANY else each for each in (task, source, outcome))
+        task, source, outcome = ("" if each == _ANY else each for each in (task, source, outcome))
         wanted = Wanted(task, outcome, source, text or "", int(least or 0), int(most or 0), bool(flagged))
         name = episodes.name
         return chosen(episodes.entries, wanted, order, self.notes.said(model, name), self.notes.flags(name))
@@ -250,23 +250,34 @@ class BrowsePage:
         }
 
     def _ask_one(self, data: str, key: str, *asked: Any) -> Iterator[Update]:
-        yield from self._ask(data, self.library.get(data).episode(key), asked, key)
+        yield from self._ask(data, self.library.get(data).episode(key), read_question(*asked), key)
         yield from self._open(data, key, *asked)
 
     def _ask_all(self, page: int, data: str, order: str, *given: Any) -> Iterator[Update]:
-        episodes = self.library.get(data)
+        episodes, how = self.library.get(data), read_question(*given[-FIELDS:])
         yield from self._read(episodes)
-        known = self.notes.said(given[-FIELDS], data)
-        entries = [entry for entry in self._chosen(episodes, order, *given) if entry.key not in known]
+        known = self.notes.said(how.model, data)
+        entries = [e for e in self._chosen(episodes, order, *given) if not _is_answer(known.get(e.key), how)]
+        damaged: list[str] = []
         for number, entry in enumerate(entries, 1):
-            yield from self._ask(
-                data, episodes.episode(entry.key), given[-FIELDS:], f"{number} of {len(entries)}, {entry.key}"
-            )
+            try:
+                episode = episodes.episode(entry.key)
+                episode = replace(episode, cameras={"video": as_frames(episode.frames[:])})
+            except EPISODE_DAMAGE as error:  # one bad file among thousands is no reason to stop
+                logger.warning("%s is passed over: %s", entry.key, error)
+                damaged.append(entry.key)
+                continue
+            yield from self._ask(data, episode, how, f"{number} of {len(entries)}, {entry.key}")
         yield from self._list(page, data, order, *given)
+        if damaged:
+            yield {
+                self.line: trouble(
+                    f"{len(damaged)} episodes cannot be read and were passed over: {', '.join(damaged[:5])}"
+                )
+            }
 
-    def _ask(self, data: str, episode: Episode, asked: Sequence[Any], what: str) -> Iterator[Update]:
+    def _ask(self, data: str, episode: Episode, how: Question, what: str) -> Iterator[Update]:
         """Asks about an episode under its own instruction, and keeps the answer."""
-        how = read_question(*asked)
         model = yield from load_model(self.models, how.model, self.line)
         asking = Asking(model, episode.frames, [episode.entry.task], how.protocol, how.every, episode.tiled)
         yield from follow(asking, self.line, what)
@@ -280,14 +291,23 @@ class BrowsePage:
                 protocol=answer.protocol,
                 every=answer.every,
                 threshold=RewardSpec().threshold(model.success_threshold),
-                progress=tuple(np.round(answer.progress.astype(float), 6).tolist()),
-                success=None if answer.success is None else tuple(np.round(answer.success.astype(float), 6).tolist()),
+                progress=_plain(answer.progress),
+                success=None if answer.success is None else _plain(answer.success),
             )
         )
 
     def _keep(self, data: str, key: str, flagged: bool, note: str) -> Iterator[Update]:
         self.notes.flag(Flag(data, key, bool(flagged), (note or "").strip()))
-        yield {self.line: done(f"Kept in {self.notes.folder.name}.")}
+        yield {self.line: done(f"Kept in {self.notes.folder.name}/{FLAGS}.")}
+
+
+def _is_answer(said: Said | None, how: Question) -> bool:
+    """Whether something was said, and to the same question."""
+    return said is not None and said.every == how.every and how.protocol in (None, parse_protocol(said.protocol))
+
+
+def _plain(values: NDArray[np.float32]) -> tuple[float, ...]:
+    return tuple(np.round(values.astype(np.float64), 6).tolist())
 
 
 def show_episode(episode: Episode, said: Said | None) -> str:
@@ -302,7 +322,7 @@ def show_episode(episode: Episode, said: Said | None) -> str:
     videos = [Video(name, video_address(camera), times) for name, camera in frames.items()]
     name, about = episode.entry.key, _description(episode.entry)
     if said is None:
-        return f"<div class='studio-players'>{''.join(map(play, videos))}</div>"
+        return f"<div class='studio-players'>{''.join(play(video.name, video.address) for video in videos)}</div>"
     recording = Recording(next(iter(frames.values())), np.arange(len(times)), true_success=episode.true_success)
     series = scored_series(said.model, recording, said.prediction(), said.threshold, said.task)
     series = replace(series, true_progress=episode.true_progress)
@@ -315,7 +335,7 @@ def _description(entry: Entry) -> str:
 
 
 def _choices(values: Iterable[str]) -> list[str]:
-    return [ANY, *sorted(set(values))]
+    return [_ANY, *sorted(set(values))]
 
 
 def _key_of(event_type: Any) -> Callable[[Any], str]:

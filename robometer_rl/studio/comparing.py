@@ -33,18 +33,18 @@ from robometer_rl.video import Recording, read_recording
 
 __all__ = ["compare_page", "preference_table"]
 
-RECORDINGS: Final = "Two recordings, one instruction"
-INSTRUCTIONS: Final = "One recording, two instructions"
-MODELS: Final = "One recording, two models"
+_RECORDINGS: Final = "Two recordings, one instruction"
+_INSTRUCTIONS: Final = "One recording, two instructions"
+_MODELS: Final = "One recording, two models"
 
 
 def compare_page(models: Models, material: Material) -> None:
     """Lays the page out, in the context of the application that is being built."""
     gr = require("gradio", "ui")
-    kinds = [RECORDINGS, INSTRUCTIONS, *([MODELS] if len(models.names) > 1 else [])]
+    kinds = [_RECORDINGS, _INSTRUCTIONS, *([_MODELS] if len(models.names) > 1 else [])]
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
-            kind = gr.Radio(kinds, value=RECORDINGS, label="What is compared", elem_id="compare-kind")
+            kind = gr.Radio(kinds, value=_RECORDINGS, label="What is compared", elem_id="compare-kind")
             first = choose_recording(material, "compare-first", "Recording A")
             with gr.Column() as second_recording:
                 second = choose_recording(material, "compare-second", "Recording B")
@@ -64,17 +64,17 @@ def compare_page(models: Models, material: Material) -> None:
             table = markup(elem_id="compare-table")
 
     def fit(chosen: str) -> list[Any]:
-        return [gr.update(visible=chosen == each) for each in (RECORDINGS, INSTRUCTIONS, MODELS)]
+        return [gr.update(visible=chosen == each) for each in (_RECORDINGS, _INSTRUCTIONS, _MODELS)]
 
     def compare(chosen: str, *given: Any) -> Iterator[Update]:
         uploads, texts, asked, other = given[:4], given[4:6], given[6:-1], given[-1]
         how = read_question(*asked)
         yield {line: busy("reading the recordings"), shown: "", table: ""}
         comparison = _Comparison(line, how, models)
-        recordings = _read(material, uploads if chosen == RECORDINGS else uploads[:2], how)
-        if chosen == RECORDINGS:
+        recordings = _read(material, uploads if chosen == _RECORDINGS else uploads[:2], how)
+        if chosen == _RECORDINGS:
             yield from comparison.recordings(recordings, texts[0])
-        elif chosen == INSTRUCTIONS:
+        elif chosen == _INSTRUCTIONS:
             yield from comparison.instructions(recordings[0], texts)
         else:
             yield from comparison.models(recordings[0], texts[0], (how.model, other))

@@ -24,7 +24,7 @@ from robometer_rl.files import append_line, whole_lines, write_bytes
 from robometer_rl.prediction import Prediction
 from robometer_rl.rewards import RewardSpec, episode_rewards
 
-__all__ = ["Flag", "Notes", "Said"]
+__all__ = ["FLAGS", "PREFERENCES", "Flag", "Notes", "Said"]
 
 FLAGS: Final = "flags.jsonl"
 PREDICTIONS: Final = "predictions.jsonl"

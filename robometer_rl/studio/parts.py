@@ -46,6 +46,7 @@ Update = Mapping[Any, Any]
 """What a page's handler yields: new values by component."""
 
 _SAID_EVERY: Final = 0.25  # seconds between two words about progress
+_OWN_FAULT: Final = "This is an error of the program itself; where the studio was started, the log says more."
 _OWN: Final = "the model's own"
 
 
@@ -79,10 +80,13 @@ def guarded(line: Any, handler: Callable[..., Iterator[Update]]) -> Callable[...
             yield from handler(*values)
         except FIXABLE as error:
             said = explain(error)
+            yield {line: trouble(said or _OWN_FAULT)}
             if said is None:
                 raise
             logger.debug("the error came from here:", exc_info=True)
-            yield {line: trouble(said)}
+        except Exception:
+            yield {line: trouble(_OWN_FAULT)}
+            raise
 
     return answer
 
@@ -158,8 +162,14 @@ def choose_recording(material: Material, name: str, label: str) -> list[Any]:
     return [upload, named]
 
 
-def question_inputs(models: Models, name: str) -> list[Any]:
-    """Fields for how a model is asked; `read_question` takes their values."""
+def question_inputs(models: Models, name: str, recordings: bool = True) -> list[Any]:
+    """Fields for how a model is asked; `read_question` takes their values.
+
+    Args:
+        models: Who can be asked.
+        name: With which the names of the fields begin.
+        recordings: Whether it is asked about recordings, of which nobody has said yet what they show.
+    """
     gr = require("gradio", "ui")
     with gr.Accordion("How the model is asked", open=False):
         return [
@@ -173,8 +183,14 @@ def question_inputs(models: Models, name: str) -> list[Any]:
                 elem_id=f"{name}-protocol",
             ),
             gr.Number(1, label="Score every so many frames", precision=0, minimum=1, elem_id=f"{name}-every"),
-            gr.Number(None, label="Thin to frames per second", info="All frames if empty.", elem_id=f"{name}-fps"),
-            gr.Checkbox(label="The pictures show several cameras, tiled", elem_id=f"{name}-tiled"),
+            gr.Number(
+                None,
+                label="Thin to frames per second",
+                info="All frames if empty.",
+                elem_id=f"{name}-fps",
+                visible=recordings,
+            ),
+            gr.Checkbox(label="The pictures show several cameras, tiled", elem_id=f"{name}-tiled", visible=recordings),
         ]
 
 
@@ -191,9 +207,16 @@ def player_of(name: str, recording: Recording) -> Video:
     return Video(name, address, shown_seconds(recording))
 
 
-def play(video: Video) -> str:
-    """A recording alone."""
+def play(name: str, address: str, at_once: bool = False) -> str:
+    """A recording alone, with the browser's own controls.
+
+    Args:
+        name: Below it.
+        address: Of the video.
+        at_once: Whether it begins without being told.
+    """
+    begins = " autoplay" if at_once else ""
     return (
-        f"<figure class='studio-player'><video controls muted loop playsinline src='{html(video.address)}' "
-        f"aria-label='{html(video.name)}'></video><figcaption>{html(video.name)}</figcaption></figure>"
+        f"<figure class='studio-player'><video controls muted loop playsinline{begins} src='{html(address)}' "
+        f"aria-label='{html(name)}'></video><figcaption>{html(name)}</figcaption></figure>"
     )

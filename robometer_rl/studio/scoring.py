@@ -139,13 +139,12 @@ def _row(series: Series) -> Sequence[str | bool]:
 def _write(scored: _Scored, folder: Path) -> Path:
     """An archive with what ``robometer-rl score`` writes, a folder per instruction."""
     recording = read_recording(scored.path, scored.question.fps)
-    place = Path(tempfile.mkdtemp(dir=folder))
-    made = place / f"{scored.path.stem}.zip"
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:  # videos and pictures are packed already
-        for number, (series, prediction) in enumerate(
-            zip(scored.series(recording), scored.predictions, strict=True), 1
-        ):
-            results = place / f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', series.name)[:40].strip('-')}"
+    made = Path(tempfile.mkdtemp(dir=folder)) / f"{scored.path.stem}.zip"
+    answers = zip(scored.series(recording), scored.predictions, strict=True)
+    # Videos and pictures are packed already.
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive, tempfile.TemporaryDirectory() as place:
+        for number, (series, prediction) in enumerate(answers, 1):
+            results = Path(place) / f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', series.name)[:40].strip('-')}"
             write_scores(results, scored.path.name, recording, prediction, series)
             for path in sorted(results.iterdir()):
                 archive.write(path, f"{results.name}/{path.name}")

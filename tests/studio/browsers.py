@@ -17,7 +17,7 @@ import pytest
 
 from robometer_rl.video import write_video
 
-TIMEOUT_MS = 60_000
+TIMEOUT_MS = 40_000
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""

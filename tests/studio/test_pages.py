@@ -18,6 +18,7 @@ from robometer_rl.data.arrow import write_sealed
 from robometer_rl.data.frame_files import write_frames
 from robometer_rl.data.rows import Row
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.evaluation.evaluate import evaluate_model
 from robometer_rl.frames import Clip
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.prediction import Prediction
@@ -25,6 +26,7 @@ from robometer_rl.studio.asking import Models
 from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
+from robometer_rl.studio.pairs import judgements
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.data.runs import trajectory
 from tests.fixed_models import BrightnessModel
@@ -80,6 +82,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = TrajectoryStore(folder.parent / "store")
     for episode in make_episodes_of_two_tasks():
         store.append(episode)
+    (store.path / "frames" / "pull-stop_halfway-2.zip").write_bytes(b"damaged")
     store.append(trajectory("hostile", task=HOSTILE, quality_label="failure", partial_success=None))
     return folder
 
@@ -155,6 +158,18 @@ def test_what_goes_wrong_is_a_sentence_on_the_page(visit: Visit, named: str, tas
     assert "Traceback" not in visit.page.content()
 
 
+def test_a_bug_of_the_program_is_owned_up_to(visit: Visit) -> None:
+    visit.fill("score-named", "mine/rising.mp4")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-tasks", "push")
+    visit.page.get_by_text("How the model is asked").first.click()
+    visit.fill("score-model", "failing")
+    visit.page.keyboard.press("Enter")
+    visit.click("score-start")
+    visit.says("score-line", "This is an error of the program itself")
+    assert "a bug of the model" not in visit.page.content()
+
+
 def test_long_work_says_how_far_it_is_and_stops_when_told(visit: Visit) -> None:
     visit.fill("score-named", "mine/long.mp4")
     visit.page.keyboard.press("Enter")
@@ -225,7 +240,7 @@ def test_only_names_of_this_machine_are_answered(data: Path, tmp_path: Path) -> 
 def test_an_error_of_the_server_is_a_sentence_on_the_page(data: Path, tmp_path: Path) -> None:
     servers = pytest.importorskip("tests.serving.servers")
     with servers.serving(Failing) as server:
-        models = Models({server.url: lambda: load_reward_model(server.url)})
+        models = Models({server.url: lambda: load_reward_model(server.url, patience=1.0)})
         with answering(studio(models, data, tmp_path)) as address, visiting(address) as visit:
             visit.fill("score-named", "mine/rising.mp4")
             visit.page.keyboard.press("Enter")
@@ -286,6 +301,16 @@ def test_episodes_are_listed_filtered_asked_about_and_flagged(visit: Visit, data
     visit.says("browse-line", "1 of 13 episodes of store.")
 
 
+def test_a_damaged_episode_among_many_is_passed_over_and_named(visit: Visit) -> None:
+    browse(visit)
+    visit.fill("browse-text", "pull-stop")
+    visit.page.keyboard.press("Enter")
+    visit.says("browse-line", "3 of 13 episodes of store.")
+    visit.click("browse-ask-all")
+    visit.says("browse-line", "1 episodes cannot be read and were passed over: pull-stop_halfway-2")
+    assert visit.page.locator("#browse-list").get_by_text("never").count() == 2
+
+
 def test_an_address_leads_to_an_episode_which_is_shown_before_a_model_was_asked(url: str) -> None:
     with visiting(url, at="?data=store&episode=pull-expert-0") as visit:
         visit.page.locator("#browse-shown video").wait_for()
@@ -322,3 +347,42 @@ def test_a_store_of_thousands_is_browsed_page_by_page(tmp_path: Path) -> None:
         visit.fill("browse-text", "episode-4999")
         visit.page.keyboard.press("Enter")
         visit.says("browse-line", "1 of 5000 episodes of store.")
+
+
+def test_results_stand_side_by_side(visit: Visit, tmp_path: Path) -> None:
+    model = Brightness()
+    for name in ("one", "two"):
+        evaluate_model(model, make_episodes_of_two_tasks()).write(tmp_path / f"{name}.json")
+    (tmp_path / "other.json").write_text("[]")
+    visit.tab("Evaluate")
+    visit.upload("results-upload", tmp_path / "one.json", tmp_path / "two.json")
+    visit.click("results-start")
+    visit.says("results-line", "2 results side by side.")
+    assert visit.page.locator("#results-shown .studio-verdict").count() == 2
+    assert "success_above_failure" in visit.page.locator("#results-shown").inner_text()
+    visit.page.locator("#results-upload").get_by_label("Clear").click()
+    visit.upload("results-upload", tmp_path / "other.json")
+    visit.click("results-start")
+    visit.says("results-line", "is no result of robometer-rl evaluate")
+
+
+def test_pairs_are_labelled_by_key_and_taken_back(visit: Visit, data: Path) -> None:
+    visit.tab("Label")
+    visit.click("label-start")
+    visit.says("label-line", "no name is given")
+    visit.fill("label-annotator", "ann")
+    visit.click("label-start")
+    visit.says("label-line", "0 of 30 pairs.")
+    assert visit.page.locator("#label-shown video").count() == 2
+    for number, key in enumerate(("ArrowLeft", "ArrowRight", "=", "s"), 1):
+        visit.page.locator("#label-shown").click(position={"x": 2, "y": 2})
+        visit.page.keyboard.press(key)
+        visit.says("label-line", f"{number} of 30 pairs.")
+    visit.page.keyboard.press("u")
+    visit.says("label-line", "3 of 30 pairs.")
+    found = [each.answer for each in judgements(Notes(data.parent / "notes"), "store")]
+    assert found == ["left", "right", "equal", "skip", "undo"]
+    # Letters that are written are no answers.
+    visit.fill("label-annotator", "")
+    visit.page.locator("#label-annotator").locator("textarea, input").first.press_sequentially("sus")
+    visit.says("label-line", "3 of 30 pairs.")

@@ -1,0 +1,127 @@
+"""The page that shows results of ``robometer-rl evaluate`` side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from robometer_rl.documents import DocumentError, parse_json, read_text
+from robometer_rl.evaluation.evaluate import SCHEMA_VERSION
+from robometer_rl.extras import require
+from robometer_rl.report.markup import html
+from robometer_rl.report.page import data_table, definitions
+from robometer_rl.studio.material import Material
+from robometer_rl.studio.parts import Update, done, guarded, markup
+
+__all__ = ["read_results", "results_page", "side_by_side"]
+
+_SUFFIXES: Final = (".json",)
+_CONTROLS: Final = ("_clock", "_single_frame", "_still")
+_LIGHTS: Final = {"green": "yes", "yellow": "maybe", "red": "bad"}
+_FACTS: Final = ("model", "revision", "protocol", "every", "success_threshold", "data_sources", "splits")
+
+
+def results_page(material: Material) -> None:
+    """Lays the page out, in the context of the application that is being built."""
+    gr = require("gradio", "ui")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=300):
+            uploads = gr.File(
+                label="Results, as robometer-rl evaluate writes them",
+                file_types=list(_SUFFIXES),
+                file_count="multiple",
+                elem_id="results-upload",
+                height=120,
+            )
+            named = gr.Dropdown(
+                material.listed(_SUFFIXES),
+                label="Results, from the data",
+                multiselect=True,
+                elem_id="results-named",
+                visible=bool(material.places),
+            )
+            start = gr.Button("Show", variant="primary", elem_id="results-start")
+        with gr.Column(scale=3, min_width=320):
+            line = markup(done("Choose the results of one or several models, and press Show."), elem_id="results-line")
+            shown = markup(elem_id="results-shown")
+
+    def show(uploaded: Sequence[str] | None, names: Sequence[str] | None) -> Iterator[Update]:
+        paths = [material.path(each, None) for each in uploaded or ()]
+        paths += [material.path(None, each) for each in names or ()]
+        if not paths:
+            raise ValueError("no results are chosen; upload a JSON file that robometer-rl evaluate has written")
+        results = {path.name: read_results(path) for path in paths}
+        yield {line: done(f"{len(results)} results side by side."), shown: side_by_side(results)}
+
+    start.click(guarded(line, show), [uploads, named], [line, shown], show_progress="hidden")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The JSON file of an evaluation.
+
+    Raises:
+        ValueError: It is something else.
+        OSError: It cannot be read.
+    """
+    try:
+        results = parse_json(read_text(path))
+    except DocumentError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if not isinstance(results, dict) or not isinstance(results.get("metrics"), dict) or "model" not in results:
+        raise ValueError(f"{path.name} is no result of robometer-rl evaluate: it has no 'model' with 'metrics'")
+    if (version := results.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(f"{path.name} has the version {version}; this release reads {SCHEMA_VERSION}")
+    return results
+
+
+def side_by_side(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Verdicts, metrics and controls of several evaluations, a column each.
+
+    Args:
+        results: By the name of the file, see `read_results`.
+
+    Returns:
+        Markup; every text in it is escaped.
+    """
+    columns = [f"{each['model']} ({name})" for name, each in results.items()]
+    verdicts = "".join(_verdict(column, each) for column, each in zip(columns, results.values(), strict=True))
+    names = dict.fromkeys(name for each in results.values() for name in each["metrics"])
+    own = [name for name in names if not name.endswith(_CONTROLS)]
+    controls = [name for name in names if name.endswith(_CONTROLS)]
+    parts = [f"<div class='studio-verdicts'>{verdicts}</div>", "<h3>Metrics</h3>", _table(columns, own, results)]
+    if controls:
+        about = (
+            "A clock knows how long the episode is; the model sees each frame alone, or the first one over and over."
+        )
+        parts += ["<h3>Controls</h3>", f"<p class='studio-line'>{about}</p>", _table(columns, controls, results)]
+    return "\n".join(parts)
+
+
+def _table(columns: Sequence[str], names: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [(name, *(_cell(each["metrics"].get(name)) for each in results.values())) for name in names]
+    return data_table(("Metric (95 % interval, n)", *columns), [row for row in rows if any(row[1:])])
+
+
+def _cell(estimate: Any) -> str:
+    if not isinstance(estimate, Mapping) or estimate.get("value") is None:
+        return ""
+    low, high = estimate.get("low"), estimate.get("high")
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return f"{estimate['value']:.3f}{interval}, {estimate.get('count')}"
+
+
+def _verdict(title: str, results: Mapping[str, Any]) -> str:
+    verdict = results.get("verdict") or {}
+    light = verdict.get("light", "")
+    sentences = "".join(f"<li>{html(str(each))}</li>" for each in verdict.get("sentences", ()))
+    facts = {name: _said(results[name]) for name in _FACTS if results.get(name) not in (None, [], "")}
+    pill = f"<span class='pill {_LIGHTS.get(light, '')}'>{html(light or 'no verdict')}</span>"
+    return (
+        f"<section class='card studio-verdict'><h3>{html(title)} {pill}</h3><ul>{sentences}</ul>"
+        f"<details><summary>How it was measured</summary><dl>{definitions(facts)}</dl></details></section>"
+    )
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
