@@ -12,11 +12,10 @@ same transitions without touching the environment:
     sparse      rewards are 1 in steps in which the task is done
     imitation   rewards are ignored: behaviour cloning of all that was recorded
 
-The learner is TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860) on Stable-Baselines3's TD3 and replay buffer. Libraries
-made for offline learning bring outdated dependencies (d3rlpy, for one, the abandoned gym 0.26), and this is 30 lines.
+The learner is TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860) on Stable-Baselines3's TD3 and replay buffer.
 
 Recordings that are already in a replay buffer, a LeRobot data set, or another format need no program of their own:
-`robometer-rl relabel` writes rewards into them.
+`robometer-rl relabel` writes rewards into them, and examples/offline_rl.py learns from what it has written.
 """
 
 from __future__ import annotations

