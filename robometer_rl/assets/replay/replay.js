@@ -153,9 +153,11 @@
       this.svg.append(this.cursor, this.dots);
       for (const swatch of this.legend.querySelectorAll(".replay-swatch")) {
         const dashes = swatch.dataset.kind === "success" && this.data.series.length > 1;
-        const muted = swatch.dataset.kind === "true" || swatch.dataset.kind === "reward";
+        const muted = swatch.dataset.kind === "true", bars = swatch.dataset.kind === "reward";
         swatch.style.borderTopStyle = dashes || swatch.dataset.kind === "true" ? "dashed" : "solid";
-        swatch.style.borderTopColor = muted ? "var(--r-muted)" : this.color(+swatch.dataset.series, swatch.dataset.kind);
+        swatch.style.borderTopColor = muted ? "var(--r-muted)"
+          : this.color(+swatch.dataset.series, bars ? "progress" : swatch.dataset.kind);
+        swatch.style.borderTopWidth = bars ? "9px" : "3px";
       }
       this.mark();
     }
