@@ -193,10 +193,18 @@ class BrowsePage:
     def open_at(self, blocks: Any) -> None:
         """Opens the episode that the address names, when the application ``blocks`` is loaded."""
         named = [self.data, self.current]
-        # In the browser alone: an answer of the server could come when somebody has chosen something already.
-        at = blocks.load(None, named, named, js=_READ_ADDRESS)
         episode = [self.line, self.opened, self.shown, self.flag, self.note]
-        at.then(guarded(self.line, self._open), [*named, *self.question], episode, show_progress="hidden")
+
+        def show(*values: Any) -> Update:
+            shown: dict[Any, Any] = {}
+            for update in guarded(self.line, self._open)(*values):
+                shown.update(update)
+            return shown
+
+        # In the browser alone: an answer of the server could come when somebody has chosen something already. Then
+        # outside of the queue: the stream of its answers ends with them, and a question asked just then is lost.
+        at = blocks.load(None, named, named, js=_READ_ADDRESS)
+        at.then(show, [*named, *self.question], episode, show_progress="hidden", queue=False)
 
     def _list(self, page: int, data: str, order: str, *given: Any, turn: int | None = 0) -> Iterator[Update]:
         """Shows a page of the list: the first one without a ``turn``, else the one that many further on."""
