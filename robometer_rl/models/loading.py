@@ -18,7 +18,7 @@ from robometer_rl.models.reward_model import RewardModel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FAMILIES", "UnknownModelError", "directory_of", "family_of", "load_reward_model"]
+__all__ = ["FAMILIES", "UnknownModelError", "family_of", "files_of", "load_reward_model"]
 
 FAMILIES: Final[Mapping[str, str]] = {
     "robometer": "robometer_rl.models.robometer.inference",
@@ -115,11 +115,15 @@ def family_of(name: str | Path) -> str:
     return _parse(name)[0]
 
 
-def directory_of(name: str | Path) -> Path | None:
-    """Where the weights are of the model that ``name`` names; None if that is no directory on this machine."""
+def files_of(name: str | Path) -> list[Path]:
+    """Files of the model that ``name`` names, sorted; none if its weights are in no directory on this machine.
+
+    A checkpoint on disk keeps its name when training goes on; its files tell.
+    """
     where = Path(_parse(name)[1])
     bare = Path(str(where).rpartition("?")[0] or str(where))
-    return next((each for each in (where, bare) if each.is_dir()), None)
+    directory = next((each for each in (where, bare) if each.is_dir()), None)
+    return [] if directory is None else sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def _parse(name: str | Path) -> tuple[str, str]:

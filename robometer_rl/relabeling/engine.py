@@ -25,7 +25,7 @@ from robometer_rl.data.reading import Unreadable
 from robometer_rl.formats.dataset import EpisodeError, EpisodeLabels, Labels, Provenance, RelabelDataset, fingerprint
 from robometer_rl.formats.trajectories import tiled_name
 from robometer_rl.frames import Clip, FrameError, FrameProtocol, TaskError, same_length
-from robometer_rl.models.loading import directory_of
+from robometer_rl.models.loading import files_of
 from robometer_rl.models.reward_model import RewardModel, UnreadableAnswerError
 from robometer_rl.prediction import NonFiniteOutputError, Prediction, progress_uncertainty
 from robometer_rl.relabeling.batches import (
@@ -186,13 +186,10 @@ class Labeller:
 
 def run_facts(dataset: RelabelDataset, labeller: Labeller) -> dict[str, Any]:
     """What a journal is about, as JSON values: two runs with equal facts have equal labels."""
-    directory = directory_of(labeller.model.source)
-    files = [] if directory is None else sorted(path for path in directory.rglob("*") if path.is_file())
     return labeller.provenance(dataset).to_dict() | {
         "format": dataset.format,
         "dataset": dataset.fingerprint(),
-        # A checkpoint on disk keeps its name when training goes on.
-        "model files": fingerprint((), files),
+        "model files": fingerprint((), files_of(labeller.model.source)),
     }
 
 

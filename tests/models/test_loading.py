@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 import robometer_rl
 from robometer_rl.frames import UniformFrames
-from robometer_rl.models.loading import UnknownModelError, directory_of, load_reward_model
+from robometer_rl.models.loading import UnknownModelError, files_of, load_reward_model
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.config import CheckpointError
 from tests.golden import BASE, CHECKPOINT, FIXTURES, clips, copy_of
@@ -129,10 +129,12 @@ def test_a_device_that_is_not_there_is_named(device: str) -> None:
         load_reward_model(CHECKPOINT, device=device)
 
 
-def test_the_directory_of_a_model_is_known_by_its_name(tmp_path: Path) -> None:
+def test_the_files_of_a_model_are_known_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "what?colour=red").mkdir()
+    weights = tmp_path / "what?colour=red" / "weights"
+    weights.write_text("")
     for name in (CHECKPOINT, f"robometer:{CHECKPOINT}", f"topreward:{CHECKPOINT}?rule=reference&prefixes=3"):
-        assert directory_of(name) == CHECKPOINT
-    assert directory_of(f"rewind:{tmp_path}/what?colour=red") == tmp_path / "what?colour=red"
+        assert files_of(name) == sorted(path for path in CHECKPOINT.rglob("*") if path.is_file())
+    assert files_of(f"rewind:{tmp_path}/what?colour=red") == [weights]
     for name in ("mini", "clock", "gvl:gpt-4o@https://api.openai.com/v1?seed=1", "http://127.0.0.1:8000"):
-        assert directory_of(name) is None
+        assert files_of(name) == []

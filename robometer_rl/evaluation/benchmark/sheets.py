@@ -163,7 +163,7 @@ def _evaluation(
     rows: list[tuple[str, ...]] = []
     for ours, theirs in evaluation.numbers.items():
         about = [each for each in numbers if each.metric in (ours, *theirs)]
-        name = ours if not theirs else f"{ours} ({_used(theirs, judged.rows)})"
+        of_number: list[tuple[str, ...]] = []
         for row in judged.rows:
             legacy = next((f"{row.legacy[each]:.3f}" for each in theirs if each in row.legacy), "")
             estimate = row.corrected.get(ours)
@@ -171,8 +171,10 @@ def _evaluation(
                 continue
             said = next((f"{each.value:.3f}" for each in about if each.model == sources.get(row.name)), "")
             count = str(estimate.count) if estimate is not None else ""
-            rows.append((name, row.name, said, legacy, _shown(estimate), count))
-        rows += [(name, f"{each.model}: {each.where}", f"{each.value:.3f}", "", "", "") for each in about]
+            of_number.append((row.name, said, legacy, _shown(estimate), count))
+        of_number += [(f"{each.model}: {each.where}", f"{each.value:.3f}", "", "", "") for each in about]
+        name = ours if not theirs else f"{ours} ({_used(theirs, judged.rows)})"
+        rows += [("" if place else name, *cells) for place, cells in enumerate(of_number)]
     title = f"{evaluation.title}: {judged.frame_rule}"
     return Sheet(title, evaluation.about, ("number (the reference's)", "", *_COLUMNS), tuple(rows))
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.files import append_line, whole_lines, write_text
+from robometer_rl.formats.dataset import fingerprint
 from robometer_rl.frames import Clip, FrameProtocol
+from robometer_rl.models.loading import files_of
 from robometer_rl.models.reward_model import ForwardingModel, RewardModel
 from robometer_rl.prediction import Prediction, as_probabilities
 
@@ -81,6 +83,9 @@ class JournalledModel(ForwardingModel):
         """``model`` with its answers in ``journal``."""
         super().__init__(model)
         self.bins, self._journal = _NO_BINS, journal
+        self._who: list[Any] = [self.source, self.revision, self.dtype, self.record]
+        if files := files_of(self.source):
+            self._who.append(fingerprint((), files))
 
     def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
         """See `RewardModel.predict`."""
@@ -125,7 +130,7 @@ class JournalledModel(ForwardingModel):
         ask: Callable[[list[_Item]], list[Answer]],
         digest: Callable[[_Item], str],
     ) -> list[Answer]:
-        who = json.dumps([*how, self.source, self.revision, self.dtype, self.record])
+        who = json.dumps([*how, *self._who])
         keys = [hashlib.sha256(f"{who}{digest(item)}".encode()).hexdigest() for item in items]
         new = {key: item for key, item in zip(keys, items, strict=True) if self._journal.get(key) is None}
         if new:

@@ -143,7 +143,10 @@ def test_published_numbers_stand_beside_ours_and_say_who_published_them(judged: 
     asked = replace(ASKED, published=(number, other))
     sheet = sheets_of(asked, judged, True, {"brightness": "tests/brightness"})[-1]
     assert sheet.columns[2:5] == ("published", "legacy", "corrected (95 %)")
-    rows = {row[1]: row[2] for row in sheet.rows if row[0].startswith("voc_pearson_time (pearson)")}
+    names = [row[0] for row in sheet.rows]
+    (first,) = [place for place, name in enumerate(names) if name == "voc_pearson_time (pearson)"]
+    after = next(place for place in range(first + 1, len(names)) if names[place])
+    rows = {row[1]: row[2] for row in sheet.rows[first:after]}
     assert rows["brightness"] == "0.900"
     assert rows["clock"] == ""
     assert rows["another: somebody"] == "0.800"
