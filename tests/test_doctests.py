@@ -19,6 +19,7 @@ SKIPPED = {
     "robometer_rl.envs.libero",
     "robometer_rl.envs.robosuite",
     "robometer_rl.data.store",
+    "robometer_rl.formats.label_lines",
     "robometer_rl.formats.opening",
     "robometer_rl.relabeling.buffers",
 }

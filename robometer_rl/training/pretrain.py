@@ -20,7 +20,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from robometer_rl.data.augment import augment_frames
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.checkpoint import Checkpoint
-from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames
+from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames, SquarePatcher
 from robometer_rl.models.robometer.vision import encode_frames
 from robometer_rl.training.trainer import LogLines, SavingTrainer, resumed
 
@@ -113,7 +113,7 @@ class StateReader(nn.Module):
 
 
 class _FrameCollator:
-    def __init__(self, patcher: FramePatcher) -> None:
+    def __init__(self, patcher: FramePatcher | SquarePatcher) -> None:
         self._patcher = patcher
 
     def __call__(self, items: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> dict[str, Tensor | int]:

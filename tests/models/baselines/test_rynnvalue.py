@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer
 
 from robometer_rl import load_reward_model
 from robometer_rl.cli import main
@@ -21,7 +20,7 @@ from robometer_rl.models.baselines.rynnvalue import RELATIVE, VALUE, Bins, RynnV
 from robometer_rl.models.reward_model import UnsupportedByModelError
 from robometer_rl.models.robometer.config import CheckpointError
 from tests.data.episodes import make_episodes_of_two_tasks
-from tests.models.baselines.tiny_vlm import recorded_clips, tiny_vlm
+from tests.models.baselines.tiny_vlm import add_words, recorded_clips, tiny_vlm
 from tests.relabeling.episodes import record, write_npz
 
 CLIPS = recorded_clips()
@@ -32,9 +31,7 @@ HEADS: dict[str, dict[str, Any]] = {"linear": {}, "bro": {"head_type": "bro", "h
 def make(folder: Path, head: dict[str, Any], **settings: Any) -> Path:
     """A checkpoint in the released layout: slots of two tokens, two heads over 11 values from 0 to 10 seconds."""
     tiny_vlm(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens([VALUE, RELATIVE])
-    tokenizer.save_pretrained(folder)
+    add_words(folder, [VALUE, RELATIVE])
     config = json.loads((folder / "config.json").read_text())
     config |= {
         "model_type": "rynn_value_lang",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
 from robometer_rl.models.baselines.vlm import LocalVLM, Prompt
 from tests.golden import BASE
@@ -39,6 +39,23 @@ def tiny_vlm(folder: Path) -> Path:
     return folder
 
 
+def add_words(folder: Path, words: Sequence[str]) -> list[int]:
+    """Makes each a token of its own, and returns their numbers.
+
+    In the files of the tokenizer, since transformers 5.5 does not read every tokenizer that it has written.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(list(words))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = [tokenizer.get_vocab()[word] for word in words]
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    plain = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)
+    for number, word in zip(ids, words, strict=True):
+        settings["added_tokens_decoder"][str(number)] = {"content": word, **plain}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return ids
+
+
 def teach(folder: Path, prompts: Sequence[Prompt], answers: tuple[str, str]) -> Path:
     """Makes a checkpoint say the first of two answers to the first of two prompts, and the second to the second.
 
@@ -50,10 +67,7 @@ def teach(folder: Path, prompts: Sequence[Prompt], answers: tuple[str, str]) -> 
         first, second = (vlm.network.model(**vlm.inputs([each])).last_hidden_state[0, -1].double() for each in prompts)
     middle, apart = (first + second) / 2, first - second
     towards = apart - (apart @ middle) / (middle @ middle) * middle
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(list(answers))
-    ids = tokenizer.convert_tokens_to_ids(list(answers))
-    tokenizer.save_pretrained(folder)
+    ids = add_words(folder, answers)
     state = load_file(folder / "model.safetensors")
     (words,) = (tensor for key, tensor in state.items() if key.endswith("embed_tokens.weight"))
     head = torch.zeros_like(words)
