@@ -22,9 +22,9 @@ from inference import TASK, WIDE, episode
 from recording import write_result
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen3VLConfig
 
 from robometer_rl import NestedFrames
+from robometer_rl.models.robometer.backbone import Qwen3VL
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.network import RobometerNetwork
@@ -90,7 +90,7 @@ def build(args: Args) -> Robometer:
     network = checkpoint.network
     if args.shape == "published":
         with torch.device("meta"):
-            network = RobometerNetwork(Qwen3VLConfig.from_dict(PUBLISHED), processor.config, network.special)
+            network = RobometerNetwork(Qwen3VL.of(PUBLISHED), processor.config, network.special)
         network = network.to(getattr(torch, args.dtype)).to_empty(device=args.device)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
