@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.evaluation.benchmark.definitions import benchmark
 from tools import fill_tables
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,20 @@ def test_tables_are_filled_by_column_and_row(tmp_path: Path, monkeypatch: pytest
         fill_tables.filled(f"{comment}{head}| Success AUROC | | | |\n")
     with pytest.raises(ValueError, match="1 comments ask for numbers, 0 of them before a table"):
         fill_tables.filled(f"{comment}Text.\n")
+
+
+def test_the_page_of_the_benchmark_is_that_of_its_results() -> None:
+    results = json.loads((fill_tables.RESULTS / "benchmark_metaworld.json").read_text())
+    page = (ROOT / "docs" / "benchmark_metaworld.md").read_text()
+    assert results["limit"] is None
+    assert results["manifest"]["frozen"]
+    assert results["manifest"]["sha256"] == benchmark("metaworld").manifest, "what is asked has changed: run it again"
+    for judged in results["sets"]:
+        assert f"## {judged['set']}: " in page
+        shown = [metrics["success_above_failure"] for metrics in judged["metrics"].values()]
+        shown += [row["corrected"]["ranking_accuracy"] for row in judged["evaluations"]["ranking"]["rows"]]
+        for each in shown:
+            assert f"{each['value']:.3f} ({each['low']:.3f} to {each['high']:.3f})" in page
 
 
 def test_the_episodes_behind_the_numbers_are_counted() -> None:
