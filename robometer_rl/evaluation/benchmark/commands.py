@@ -163,8 +163,8 @@ def _remarks(asked: Benchmark, config: BenchmarkConfig, differences: Sequence[st
         remarks.append(f"A smoke run of {config.limit} tasks of each set: its numbers mean nothing.")
     elif not asked.manifest:
         remarks.append(
-            "What is asked was never fixed, since the data could not be had where this was written: hold the hashes in "
-            "benchmark.json against those of others."
+            "What is asked was never frozen: before you hold these numbers against those of others, hold the hashes in "
+            "benchmark.json against theirs."
         )
     elif differences:
         remarks.append(

@@ -162,7 +162,7 @@ def test_what_is_asked_otherwise_is_said(tmp_path: Path) -> None:
     config = BenchmarkConfig("robofac", ("mini",), controls=False, **where)
     asked = replace(ASKED, name="robofac")
     (made,) = run_models(config, asked, [Comparing()])
-    assert "was never fixed" in (tmp_path / "out" / "benchmark.md").read_text()
+    assert "was never frozen" in (tmp_path / "out" / "benchmark.md").read_text()
     fixed = replace(asked, manifest=manifest([made]))
     run_models(config, fixed, [Comparing()])
     assert json.loads((tmp_path / "out" / "benchmark.json").read_text())["manifest"]["frozen"]
