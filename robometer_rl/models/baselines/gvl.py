@@ -91,8 +91,10 @@ def _list_in(text: str) -> list[dict[str, Any]]:
     while start >= 0:
         try:
             found, _ = _DECODER.raw_decode(inside, start)
-        except (ValueError, RecursionError):
+        except ValueError:
             found = []
+        except RecursionError:  # lists in lists beyond reason, each of which would be tried
+            return []
         if entries := [entry for entry in found if isinstance(entry, dict)]:
             return entries
         start = inside.find("[", start + 1)
