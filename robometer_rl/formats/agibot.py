@@ -36,7 +36,7 @@ import tyro
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import MAX_BYTES, DocumentError, brief, parse_json
-from robometer_rl.formats.conventions import Assumptions
+from robometer_rl.formats.conventions import Assumptions, one_or_several
 from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.streams import Window
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
@@ -67,6 +67,9 @@ class AgiBotConfig:
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
     data_source: str = "agibotworld"
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ __all__ = [
     "cameras_among",
     "choose_camera",
     "choose_cameras",
+    "one_or_several",
     "views_of",
 ]
 
@@ -113,6 +114,18 @@ def choose_cameras(
 ) -> tuple[str, ...]:
     """The cameras asked for, each once, or the only one there is; raises `SourceError` like `choose_camera`."""
     return tuple(dict.fromkeys(choose_camera(where, cameras, name, refused) for name in asked or (None,)))
+
+
+def one_or_several(options: object, *names: str) -> None:
+    """Lets what is several names be given as one, in Python: ``camera="top"`` stands for ``("top",)``, None for none.
+
+    Args:
+        options: Of a reader; its attributes are set.
+        names: Which of its attributes.
+    """
+    for name in names:
+        given = getattr(options, name)
+        object.__setattr__(options, name, () if given is None else (given,) if isinstance(given, str) else tuple(given))
 
 
 def views_of(where: object, cameras: tuple[str, ...], tile: bool) -> tuple[Shown, ...]:

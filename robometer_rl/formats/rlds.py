@@ -37,6 +37,7 @@ from robometer_rl.formats.conventions import (
     attempt_views,
     cameras_among,
     choose_cameras,
+    one_or_several,
     views_of,
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
@@ -89,6 +90,9 @@ class RldsConfig:
     success_reward: float | None = None
     skill: str | None = None
     data_source: str | None = None
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera", "split")
 
 
 @dataclass(frozen=True)

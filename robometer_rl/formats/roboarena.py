@@ -24,7 +24,7 @@ from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.documents import brief, read_text
 from robometer_rl.files import inside
-from robometer_rl.formats.conventions import Shown, attempt_views, views_of
+from robometer_rl.formats.conventions import Shown, attempt_views, one_or_several, views_of
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.yaml_documents import parse_yaml
@@ -53,6 +53,9 @@ class RoboArenaConfig:
     tile: bool = False
     quality: QualityLabel | None = None
     data_source: str = "roboarena"
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 def read_roboarena(config: RoboArenaConfig) -> Reading:

@@ -315,6 +315,8 @@ class TrainConfig:
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, str | Path):  # one place, in Python
+            object.__setattr__(self, "data", (Path(self.data),))
         if not self.data:
             raise ValueError("data must name at least one store, or published data as in rbm:DIRECTORY; got none")
         if self.weights and len(self.weights) != len(self.data):

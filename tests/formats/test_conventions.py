@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.conventions import Assumptions, cameras_among, choose_camera, choose_cameras
+from robometer_rl.formats.rlds import RldsConfig
 
 ARRAYS = {
     "front": ((9, 64, 64, 3), np.dtype("uint8")),
@@ -61,3 +64,31 @@ def test_cameras_are_chosen_by_name():
     for asked in ((), ("c",)):
         with pytest.raises(SourceError, match="expected one of a, b"):
             choose_cameras("x", ("a", "b"), asked)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "agibot:AgiBotConfig",
+        "hdf5.aloha:AlohaConfig",
+        "hdf5.detection:HDF5Config",
+        "hdf5.maniskill:ManiSkillConfig",
+        "hdf5.reader:LiberoHDF5Config",
+        "hdf5.reader:RobomimicHDF5Config",
+        "lerobot.reader:LeRobotConfig",
+        "minari.reader:MinariConfig",
+        "rlds:RldsConfig",
+        "roboarena:RoboArenaConfig",
+    ],
+)
+def test_one_camera_is_given_by_its_name(name: str) -> None:
+    config = resolve_name(f"robometer_rl.formats.{name}")
+    field = "frames" if name.startswith("minari") else "camera"
+    shown = "obs/top" if field == "frames" else "top"
+    for given in (shown, [shown], (shown,)):
+        assert getattr(config(Path("data"), **{field: given}), field) == (shown,)
+    assert getattr(config(Path("data"), **{field: (shown, shown)}), field) == (shown, shown)
+
+
+def test_one_split_is_given_by_its_name() -> None:
+    assert RldsConfig(Path("data"), split="train").split == ("train",)  # pyright: ignore[reportArgumentType]

@@ -94,3 +94,8 @@ def test_schedules(stage, name, wrong, right):
     for value in wrong:
         with pytest.raises(ValueError, match=f"{name} of {stage.__name__} must be .*, got {value}"):
             stage(**{name: value})
+
+
+def test_one_place_is_given_by_its_path():
+    given = [TrainConfig(data=place, output=Path("run")) for place in (Path("store"), "store", (Path("store"),))]  # pyright: ignore[reportArgumentType]
+    assert [config.data for config in given] == [(Path("store"),)] * 3

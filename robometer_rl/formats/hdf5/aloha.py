@@ -34,6 +34,7 @@ from robometer_rl.formats.conventions import (
     attempt_views,
     cameras_among,
     choose_cameras,
+    one_or_several,
     views_of,
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
@@ -81,6 +82,9 @@ class AlohaConfig:
     quality: QualityLabel | None = None
     skill: str | None = None
     data_source: str = "aloha"
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel
-from robometer_rl.formats.conventions import Assumptions
+from robometer_rl.formats.conventions import Assumptions, one_or_several
 from robometer_rl.formats.hdf5.aloha import AlohaConfig, read_aloha
 from robometer_rl.formats.hdf5.demonstrations import demonstration_names, find_files, is_libero, open_demonstration
 from robometer_rl.formats.hdf5.files import DAMAGE, describe, layout_of, open_hdf5
@@ -54,6 +54,9 @@ class HDF5Config:
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
     data_source: str | None = None
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 def read_hdf5(config: HDF5Config) -> Reading:

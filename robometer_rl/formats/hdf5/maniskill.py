@@ -37,6 +37,7 @@ from robometer_rl.formats.conventions import (
     attempt_views,
     cameras_among,
     choose_cameras,
+    one_or_several,
     views_of,
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
@@ -84,6 +85,9 @@ class ManiSkillConfig:
     quality: QualityLabel | None = None
     skill: str | None = None
     data_source: str = "maniskill"
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 def read_maniskill(config: ManiSkillConfig) -> Reading:

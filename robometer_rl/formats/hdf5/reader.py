@@ -33,7 +33,7 @@ import numpy as np
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.conventions import Assumptions, Cameras, Shown, choose_cameras, views_of
+from robometer_rl.formats.conventions import Assumptions, Cameras, Shown, choose_cameras, one_or_several, views_of
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     EpisodeError,
@@ -109,6 +109,9 @@ class LiberoHDF5Config:
     quality: QualityLabel | None = None
     data_source: str = "libero"
 
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
+
 
 @dataclass(frozen=True)
 class RobomimicHDF5Config:
@@ -136,6 +139,9 @@ class RobomimicHDF5Config:
     quality: QualityLabel | None = None
     skill: str | None = None
     data_source: str = "robomimic"
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 def read_libero_hdf5(config: LiberoHDF5Config) -> Reading:

@@ -36,7 +36,14 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel
-from robometer_rl.formats.conventions import Assumptions, Shown, attempt_views, choose_cameras, views_of
+from robometer_rl.formats.conventions import (
+    Assumptions,
+    Shown,
+    attempt_views,
+    choose_cameras,
+    one_or_several,
+    views_of,
+)
 from robometer_rl.formats.dataset import (
     DatasetOptions,
     LabelWriter,
@@ -112,6 +119,7 @@ class LeRobotConfig:
     tolerance_s: float = TOLERANCE_S
 
     def __post_init__(self) -> None:
+        one_or_several(self, "camera")
         require_numbers(self, "(0, inf)", "tolerance_s")
 
 

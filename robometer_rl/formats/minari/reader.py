@@ -41,6 +41,7 @@ from robometer_rl.formats.conventions import (
     attempt_views,
     cameras_among,
     choose_cameras,
+    one_or_several,
     views_of,
 )
 from robometer_rl.formats.dataset import (
@@ -123,6 +124,7 @@ class MinariConfig:
     data_source: str | None = None
 
     def __post_init__(self) -> None:
+        one_or_several(self, "frames")
         for place in self.frames:
             kind, *names = place.split("/")
             if kind not in ("obs", "info") or not all(names) or (kind == "info" and not names):
