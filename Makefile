@@ -94,8 +94,9 @@ lint: $(DEV)
 
 check: lint docs test
 
+# Not --quiet: warnings that are not said do not end a strict build.
 docs: $(DEV)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(DEV)
 	$(BIN)/ruff format .

@@ -318,7 +318,7 @@ class UniformFrames(FrameProtocol):
     Steps below ``max_frames`` show every frame; later ones show ``rint(linspace(0, t, max_frames))``, both ends
     included (docs/reference.md §3.1). Predictions are read at the last slot, padding included, as the reference does.
 
-    Example:
+    Examples:
         >>> UniformFrames(8).slots(31).tolist()
         [0, 4, 9, 13, 18, 22, 27, 31]
         >>> UniformFrames(4).slots(1).tolist()
@@ -353,7 +353,7 @@ class NestedFrames(FrameProtocol):
     the stride below t, then t itself. Within a stride the shown frames of neighbouring steps share their prefix, so a
     causal model can share the work; when the stride doubles, half of the keyframes are dropped for good.
 
-    Example:
+    Examples:
         >>> NestedFrames(4).slots(3).tolist(), NestedFrames(4).slots(5).tolist()
         ([0, 1, 2, 3], [0, 2, 4, 5])
     """
@@ -375,7 +375,7 @@ class NestedFrames(FrameProtocol):
     def levels(self, num_steps: int) -> Iterator[tuple[int, range]]:
         """The strides of a history of ``num_steps`` steps, each with the steps that use it.
 
-        Example:
+        Examples:
             >>> list(NestedFrames(4).levels(10))
             [(1, range(0, 4)), (2, range(4, 7)), (4, range(7, 10))]
         """
@@ -428,7 +428,7 @@ def scored_steps(num_frames: int, every: int = 1) -> NDArray[np.int64]:
 
     Protocols index *this* list, as if the frames between had never been seen: they need not even be rendered.
 
-    Example:
+    Examples:
         >>> scored_steps(12, every=5).tolist()
         [0, 5, 10, 11]
     """

@@ -58,7 +58,7 @@ class MonitorSpec:
         ValueError: A number out of its range; the message names it.
         TypeError: No number.
 
-    Example:
+    Examples:
         >>> spec = MonitorSpec(window=6, gain=0.03)
         >>> MonitorSpec.from_json(spec.to_json()) == spec
         True
@@ -140,7 +140,7 @@ class Monitor:
         confirm: Asked for the number of an episode before it counts as done (a gripper's sensor, a person, a second
             model); while the answer is no, it counts as what it would otherwise be.
 
-    Example:
+    Examples:
         >>> monitor = Monitor(MonitorSpec(window=2, gain=0.1))
         >>> says = lambda progress: StepPrediction([progress], [0.0], np.zeros((1, 0)))
         >>> [monitor.step(says(progress))[0].state for progress in (0.0, 0.2, 0.4, 0.4, 0.4)]
@@ -253,7 +253,7 @@ def episode_states(said: Prediction, spec: MonitorSpec | None = None, calibrated
         spec: See `Monitor`.
         calibrated: See `Monitor`.
 
-    Example:
+    Examples:
         >>> said = Prediction([0.0, 0.5, 0.9], [0.0, 0.9, 0.9], np.zeros((3, 0)), "given", "example")
         >>> episode_states(said)
         ['advancing', 'advancing', 'done']
@@ -326,7 +326,7 @@ class Procedure:
     Attributes:
         order: What is to be done now.
 
-    Example:
+    Examples:
         >>> procedure = Procedure([Stage("open the drawer", timeout=50), Stage("take out the cup", timeout=80)])
         >>> procedure.order.task
         'open the drawer'

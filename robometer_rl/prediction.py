@@ -111,7 +111,7 @@ def progress_uncertainty(distribution: ArrayLike) -> Floats:
     Raises:
         ValueError: Fewer than two bins, or a distribution without any mass.
 
-    Example:
+    Examples:
         >>> progress_uncertainty([[0, 1, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]]).tolist()
         [0.0, 0.25, 0.5]
     """

@@ -99,7 +99,7 @@ class RewardSpec:
         ValueError: A value out of its range, or a combination that cannot work; the message says which.
         TypeError: A value of the wrong type.
 
-    Example:
+    Examples:
         >>> spec = RewardSpec(mode="potential", task_weight=1.0, gamma=0.99)
         >>> RewardSpec.from_json(spec.to_json()) == spec
         True

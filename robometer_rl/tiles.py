@@ -47,7 +47,7 @@ class TileLayout:
     def size(self, primary: Sequence[int]) -> tuple[int, int]:
         """Height and width of the picture, of the height and width of the primary view.
 
-        Example:
+        Examples:
             >>> TileLayout().size((360, 640))
             (540, 640)
         """

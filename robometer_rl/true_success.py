@@ -52,7 +52,7 @@ def read_success(info: Mapping[str, Any], key: str | None = None) -> bool | None
     Raises:
         TrueSuccessError: The value is neither true nor false.
 
-    Example:
+    Examples:
         >>> read_success({"success": 0.0}), read_success({"is_success": {"task": True, "grasp": False}})
         (False, True)
         >>> read_success({"distance": 0.3}) is None

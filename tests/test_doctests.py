@@ -63,3 +63,8 @@ def test_examples_say_what_happens(name: str, tmp_path: Path, monkeypatch: pytes
 def test_only_what_needs_more_is_skipped() -> None:
     skipping = {name for name in WITH_EXAMPLES if "+SKIP" in LIBRARY[name].read_text(encoding="utf-8")}
     assert skipping == SKIPPED
+
+
+def test_examples_stand_under_the_heading_that_the_documentation_shows_as_code() -> None:
+    wrong = [name for name, path in LIBRARY.items() if "\n    Example:\n" in path.read_text(encoding="utf-8")]
+    assert not wrong, "call the section Examples: under another heading the site makes quotations of >>>"

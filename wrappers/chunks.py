@@ -43,7 +43,7 @@ class ActionChunk(gym.Wrapper[ObsType, Any, ObsType, ActType], RecordConstructor
         gamma: Discount per step in (0, 1].
         success_key: Info key of true success, see `robometer_rl.true_success`.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from robometer_rl.wrappers import ActionChunk, RobometerReward

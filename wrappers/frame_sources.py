@@ -33,7 +33,7 @@ __all__ = [
 class Tiles:
     """Several cameras in one picture, for checkpoints that were trained on such; see `robometer_rl.tiles`.
 
-    Example:
+    Examples:
         >>> Tiles("obs/top", "obs/front", "obs/wrist").sources
         ('obs/top', 'obs/front', 'obs/wrist')
 

@@ -38,7 +38,7 @@ class RecordTrajectories(RecordingWrapper, gym.Wrapper[ObsType, ActType, ObsType
         task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
         options: See `robometer_rl.wrappers.trajectory_recorder.RecordOptions`.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from robometer_rl.wrappers import RecordTrajectories

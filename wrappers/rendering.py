@@ -71,7 +71,7 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
         env: An environment with ``render_mode="rgb_array"``.
         every: The ``every`` of the `robometer_rl.RewardSpec`.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from gymnasium.vector import AsyncVectorEnv

@@ -41,7 +41,7 @@ class TaskStages:
     Attributes:
         instructions: At least one.
 
-    Example:
+    Examples:
         >>> from robometer_rl.wrappers import TaskStages
         >>> TaskStages(("open the drawer", "put the bowl in the drawer")).instructions[0]
         'open the drawer'

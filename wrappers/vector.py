@@ -62,7 +62,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         protocol: Which frames of a history the model is shown; None for the model's default.
         success_key: Info key of true success; None for ``is_success``, else ``success`` (`robometer_rl.true_success`).
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from gymnasium.vector import AsyncVectorEnv

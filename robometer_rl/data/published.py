@@ -88,7 +88,7 @@ class Published:
         Raises:
             UnknownGroupError: There is no such group or collection, or no such list of a group.
 
-        Example:
+        Examples:
             >>> published().keys(["mw"])
             ('aliangdw_metaworld_metaworld_train', 'aliangdw_metaworld_metaworld_eval')
         """
@@ -105,7 +105,7 @@ class Published:
 
         It is the published one if there is exactly one, else both names joined.
 
-        Example:
+        Examples:
             >>> published().key_of("libero_rfm", "libero256_10")
             'abraranwar_libero_rfm_libero256_10'
         """
@@ -121,7 +121,7 @@ class Published:
 
         Where two of its short names are the same, so that their files would overwrite each other, the long one stays.
 
-        Example:
+        Examples:
             >>> published().short_name(["aliangdw_metaworld_metaworld_eval"])
             'mw_eval'
             >>> published().short_name(["my/data set:one"])

@@ -60,7 +60,7 @@ def attempt(name: str, read: Callable[[], Trajectory]) -> Trajectory | Unreadabl
 def unreadable(name: str, error: Exception) -> Unreadable:
     """The entry for an episode that ended in an error.
 
-    Example:
+    Examples:
         >>> unreadable("demo_3", KeyError("rewards")).reason
         "its file is damaged, or not what its format says: KeyError: 'rewards'"
     """

@@ -58,7 +58,7 @@ class TrajectoryStore:
     Several processes may append different trajectories to one directory at the same time; a store sees what was
     there when it was opened and what it appended itself.
 
-    Example:
+    Examples:
         >>> store = TrajectoryStore.open("recordings")                    # doctest: +SKIP
         >>> experts = [t for t in store if t.skill == "expert"]           # doctest: +SKIP
     """

@@ -34,7 +34,7 @@ def kept_frames(num_frames: int, every: int = 1, max_frames: int | None = None) 
     Raises:
         ValueError: ``every`` below 1, or ``max_frames`` below 2.
 
-    Example:
+    Examples:
         >>> kept_frames(12, every=5).tolist(), kept_frames(100, max_frames=4).tolist()
         ([0, 5, 10, 11], [0, 33, 66, 99])
     """

@@ -218,7 +218,7 @@ def linear_progress(num_frames: int, success_index: int) -> NDArray[np.float32]:
     Raises:
         ValueError: ``success_index`` is not a frame after the reset frame.
 
-    Example:
+    Examples:
         >>> linear_progress(6, success_index=4).tolist()
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """

@@ -81,7 +81,7 @@ class LiberoEnv(DrawnEnv[Observation]):
         num_init_states: How many recorded initial states the task has.
         state_layout: Where each part of the state vector lies, by name, as in ``"robot0_eef_pos": slice(18, 21)``.
 
-    Example:
+    Examples:
         >>> import gymnasium as gym
         >>> env = gym.make(
         ...     "robometer_rl.envs:robometer_rl/Libero-v0", suite="libero_90", task_id=28, render_mode="rgb_array"

@@ -260,7 +260,7 @@ def make_env(
         max_episode_steps: Episodes are truncated after this many steps, at most 500.
         render_mode: ``rgb_array``, or None if no frame is ever asked for.
 
-    Example:
+    Examples:
         >>> env = make_env("drawer-open")
         >>> observation, info = env.reset(seed=0)
         >>> env.render().shape, env.unwrapped.instruction

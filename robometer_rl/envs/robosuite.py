@@ -73,7 +73,7 @@ class RobosuiteEnv(DrawnEnv[NDArray[np.float32]]):
         instruction: What the task is called in words.
         state_layout: Where each part of the observation lies, by name, as in ``"cube_pos": slice(32, 35)``.
 
-    Example:
+    Examples:
         >>> import gymnasium as gym
         >>> env = gym.make(
         ...     "robometer_rl.envs:robometer_rl/Robosuite-v0", task="Lift", render_mode="rgb_array"

@@ -141,7 +141,7 @@ def highest_firing(success: ArrayLike, done: ArrayLike, patience: int) -> tuple[
     Returns:
         Two entries of `Evidence`.
 
-    Example:
+    Examples:
         >>> highest_firing([0.9, 0.2, 0.3, 0.8, 0.9], [False, False, False, True, True], patience=2)
         (0.2, 0.8)
     """

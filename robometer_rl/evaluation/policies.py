@@ -119,7 +119,7 @@ def typical_episodes(names: Sequence[str], scores: ArrayLike) -> dict[str, int]:
         names: (n,) whose episode it is.
         scores: (n,) what a model says of it.
 
-    Example:
+    Examples:
         >>> typical_episodes(["a", "a", "b", "a"], [0.1, 0.9, 0.5, 0.4])
         {'a': 3, 'b': 2}
     """

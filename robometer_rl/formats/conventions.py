@@ -60,7 +60,7 @@ def cameras_among(arrays: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> 
     Args:
         arrays: Shape, the first axis of which is time, and type of each array by its name.
 
-    Example:
+    Examples:
         >>> found = cameras_among({
         ...     "front": ((50, 64, 64, 3), np.dtype("uint8")),
         ...     "depth": ((50, 64, 64), np.dtype("uint16")),
@@ -140,7 +140,7 @@ def views_of(where: object, cameras: tuple[str, ...], tile: bool) -> tuple[Shown
         SourceError: One camera is to be tiled.
         ImportError: The extra ``tiles`` is not installed, and it is asked for.
 
-    Example:
+    Examples:
         >>> views_of("kitchen", ("top", "wrist"), tile=False)
         (('top',), ('wrist',))
     """

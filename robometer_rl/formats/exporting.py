@@ -70,7 +70,7 @@ def success_of(trajectory: Trajectory) -> NDArray[np.bool_]:
 def stated_rate(metadata: Mapping[str, Any]) -> float | None:
     """Frames per second that the metadata of a trajectory state, or that follow from its control rate.
 
-    Example:
+    Examples:
         >>> stated_rate({"control_hz": 20, "frame_interval": 4})
         5.0
     """

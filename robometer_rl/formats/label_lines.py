@@ -85,7 +85,7 @@ class LabelLinesWriter(LabelWriter):
 def default_lines(path: Path) -> Path:
     """Where the lines about the dataset at ``path`` go if nobody says: beside it.
 
-    Example:
+    Examples:
         >>> default_lines(Path("demos.hdf5")).name
         'demos-robometer.jsonl'
     """
@@ -101,7 +101,7 @@ def read_label_lines(path: Path) -> Labels:
             same way, or none at all.
         OSError: The file cannot be read.
 
-    Example:
+    Examples:
         >>> labels = read_label_lines(Path("demos-robometer.jsonl"))                        # doctest: +SKIP
         >>> labels.episodes["episode_000000"].advantages                                    # doctest: +SKIP
     """

@@ -67,7 +67,7 @@ def open_episodes(
         SourceError: There is no published data at a place, or nothing of it that is selected.
         ValueError: ``select`` without published data to select from.
 
-    Example:
+    Examples:
         >>> open_episodes(["mine", "rbm:processed_datasets"], select=["mw"])    # doctest: +SKIP
     """
     in_place = [str(place).startswith(IN_PLACE) for place in places]

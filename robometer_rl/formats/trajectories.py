@@ -97,7 +97,7 @@ def tiled(episode: RecordedEpisode) -> RecordedEpisode:
 def tiled_name(cameras: Sequence[str]) -> str:
     """What the tiled picture of some cameras is called.
 
-    Example:
+    Examples:
         >>> tiled_name(("top", "wrist"))
         'tiles(top, wrist)'
     """
@@ -115,7 +115,7 @@ def episode_id(data_source: str, *names: str) -> str:
         The names joined by ``-``. A slash becomes ``+``, any other character that a file name may not have its hex
         code after ``=``; what is longer than 200 characters is cut and closed with a fingerprint of the whole.
 
-    Example:
+    Examples:
         >>> episode_id("videos", "kitchen/open drawer.mp4")
         'videos-kitchen+open=20drawer.mp4'
     """
@@ -159,7 +159,7 @@ def outcome_of(success: NDArray[np.bool_] | None, stated: QualityLabel | None, u
     Raises:
         SourceError: Neither knows.
 
-    Example:
+    Examples:
         >>> outcome_of(np.zeros(3, bool), "successful", "")
         Outcome(quality='successful', success=None)
     """
@@ -185,7 +185,7 @@ def success_of_frames(next_success: NDArray[np.bool_]) -> NDArray[np.bool_]:
     Returns:
         (T,) whether the task is done in each frame.
 
-    Example:
+    Examples:
         >>> success_of_frames(np.array([False, False, True])).tolist()
         [False, False, True]
         >>> success_of_frames(np.array([False, True, False])).tolist()

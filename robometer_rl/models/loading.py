@@ -85,7 +85,7 @@ def load_reward_model(
         ValueError: An option that the family does not have, or a device or dtype that is not to be had here.
         ConnectionError: A reward server that cannot be reached.
 
-    Example:
+    Examples:
         >>> model = load_reward_model("mini")
         >>> model.model_id
         'robometer-mini'

@@ -98,7 +98,7 @@ class RewardStream(ABC):
         Raises:
             FrameError: As for `append`.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from robometer_rl import load_reward_model
             >>> frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)

@@ -33,7 +33,7 @@ def relabel_buffer(
         SourceError: See `BufferDataset`.
         NothingLabelledError: No episode could be labelled.
 
-    Example:
+    Examples:
         >>> labeller = Labeller(load_reward_model("mini"))                           # doctest: +SKIP
         >>> relabel_buffer(algorithm.replay_buffer, labeller, "open the drawer")     # doctest: +SKIP
     """

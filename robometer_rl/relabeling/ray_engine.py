@@ -81,7 +81,7 @@ class RayEngine:
         ImportError: Ray is not installed.
         ValueError: A number that is not positive.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from robometer_rl import load_reward_model
         >>> engine = RayEngine(partial(load_reward_model, "mini"), workers=2)

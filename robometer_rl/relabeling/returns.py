@@ -71,7 +71,7 @@ def discounted_sums(rewards: NDArray[np.float64], horizon: Horizon) -> NDArray[n
     Returns:
         (T,) float64.
 
-    Example:
+    Examples:
         >>> discounted_sums(np.array([1.0, 0.0, 4.0]), Horizon(0.5)).tolist()
         [2.0, 2.0, 4.0]
         >>> discounted_sums(np.array([1.0, 0.0, 4.0]), Horizon(0.5, n_step=2)).tolist()

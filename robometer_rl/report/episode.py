@@ -88,7 +88,7 @@ class EpisodeScores:
 def runs_of_true(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last index of each run of True.
 
-    Example:
+    Examples:
         >>> runs_of_true(np.array([False, True, True, False, True]))
         [(1, 2), (4, 4)]
     """

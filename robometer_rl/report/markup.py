@@ -28,7 +28,7 @@ _PLAIN_CODE: Final = re.compile(r"[\w ./()@,=+-]+")
 def printable(text: str) -> str:
     r"""``text`` with everything that would steer a terminal spelled out, such as ``\x1b``; lines and tabs are kept.
 
-    Example:
+    Examples:
         >>> print(printable("push\x1b[2J the\rblock"))
         push\x1b[2J the\rblock
     """
@@ -43,7 +43,7 @@ def single_line(text: str) -> str:
 def html(text: str) -> str:
     """``text`` as content or quoted attribute of an HTML element.
 
-    Example:
+    Examples:
         >>> html("a <b> & 'c'")
         'a &lt;b&gt; &amp; &#x27;c&#x27;'
     """
@@ -53,7 +53,7 @@ def html(text: str) -> str:
 def html_json(value: Any) -> str:
     """A value as JSON in a quoted attribute; a script that reads it makes text nodes of its texts, never markup.
 
-    Example:
+    Examples:
         >>> html_json({"task": "a 'b'"})
         '{&quot;task&quot;:&quot;a &#x27;b&#x27;&quot;}'
     """
@@ -63,7 +63,7 @@ def html_json(value: Any) -> str:
 def markdown(text: str) -> str:
     r"""``text`` as part of a line of Markdown, also within a table.
 
-    Example:
+    Examples:
         >>> print(markdown("<img> a|b *c* my_data"))
         &lt;img&gt; a\|b \*c\* my_data
     """
@@ -84,7 +84,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
         columns: Headings.
         rows: As many cells each.
 
-    Example:
+    Examples:
         >>> print(markdown_table(("task", "n"), [("push", "3")]))
         | task | n |
         | --- | --- |

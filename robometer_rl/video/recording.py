@@ -236,7 +236,7 @@ def thinned(seconds: NDArray[np.float64], fps: float | None) -> NDArray[np.int64
         (N,) their numbers; the first and the last always are among them, and no two of the others are closer to each
         other than half of what is asked for.
 
-    Example:
+    Examples:
         >>> thinned(np.array([0.0, 1.0, 2.0, 2.1, 2.2, 2.3, 3.1]), fps=1).tolist()
         [0, 1, 2, 6]
     """

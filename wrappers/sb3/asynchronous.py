@@ -130,7 +130,7 @@ class AsyncVecRobometerReward(VecRobometerReward):
         episodes: The last 100 episodes that were scored to their end: their ``robometer/episode`` and, if known,
             ``robometer/true_success``, with the number of their ``environment``.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from stable_baselines3 import SAC

@@ -159,7 +159,7 @@ class RewardHonestyCallback(BaseCallback):
         RewardFarmingWarning: Learned return rises while true success does not, or a fifth of a window's episodes are
             taken for successes and none is one. Once, until true success rises.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from stable_baselines3 import SAC

@@ -38,7 +38,7 @@ def check_algorithm(algorithm: BaseAlgorithm) -> None:
             arrive later and an algorithm or replay buffer that needs them at once.
         ValueError: The environment pays no learned reward, or `VecNormalize` normalises rewards that arrive later.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from stable_baselines3 import SAC

@@ -81,7 +81,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
     Attributes:
         reset_infos: The info of each environment's last reset, with ``robometer/reset_progress``.
 
-    Example:
+    Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
 
         >>> from stable_baselines3.common.env_util import make_vec_env

@@ -129,7 +129,7 @@ class Pair:
 def shown_frames(count: int, max_frames: int, padded: bool) -> tuple[int, ...]:
     """Which of ``count`` frames are shown: ``rint(linspace(0, count - 1, max_frames))`` of longer clips.
 
-    Example:
+    Examples:
         >>> shown_frames(32, 8, padded=False)
         (0, 4, 9, 13, 18, 22, 27, 31)
         >>> shown_frames(3, 5, padded=True)

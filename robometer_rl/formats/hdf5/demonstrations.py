@@ -553,7 +553,7 @@ def stated_quality(attributes: Mapping[str, Any]) -> QualityLabel | None:
 def instruction_from_name(task_name: str) -> str:
     """The instruction that LIBERO makes of the name of a task.
 
-    Example:
+    Examples:
         >>> instruction_from_name("KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet")
         'close the top drawer of the cabinet'
     """

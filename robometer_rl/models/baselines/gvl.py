@@ -69,7 +69,7 @@ def completions_of(text: str) -> dict[int, float]:
     A number that is given twice counts as it was given last. What is no whole number of a frame, or no finite number
     of percent, is left out.
 
-    Example:
+    Examples:
         >>> completions_of('[{"frame_number": 2, "task_completion_percentage": 40}]')
         {2: 0.4}
     """

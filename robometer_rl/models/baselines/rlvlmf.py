@@ -39,7 +39,7 @@ Frames = NDArray[np.uint8]
 def choice_of(text: str) -> float | None:
     r"""What an answer chooses in its last line: 1 for the first picture, 0 for the second, 0.5 for neither.
 
-    Example:
+    Examples:
         >>> choice_of("The drawer is open in the first.\n0"), choice_of("-1"), choice_of("Answer: 10")
         (1.0, 0.5, None)
     """

@@ -102,7 +102,7 @@ Frames = NDArray[np.uint8]
 def hop_of(text: str) -> float | None:
     """The share that an answer names behind its last ``<score>``, or alone, in [-1, 1]; None if there is none.
 
-    Example:
+    Examples:
         >>> hop_of("<score>+35%</score>"), hop_of("-5%"), hop_of("<score>3O%</score>")
         (0.35, -0.05, None)
     """

@@ -42,7 +42,7 @@ Frames = NDArray[np.uint8]
 def score_of(text: str) -> int | None:
     """The score that an answer gives behind its last ``ANSWER:``; None if there is no such score, and nothing else.
 
-    Example:
+    Examples:
         >>> score_of("Nearly there. ANSWER: 4"), score_of("ANSWER: 4.5"), score_of("3 out of 5")
         (4, None, None)
     """

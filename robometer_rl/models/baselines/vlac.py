@@ -44,7 +44,7 @@ Frames = NDArray[np.uint8]
 def critic_of(text: str) -> float | None:
     """The change that an answer names, in [-1, 1]; None if it is no number.
 
-    Example:
+    Examples:
         >>> critic_of("+35"), critic_of("-12.5%"), critic_of("closer")
         (0.35, -0.125, None)
     """

@@ -18,7 +18,7 @@ BUCKETS: Final = 1024
 def normalised(task: str) -> str:
     """What of an instruction matters: its words, without case and punctuation.
 
-    Example:
+    Examples:
         >>> normalised("Open  the drawer!")
         'open the drawer'
     """
