@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from robometer_rl.files import check_regular
 
-__all__ = ["MAX_BYTES", "DocumentError", "brief", "parse_json", "read_text"]
+__all__ = ["MAX_BYTES", "DocumentError", "brief", "options_of", "parse_json", "parse_options", "read_text"]
+
+T = TypeVar("T")
 
 MAX_BYTES: Final = 1 << 28
 """Of a text; a tokenizer of 150,000 words is 12 MB of JSON."""
@@ -62,6 +66,38 @@ def parse_json(text: str, *, nan: bool = False) -> Any:
         return json.loads(text, parse_constant=None if nan else _refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"it is not valid JSON: {error}") from error
+
+
+def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Options from their fields as JSON has them; absent fields take their defaults.
+
+    Args:
+        kind: Their dataclass, which checks what it is given.
+        values: Its fields by name.
+
+    Raises:
+        ValueError: An unknown field, or a value that is wrong in any way, its type included: it comes from a file or a
+            command line.
+    """
+    name, known = kind.__name__, [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    if unknown := sorted(map(str, set(values) - set(known))):
+        raise ValueError(f"unknown {name} fields {unknown}; the fields of {name} are {known}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def parse_options(kind: type[T], text: str) -> T:
+    """Reads options from a JSON object; see `options_of`."""
+    expected = f"expected a JSON object with {kind.__name__} fields, got {brief(text)}"
+    try:
+        values = parse_json(text)
+    except DocumentError as error:
+        raise ValueError(f"{expected}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(expected)
+    return options_of(kind, values)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -25,6 +25,7 @@ __all__ = [
     "check_destination",
     "check_outside",
     "check_regular",
+    "drop_half_line",
     "inside",
     "new_directory",
     "new_file",
@@ -156,6 +157,13 @@ def append_line(destination: str | Path, line: str) -> None:
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file without their ends, but for a last one whose writer was killed before its end."""
     return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def drop_half_line(path: Path) -> None:
+    """Removes what a killed process has left of the last line of a file, which the next one would be glued to."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        write_bytes(path, content[: content.rfind(b"\n") + 1])
 
 
 def check_destination(destination: Path, *, replace: bool = False) -> None:

@@ -16,11 +16,11 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robometer_rl.documents import brief, parse_json
+from robometer_rl.documents import parse_options
 from robometer_rl.frames import check_task
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.ranges import require_counts, require_numbers
-from robometer_rl.rewards import DEFAULT_SUCCESS_THRESHOLD
+from robometer_rl.rewards import threshold_in_force
 
 __all__ = ["STATES", "Monitor", "MonitorSpec", "Order", "Procedure", "Stage", "State", "Status", "episode_states"]
 
@@ -86,10 +86,8 @@ class MonitorSpec:
             raise ValueError(f"needed of MonitorSpec is at most out_of, got {self.needed} of {self.out_of} frames")
 
     def threshold(self, calibrated: float | None) -> float:
-        """The success threshold that applies to a model whose own is ``calibrated``."""
-        if self.success_threshold is not None:
-            return self.success_threshold
-        return DEFAULT_SUCCESS_THRESHOLD if calibrated is None else calibrated
+        """The success threshold that applies to a model whose own is ``calibrated``; see `threshold_in_force`."""
+        return threshold_in_force(self.success_threshold, calibrated)
 
     def to_json(self) -> str:
         """What `from_json` reads."""
@@ -97,18 +95,12 @@ class MonitorSpec:
 
     @classmethod
     def from_json(cls, text: str) -> MonitorSpec:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote; absent fields take their defaults.
 
         Raises:
-            ValueError: No such text.
+            ValueError: No such text, an unknown field, or a value that is wrong in any way.
         """
-        fields = parse_json(text)
-        known = sorted(asdict(cls()))
-        if not isinstance(fields, dict) or set(fields) - set(known):
-            raise ValueError(
-                f"expected a JSON object with fields of MonitorSpec ({', '.join(known)}), got {brief(text)}"
-            )
-        return cls(**fields)
+        return parse_options(cls, text)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robometer_rl.documents import DocumentError, brief, parse_json
+from robometer_rl.documents import brief, options_of, parse_options
 from robometer_rl.frames import scored_steps
 from robometer_rl.ranges import LARGEST_COUNT, require_numbers
 
@@ -39,6 +39,7 @@ __all__ = [
     "require_finite",
     "step_reward",
     "success_holds",
+    "threshold_in_force",
 ]
 
 Mode = Literal["level", "delta", "potential", "success"]
@@ -230,13 +231,7 @@ class RewardSpec:
         Raises:
             ValueError: The model's is no probability.
         """
-        if self.success_threshold is not None:
-            return self.success_threshold
-        if calibrated is None:
-            return DEFAULT_SUCCESS_THRESHOLD
-        if not 0.0 <= calibrated <= 1.0:
-            raise ValueError(f"the model's success_threshold is {calibrated!r}; expected a probability in [0, 1]")
-        return calibrated
+        return threshold_in_force(self.success_threshold, calibrated)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, values as JSON has them."""
@@ -250,13 +245,7 @@ class RewardSpec:
             ValueError: An unknown field, or a value that is wrong in any way, its type included: it comes from a file
                 or a command line.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(map(str, set(values) - set(known))):
-            raise ValueError(f"unknown RewardSpec fields {unknown}; the fields are {known}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        return options_of(cls, values)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -265,16 +254,25 @@ class RewardSpec:
     @classmethod
     def from_json(cls, text: str) -> RewardSpec:
         """The inverse of `to_json`; see `from_dict`."""
-        try:
-            values = parse_json(text)
-        except DocumentError as error:
-            raise ValueError(f"expected a JSON object with RewardSpec fields, got {brief(text)}: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"expected a JSON object with RewardSpec fields, got {brief(text)}")
-        return cls.from_dict(values)
+        return parse_options(cls, text)
 
 
 DEFAULT_REWARD: Final = RewardSpec()
+
+
+def threshold_in_force(stated: float | None, calibrated: float | None) -> float:
+    """The success threshold that a user states, else a model's own, else `DEFAULT_SUCCESS_THRESHOLD`.
+
+    Raises:
+        ValueError: The model's applies, and is no probability.
+    """
+    if stated is not None:
+        return stated
+    if calibrated is None:
+        return DEFAULT_SUCCESS_THRESHOLD
+    if not 0.0 <= calibrated <= 1.0:
+        raise ValueError(f"the model's success_threshold is {calibrated!r}; expected a probability in [0, 1]")
+    return calibrated
 
 
 def is_scored(step: ArrayLike, every: int, done: ArrayLike) -> Bools:

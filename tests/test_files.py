@@ -20,6 +20,7 @@ from robometer_rl.files import (
     check_destination,
     check_outside,
     check_regular,
+    drop_half_line,
     inside,
     new_directory,
     new_file,
@@ -361,3 +362,13 @@ def test_no_name_leads_out(name):
     except OutsideError:
         return
     assert Path(os.path.normpath(found)).is_relative_to(folder)
+
+
+def test_half_a_last_line_goes_before_another_is_added(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    drop_half_line(path)
+    assert not path.exists()
+    for content, kept in ((b"", b""), (b"whole\n", b"whole\n"), (b"whole\nhal", b"whole\n"), (b"hal", b"")):
+        path.write_bytes(content)
+        drop_half_line(path)
+        assert path.read_bytes() == kept

@@ -134,6 +134,11 @@ def test_a_spec_is_read_as_it_was_written_and_nothing_else() -> None:
     assert MonitorSpec.from_json(spec.to_json()) == spec
     with pytest.raises(ValueError, match="fields of MonitorSpec"):
         MonitorSpec.from_json('{"windows": 3}')
+    for text in ('{"window": "three"}', '{"window": 3', "[]"):
+        with pytest.raises(ValueError, match="MonitorSpec"):
+            MonitorSpec.from_json(text)
+    with pytest.raises(ValueError, match="the model's success_threshold is 65"):
+        Monitor(calibrated=65)
     with pytest.raises(ValueError, match="expected one each"):
         Monitor(episodes=2).step(said(0.1))
 

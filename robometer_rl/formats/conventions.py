@@ -133,7 +133,7 @@ def views_of(where: object, cameras: tuple[str, ...], tile: bool) -> tuple[Shown
 
     Args:
         where: What error messages call the data set.
-        cameras: Those that were chosen, in order.
+        cameras: Those that were chosen, in order; one that is named twice is shown once.
         tile: Whether they are shown in one picture.
 
     Raises:
@@ -144,6 +144,7 @@ def views_of(where: object, cameras: tuple[str, ...], tile: bool) -> tuple[Shown
         >>> views_of("kitchen", ("top", "wrist"), tile=False)
         (('top',), ('wrist',))
     """
+    cameras = tuple(dict.fromkeys(cameras))
     if not tile:
         return tuple((camera,) for camera in cameras)
     require("cv2", "tiles")

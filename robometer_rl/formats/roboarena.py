@@ -76,9 +76,7 @@ def read_roboarena(config: RoboArenaConfig) -> Reading:
             f"{config.path} holds no {_SESSIONS}/SESSION/{_METADATA}, as RoboArena publishes them; it holds "
             f"{brief(sorted(each.name for each in folder.iterdir())) if folder.is_dir() else 'nothing'}"
         )
-    views = (
-        views_of(config.path, tuple(dict.fromkeys(config.camera)), config.tile) if config.camera or config.tile else ()
-    )
+    views = views_of(config.path, config.camera, config.tile) if config.camera or config.tile else ()
     return _read_all(config, sessions, views)
 
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from robometer_rl.documents import DocumentError, parse_json
-from robometer_rl.files import append_line, whole_lines, write_bytes
+from robometer_rl.files import append_line, drop_half_line, whole_lines
 from robometer_rl.prediction import Prediction
-from robometer_rl.rewards import RewardSpec, episode_rewards
+from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
 __all__ = ["FLAGS", "PREFERENCES", "Flag", "Notes", "Said"]
 
@@ -84,11 +84,7 @@ class Said:
         """Whether the success rule ever holds; None of a model that says no success."""
         if self.success is None:
             return None
-        steps = np.zeros(len(self.progress) - 1)
-        paid = episode_rewards(
-            RewardSpec(), self.progress, self.success, steps, terminated=False, threshold=self.threshold
-        )
-        return bool(paid.success_detected.any())
+        return bool(success_holds(self.success, self.threshold, DEFAULT_REWARD.patience).any())
 
     def prediction(self) -> Prediction:
         """The same as models give it, without a distribution."""
@@ -153,7 +149,7 @@ class Notes:
         with self._lock:
             self.folder.mkdir(parents=True, exist_ok=True)
             if name not in self._mended:
-                _drop_half_line(path)
+                drop_half_line(path)
                 self._mended.add(name)
             append_line(path, json.dumps(line, ensure_ascii=False))
 
@@ -176,12 +172,6 @@ class Notes:
                 raise DocumentError(f"{path}, line {number}: got {line[:60]!r}; expected a JSON object")
             found.append(value)
         return found
-
-
-def _drop_half_line(path: Path) -> None:
-    """Removes what a killed process has left of its last line, which the next one would be glued to."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        write_bytes(path, content[: content.rfind(b"\n") + 1])
 
 
 def _with_tuples(line: Mapping[str, Any]) -> dict[str, Any]:

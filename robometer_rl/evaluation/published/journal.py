@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.files import append_line, whole_lines, write_text
+from robometer_rl.files import append_line, drop_half_line, whole_lines
 from robometer_rl.formats.dataset import fingerprint
 from robometer_rl.frames import Clip, FrameProtocol
 from robometer_rl.models.loading import files_of
@@ -46,10 +46,8 @@ class Journal:
         self._path, self._kept = path, dict[str, Answer]()
         if path is None or not path.exists():
             return
-        lines = whole_lines(path)
-        if path.read_bytes()[-1:] not in (b"", b"\n"):  # a process was killed within a line
-            write_text(path, "".join(f"{line}\n" for line in lines))
-        for number, line in enumerate(lines, 1):
+        drop_half_line(path)
+        for number, line in enumerate(whole_lines(path), 1):
             try:
                 entry = json.loads(line)
                 success = None if entry.get("success") is None else np.array(entry["success"], np.float32)

@@ -38,7 +38,13 @@ from robometer_rl.formats.conventions import (
     views_of,
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
-from robometer_rl.formats.hdf5.demonstrations import find_files, frames_of, stated_instruction, stated_quality
+from robometer_rl.formats.hdf5.demonstrations import (
+    UNKNOWN_OUTCOME,
+    find_files,
+    frames_of,
+    stated_instruction,
+    stated_quality,
+)
 from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_values, selection
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.frames import FrameSequence
@@ -52,7 +58,6 @@ if TYPE_CHECKING:
 __all__ = ["AlohaConfig", "read_aloha"]
 
 _IMAGES: Final = "observations/images"
-_UNKNOWN: Final = "it does not say whether it succeeded; say it with the option 'quality'"
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ def _read(
         names=(str(PurePosixPath(file_name).with_suffix("")), *shown),
         facts=facts,
     )
-    return trajectory_of(episode, Stated(config.data_source, config.quality, config.skill), _UNKNOWN)
+    return trajectory_of(episode, Stated(config.data_source, config.quality, config.skill), UNKNOWN_OUTCOME)
 
 
 def _frames(config: AlohaConfig, assumed: Assumptions, path: Path, file: h5py.File, camera: str) -> FrameSequence:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LABELS_GROUP",
     "ORIGINAL_REWARDS",
+    "UNKNOWN_OUTCOME",
     "Demonstration",
     "HDF5Frames",
     "Hanging",
@@ -81,6 +82,9 @@ LABELS_GROUP: Final = "robometer"
 
 ORIGINAL_REWARDS: Final = f"{LABELS_GROUP}/original_rewards"
 """Where relabelling keeps the rewards that it replaced, below a demonstration."""
+
+UNKNOWN_OUTCOME: Final = "it does not say whether it succeeded; say it with the option 'quality'"
+"""What is said of an episode whose file may say how it ended, and does not."""
 
 _INSTRUCTIONS: Final = ("task_description", "language_instruction", "instruction")
 

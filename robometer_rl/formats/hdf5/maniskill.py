@@ -41,7 +41,7 @@ from robometer_rl.formats.conventions import (
     views_of,
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
-from robometer_rl.formats.hdf5.demonstrations import find_files, frames_of
+from robometer_rl.formats.hdf5.demonstrations import UNKNOWN_OUTCOME, find_files, frames_of
 from robometer_rl.formats.hdf5.files import DAMAGE, describe, open_hdf5, read_values
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.video.lazy import Orientation
@@ -57,7 +57,6 @@ _NO_PICTURES: Final = (
     "its observations hold no pictures; make some with ManiSkill's own replay: python -m "
     "mani_skill.trajectory.replay_trajectory --traj-path FILE --obs-mode rgb --save-traj"
 )
-_UNKNOWN: Final = "it does not say whether it succeeded; say it with the option 'quality'"
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,8 @@ class _Reader:
             names=(str(PurePosixPath(self.file_name).with_suffix("")), name, *shown),
             facts=facts,
         )
-        return trajectory_of(episode, Stated(self.config.data_source, self.config.quality, self.config.skill), _UNKNOWN)
+        stated = Stated(self.config.data_source, self.config.quality, self.config.skill)
+        return trajectory_of(episode, stated, UNKNOWN_OUTCOME)
 
     def _success(self, name: str, count: int) -> NDArray[np.bool_] | None:
         """(count,) whether the task is done in each frame."""

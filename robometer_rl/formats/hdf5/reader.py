@@ -203,7 +203,7 @@ def _reader(config: LiberoHDF5Config | RobomimicHDF5Config) -> _Reader:
 def _views(config: LiberoHDF5Config | RobomimicHDF5Config) -> tuple[Shown, ...]:
     if not config.camera:
         raise SourceError(f"{config.path}: no camera is named; expected one at least")
-    return views_of(config.path, tuple(dict.fromkeys(config.camera)), config.tile)
+    return views_of(config.path, config.camera, config.tile)
 
 
 def is_format(path: Path) -> bool:

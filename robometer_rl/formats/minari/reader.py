@@ -190,7 +190,7 @@ def read_minari(config: MinariConfig) -> Reading:
     dataset = open_minari(config.path)
     options = DatasetOptions(config.path, config.frames, (config.task,) if config.task else (), config.orientation)
     reader = _Reader(dataset, options, is_import=True)
-    views = views_of(config.path, tuple(dict.fromkeys(config.frames)), config.tile)
+    views = views_of(config.path, config.frames, config.tile)
     stated = Stated(config.data_source or dataset.id, config.quality, config.skill)
     return chain.from_iterable(
         attempt_views(
