@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +19,12 @@ from rich.table import Table
 from robometer_rl.collecting.metaworld_policies import ExpertPolicy, Policy, RandomPolicy, StopHalfwayPolicy
 from robometer_rl.envs.metaworld import CONTROL_HZ, TASKS, make_env
 from robometer_rl.files import write_text
+from robometer_rl.frames import Clip, FrameProtocol
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import versions
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figures import LIGHT, Curve, Panel, draw_figure, save_picture
-from robometer_rl.report.replay import Replay, Series, Video, render_page
+from robometer_rl.report.replay import Replay, Series, Video, render_page, shown_frames, spread_band
 from robometer_rl.report.terminal import open_console
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.video import write_video
@@ -72,13 +73,14 @@ class DemoEpisode:
     Attributes:
         name: Of the policy.
         description: What the policy does.
-        frames: (N, H, W, 3) uint8, the frames that were scored after steps.
-        scores: What the model said about them.
+        frames: (N, H, W, 3) uint8, the frames that were scored; the first is that of the reset, which pays nothing.
+        scores: What the model said about them, after which steps.
         rewards: (N,) what the steps since the frame before were paid.
         done: (N,) bool, whether the simulator says that the task is done in that frame.
         true_success: Whether the simulator says that the task is done at the end.
         predicted_success: Whether the success rule holds at the end.
         learned_return: Sum of the rewards.
+        protocol: Which frames the model was shown.
     """
 
     name: str
@@ -90,6 +92,7 @@ class DemoEpisode:
     true_success: bool
     predicted_success: bool
     learned_return: float
+    protocol: FrameProtocol
 
     def values(self) -> dict[str, str | bool]:
         """A row of the table."""
@@ -181,10 +184,10 @@ class _KeepFrames(gym.Wrapper[Any, Any, Any, Any]):
 def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: int, cast: _Cast) -> DemoEpisode:
     camera = _KeepFrames(make_env(config.task, max_episode_steps=num_steps))
     task = TASKS[config.task].task
-    scored: list[tuple[int, dict[str, Any]]] = []
-    paid: list[float] = []
+    paid = [0.0]
     with RobometerReward(camera, model, task=task, reward=spec, frames="render") as env:
         observation, info = env.reset(seed=config.seed)
+        scored = [(0, _of_reset(model, camera.frames[0], task, info))]
         step, over, owed = 0, False, 0.0
         while not over:
             observation, reward, terminated, truncated, info = env.step(
@@ -202,18 +205,34 @@ def _run(config: DemoConfig, model: RewardModel, spec: RewardSpec, num_steps: in
         success=np.array([info["robometer/success"] for _, info in scored], np.float32) if model.has_success else None,
         success_detected=np.array([info["robometer/success_detected"] for _, info in scored]),
         threshold=spec.threshold(model.success_threshold),
+        uncertainty=np.array([info["robometer/uncertainty"] for _, info in scored], np.float32)
+        if "robometer/uncertainty" in info
+        else None,
     )
     return DemoEpisode(
         name=cast.name,
         description=cast.description,
-        frames=np.stack(camera.frames[1:]),  # the first is that of the reset, which pays nothing
+        frames=np.stack(camera.frames),
         scores=scores,
         rewards=np.array(paid),
         done=np.array([bool(info["is_success"]) for _, info in scored]),
         true_success=info["robometer/true_success"],
         predicted_success=info["robometer/success_detected"],
         learned_return=info["robometer/episode"]["return"],
+        protocol=model.default_protocol,
     )
+
+
+def _of_reset(model: RewardModel, frame: NDArray[np.uint8], task: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What infos of steps say, of the frame that the reset shows: wrappers give its progress alone."""
+    (said,) = model.predict_steps([Clip(frame[None], task)], model.default_protocol)
+    return {
+        **info,
+        "robometer/progress": info["robometer/reset_progress"],
+        "robometer/success_detected": False,
+        **({} if said.success is None else {"robometer/success": float(said.success[0])}),
+        **({} if said.uncertainty is None else {"robometer/uncertainty": float(said.uncertainty[0])}),
+    }
 
 
 def _write(config: DemoConfig, model: RewardModel, spec: RewardSpec, episodes: list[DemoEpisode]) -> None:
@@ -248,8 +267,17 @@ def _video(episode: DemoEpisode) -> Video:
 
 
 def _series(episode: DemoEpisode) -> Series:
-    steps = np.arange(len(episode.frames))
-    return Series(episode.name, steps, episode.scores, episode.rewards, true_success=episode.done)
+    steps, scores = np.arange(len(episode.frames)), episode.scores
+    return Series(
+        episode.name,
+        steps,
+        scores,
+        episode.rewards,
+        band=None if scores.uncertainty is None else spread_band(scores.progress, scores.uncertainty),
+        shown=shown_frames(str(episode.protocol), steps),
+        true_success=episode.done,
+        counted="step",
+    )
 
 
 def _figure(config: DemoConfig, model: RewardModel, episodes: list[DemoEpisode]) -> Image.Image:

@@ -15,6 +15,7 @@ import tyro
 from robometer_rl.demo import DemoConfig, DemoEpisode, demo
 from robometer_rl.envs.metaworld import make_env
 from robometer_rl.frames import NestedFrames
+from robometer_rl.report.replay import shown_frames
 from robometer_rl.video import read_recording
 from tests.fixed_models import BrightnessModel
 
@@ -43,7 +44,7 @@ def test_episodes_are_equally_long_and_scored_at_the_same_steps(episodes: list[D
     """Nothing can be read off the length of an episode."""
     steps = episodes[0].scores.numbers
     assert all(np.array_equal(each.scores.numbers, steps) for each in episodes)
-    assert set(np.diff(steps)[:-1]) == {10}
+    assert (steps[0], set(np.diff(steps)[:-1])) == (0, {10})
     assert 60 < steps[-1] < 200
 
 
@@ -69,13 +70,18 @@ def test_predicted_success_is_that_of_the_rule_at_the_end(episodes: list[DemoEpi
     for episode in episodes:
         assert episode.scores.success.min() > episode.scores.threshold == 0.2
         assert episode.predicted_success
-        assert episode.scores.success_detected.tolist() == [False] + [True] * (len(episode.scores) - 1)
+        assert episode.scores.success_detected.tolist() == [False] * 2 + [True] * (len(episode.scores) - 2)
 
 
 def test_the_page_finds_its_files_and_says_how_it_was_made(episodes: list[DemoEpisode], config: DemoConfig) -> None:
     page = (config.out / "index.html").read_text(encoding="utf-8")
     numbers = [json.loads(unescape(text)) for text in re.findall(r"data-replay='([^']+)'", page)]
     assert [len(replay["series"]) for replay in numbers] == [3, 1, 1, 1]
+    for series in (each for replay in numbers for each in replay["series"]):
+        assert series["numbers"] == episodes[0].scores.numbers.tolist()
+        assert (series["steps"], series["counted"]) == (list(range(len(series["numbers"]))), "step")
+        assert series["shown"] == shown_frames("nested(4)", np.array(series["steps"])).tolist()
+    assert "success from frame 2 (step 20)" in page
     files = {video["address"] for replay in numbers for video in replay["videos"]}
     assert sorted(files) == ["expert.mp4", "half-way.mp4", "random.mp4"]
     assert all((config.out / file).is_file() for file in files)

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from robometer_rl.adapting.proposals import Proposal
 from robometer_rl.adapting.survey import Survey
@@ -20,7 +16,7 @@ from robometer_rl.report.figures import save_picture
 from robometer_rl.report.markup import html
 from robometer_rl.report.page import data_table, figure
 from robometer_rl.report.recordings import MOST_SHOWN, Recorded, write_recordings
-from robometer_rl.report.replay import worst_first
+from robometer_rl.report.replay import spread_band, worst_first
 from robometer_rl.rewards import DEFAULT_REWARD
 
 __all__ = ["write_page"]
@@ -77,14 +73,10 @@ def _recordings(name: str, seen: Sequence[Seen], scores: Scores) -> list[Recorde
     for each, scored in zip(seen, scores.episodes, strict=True):
         series = episode_series(name, scored, scores, each.protocol)
         if each.spread is not None:
-            series = replace(series, band=_band(each.progress, each.spread))
+            series = replace(series, band=spread_band(each.progress, each.spread))
         replays.append(episode_replay(scored, [series]))
     shown = worst_first(replays)[:MOST_SHOWN]
     return [(replays[place], {"recording": seen[place].example.episode.frames}) for place in shown]
-
-
-def _band(progress: NDArray[np.floating[Any]], spread: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    return np.clip(np.stack([progress - spread, progress + spread], axis=1), 0.0, 1.0).astype(np.float64)
 
 
 def _lead(verdict: Verdict, shown: int) -> str:

@@ -64,14 +64,14 @@ def episode_series(name: str, scored: ScoredEpisode, scores: Scores, protocol: s
 def episode_replay(scored: ScoredEpisode, series: Sequence[Series]) -> Replay:
     """An episode with its row of the table; the first of ``series`` is what the row is about."""
     episode, first = scored.episode, series[0]
-    gap, found = first.disagreement, first.scores.success_frame
+    gap, found = first.disagreement, first.fires_at
     values = {
         "Disagreement": "" if gap is None else f"{gap:.2f}",
         "Recorded": episode.quality_label,
         "Skill": str(episode.skill or ""),
         "Final progress": f"{scored.final:.2f}",
         "True": "" if scored.truth is None else f"{scored.truth[-1]:.2f}",
-        "Success rule fires": "" if scored.success is None else "never" if found is None else f"at frame {found}",
+        "Success rule fires": "" if scored.success is None else "never" if found is None else f"at {found}",
     }
     known = (episode.task, episode.quality_label, episode.skill, episode.data_source, episode.split)
     return Replay(episode.id, series, description=" · ".join(part for part in known if part), values=values)
@@ -224,14 +224,14 @@ def _together(ranking: PolicyRanking, typical: Mapping[str, PolicyEpisode], thre
 
 def _of_policy(episode: PolicyEpisode, threshold: float) -> Replay:
     series = episode.series("progress", threshold)
-    found, final = series.scores.success_frame, float(episode.said.progress[-1])
+    found, final = series.fires_at, float(episode.said.progress[-1])
     known = {None: "", True: "success", False: "failure"}[episode.succeeds]
     values = {
         "Policy": episode.policy,
         "Disagreement": "" if episode.succeeds is None else f"{abs(final - episode.succeeds):.2f}",
         "Recorded": known,
         "Final progress": f"{final:.2f}",
-        "Success rule fires": "" if episode.said.success is None else "never" if found is None else f"at frame {found}",
+        "Success rule fires": "" if episode.said.success is None else "never" if found is None else f"at {found}",
     }
     said = [episode.clip.task, episode.policy, known or "outcome not recorded"]
     return Replay(episode.name, [series], description=" · ".join(said), values=values)

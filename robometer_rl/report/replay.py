@@ -40,6 +40,7 @@ __all__ = [
     "replay_head",
     "series_of",
     "shown_frames",
+    "spread_band",
     "video_address",
     "worst_first",
 ]
@@ -81,11 +82,13 @@ class Series:
         scores: What was said of them, N values.
         rewards: (N,) what was paid since the scored frame before; None if nobody is paid.
         band: (N, 2) lower and upper end of the progress that the model holds possible; None if it does not say.
-        shown: (N, K) int64, the frames that the model was shown for each value; None if that is not known.
+        shown: (N, K) int64, the frames that the model was shown for each value, then -1; None if that is not known.
         true_success: (T,) bool of every frame; None if it is not known.
         true_progress: (T,) of every frame; None if it is not known.
         outcome: Whether the recording succeeded, where no more is known of its true success.
         video: Which of the replay's videos it is about.
+        counted: What ``scores.numbers`` counts, where it is not ``steps``: frames that are shown may be some of those
+            that were recorded, or some of the steps of a simulator.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Series:
     true_progress: NDArray[np.floating] | None = None
     outcome: bool | None = None
     video: int = 0
+    counted: str = "recorded frame"
 
     def __post_init__(self) -> None:
         for name in ("steps", "rewards", "band", "shown"):
@@ -130,6 +134,17 @@ class Series:
             gaps.append(1.0 - float(there.max()) if len(there) else float(said.max()))
         return max(gaps, default=None)
 
+    def called(self, place: int) -> str:
+        """What the scored frame at a place is called, as on the axis: "frame 33", or "frame 33 (step 102)"."""
+        frame, number = int(self.steps[place]), int(self.scores.numbers[place])
+        return f"frame {frame}" if frame == number else f"frame {frame} ({self.counted} {number})"
+
+    @property
+    def fires_at(self) -> str | None:
+        """What the first frame in which the success rule holds is called; None if there is none."""
+        detected = np.flatnonzero(self.scores.success_detected)
+        return self.called(detected[0]) if len(detected) else None
+
     def _first_success(self) -> int | None:
         """First frame in which it is known to have succeeded, beyond the last one if it never does; None: unknown."""
         never = int(self.steps[-1]) + 1
@@ -146,6 +161,7 @@ class Series:
             "task": printable(scores.task),
             "steps": self.steps.tolist(),
             "numbers": scores.numbers.tolist(),
+            "counted": self.counted,
             "progress": _rounded(scores.progress),
             "success": None if scores.success is None else _rounded(scores.success),
             "threshold": None if scores.success is None else round(float(scores.threshold), _DIGITS),
@@ -295,7 +311,7 @@ def worst_first(replays: Sequence[Replay]) -> list[int]:
 
 
 def shown_frames(protocol: str, steps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N, K) which frames a model is shown for each of the N scored ones; the last is repeated where there are fewer.
+    """(N, K) which frames a model is shown for each of the N scored ones; -1 at the end of rows that have fewer.
 
     Args:
         protocol: Name of what chooses them among the scored frames, as in ``nested(8)``.
@@ -304,7 +320,12 @@ def shown_frames(protocol: str, steps: NDArray[np.int64]) -> NDArray[np.int64]:
     slots = parse_protocol(protocol).slots
     rows = [steps[slots(number)] for number in range(len(steps))]
     width = max(map(len, rows))
-    return np.stack([np.pad(row, (0, width - len(row)), mode="edge") for row in rows])
+    return np.stack([np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows])
+
+
+def spread_band(progress: NDArray[np.floating], spread: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N, 2) a band of uncertainty around (N,) progress, a standard deviation to either side, within [0, 1]."""
+    return np.clip(np.stack([progress - spread, progress + spread], axis=1), 0.0, 1.0).astype(np.float64)
 
 
 def _band(distribution: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -409,8 +430,8 @@ def _summary(series: Series) -> str:
     said = f"{series.name}: progress {scores.progress[0]:.2f} to {scores.progress[-1]:.2f}"
     if scores.success is None:
         return said
-    found = scores.success_frame
-    return f"{said}, success {'is not detected' if found is None else f'from frame {found}'}"
+    found = series.fires_at
+    return f"{said}, success {'is not detected' if found is None else f'from {found}'}"
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:

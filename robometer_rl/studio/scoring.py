@@ -123,7 +123,7 @@ def table_of(series: Sequence[Series]) -> str:
 
 
 def _row(series: Series) -> Sequence[str | bool]:
-    scores, frame = series.scores, series.scores.success_frame
+    scores, found = series.scores, series.fires_at
     progress, success = scores.progress, scores.success
     return (
         series.name,
@@ -131,7 +131,7 @@ def _row(series: Series) -> Sequence[str | bool]:
         f"{progress[-1]:.3f}",
         f"{progress.max():.3f}",
         "" if success is None else f"{success[-1]:.3f}",
-        "" if success is None else "never" if frame is None else f"from frame {frame}",
+        "" if success is None else "never" if found is None else f"from {found}",
         "" if series.rewards is None else f"{series.rewards.sum():+.3f}",
     )
 

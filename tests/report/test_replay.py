@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -75,6 +76,16 @@ def test_the_numbers_say_all_that_is_drawn() -> None:
     assert said["videos"] == [{"name": "plain", "address": "one.mp4", "seconds": [0, 0.1, 0.2, 0.3]}]
 
 
+def test_frames_are_counted_as_on_the_axis_and_their_other_number_stands_beside() -> None:
+    one = Series("one", np.arange(4), scores(), counted="step")
+    assert (one.called(3), one.fires_at) == ("frame 3 (step 6)", "frame 2 (step 4)")
+    assert "success from frame 2 (step 4)" in draw_replay(Replay("one", [one]))
+    same = replace(scores(), numbers=np.arange(4))
+    assert Series("one", np.arange(4), same).fires_at == "frame 2"
+    never = replace(same, success_detected=np.zeros(4, bool))
+    assert Series("one", np.arange(4), never).fires_at is None
+
+
 def test_what_was_paid_since_the_last_scored_frame_is_one_number_per_scored_frame() -> None:
     bins = np.eye(3, dtype=np.float32)
     said = Prediction(np.array([0, 0.5, 1], np.float32), None, bins, "nested(8)", "model", every=2)
@@ -95,6 +106,8 @@ def test_the_band_is_where_most_of_the_distribution_is() -> None:
 def test_shown_frames_are_those_of_the_protocol_in_numbers_of_the_recording() -> None:
     shown = shown_frames("uniform(3)", np.array([0, 5, 10, 15, 20]))
     assert shown.tolist() == [[0, 0, 0], [0, 5, 5], [0, 5, 10], [0, 10, 15], [0, 10, 20]]
+    fewer = shown_frames("nested(3)", np.arange(4))
+    assert fewer.tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 2], [0, 2, 3]], "nothing is shown twice"
 
 
 def test_a_recording_is_judged_by_the_usual_rule_and_paid_the_usual_reward() -> None:

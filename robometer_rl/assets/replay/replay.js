@@ -33,6 +33,9 @@
     }
     return low - 1;
   };
+  // What the scored frame at a place of a series is called: its number on the axis, and the other one where they differ.
+  const called = (one, i) => `frame ${one.steps[i]}` +
+    (one.steps[i] === one.numbers[i] ? "" : ` (${one.counted} ${one.numbers[i]})`);
   const number = (value, digits = 3) => value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
 
   class Replay {
@@ -108,10 +111,11 @@
     switches(one, at) {
       const many = this.data.series.length > 1;
       const kinds = [["progress", "progress", true], ["success", "success probability", one.success],
-                     ["true", "true progress", one.trueProgress], ["reward", "reward paid", one.rewards]];
+                     ["band", "uncertainty", one.band], ["true", "true progress", one.trueProgress],
+                     ["reward", "reward paid", one.rewards]];
       for (const [kind, words, values] of kinds) {
         if (!values || (kind === "true" && !this.hasTruth(at))) continue;
-        if (many && kind === "reward") continue;
+        if (many && (kind === "reward" || kind === "band")) continue;
         const swatch = make("span", { class: "replay-swatch" });
         swatch.dataset.series = at;
         swatch.dataset.kind = kind;
@@ -153,11 +157,12 @@
       this.svg.append(this.cursor, this.dots);
       for (const swatch of this.legend.querySelectorAll(".replay-swatch")) {
         const dashes = swatch.dataset.kind === "success" && this.data.series.length > 1;
-        const muted = swatch.dataset.kind === "true", bars = swatch.dataset.kind === "reward";
-        swatch.style.borderTopStyle = dashes || swatch.dataset.kind === "true" ? "dashed" : "solid";
+        const kind = swatch.dataset.kind, muted = kind === "true", bars = kind === "reward" || kind === "band";
+        swatch.style.borderTopStyle = dashes || muted ? "dashed" : "solid";
         swatch.style.borderTopColor = muted ? "var(--r-muted)"
-          : this.color(+swatch.dataset.series, bars ? "progress" : swatch.dataset.kind);
+          : this.color(+swatch.dataset.series, bars ? "progress" : kind);
         swatch.style.borderTopWidth = bars ? "9px" : "3px";
+        swatch.style.opacity = kind === "band" ? 0.3 : 1;
       }
       this.mark();
     }
@@ -210,8 +215,10 @@
       }
       this.data.series.forEach((one, at) => {
         if (one.fires === null || !this.on(at, "success")) return;
-        const x = this.x(one.fires), color = this.color(at, "success"), late = x > this.width - 150;
-        const words = this.data.series.length > 1 ? one.name : `success rule fires at ${one.numbers[one.steps.indexOf(one.fires)]}`;
+        const x = this.x(one.fires), color = this.color(at, "success");
+        const words = this.data.series.length > 1 ? one.name
+          : `success rule fires at ${called(one, one.steps.indexOf(one.fires))}`;
+        const late = x > this.width - 12 - 6.2 * words.length;
         this.svg.append(
           draw("line", { x1: x, x2: x, y1: TOP, y2: TOP + PLOT, stroke: color, "stroke-dasharray": "4 3" }),
           draw("path", { d: `M ${x - 6} ${TOP + PLOT} h 12 l -6 -9 z`, fill: color }),
@@ -222,7 +229,7 @@
 
     curves(one, at, y) {
       const many = this.data.series.length > 1;
-      if (one.band && this.on(at, "progress")) {
+      if (one.band && this.on(at, "progress") && this.on(at, "band")) {
         const upper = one.steps.map((step, i) => `${this.x(step)},${y(one.band[1][i])}`);
         const lower = one.steps.map((step, i) => `${this.x(step)},${y(one.band[0][i])}`).reverse();
         this.svg.append(draw("polygon", { points: [...upper, ...lower].join(" "), fill: this.color(at, "progress"),
@@ -299,10 +306,12 @@
       });
       const video = this.data.videos[0];
       const seconds = video ? video.seconds[Math.min(this.frame, video.seconds.length - 1)] : null;
-      this.now.textContent = `frame ${this.frame} of ${this.data.frames - 1}` +
+      const one = this.data.series[0], i = last(one.steps, this.frame);
+      const here = i >= 0 && one.steps[i] === this.frame ? called(one, i) : `frame ${this.frame}`;
+      this.now.textContent = here.replace(/^frame \d+/, `$& of ${this.data.frames - 1}`) +
         (seconds === null ? "" : ` · ${number(seconds, 2)} s`);
       this.svg.setAttribute("aria-valuenow", this.frame);
-      this.svg.setAttribute("aria-valuetext", `frame ${this.frame}: ${spoken.join("; ")}`);
+      this.svg.setAttribute("aria-valuetext", `${here}: ${spoken.join("; ")}`);
     }
 
     go(frame) {
@@ -438,10 +447,12 @@
       const one = this.data.series[this.watched];
       const i = Math.max(0, last(one.steps, this.frame)), wanted = one.shown[i];
       const many = this.data.series.length > 1 ? ` (${one.name})` : "";
-      this.caption.textContent = `What the model was shown for frame ${one.numbers[i]}${many}`;
+      this.caption.textContent = `What the model was shown for ${called(one, i)}${many}`;
       let missing = null;
       wanted.forEach((frame, at) => {
         const { canvas, label } = this.slots[at];
+        canvas.parentElement.style.visibility = frame < 0 ? "hidden" : "visible";
+        if (frame < 0) return;
         label.textContent = at && frame === wanted[at - 1] ? "again" : String(frame);
         const thumb = this.thumbs.get(frame);
         if (!thumb) { missing ??= frame; return; }
@@ -466,13 +477,16 @@
       details.addEventListener("toggle", () => {
         if (!details.open || details.children.length > 1) return;
         const table = make("table");
-        const columns = ["series", "frame", "progress", "success probability", "reward", "success rule"];
+        // One counting, that of the axis; the other one beside it where there is another one.
+        const other = this.data.series.find((one) => one.steps.some((step, i) => step !== one.numbers[i]));
+        const columns = ["series", "frame", ...(other ? [other.counted] : []), "progress", "success probability", "reward",
+                         "success rule"];
         table.append(make("caption", { class: "replay-said" }, this.data.name), make("thead", {}, make("tr", {},
           ...columns.map((column) => make("th", { scope: "col" }, column)))));
         const rows = make("tbody");
         for (const one of this.data.series) {
           one.steps.forEach((step, i) => rows.append(make("tr", {}, make("th", { scope: "row" }, one.name),
-            ...[String(one.numbers[i]), number(one.progress[i]), one.success ? number(one.success[i]) : "",
+            ...[String(step), ...(other ? [String(one.numbers[i])] : []), number(one.progress[i]), one.success ? number(one.success[i]) : "",
                 one.rewards ? number(one.rewards[i]) : "", one.fires === step ? "fires here" : ""]
               .map((text) => make("td", {}, text)))));
         }
