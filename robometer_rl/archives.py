@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.files import check_regular
 from robometer_rl.limits import check_packed, check_room
-from robometer_rl.streams import Region
+from robometer_rl.streams import Source
 
 __all__ = ["ARCHIVE_DAMAGE", "ArchiveError", "Member", "open_member", "read_arrays", "read_members"]
 
@@ -71,7 +71,7 @@ class Member:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_members(path: Path | Region, *names: str) -> dict[str, Member]:
+def read_members(path: Path | Source, *names: str) -> dict[str, Member]:
     """The headers of those of the arrays called ``names`` that a file has, or of all, by name.
 
     The file may be a member of another archive.
@@ -86,7 +86,7 @@ def read_members(path: Path | Region, *names: str) -> dict[str, Member]:
         return {name: _member(archive, info) for name, info in arrays.items() if not names or name in names}
 
 
-def read_arrays(path: Path | Region, *names: str) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path | Source, *names: str) -> dict[str, NDArray[Any]]:
     """Those of the arrays called ``names`` that a file has.
 
     Raises:
@@ -105,15 +105,15 @@ def read_arrays(path: Path | Region, *names: str) -> dict[str, NDArray[Any]]:
 
 
 @contextmanager
-def open_member(path: Path | Region, name: str) -> Iterator[IO[bytes]]:
+def open_member(path: Path | Source, name: str) -> Iterator[IO[bytes]]:
     """The stream of an array and its header."""
     with _open(path) as archive, archive.open(f"{name}.npy") as stream:
         yield stream
 
 
 @contextmanager
-def _open(path: Path | Region) -> Iterator[zipfile.ZipFile]:
-    if isinstance(path, Region):
+def _open(path: Path | Source) -> Iterator[zipfile.ZipFile]:
+    if isinstance(path, Source):
         with path.open() as stream, zipfile.ZipFile(stream) as archive:
             yield archive
     else:
@@ -137,7 +137,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
 
 
 @contextmanager
-def _errors_of(path: Path | Region) -> Iterator[None]:
+def _errors_of(path: Path | Source) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

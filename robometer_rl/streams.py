@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, BinaryIO
 
 from robometer_rl.files import check_regular
 
-__all__ = ["JoinedFiles", "Region", "Window"]
+__all__ = ["JoinedFiles", "Region", "Source", "Window"]
 
 
 class Window(io.RawIOBase):
@@ -116,9 +118,28 @@ class JoinedFiles(io.RawIOBase):
             self._open = None
 
 
+class Source(ABC):
+    """Bytes that are somewhere, to be opened like a file; holds no open file, so that it may travel to other processes.
+
+    Sources are hashable, and equal if they mean the same bytes.
+    """
+
+    @abstractmethod
+    def open(self) -> io.BufferedReader:
+        """The bytes as a seekable file, to be closed by the caller."""
+
+    @abstractmethod
+    def version(self) -> Hashable:
+        """What changes when the bytes do."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """What error messages call it."""
+
+
 @dataclass(frozen=True)
-class Region:
-    """A member of an uncompressed archive, whole or in several files, read in place; it may travel to other processes.
+class Region(Source):
+    """A member of an uncompressed archive, whole or in several files, read in place.
 
     Attributes:
         files: The archive, or its parts in their order.
@@ -133,8 +154,15 @@ class Region:
     size: int
 
     def open(self) -> io.BufferedReader:
-        """Its bytes as a file."""
+        """Its bytes as a file.
+
+        Raises:
+            OSError: The archive is missing, or ends before them.
+        """
         archive = self.files[0].open("rb") if len(self.files) == 1 else io.BufferedReader(JoinedFiles(self.files))
+        if archive.seek(0, io.SEEK_END) < self.start + self.size:
+            archive.close()
+            raise OSError(errno.EIO, f"it ends before {self.name} does: it was cut short", str(self.files[-1]))
         return io.BufferedReader(Window(archive, self.start, self.size))  # type: ignore[arg-type]
 
     def version(self) -> tuple[int, int]:

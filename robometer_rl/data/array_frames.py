@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from robometer_rl.archives import read_arrays, read_members
 from robometer_rl.frames import FrameError, rgb_shape
 from robometer_rl.limits import check_recording
-from robometer_rl.streams import Region
+from robometer_rl.streams import Source
 from robometer_rl.video.lazy import LazyFrames
 
 __all__ = ["ARRAY", "ArrayFrames", "array_shape", "read_array"]
@@ -31,7 +32,7 @@ class ArrayFrames(LazyFrames):
         source: The archive: a file, or a member of another archive.
     """
 
-    def __init__(self, source: Path | Region, shape: tuple[int, ...]) -> None:
+    def __init__(self, source: Path | Source, shape: tuple[int, ...]) -> None:
         """Frames of the stated ``shape`` in ``source``.
 
         Raises:
@@ -59,7 +60,7 @@ class ArrayFrames(LazyFrames):
         return str(self.source)
 
 
-def array_shape(source: Path | Region) -> tuple[int, ...]:
+def array_shape(source: Path | Source) -> tuple[int, ...]:
     """The shape (T, H, W, 3) that the header of an archive states.
 
     Raises:
@@ -73,7 +74,7 @@ def array_shape(source: Path | Region) -> tuple[int, ...]:
     return rgb_shape(member.shape, member.dtype)
 
 
-def read_array(source: Path | Region) -> NDArray[np.uint8]:
+def read_array(source: Path | Source) -> NDArray[np.uint8]:
     """All frames of an archive, not to be written to.
 
     Raises:
@@ -83,10 +84,10 @@ def read_array(source: Path | Region) -> NDArray[np.uint8]:
     return _read_version(source, _version(source))
 
 
-def _version(source: Path | Region) -> tuple[int, int]:
+def _version(source: Path | Source) -> Hashable:
     """What changes when the archive is written again."""
     try:
-        if isinstance(source, Region):
+        if isinstance(source, Source):
             return source.version()
         status = source.stat()
     except OSError as error:
@@ -96,7 +97,7 @@ def _version(source: Path | Region) -> tuple[int, int]:
 
 # Whoever copies frames, or looks at one after the other, stays with an archive for a while. One bounds the memory.
 @lru_cache(maxsize=1)
-def _read_version(source: Path | Region, version: tuple[int, int]) -> NDArray[np.uint8]:
+def _read_version(source: Path | Source, version: Hashable) -> NDArray[np.uint8]:
     check_recording(array_shape(source), source)
     frames = read_arrays(source, ARRAY)[ARRAY]
     frames.flags.writeable = False

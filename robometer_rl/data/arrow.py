@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from robometer_rl.data.rows import (
     ChecksumError,
     FrameFile,
     Row,
+    ShardPlace,
     StoreError,
     are_plausible,
     with_arrays,
@@ -32,9 +33,11 @@ from robometer_rl.files import check_regular, new_file
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["SealedRows", "sealed_schema", "write_sealed"]
+__all__ = ["SealedRows", "join_sealed", "sealed_schema", "write_sealed"]
 
 logger = logging.getLogger(__name__)
+
+_PLACE: Final = ("frames_shard", "frames_start", "frames_size")  # columns that only packed stores have
 
 # Rows per record batch: few, because the offsets of lists have 32 bits within a batch.
 _BATCH: Final = 100
@@ -48,6 +51,9 @@ class SealedRows:
 
     Attributes:
         ids: Ids in ascending order.
+        schema: Its columns.
+        batches: Its rows, some at a time.
+        packed: Whether some of the frame files are in shards.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,15 +69,17 @@ class SealedRows:
             check_regular(path)
             with pa.memory_map(str(path)) as file:
                 reader = pa.ipc.open_stream(file)
-                _check_schema(reader.schema)
-                self._batches: list[pyarrow.RecordBatch] = list(reader)
-            self.ids: list[str] = [name for batch in self._batches for name in _values(batch, "id")]
+                self.schema = reader.schema
+                _check_schema(self.schema)
+                self.batches: list[pyarrow.RecordBatch] = list(reader)
+            self.ids: list[str] = [name for batch in self.batches for name in _values(batch, "id")]
         except (*_damage(), OSError) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
         are_names = all(name is not None and ID.fullmatch(name) for name in self.ids)
         if not are_names or any(one >= other for one, other in pairwise(self.ids)):
             raise StoreError(f"{path} is damaged: expected ids in ascending order, each a file name")
-        self._starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
+        self.packed: bool = _PLACE[0] in self.schema.names
+        self._starts = [0, *accumulate(batch.num_rows for batch in self.batches)]
         self._sound: set[int] = set()
 
     def __contains__(self, trajectory_id: str) -> bool:
@@ -86,7 +94,7 @@ class SealedRows:
         """
         position = bisect_left(self.ids, trajectory_id)
         number = bisect_right(self._starts, position) - 1
-        batch = self._batches[number]
+        batch = self.batches[number]
         try:
             if number not in self._sound:
                 batch.validate(full=True)
@@ -100,7 +108,7 @@ class SealedRows:
     def columns(self, *names: str) -> dict[str, list[Any]]:
         """Some fields of all rows, and ``id``, in order of ids; rows that cannot be read are left out."""
         table: dict[str, list[Any]] = {name: [] for name in ("id", *names)}
-        for batch in self._batches:
+        for batch in self.batches:
             try:
                 columns = {name: _values(batch, name) for name in table}
             except _damage() as error:
@@ -113,8 +121,13 @@ class SealedRows:
         return table
 
 
-def write_sealed(path: Path, rows: Iterable[Row]) -> None:
-    """Writes rows, which must come in order of their ids, in place of what is at ``path``.
+def write_sealed(path: Path, rows: Iterable[Row], *, packed: bool = False) -> None:
+    """Writes rows in place of what is at ``path``.
+
+    Args:
+        path: The file.
+        rows: In order of their ids.
+        packed: Whether frame files of some may be in shards; without them the file has no columns for that.
 
     Raises:
         ModuleNotFoundError: The package ``datasets`` is not installed.
@@ -123,11 +136,30 @@ def write_sealed(path: Path, rows: Iterable[Row]) -> None:
     from datasets import Features
     from datasets.arrow_writer import ArrowWriter
 
-    features = Features.from_arrow_schema(sealed_schema())
+    features = Features.from_arrow_schema(sealed_schema(packed))
     with new_file(path) as temporary, ArrowWriter(features=features, path=str(temporary)) as writer:
         for row in rows:
-            writer.write(_columns(row), writer_batch_size=_BATCH)
+            writer.write(_columns(row) | (_place(row) if packed else {}), writer_batch_size=_BATCH)
         writer.finalize()
+
+
+def join_sealed(path: Path, parts: Sequence[Path]) -> None:
+    """Writes the rows of several such files, of which each goes on where the one before it ends, as they are.
+
+    Raises:
+        StoreError: One of them is damaged.
+    """
+    import pyarrow as pa
+
+    with new_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        writer = None
+        for part in parts:
+            rows = SealedRows(part)
+            writer = writer or pa.ipc.new_stream(sink, rows.schema)
+            for batch in rows.batches:
+                writer.write_batch(batch)
+        if writer is not None:
+            writer.close()
 
 
 def _installed(package: str, purpose: str) -> Any:
@@ -155,14 +187,15 @@ def _values(batch: pyarrow.RecordBatch, name: str) -> list[Any]:
 
 
 def _check_schema(found: pyarrow.Schema) -> None:
-    expected = [field for field in sealed_schema() if field.name in found.names or field.name not in LATER]
+    known = sealed_schema(packed=_PLACE[0] in found.names)
+    expected = [field for field in known if field.name in found.names or field.name not in LATER]
     wrong = [field.name for field in expected if field.name not in found.names or found.field(field.name) != field]
     if wrong:
         raise ValueError(f"its columns {', '.join(wrong)} are missing, or of another type")
 
 
-def sealed_schema() -> pyarrow.Schema:
-    """The columns of the file."""
+def sealed_schema(packed: bool = False) -> pyarrow.Schema:
+    """The columns of the file; of a packed store, where frame files are in its shards, too."""
     import pyarrow as pa
 
     text, integer, numbers = pa.string(), pa.int64(), pa.list_(pa.float32())
@@ -187,6 +220,7 @@ def sealed_schema() -> pyarrow.Schema:
             "frames_sha256": text,
             "frames_numbers": pa.list_(integer),
             "sha256": text,
+            **(dict(zip(_PLACE, (text, integer, integer), strict=True)) if packed else {}),
         }
     )
 
@@ -207,6 +241,11 @@ def _columns(row: Row) -> dict[str, Any]:
     }
 
 
+def _place(row: Row) -> dict[str, Any]:
+    place = row.frames.place
+    return dict(zip(_PLACE, (None,) * 3 if place is None else (place.shard, place.start, place.size), strict=True))
+
+
 def _row(columns: dict[str, Any]) -> Row:
     if not are_plausible(columns) or columns["sha256"] is None:
         raise ValueError("its fields are of other types than those of a trajectory")
@@ -216,6 +255,7 @@ def _row(columns: dict[str, Any]) -> Row:
         tuple(columns["frames_shape"]),
         columns["frames_sha256"],
         numbers=None if numbers is None else tuple(numbers),
+        place=None if columns.get(_PLACE[0]) is None else ShardPlace(*(columns[name] for name in _PLACE)),
     )
     values = {name: columns.get(name) for name in LATER}
     values |= {name: columns[name] for name in (*SCALARS, *PER_FRAME, "instructions") if name not in LATER}

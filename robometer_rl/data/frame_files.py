@@ -13,6 +13,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,12 +28,12 @@ from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import NO_ROOM, OutsideError, check_regular, new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
-from robometer_rl.streams import Region
+from robometer_rl.streams import Source
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 from robometer_rl.video.decoding import TimedFrames, check_file
 from robometer_rl.video.index import VideoFile
 
-__all__ = ["StoredFrames", "link_frames", "open_frames", "write_frames"]
+__all__ = ["StoredFrames", "link_file", "link_frames", "open_frames", "opened", "write_frames"]
 
 FRAMES: Final = "frames"
 VIDEOS: Final = "videos"
@@ -59,13 +60,13 @@ class StoredFrames(ABC):
     The checksum of the file is compared once per object, before the first frame is decoded.
 
     Attributes:
-        path: The file that holds them.
+        source: The file that holds them, or its place in a shard.
         shape: ``(T, H, W, 3)``.
     """
 
-    def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
-        """Frames in ``path``, which ``frames`` describes; ``name`` is the id of their trajectory."""
-        self.path = path
+    def __init__(self, source: Path | Source, frames: FrameFile, name: str) -> None:
+        """Frames in ``source``, which ``frames`` describes; ``name`` is the id of their trajectory."""
+        self.source = source
         self.shape = frames.shape
         self._name = name
         self._expected: str | None = frames.sha256
@@ -90,7 +91,7 @@ class StoredFrames(ABC):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
-    def whole_video(self) -> Path | None:
+    def whole_video(self) -> Path | Source | None:
         """The video that holds these frames in this order and no others; None if they are not kept in one.
 
         Raises:
@@ -110,20 +111,20 @@ class StoredFrames(ABC):
         if self._expected is None:
             return
         try:
-            found = file_sha256(self.path)
+            found = file_sha256(self.source)
         except FileNotFoundError as error:
-            raise ChecksumError(f"trajectory {self._name!r}: its frame file {self.path} is missing") from error
+            raise ChecksumError(f"trajectory {self._name!r}: its frame file {self.source} is missing") from error
         except OSError as error:
-            raise ChecksumError(f"trajectory {self._name!r}: {self.path} cannot be read: {error}") from error
+            raise ChecksumError(f"trajectory {self._name!r}: {self.source} cannot be read: {error}") from error
         if found != self._expected:
             raise ChecksumError(
-                f"trajectory {self._name!r}: {self.path} has the checksum {found}, expected {self._expected}; "
+                f"trajectory {self._name!r}: {self.source} has the checksum {found}, expected {self._expected}; "
                 "record it again"
             )
         self._expected = None
 
     def _undecodable(self, reason: object) -> ChecksumError:
-        return ChecksumError(f"trajectory {self._name!r}: {self.path} cannot be decoded: {reason}; record it again")
+        return ChecksumError(f"trajectory {self._name!r}: {self.source} cannot be decoded: {reason}; record it again")
 
 
 class _ArchivedFrames(StoredFrames):
@@ -131,7 +132,7 @@ class _ArchivedFrames(StoredFrames):
 
     def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with opened(self.source) as file, zipfile.ZipFile(file) as archive:
                 for index in indices:
                     with self._image(archive, _member(index)) as image:
                         yield np.asarray(image)
@@ -153,7 +154,7 @@ class _ArchivedFrames(StoredFrames):
         """See `StoredFrames.verify`; images are looked at but for their compressed pixels, which have a CRC."""
         self._compare_once()
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with opened(self.source) as file, zipfile.ZipFile(file) as archive:
                 if archive.namelist() != [_member(index) for index in range(len(self))]:
                     raise self._undecodable(f"it holds {len(archive.namelist())} images, expected {len(self)}")
                 for name in archive.namelist():
@@ -171,22 +172,23 @@ class _VideoFrames(StoredFrames):
     A process decodes a video once more, to know when its frames are shown, and remembers that.
     """
 
-    def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
-        super().__init__(path, frames, name)
+    def __init__(self, source: Path | Source, frames: FrameFile, name: str) -> None:
+        super().__init__(source, frames, name)
         self._numbers = tuple(range(len(self))) if frames.numbers is None else frames.numbers
 
     def _decode(self, indices: list[int]) -> Iterator[NDArray[np.uint8]]:
         try:
-            video = TimedFrames(VideoFile(self.path), check_file(self.path), np.asarray(self._numbers)[indices])
-            return iter(video[:])
+            video = VideoFile(self.source) if isinstance(self.source, Path) else self.source
+            frames = TimedFrames(video, check_file(video), np.asarray(self._numbers)[indices])
+            return iter(frames[:])
         except (ValueError, OSError, IndexError) as error:
             raise self._undecodable(error) from error
 
-    def whole_video(self) -> Path | None:
+    def whole_video(self) -> Path | Source | None:
         """See `StoredFrames.whole_video`."""
         self._compare_once()
-        whole = range(len(check_file(self.path)))
-        return self.path if self._numbers == tuple(whole) else None
+        whole = range(len(check_file(self.source)))
+        return self.source if self._numbers == tuple(whole) else None
 
     def verify(self) -> None:
         """See `StoredFrames.verify`; that it can be decoded was seen when it was added."""
@@ -196,8 +198,8 @@ class _VideoFrames(StoredFrames):
 class _ArrayFrames(StoredFrames):
     """Frames of an ``.npz`` archive that was not packed again; it is unpacked as a whole."""
 
-    def __init__(self, path: Path, frames: FrameFile, name: str) -> None:
-        super().__init__(path, frames, name)
+    def __init__(self, source: Path | Source, frames: FrameFile, name: str) -> None:
+        super().__init__(source, frames, name)
         self._numbers = frames.numbers
         self._sha256 = frames.sha256
 
@@ -205,7 +207,7 @@ class _ArrayFrames(StoredFrames):
         numbers = indices if self._numbers is None else [self._numbers[index] for index in indices]
         try:
             self._check_shape()
-            return iter(read_array(self.path)[numbers])
+            return iter(read_array(self.source)[numbers])
         except (ValueError, IndexError) as error:
             raise self._undecodable(error) from error
 
@@ -223,12 +225,13 @@ class _ArrayFrames(StoredFrames):
         numbers = self._numbers
         if chosen is not None:
             numbers = chosen if numbers is None else tuple(numbers[index] for index in chosen)
-        _link(root / FRAMES / self.path.name, self.path)
+        file = f"{FRAMES}/{self._sha256}.npz"
+        link_file(root / file, self.source)
         shape = (len(self) if numbers is None else len(numbers), self.shape[1], self.shape[2], 3)
-        return FrameFile(f"{FRAMES}/{self.path.name}", shape, self._sha256, numbers=numbers)
+        return FrameFile(file, shape, self._sha256, numbers=numbers)
 
     def _check_shape(self) -> None:
-        count, *size = array_shape(self.path)
+        count, *size = array_shape(self.source)
         missing = count != len(self) if self._numbers is None else max(self._numbers) >= count
         if missing or size != list(self.shape[1:]):
             raise ValueError(f"its frames have the shape {(count, *size)}, expected {self.shape} of them")
@@ -246,7 +249,7 @@ def open_frames(root: Path, frames: FrameFile, name: str) -> StoredFrames:
     """
     kind = _KINDS.get(Path(frames.file).suffix, _VideoFrames)
     try:
-        return kind(frames.path(root), frames, name)
+        return kind(frames.source(root), frames, name)
     except OutsideError as error:
         raise ChecksumError(f"trajectory {name!r}: its row is not the one that was written: {error}") from error
 
@@ -320,7 +323,7 @@ def _link_video(root: Path, recording: VideoFrames, numbers: tuple[int, ...]) ->
     except OSError as error:
         raise VideoError(f"{video} cannot be read: {error}") from error
     kept = f"{VIDEOS}/{sha256}{video.suffix.lower()}"
-    _link(root / kept, video)
+    link_file(root / kept, video)
     if len(check_file(root / kept)) <= max(numbers):
         raise VideoError(f"{video} ends before frame {max(numbers)}")
     shape = (len(numbers), recording.shape[1], recording.shape[2], 3)
@@ -331,13 +334,9 @@ def _link_array(root: Path, recording: ArrayFrames, numbers: tuple[int, ...] | N
     source = recording.source
     try:
         recording.check()
-        if isinstance(source, Path):
-            sha256 = file_sha256(source)
-        else:
-            with source.open() as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = file_sha256(source)
         kept = f"{FRAMES}/{sha256}.npz"
-        _link(root / kept, source)
+        link_file(root / kept, source)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
@@ -346,13 +345,13 @@ def _link_array(root: Path, recording: ArrayFrames, numbers: tuple[int, ...] | N
     return FrameFile(kept, shape, sha256, numbers=numbers)
 
 
-def _link(kept: Path, original: Path | Region) -> None:
-    """Puts a file in its place in a store, unless it is there."""
+def link_file(kept: Path, original: Path | Source) -> None:
+    """Puts a file, or a copy of what is a part of one, in a place, unless it is there."""
     if kept.exists():
         return
     kept.parent.mkdir(exist_ok=True)
     with new_file(kept) as temporary:
-        if isinstance(original, Region):
+        if isinstance(original, Source):
             with original.open() as stream, temporary.open("wb") as copy:
                 shutil.copyfileobj(stream, copy)
             return
@@ -362,11 +361,18 @@ def _link(kept: Path, original: Path | Region) -> None:
             shutil.copyfile(original, temporary)
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(file: Path | Source) -> str:
     """sha256 of a file."""
-    check_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with opened(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def opened(file: Path | Source) -> BufferedReader:
+    """A file, to be closed by the caller."""
+    if isinstance(file, Source):
+        return file.open()
+    check_regular(file)
+    return file.open("rb")
 
 
 def _member(index: int) -> str:

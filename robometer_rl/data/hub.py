@@ -14,6 +14,7 @@ from typing import Final
 from huggingface_hub import HfApi, snapshot_download
 
 from robometer_rl.data.inspect import StoreSummary, summarise
+from robometer_rl.data.rows import SHARDS
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.files import inside
 from robometer_rl.models.locations import hub_errors, is_hub_id
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_FILES: Final = 10_000  # that the Hub takes in one folder
 _ROWS: Final = "rows.arrow"
-PARTS: Final = ["store.json", _ROWS, "frames/*", "videos/*"]
+PARTS: Final = ["store.json", _ROWS, "frames/*", "videos/*", f"{SHARDS}/*.tar"]
 """Files of a store that the Hub has."""
 
 UNFINISHED: Final = "*/.*"
@@ -121,7 +122,10 @@ def _files(store: Path) -> dict[str, int]:
         inside(store, name)
     per_folder = max(sum(path.parent.name == folder for path in files) for folder in ("frames", "videos"))
     if per_folder > _MAX_FILES:
-        raise StoreError(f"{store} has {per_folder} frame files; the Hub takes {_MAX_FILES} in one folder")
+        raise StoreError(
+            f"{store} has {per_folder} frame files, and the Hub takes {_MAX_FILES} in one folder: pack them into a few "
+            f"first, robometer-rl data pack {store} OUT"
+        )
     return {name: path.stat().st_size for name, path in zip(names, files, strict=True)}
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +17,21 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.documents import brief, parse_json
 from robometer_rl.files import OutsideError, inside
 from robometer_rl.frames import FrameSequence
+from robometer_rl.streams import Region
 
-__all__ = ["ID", "LATER", "PER_FRAME", "SCALARS", "ChecksumError", "FrameFile", "Row", "StoreError", "are_plausible"]
+__all__ = [
+    "ID",
+    "LATER",
+    "PER_FRAME",
+    "SCALARS",
+    "SHARDS",
+    "ChecksumError",
+    "FrameFile",
+    "Row",
+    "ShardPlace",
+    "StoreError",
+    "are_plausible",
+]
 
 SCALARS: Final = (
     "id",
@@ -49,6 +62,9 @@ LATER: Final = frozenset({"progress"})
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 """Ids of trajectories, which are names of files."""
 
+SHARDS: Final = "shards"
+"""The folder of packed frame files."""
+
 _FOLDERS: Final = ("frames", "videos")
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("id", "task", "quality_label", "data_source", "split"), (str,)),
@@ -70,20 +86,41 @@ class ChecksumError(StoreError):
 
 
 @dataclass(frozen=True)
+class ShardPlace:
+    """Where a frame file is that was packed into a shard with others.
+
+    Attributes:
+        shard: Name of the shard.
+        start: The file's first byte in it.
+        size: Its number of bytes.
+    """
+
+    shard: str
+    start: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.shard, str) and _is_count(self.start) and _is_count(self.size)):
+            raise ValueError(f"its place in a shard is {brief((self.shard, self.start, self.size))}")
+
+
+@dataclass(frozen=True)
 class FrameFile:
     """Where the frames of a row are, and how to tell that they are the ones that were written.
 
     Attributes:
-        file: The file, relative to the store.
+        file: The file, relative to the store; of a packed one that was its name, and its suffix says what it is.
         shape: ``(T, H, W, 3)``.
         sha256: Of the file.
         numbers: Which T frames of a video these are, counted from 0; None if the file holds these frames only.
+        place: Where it is in a shard, if it was packed; no part of what the row's checksum is about.
     """
 
     file: str
     shape: tuple[int, int, int, int]
     sha256: str
     numbers: tuple[int, ...] | None = None
+    place: ShardPlace | None = None
 
     def __post_init__(self) -> None:
         if not _is_shape(self.shape) or not isinstance(self.sha256, str):
@@ -93,9 +130,12 @@ class FrameFile:
         ):
             raise ValueError(f"its {self.shape[0]} frames have the numbers {brief(self.numbers)} in their video")
 
-    def path(self, root: Path) -> Path:
+    def source(self, root: Path) -> Path | Region:
         """Where it is in the store at ``root``; `OutsideError` if that is not among the store's frames."""
         folder, _, name = self.file.partition("/")
+        if self.place is not None:
+            shard = inside(root / SHARDS, self.place.shard)
+            return Region((shard,), name, self.place.start, self.place.size)
         if folder not in _FOLDERS or "/" in name:
             raise OutsideError(f"{self.file!r} is not a file in {' or '.join(_FOLDERS)} of the store {root}")
         return inside(root / folder, name)
@@ -148,6 +188,10 @@ class Row:
         """Raises `ChecksumError` if the row is not the one that was written."""
         if _checksum(self.values, self.frames) != self.sha256:
             raise ChecksumError(f"trajectory {self.id!r}: its row has changed since it was written; record it again")
+
+    def placed(self, place: ShardPlace) -> Row:
+        """The row once its frame file has been packed."""
+        return replace(self, frames=replace(self.frames, place=place))
 
     def trajectory(self, frames: FrameSequence) -> Trajectory:
         """The trajectory, with ``frames``."""

@@ -8,6 +8,7 @@ Layout of a store::
     videos/SHA256.mp4       videos whose frames were not encoded again; several trajectories may share one
     rows/ID.json            the journal: one row per trajectory since the store was last sealed
     rows.arrow              all rows before that, in order of their ids
+    shards/000000.tar       of a packed store, frame files one after the other; rows.arrow says where each is
     unreadable.jsonl        what the last import passed over, if anything
 
 A row is put in place last and atomically, so a trajectory is visible when it is complete and not before. Sealing
@@ -22,7 +23,7 @@ import json
 import logging
 import os
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -36,18 +37,31 @@ from robometer_rl.data.frame_files import (
     open_frames,
     write_frames,
 )
-from robometer_rl.data.rows import ID, ChecksumError, Row, StoreError
+from robometer_rl.data.rows import ID, SHARDS, ChecksumError, Row, StoreError
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.documents import DocumentError, parse_json, read_text
+from robometer_rl.documents import DocumentError, brief, parse_json, read_text
 from robometer_rl.files import OutsideError, inside, new_file, remove_all_left_over, write_bytes, write_text
 
-__all__ = ["ChecksumError", "StoreError", "StoredFrames", "TrajectoryStore", "alone", "seal_if_installed"]
+__all__ = [
+    "PACKING",
+    "ChecksumError",
+    "StoreError",
+    "StoredFrames",
+    "TrajectoryStore",
+    "alone",
+    "locked",
+    "packed_header",
+    "seal_if_installed",
+]
 
 logger = logging.getLogger(__name__)
 
 _FORMAT: Final = "robometer-trajectories"
 _VERSION: Final = 2
+_PACKED_VERSION: Final = 3  # whose header lists the shards
 _HEADER: Final = {"format": _FORMAT, "version": _VERSION}
+PACKING: Final = "packing.json"
+"""What a store is called that is being packed and not complete."""
 _JOURNAL: Final = "rows"
 _SEALED: Final = "rows.arrow"
 
@@ -57,6 +71,10 @@ class TrajectoryStore:
 
     Several processes may append different trajectories to one directory at the same time; a store sees what was
     there when it was opened and what it appended itself.
+
+    Attributes:
+        path: The directory.
+        shards: Sizes of the shards of a packed store in bytes, by name; none of any other.
 
     Examples:
         >>> store = TrajectoryStore.open("recordings")                    # doctest: +SKIP
@@ -74,8 +92,9 @@ class TrajectoryStore:
             ModuleNotFoundError: The store is sealed, and the package ``pyarrow`` is not installed.
         """
         self.path = Path(path)
+        self.shards: Mapping[str, int] = {}
         if self._header.exists():
-            self._check_version()
+            self.shards = self._read_header()
         else:
             self._check_free()
         # The journal first: what is sealed in between is then seen twice rather than not at all.
@@ -97,6 +116,8 @@ class TrajectoryStore:
         """
         if not Path(path).exists():
             raise _no_store(path)
+        if (Path(path) / PACKING).is_file() and not (Path(path) / "store.json").is_file():
+            raise _unfinished(path)
         if not (Path(path) / "store.json").is_file():
             raise StoreError(f"{path} is no store of trajectories: it has no store.json")
         return cls(path)
@@ -131,12 +152,8 @@ class TrajectoryStore:
             StoreError: There is no store yet.
         """
         self._require()
-        trajectory_id = key if isinstance(key, str) else self._ids[key]
-        if trajectory_id not in self._known:
-            raise KeyError(f"no trajectory {trajectory_id!r} in {self.path}")
-        row = self._row(trajectory_id)
-        row.check()
-        return row.trajectory(open_frames(self.path, row.frames, trajectory_id))
+        row = self.row(key if isinstance(key, str) else self._ids[key])
+        return row.trajectory(self.frames_of(row))
 
     def ids(self) -> tuple[str, ...]:
         """Ids in the order of iteration."""
@@ -217,7 +234,7 @@ class TrajectoryStore:
         """
         if not self._header.exists():
             return
-        with _locked(self._journal):
+        with locked(self._journal):
             names = self._in_journal()
             if not names:
                 return
@@ -249,7 +266,7 @@ class TrajectoryStore:
         """Writes all rows that can be sealed; their names."""
         self._refresh()
         merged: list[str] = []
-        write_sealed(path, self._merged(journal, merged))
+        write_sealed(path, self._merged(journal, merged), packed=bool(self.shards))
         return merged
 
     def _merged(self, journal: set[str], merged: list[str]) -> Iterator[Row]:
@@ -261,6 +278,43 @@ class TrajectoryStore:
             if row is not None:
                 yield row
                 merged.append(name)
+
+    def row(self, trajectory_id: str) -> Row:
+        """What is known of a trajectory besides its frames.
+
+        Raises:
+            KeyError: No such id.
+            ChecksumError: It has changed since it was written.
+        """
+        self._require()
+        if trajectory_id not in self._known:
+            raise KeyError(f"no trajectory {trajectory_id!r} in {self.path}")
+        row = self._row(trajectory_id)
+        row.check()
+        return row
+
+    def frames_of(self, row: Row) -> StoredFrames:
+        """The frames of a row; nothing is read yet.
+
+        Raises:
+            ChecksumError: They are said to be elsewhere than in the store.
+        """
+        return open_frames(self.path, row.frames, row.id)
+
+    def broken_shards(self) -> dict[str, str]:
+        """What is wrong with shards that are missing or cut short, by name; their frames are not looked at."""
+        broken: dict[str, str] = {}
+        for name, size in self.shards.items():
+            try:
+                found = inside(self.path / SHARDS, name).stat().st_size
+            except FileNotFoundError:
+                broken[name] = f"the shard {name} is missing"
+            except (OSError, OutsideError) as error:
+                broken[name] = f"the shard {name} cannot be read: {error}"
+            else:
+                if found != size:
+                    broken[name] = f"the shard {name} has {found} bytes; expected {size}"
+        return broken
 
     def verify(self) -> None:
         """Raises `ChecksumError` for the first trajectory that is damaged; `robometer_rl.data.verified` finds all."""
@@ -280,6 +334,8 @@ class TrajectoryStore:
         return self._journal / f"{trajectory_id}.json"
 
     def _check_free(self) -> None:
+        if (self.path / PACKING).exists():
+            raise _unfinished(self.path)
         if self.path.exists() and any(self.path.iterdir()) and not self._journal.is_dir():
             raise StoreError(f"{self.path} is not empty and has no store.json; expected a trajectory store")
 
@@ -302,17 +358,26 @@ class TrajectoryStore:
     def _write_header(self) -> None:
         write_text(self._header, json.dumps(_HEADER))
 
-    def _check_version(self) -> None:
+    def _read_header(self) -> Mapping[str, int]:
+        """The shards, of a store of a version that this release reads."""
         try:
             found = parse_json(read_text(inside(self.path, self._header.name)))
         except (ValueError, OSError) as error:
             raise StoreError(f"{self._header} is not readable: {error}") from error
-        if found != _HEADER:
-            raise StoreError(f"{self._header} says {found}; this release reads {_HEADER}")
+        if found == _HEADER:
+            return {}
+        shards = found.get(SHARDS) if isinstance(found, dict) else None
+        if (
+            not isinstance(shards, dict)
+            or not all(isinstance(size, int) for size in shards.values())
+            or found != packed_header(shards)
+        ):
+            raise StoreError(f"{self._header} says {brief(found)}; this release reads {_HEADER}, and packed stores")
+        return shards
 
     def _take_place(self, place: ExitStack, trajectory_id: str) -> None:
         """Keeps other writers out of the store until ``place`` is left, and makes sure that none was faster."""
-        place.enter_context(_locked(self.path / FRAMES))
+        place.enter_context(locked(self.path / FRAMES))
         self._refuse_taken(trajectory_id)
 
     def _refuse_taken(self, trajectory_id: str) -> None:
@@ -375,6 +440,19 @@ class TrajectoryStore:
             return None
 
 
+def packed_header(shards: Mapping[str, int]) -> dict[str, Any]:
+    """What the ``store.json`` of a packed store says.
+
+    Args:
+        shards: Sizes in bytes, by name.
+    """
+    return {"format": _FORMAT, "version": _PACKED_VERSION, SHARDS: dict(shards)}
+
+
+def _unfinished(path: str | Path) -> StoreError:
+    return StoreError(f"{path} is a store that has not been packed to its end; the same `data pack` goes on")
+
+
 def _no_store(path: str | Path) -> StoreError:
     return StoreError(f"there is no store of trajectories at {path}")
 
@@ -402,7 +480,7 @@ def alone(store: TrajectoryStore, what: str) -> Iterator[None]:
     """
     with ExitStack() as block:
         try:
-            block.enter_context(_locked(store.path, wait=False))
+            block.enter_context(locked(store.path, wait=False))
         except BlockingIOError as error:
             raise StoreError(f"{what} into {store.path} is running in another process; wait for its end") from error
         store.remove_left_over()
@@ -410,7 +488,7 @@ def alone(store: TrajectoryStore, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
+def locked(directory: Path, wait: bool = True) -> Iterator[None]:
     """Keeps out other processes that want the same, or raises if they have it; the lock ends with the process."""
     directory.mkdir(exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,24 +46,37 @@ def open_verified(path: str | Path, wanted: Callable[[Trajectory], bool] | None 
         wanted: Which trajectories are meant, all of them if None. Frames of the others are not looked at.
 
     Raises:
-        StoreError: There is no store, or all that is wanted of it is damaged.
+        StoreError: There is no store, all that is wanted of it is damaged, or a shard is missing or cut short.
     """
-    found = verify_store(TrajectoryStore.open(path), wanted)
-    warn_of_skipped(found, path)
+    store = TrajectoryStore.open(path)
+    _require_shards(store)
+    found = verify_store(store, wanted)
+    warn_of_skipped(found.skipped, len(found.trajectories), path)
     return found
 
 
-def warn_of_skipped(found: VerifiedTrajectories, place: str | Path) -> None:
-    """Lists what is damaged at a place in the log.
+def _require_shards(store: TrajectoryStore) -> None:
+    """One shard holds thousands of trajectories, which nobody wants to learn without by accident."""
+    broken = store.broken_shards()
+    if broken:
+        listed = "; ".join(list(broken.values())[:_LISTED])
+        raise StoreError(
+            f"{len(broken)} of the {len(store.shards)} shards of {store.path} are not whole: {listed}. Fetch them "
+            "again, or pack the store again"
+        )
+
+
+def warn_of_skipped(skipped: Sequence[Unreadable], sound: int, place: str | Path) -> None:
+    """Lists in the log what is damaged at a place where so many are sound.
 
     Raises:
-        StoreError: All of it is.
+        StoreError: None is.
     """
-    if found.skipped:
-        of_all = f"{len(found.skipped)} of {len(found.skipped) + len(found.trajectories)} trajectories in {place}"
-        if not found.trajectories:
-            raise StoreError(f"{of_all} are damaged: all that are asked for. The first: {found.skipped[0].reason}")
-        logger.warning("%s are damaged and skipped:\n%s", of_all, _listed(found.skipped))
+    if skipped:
+        of_all = f"{len(skipped)} of {len(skipped) + sound} trajectories in {place}"
+        if not sound:
+            raise StoreError(f"{of_all} are damaged: all that are asked for. The first: {skipped[0].reason}")
+        logger.warning("%s are damaged and skipped:\n%s", of_all, _listed(skipped))
 
 
 def verify_store(store: TrajectoryStore, wanted: Callable[[Trajectory], bool] | None = None) -> VerifiedTrajectories:
@@ -105,7 +118,7 @@ def _verified(row: Trajectory | Unreadable) -> Trajectory | Unreadable:
     return row
 
 
-def _listed(skipped: tuple[Unreadable, ...]) -> str:
+def _listed(skipped: Sequence[Unreadable]) -> str:
     lines = [f"  {entry.reason}" for entry in skipped[:_LISTED]]
     more = len(skipped) - len(lines)
     return "\n".join([*lines, f"  and {more} more: `robometer-rl data verify` lists them"] if more else lines)

@@ -21,6 +21,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "verify": "Compare all checksums and list the trajectories that are damaged.",
     "import": "Turn a data set of another format into a store.",
     "export": "Write a store in another format.",
+    "pack": "Pack the frame files of a store into a few large ones, for stores of any size and for the Hub.",
     "download": "Download published training and evaluation data, by the name of a group.",
     "push": "Upload a store to the Hugging Face Hub.",
     "pull": "Download a store from the Hugging Face Hub.",
@@ -66,6 +67,10 @@ def parse_data(words: Sequence[str], program: str) -> Callable[[], Any]:
         from robometer_rl.data.download import DownloadConfig, download
 
         return partial(download, _parse(DownloadConfig, words, program))
+    if command == "pack":
+        from robometer_rl.data.pack import PackConfig, pack
+
+        return partial(pack, _parse(PackConfig, words, program))
     from robometer_rl.data.hub import PullConfig, PushConfig, pull, push
 
     if command == "push":

@@ -107,7 +107,7 @@ def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Se
         elif wanted(each):
             sound.append(each)
     found = VerifiedTrajectories(tuple(sound), tuple(skipped))
-    warn_of_skipped(found, place)
+    warn_of_skipped(skipped, len(sound), place)
     return found
 
 

@@ -15,7 +15,7 @@ import gc
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import lru_cache
@@ -97,31 +97,33 @@ def check_video(source: VideoSource) -> VideoIndex:
 
 def index_file(path: Path) -> VideoIndex:
     """`index_video` of a file, remembered while the same file is asked for again: episodes share videos."""
-    return _index_version(path, *_version(path))
+    source = VideoFile(path)
+    return _index_version(source, _version(source))
 
 
-def check_file(path: Path) -> VideoIndex:
+def check_file(file: Path | VideoSource) -> VideoIndex:
     """`check_video` of a file, remembered while the same file is asked for again."""
-    return _check_version(path, *_version(path))
+    source = VideoFile(file) if isinstance(file, Path) else file
+    return _check_version(source, _version(source))
 
 
-def _version(path: Path) -> tuple[int, int]:
+def _version(source: VideoSource) -> Hashable:
     try:
-        return VideoFile(path).version()
+        return source.version()
     except FileNotFoundError as error:
-        raise VideoError(f"there is no video {path}") from error
+        raise VideoError(f"there is no video {source}") from error
     except OSError as error:
-        raise VideoError(f"{path} cannot be read: {error.strerror}") from error
+        raise VideoError(f"{source} cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=4)
-def _index_version(path: Path, modified: int, size: int) -> VideoIndex:
-    return index_video(VideoFile(path))
+def _index_version(source: VideoSource, version: Hashable) -> VideoIndex:
+    return index_video(source)
 
 
 @lru_cache(maxsize=1024)
-def _check_version(path: Path, modified: int, size: int) -> VideoIndex:
-    return check_video(VideoFile(path))
+def _check_version(source: VideoSource, version: Hashable) -> VideoIndex:
+    return check_video(source)
 
 
 def read_frames(source: VideoSource, index: VideoIndex, numbers: Sequence[int]) -> Iterator[Picture]:

@@ -30,7 +30,7 @@ def sealed(tmp_path):
 
 def changed(path, **columns):
     """Rewrites columns; the file is sound, and its rows are other people's."""
-    table = SealedRows(path)._batches[0].to_pydict() | columns
+    table = SealedRows(path).batches[0].to_pydict() | columns
     batch = pa.record_batch(table, sealed_schema())
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
         writer.write_batch(batch)
@@ -114,7 +114,7 @@ def test_ids_are_names_of_files(sealed, tmp_path, name):
     ],
 )
 def test_a_row_of_other_types_is_damaged_and_the_others_are_not(sealed, column, value):
-    changed(sealed, **{column: [value, *SealedRows(sealed)._batches[0].to_pydict()[column][1:]]})
+    changed(sealed, **{column: [value, *SealedRows(sealed).batches[0].to_pydict()[column][1:]]})
     found = look(sealed)
     assert [entry.name for entry in found.skipped] == ["alpha"]
     assert [each.id for each in found.trajectories] == list(IDS[1:])

@@ -133,7 +133,7 @@ def test_an_image_that_is_none_is_found(tmp_path):
     store = TrajectoryStore(tmp_path)
     store.append(trajectory())
     frames = store["a"].frames
-    with zipfile.ZipFile(frames.path, "w") as archive:
+    with zipfile.ZipFile(frames.source, "w") as archive:
         for number in range(5):
             archive.writestr(f"{number:06d}.png", b"no picture")
     frames._expected = None

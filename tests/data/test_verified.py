@@ -49,7 +49,7 @@ def test_frames_of_what_is_not_wanted_are_not_looked_at(path):
 
 def test_a_verified_file_is_not_read_whole_again(path):
     run = open_verified(path).trajectories[0]
-    with run.frames.path.open("ab") as archive:
+    with run.frames.source.open("ab") as archive:
         archive.write(b"\0" * 10)
     assert run.frames[:2].shape == (2, 6, 7, 3)
 

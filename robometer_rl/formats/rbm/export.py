@@ -13,8 +13,6 @@ which stay behind. ``lang_vector`` is zero; the reference's preprocessing does n
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +23,7 @@ from typing import Any, Final
 import tyro
 from rich.progress import Progress
 
+from robometer_rl.data.frame_files import link_file
 from robometer_rl.data.store import StoredFrames, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.extras import require
@@ -147,11 +146,8 @@ def _write(path: Path, trajectory: Trajectory, fps: float) -> None:
     frames = trajectory.frames
     assert isinstance(frames, StoredFrames)
     kept = frames.whole_video()
-    if kept is not None and kept.suffix == ".mp4":
-        try:
-            os.link(kept.resolve(), path)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(kept, path)
+    if kept is not None and Path(str(kept)).suffix == ".mp4":
+        link_file(path, kept)
         return
     write_video(path, images(trajectory), stated_rate(trajectory.metadata) or fps)
 
