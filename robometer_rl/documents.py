@@ -8,6 +8,7 @@ server has nothing else.
 from __future__ import annotations
 
 import json
+import logging
 import reprlib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -16,7 +17,18 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from robometer_rl.files import check_regular
 
-__all__ = ["MAX_BYTES", "DocumentError", "brief", "options_of", "parse_json", "parse_options", "read_text"]
+__all__ = [
+    "MAX_BYTES",
+    "DocumentError",
+    "brief",
+    "options_of",
+    "parse_json",
+    "parse_options",
+    "read_records",
+    "read_text",
+]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -98,6 +110,33 @@ def parse_options(kind: type[T], text: str) -> T:
     if not isinstance(values, dict):
         raise ValueError(expected)
     return options_of(kind, values)
+
+
+def read_records(path: Path, kind: type[T]) -> list[T]:
+    """The records of a file with one JSON object per line, as `robometer_rl.files.append_line` writes them.
+
+    A last line without its end, whose writer was killed, is left out, which the log says.
+
+    Args:
+        path: The file.
+        kind: The dataclass of its lines, which checks what it is given.
+
+    Raises:
+        DocumentError: A line is something else; the message names it.
+        OSError: The file cannot be read, or is a pipe or a device.
+    """
+    check_regular(path)
+    found = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                logger.warning("%s, line %d, has no end and is left out", path, number)
+            elif line.strip():
+                try:
+                    found.append(parse_options(kind, line.decode("utf-8")))
+                except ValueError as error:  # of the encoding, too
+                    raise DocumentError(f"{path}, line {number}: {error}") from error
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

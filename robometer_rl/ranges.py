@@ -1,4 +1,4 @@
-"""Which numbers options may be: one check and one sentence for all configurations."""
+"""Which values options may have: one check and one sentence for all configurations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from robometer_rl.documents import brief
 
-__all__ = ["LARGEST_COUNT", "require_counts", "require_numbers"]
+__all__ = ["LARGEST_COUNT", "require_counts", "require_numbers", "require_texts"]
 
 LARGEST_COUNT: Final = 2**31 - 1
 """The most that anything is counted to: more does not fit into the 32 bits that some libraries count with."""
@@ -67,6 +67,21 @@ def require_counts(options: object, least: int, *names: str) -> None:
             raise ValueError(f"{_called(options, name)} must be {expected}, got {brief(value)}")
         if int(value) > LARGEST_COUNT:
             raise ValueError(f"{_called(options, name)} must be at most {LARGEST_COUNT}, got {brief(value)}")
+
+
+def require_texts(options: object, *names: str) -> None:
+    """Refuses a configuration in which some options are no text.
+
+    Args:
+        options: The configuration.
+        names: Attributes of the configuration.
+
+    Raises:
+        TypeError: Something else.
+    """
+    for name in names:
+        if not isinstance(value := getattr(options, name), str):
+            raise TypeError(f"{_called(options, name)} must be text, got {brief(value)}")
 
 
 def _called(options: object, name: str) -> str:

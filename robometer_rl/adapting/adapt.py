@@ -35,9 +35,9 @@ from robometer_rl.adapting.proposals import Proposal, propose
 from robometer_rl.adapting.success_rule import SuccessRule, choose_success_rule
 from robometer_rl.adapting.survey import Survey, look_at
 from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge, success_evidence
-from robometer_rl.data.trajectory import Trajectory, are_tiled
-from robometer_rl.data.verified import open_verified
+from robometer_rl.data.trajectory import are_tiled
 from robometer_rl.files import write_text
+from robometer_rl.formats.opening import OpenedEpisodes, open_episodes
 from robometer_rl.frames import as_frames
 from robometer_rl.models.compact.checkpoint import (
     CONFIG_FILE,
@@ -84,10 +84,10 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
     """
     start = time.monotonic()
     begun = _begin(config)
-    trajectories = _select(config)
-    examples = make_examples(trajectories)
+    opened = _select(config)
+    examples = make_examples(opened.trajectories)
     split = split_examples(examples, _HELD_OUT, config.seed, *_earlier(begun))
-    survey = look_at(examples, split)
+    survey = look_at(examples, split, None if config.exclude is None else opened.excluded)
     _show_survey(config, survey)
     checkpoint = _checkpoint(begun, examples, tower)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -128,22 +128,22 @@ def _earlier(begun: CompactCheckpoint | None) -> tuple[list[str], list[str]]:
     return episodes.get("training", []), episodes.get("held_out", [])
 
 
-def _select(config: AdaptConfig) -> list[Trajectory]:
-    found = open_verified(config.store).trajectories
-    chosen = [each for each in found if each.split == "train"]
-    if not chosen:
+def _select(config: AdaptConfig) -> OpenedEpisodes:
+    opened = open_episodes((config.store,), lambda each: each.split == "train", exclude=config.exclude)
+    if not opened.trajectories:
         raise ValueError(
-            f"{config.store} holds no episodes of the split 'train' to learn from; its splits are "
-            f"{sorted({each.split for each in found})}"
+            f"{config.store} holds no episodes of the split 'train' to learn from"
+            + (f" that are not among the {opened.excluded} flagged ones" if opened.excluded else "")
+            + f"; its splits are {sorted({split for split, _ in opened.held})}"
         )
-    if others := len(found) - len(chosen):
+    if others := sum(count for (split, _), count in opened.held.items() if split != "train"):
         logger.info(
             "%d episodes of other splits are left alone: `robometer-rl evaluate %s %s` measures on them",
             others,
             config.output / CHECKPOINT,
             config.store,
         )
-    return chosen
+    return opened
 
 
 def _show_survey(config: AdaptConfig, survey: Survey) -> None:
@@ -256,7 +256,7 @@ def _conclude(
     write_text(config.output / "verdict.json", json.dumps(_without_nan(record), indent=2) + "\n")
     commands = _commands(config, split, survey, verdict)
     page = write_page(config.output / "page", config.output.name, verdict, survey, seen, proposals, commands)
-    _say(verdict, learned, proposals, page, commands, config, time.monotonic() - start)
+    _say(verdict, learned, survey, proposals, page, commands, config, time.monotonic() - start)
     return verdict
 
 
@@ -274,6 +274,8 @@ def _commands(config: AdaptConfig, split: Split, survey: Survey, verdict: Verdic
     task = split.training[0].episode.task
     checkpoint = config.output / CHECKPOINT
     again = f"robometer-rl adapt {config.store} --output {config.output}-2"
+    if config.exclude is not None:
+        again += f" --exclude {config.exclude}"
     if not survey.hopeless:  # nothing was learned that would be worth going on from
         again += f" --continue {config.output}"
     if not verdict.usable:
@@ -288,6 +290,7 @@ def _commands(config: AdaptConfig, split: Split, survey: Survey, verdict: Verdic
 def _say(
     verdict: Verdict,
     learned: Learned,
+    survey: Survey,
     proposals: Sequence[Proposal],
     page: Path,
     commands: Sequence[str],
@@ -308,9 +311,10 @@ def _say(
             "" if verdict.early is None else f" ({verdict.early:.0%} of the successes reach it before they are done)"
         )
         threshold = f"success threshold {verdict.threshold:.2f}{early}"
+    without = f", {survey.excluded} flagged episodes left out" if survey.excluded is not None else ""
     console.print(
         f"{config.output / CHECKPOINT}: {learned.steps} steps in {seconds / 60:.1f} minutes, features included, "
-        f"{threshold}; the page is {page}",
+        f"{threshold}{without}; the page is {page}",
         soft_wrap=True,
     )
     console.print("next:" if verdict.usable else "record what is missing, then:")

@@ -22,6 +22,7 @@ class AdaptConfig:
 
     Attributes:
         store: Store of trajectories: successes, and failures of every kind that an agent will try.
+        exclude: Flags that were set in the studio, as in ``outputs/studio/flags.jsonl``: flagged episodes are left out.
         output: Folder of the run: ``checkpoint``, ``verdict.json`` and a page.
         minutes: How long it may take, everything included; a slow machine takes fewer steps. 10 if not given, and 3
             where it goes on.
@@ -34,6 +35,7 @@ class AdaptConfig:
 
     store: tyro.conf.Positional[Path]
     output: Path
+    exclude: Path | None = None
     minutes: float | None = None
     continued: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
     steps: int | None = None

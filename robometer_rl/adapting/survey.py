@@ -46,11 +46,13 @@ class Survey:
         facts: Names and values, for people.
         missing: What should be recorded besides, and why; sentences.
         hopeless: Why nothing can be learned, or nothing be said of what was; sentences.
+        excluded: How many flagged episodes are left out; None where no flags were given.
     """
 
     facts: dict[str, str]
     missing: tuple[str, ...]
     hopeless: tuple[str, ...]
+    excluded: int | None = None
 
     def table(self, title: str) -> Table:
         """The facts as a table."""
@@ -62,12 +64,13 @@ class Survey:
         return table
 
 
-def look_at(examples: Sequence[Example], split: Split) -> Survey:
+def look_at(examples: Sequence[Example], split: Split, excluded: int | None = None) -> Survey:
     """Looks at recordings and how they were divided.
 
     Args:
         examples: All of them, at least one.
         split: The same, divided.
+        excluded: How many others were left out because they are flagged; None where no flags were given.
     """
     tasks = Counter(example.task for example in examples)
     outcomes = Counter(outcome(example) for example in examples)
@@ -84,9 +87,11 @@ def look_at(examples: Sequence[Example], split: Split) -> Survey:
         "worth of a frame": "; ".join(f"{_ASSUMED[name]} ({count})" for name, count in basis.items()),
         "training": f"{len(split.training)} episodes; {kept}{unseeded}",
     }
+    if excluded is not None:
+        facts["left out"] = f"{excluded} flagged episodes"
     pictures = _Pictures.of(examples)
     missing = [*_missing(examples, done), *_odd(examples, split, pictures)]
-    return Survey(facts, tuple(missing), tuple(_hopeless(examples, split, pictures, done)))
+    return Survey(facts, tuple(missing), tuple(_hopeless(examples, split, pictures, done)), excluded)
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -23,7 +23,7 @@ from robometer_rl.evaluation.plots import write_plots
 from robometer_rl.evaluation.scoring import Condition, Scores, Scoring, score_episodes
 from robometer_rl.evaluation.verdict import EvaluationVerdict, GateError, check, judge_metrics, read_gate
 from robometer_rl.files import write_text
-from robometer_rl.formats.opening import open_episodes
+from robometer_rl.formats.opening import OpenedEpisodes, open_episodes
 from robometer_rl.frames import FrameProtocol, parse_protocol, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
@@ -59,6 +59,7 @@ class EvaluateConfig:
         model: What `load_reward_model` takes: ``mini``, a checkpoint directory, or a Hub id.
         data: Store of trajectories, or published data where it lies, as in ``rbm:processed_datasets``.
         select: Of published data only these groups or collections, as in ``rbm-1m-ood``.
+        exclude: Flags that were set in the studio, as in ``outputs/studio/flags.jsonl``: flagged episodes are left out.
         split: The splits of them to evaluate on.
         data_sources: Only trajectories of these data sources; of all if none is named.
         conditions: Also measure with other words (``paraphrased``) or another light and camera (``jitter``), beside
@@ -80,6 +81,7 @@ class EvaluateConfig:
     model: tyro.conf.Positional[str]
     data: tyro.conf.Positional[Path]
     select: tuple[str, ...] = ()
+    exclude: Path | None = None
     split: tuple[str, ...] = ("test",)
     data_sources: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
@@ -112,13 +114,14 @@ class EvaluateConfig:
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluates the model that ``config`` names."""
-    episodes = select_episodes(config)
+    opened = select_episodes(config)
     from robometer_rl.models.loading import load_reward_model
 
-    return evaluate(config, load_reward_model(config.model, config.device, config.dtype), episodes)
+    model = load_reward_model(config.model, config.device, config.dtype)
+    return evaluate(config, model, opened.trajectories, opened.excluded)
 
 
-def select_episodes(config: EvaluateConfig) -> list[Trajectory]:
+def select_episodes(config: EvaluateConfig) -> OpenedEpisodes:
     """The episodes that ``config`` is about.
 
     Raises:
@@ -130,25 +133,29 @@ def select_episodes(config: EvaluateConfig) -> list[Trajectory]:
         sources = config.data_sources
         return episode.split in config.split and (not sources or episode.data_source in sources)
 
-    opened = open_episodes((config.data,), wanted, config.select)
+    opened = open_episodes((config.data,), wanted, config.select, config.exclude)
     if not opened.trajectories:
         splits, sources = ({name[place] for name in opened.held} for place in range(2))
         raise ValueError(
             f"{config.data} holds {sum(opened.held.values())} episodes, "
             f"none of them of the split {' or '.join(config.split)}"
             + (f" and of {' or '.join(config.data_sources)}" if config.data_sources else "")
+            + (f" that is not among the {opened.excluded} flagged ones" if opened.excluded else "")
             + f"; its splits are {sorted(splits)}, its data sources {sorted(sources)}"
         )
-    return list(opened.trajectories)
+    return opened
 
 
-def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Trajectory]) -> Evaluation:
+def evaluate(
+    config: EvaluateConfig, model: RewardModel, episodes: Sequence[Trajectory], excluded: int = 0
+) -> Evaluation:
     """Evaluates, prints the tables and writes the JSON file, the plots and the page.
 
     Args:
         config: How; its ``model``, ``data`` and what selects episodes are not looked at.
         model: What to measure.
         episodes: On what.
+        excluded: How many episodes were left out because they are flagged, which the results say.
 
     Raises:
         ValueError: A condition that does not apply, see `score_episodes`.
@@ -157,7 +164,7 @@ def evaluate(config: EvaluateConfig, model: RewardModel, episodes: Sequence[Traj
     protocol = model.default_protocol if config.protocol is None else parse_protocol(config.protocol)
     scoring = Scoring(protocol, config.every, config.pairs, config.seed, config.reaching, show_progress=True)
     scores = _score(model, episodes, scoring, config.conditions)
-    evaluation = _evaluation(model, scoring, scores, config.by)
+    evaluation = _evaluation(model, scoring, scores, config.by, excluded)
     for table in evaluation.tables():
         # In full even where the terminal is narrower, or there is none: numbers must not be cut.
         open_console(width=max(open_console().width, open_console(width=_WIDEST).measure(table).maximum)).print(table)
@@ -243,7 +250,9 @@ def _score(
     return {name: score_episodes(model, episodes, scoring, name) for name in every_condition}
 
 
-def _evaluation(model: RewardModel, scoring: Scoring, scores: dict[str, Scores], by: Group | None) -> Evaluation:
+def _evaluation(
+    model: RewardModel, scoring: Scoring, scores: dict[str, Scores], by: Group | None, excluded: int = 0
+) -> Evaluation:
     episodes = [scored.episode for scored in scores["recorded"].episodes]
     groups: dict[str, list[int]] = {}
     for index, episode in enumerate(episodes):
@@ -251,7 +260,7 @@ def _evaluation(model: RewardModel, scoring: Scoring, scores: dict[str, Scores],
             groups.setdefault(_group(episode, by), []).append(index)
     return Evaluation(
         conditions=_measured(scores, None),
-        facts=_facts(model, scoring, episodes, scores["recorded"].threshold),
+        facts={**_facts(model, scoring, episodes, scores["recorded"].threshold), "excluded": excluded},
         groups={name: _measured(scores, members) for name, members in sorted(groups.items())},
         unknown_tasks=model.doubts.unknown_tasks,
         strange_pictures=model.doubts.strange_pictures,

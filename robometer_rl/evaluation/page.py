@@ -267,7 +267,8 @@ def _how(facts: Mapping[str, Any]) -> dict[str, str]:
         "Frame protocol": f"{facts['protocol']}, every {facts['every']} frames",
         "Reward": "the change of progress since the scored frame before",
         "Success threshold": f"{facts['success_threshold']:.3f}",
-        "Episodes": ", ".join(f"{skill} ({count})" for skill, count in facts["episodes"].items()),
+        "Episodes": ", ".join(f"{skill} ({count})" for skill, count in facts["episodes"].items())
+        + (f"; {facts['excluded']} flagged ones are left out" if facts.get("excluded") else ""),
         "Versions": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
         "Date": made["date"],
         "Command": made["command"],

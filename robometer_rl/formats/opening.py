@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from robometer_rl.data.flags import Exclusion, data_name
 from robometer_rl.data.published import data_path
 from robometer_rl.data.reading import Reading, Unreadable
 from robometer_rl.data.trajectory import Trajectory
@@ -38,18 +39,21 @@ class OpenedEpisodes:
         skipped: Those that are damaged.
         held: How many sound ones there are, wanted or not, by split and data source.
         place_of: Number of the place that each of the trajectories comes from, by its id.
+        excluded: How many are wanted and flagged, and hence left out.
     """
 
     trajectories: tuple[Trajectory, ...]
     skipped: tuple[Unreadable, ...]
     held: Mapping[tuple[str, str], int]
     place_of: Mapping[str, int]
+    excluded: int
 
 
 def open_episodes(
     places: Sequence[str | Path],
     wanted: Callable[[Trajectory], bool] | None = None,
     select: Sequence[str] = (),
+    exclude: Path | None = None,
 ) -> OpenedEpisodes:
     """Opens places and checks what is wanted of them before it returns; damaged episodes are listed in the log.
 
@@ -61,11 +65,14 @@ def open_episodes(
             `ROBOREWARD` what ``import roboreward`` does.
         wanted: Which episodes are meant; all of them if None.
         select: Groups and keys of published data in place, see `RbmConfig`.
+        exclude: A file of flags, see `robometer_rl.data.flags`: episodes that are flagged in a place are left out,
+            wherever they are found.
 
     Raises:
+        DocumentError: A line of ``exclude`` is no flag.
         StoreError: There is no such store, or all that is wanted of a place is damaged.
         SourceError: There is no published data at a place, or nothing of it that is selected.
-        ValueError: ``select`` without published data to select from.
+        ValueError: ``select`` without published data to select from, or flags that fit nothing of the data.
 
     Examples:
         >>> open_episodes(["mine", "rbm:processed_datasets"], select=["mw"])    # doctest: +SKIP
@@ -77,9 +84,11 @@ def open_episodes(
     taken: dict[str, Trajectory] = {}
     skipped: list[Unreadable] = []
 
+    exclusion = Exclusion(exclude, [_name_of(each) for each in places])
+
     def noting(trajectory: Trajectory) -> bool:
         held[trajectory.split, trajectory.data_source] += 1
-        return wanted is None or wanted(trajectory)
+        return exclusion.lets_in(trajectory.id, wanted is None or wanted(trajectory))
 
     place_of: dict[str, int] = {}
     for number, (place, is_published) in enumerate(zip(places, in_place, strict=True)):
@@ -95,7 +104,20 @@ def open_episodes(
             taken.setdefault(each.id, each)
             place_of.setdefault(each.id, number)
         skipped += found.skipped
-    return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held, place_of)
+    exclusion.end((each.name for each in skipped), are_all_there=not select)
+    return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held, place_of, exclusion.count)
+
+
+def _name_of(place: str | Path) -> str:
+    """What notes call a place."""
+    name = str(place)
+    if name.startswith(ROBOREWARD):
+        return data_name(Path(name.removeprefix(ROBOREWARD)))
+    return data_name(_published_path(name) if name.startswith(IN_PLACE) else Path(place))
+
+
+def _published_path(place: str) -> Path:
+    return Path(name) if (name := place.removeprefix(IN_PLACE)) else data_path("processed")
 
 
 def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Sequence[str]) -> VerifiedTrajectories:
@@ -114,5 +136,4 @@ def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Se
 def _read(place: str, select: Sequence[str]) -> Reading:
     if place.startswith(ROBOREWARD):
         return read_roboreward(RoboRewardConfig(Path(place.removeprefix(ROBOREWARD))))
-    path = Path(name) if (name := place.removeprefix(IN_PLACE)) else data_path("processed")
-    return read_rbm(RbmConfig(path, tuple(select)))
+    return read_rbm(RbmConfig(_published_path(place), tuple(select)))

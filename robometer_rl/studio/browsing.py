@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.flags import FLAGS, Flag
 from robometer_rl.data.reading import EPISODE_DAMAGE
 from robometer_rl.extras import require
 from robometer_rl.frames import as_frames, parse_protocol
@@ -20,7 +22,7 @@ from robometer_rl.rewards import RewardSpec
 from robometer_rl.score import scored_series
 from robometer_rl.studio.asking import Asking, Models
 from robometer_rl.studio.episodes import ORDERS, OUTCOMES, Entry, Episode, Episodes, Library, Wanted, chosen
-from robometer_rl.studio.notes import FLAGS, Flag, Notes, Said
+from robometer_rl.studio.notes import Notes, Said
 from robometer_rl.studio.parts import (
     FIELDS,
     Question,
@@ -164,6 +166,7 @@ class BrowsePage:
                 self.flag = gr.Checkbox(label="Flag", elem_id="browse-flag")
                 self.note = gr.Textbox(label="Why", elem_id="browse-note")
                 self.keep = gr.Button("Keep flag and note", elem_id="browse-keep")
+            markup(_how_to_exclude(self.notes.folder), elem_id="browse-exclude")
 
     def _wire(self) -> None:
         filters = [self.task, self.source, self.outcome, self.text, self.least, self.most, self.flagged]
@@ -340,6 +343,15 @@ def show_episode(episode: Episode, said: Said | None) -> str:
 def _description(entry: Entry) -> str:
     graded = "" if entry.partial_success is None else f", graded {entry.partial_success:.2f}"
     return f"{entry.task!r}, {entry.outcome}{graded}, {entry.frames} frames, from {entry.source}."
+
+
+def _how_to_exclude(folder: Path) -> str:
+    """What to type, for flags in a folder of notes; who only sees the page learns no folders above it."""
+    flags = html(str((Path(folder.name) if folder.is_absolute() else folder) / FLAGS))
+    return (
+        f"<p class='studio-line'><code>robometer-rl train RECIPE --exclude {flags}</code> trains without flagged "
+        "episodes; <code>adapt</code> and <code>evaluate</code> take <code>--exclude</code>, too.</p>"
+    )
 
 
 def _choices(values: Iterable[str]) -> list[str]:

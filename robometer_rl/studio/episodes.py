@@ -11,6 +11,7 @@ from typing import Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.flags import Flag, data_name
 from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError, Unreadable, unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
@@ -18,8 +19,7 @@ from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, Relabe
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import FrameSequence
-from robometer_rl.studio.material import Material
-from robometer_rl.studio.notes import Flag, Said
+from robometer_rl.studio.notes import Said
 
 __all__ = [
     "ORDERS",
@@ -156,7 +156,7 @@ class Library:
     """
 
     def __init__(self, places: Sequence[Path], cameras: tuple[str, ...] = ()) -> None:
-        self._places = {Material.name(place): place for place in places}
+        self._places = {data_name(place): place for place in places}
         self._cameras = cameras
         self._opened: dict[str, Episodes] = {}
         self._lock = threading.Lock()
@@ -200,7 +200,7 @@ def open_episodes_of(path: Path, cameras: tuple[str, ...] = ()) -> Episodes:
             return _of_published(path)
         except SourceError:
             raise reason from None
-    return _of_dataset(Material.name(path), dataset)
+    return _of_dataset(data_name(path), dataset)
 
 
 def _of_store(path: Path) -> Episodes:
@@ -215,7 +215,7 @@ def _of_store(path: Path) -> Episodes:
         # A row that is left out of the columns is damaged: reading it says how.
         return entries[key] if key in entries else _entry_of(store[key])
 
-    return Episodes(Material.name(path), store.ids(), entry, lambda key: _of_trajectory(store[key]))
+    return Episodes(data_name(path), store.ids(), entry, lambda key: _of_trajectory(store[key]))
 
 
 def _of_published(path: Path) -> Episodes:
@@ -230,7 +230,7 @@ def _of_published(path: Path) -> Episodes:
         return each
 
     return Episodes(
-        Material.name(path),
+        data_name(path),
         tuple(found),
         lambda key: _entry_of(trajectory(key)),
         lambda key: _of_trajectory(trajectory(key)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from robometer_rl.data.flags import data_name
 from robometer_rl.files import OutsideError, inside
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 
@@ -36,14 +37,9 @@ class Material:
         for place in self.places:
             if not place.exists():
                 raise FileNotFoundError(f"there is nothing at {place}; expected a file or a folder to look at")
-        names = [self.name(place) for place in self.places]
+        names = [data_name(place) for place in self.places]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two places are called {twice[0]!r}; give one folder that holds both")
-
-    @staticmethod
-    def name(place: Path) -> str:
-        """What pages call a place: the last part of its path, never the folders above it."""
-        return Path(os.path.abspath(place)).name
 
     def listed(self, suffixes: Sequence[str]) -> list[str]:
         """Names of files with such ends in all places, as `path` takes them; the first thousand."""
@@ -51,7 +47,7 @@ class Material:
         for place in self.places:
             for path in sorted(_files(place, _DEPTH)):
                 if path.suffix.lower() in suffixes:
-                    found.append(self.name(place) if path == place else f"{self.name(place)}/{path.relative_to(place)}")
+                    found.append(data_name(place) if path == place else f"{data_name(place)}/{path.relative_to(place)}")
                 if len(found) == _LISTED:
                     return found
         return found
@@ -72,9 +68,9 @@ class Material:
         if not named or not named.strip():
             raise VideoError("no recording is chosen; upload a video, a GIF or an .npz, or name one in the data")
         head, _, rest = named.strip().partition("/")
-        place = next((place for place in self.places if self.name(place) == head), None)
+        place = next((place for place in self.places if data_name(place) == head), None)
         if place is None:
-            known = ", ".join(map(self.name, self.places)) or "none"
+            known = ", ".join(map(data_name, self.places)) or "none"
             raise OutsideError(f"{named!r} is in none of the places that the studio was given: {known}")
         return inside(place, rest) if rest else place
 

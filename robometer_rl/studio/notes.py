@@ -3,7 +3,7 @@
 Three files of one JSON object per line in a folder. Lines are added and never changed, so that nothing is lost when a
 process is killed, and two people may write into one folder; of two lines about one thing the later one counts.
 
-``flags.jsonl`` has ``data``, ``episode``, ``flagged`` and ``note``; ``predictions.jsonl`` has ``data``, ``episode``,
+``flags.jsonl`` is described in `robometer_rl.data.flags`; ``predictions.jsonl`` has ``data``, ``episode``,
 ``task``, ``model``, ``protocol``, ``every``, ``threshold``, ``progress`` and ``success``, per scored frame;
 ``preferences.jsonl`` is described in `robometer_rl.studio.pairs`.
 """
@@ -14,38 +14,25 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from robometer_rl.documents import DocumentError, parse_json
-from robometer_rl.files import append_line, drop_half_line, whole_lines
+from robometer_rl.data.flags import FLAGS, Flag
+from robometer_rl.documents import brief, read_records
+from robometer_rl.files import append_line, drop_half_line
 from robometer_rl.prediction import Prediction
+from robometer_rl.ranges import require_counts, require_numbers, require_texts
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
-__all__ = ["FLAGS", "PREFERENCES", "Flag", "Notes", "Said"]
+__all__ = ["PREFERENCES", "Notes", "Said"]
 
-FLAGS: Final = "flags.jsonl"
+T = TypeVar("T")
+
 PREDICTIONS: Final = "predictions.jsonl"
 PREFERENCES: Final = "preferences.jsonl"
-
-
-@dataclass(frozen=True)
-class Flag:
-    """What a person noted about an episode.
-
-    Attributes:
-        data: The data set.
-        episode: The episode in it.
-        flagged: Whether it is flagged.
-        note: Why.
-    """
-
-    data: str
-    episode: str
-    flagged: bool
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +60,14 @@ class Said:
     threshold: float
     progress: tuple[float, ...]
     success: tuple[float, ...] | None
+
+    def __post_init__(self) -> None:
+        require_texts(self, "data", "episode", "task", "model", "protocol")
+        require_counts(self, 1, "every")
+        require_numbers(self, "(-inf, inf)", "threshold")
+        object.__setattr__(self, "progress", _numbers("progress", self.progress))
+        if self.success is not None:
+            object.__setattr__(self, "success", _numbers("success", self.success))
 
     @property
     def paid(self) -> float:
@@ -109,11 +104,8 @@ class Notes:
         self.folder = folder
         self._lock = threading.Lock()
         self._mended: set[str] = set()
-        self._flags = {(flag.data, flag.episode): flag for flag in (Flag(**line) for line in self.lines(FLAGS))}
-        self._said: dict[tuple[str, str, str], Said] = {}
-        for line in self.lines(PREDICTIONS):
-            said = Said(**_with_tuples(line))
-            self._said[said.model, said.data, said.episode] = said
+        self._flags = {(flag.data, flag.episode): flag for flag in self.read(FLAGS, Flag)}
+        self._said = {(said.model, said.data, said.episode): said for said in self.read(PREDICTIONS, Said)}
 
     def flags(self, data: str) -> dict[str, Flag]:
         """Of a data set, by episode."""
@@ -153,26 +145,18 @@ class Notes:
                 self._mended.add(name)
             append_line(path, json.dumps(line, ensure_ascii=False))
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """All lines of the file called ``name``; none if it is not there.
+    def read(self, name: str, kind: type[T]) -> list[T]:
+        """All lines of the file called ``name``, as records; none if it is not there.
 
         Raises:
-            DocumentError: A line is no JSON object; the message names it.
+            DocumentError: A line is something else; the message names it.
         """
         path = self.folder / name
-        if not path.exists():
-            return []
-        found = []
-        for number, line in enumerate(whole_lines(path), 1):
-            try:
-                value = parse_json(line)
-            except DocumentError as error:
-                raise DocumentError(f"{path}, line {number}: {error}") from error
-            if not isinstance(value, dict):
-                raise DocumentError(f"{path}, line {number}: got {line[:60]!r}; expected a JSON object")
-            found.append(value)
-        return found
+        return read_records(path, kind) if path.exists() else []
 
 
-def _with_tuples(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
+def _numbers(name: str, values: object) -> tuple[float, ...]:
+    """One or more numbers, which are a list in JSON."""
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(each, Real) for each in values):
+        raise TypeError(f"{name} of Said must be one or more numbers, got {brief(values)}")
+    return tuple(values)

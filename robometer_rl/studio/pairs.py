@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
+from robometer_rl.ranges import require_texts
 from robometer_rl.studio.episodes import Entry
 from robometer_rl.studio.notes import PREFERENCES, Notes, Said
 
@@ -50,6 +51,7 @@ class Judgement:
     annotator: str
 
     def __post_init__(self) -> None:
+        require_texts(self, "data", "task", "left", "right", "annotator")
         if self.answer not in get_args(Answer):
             raise ValueError(f"got the answer {self.answer!r}; expected one of {', '.join(get_args(Answer))}")
 
@@ -155,7 +157,7 @@ def _by_task(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 def judgements(notes: Notes, data: str) -> list[Judgement]:
     """All that was said of a data set, in order."""
-    return [found for found in (Judgement(**line) for line in notes.lines(PREFERENCES)) if found.data == data]
+    return [found for found in notes.read(PREFERENCES, Judgement) if found.data == data]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ __all__ = ["read_results", "results_page", "side_by_side"]
 _SUFFIXES: Final = (".json",)
 _CONTROLS: Final = ("_clock", "_single_frame", "_still")
 _LIGHTS: Final = {"green": "yes", "yellow": "maybe", "red": "bad"}
-_FACTS: Final = ("model", "revision", "protocol", "every", "success_threshold", "data_sources", "splits")
+_FACTS: Final = ("model", "revision", "protocol", "every", "success_threshold", "data_sources", "splits", "excluded")
 
 
 def results_page(material: Material) -> None:

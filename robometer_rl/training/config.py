@@ -261,6 +261,8 @@ class TrainConfig:
         weights: How often samples begin with an episode of each of them, relative to each other, as in ``2 1``; as
             often as each has tasks if not given.
         select: Of published data only these groups or collections, as in ``rbm-1m-id``.
+        exclude: Flags that were set in the studio, as in ``outputs/studio/flags.jsonl``: flagged episodes are left out
+            of training and of what is held out of it.
         split: The split of them to train on.
         data_sources: Only trajectories of these data sources; of all if none is named.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
@@ -291,6 +293,7 @@ class TrainConfig:
     output: Path
     weights: tuple[float, ...] = ()
     select: tuple[str, ...] = ()
+    exclude: Path | None = None
     split: str = "train"
     data_sources: tuple[str, ...] = ()
     start: str | None = None

@@ -113,17 +113,24 @@ def train(config: TrainConfig) -> Path:
             "none has frames recorded as not done",
             len(held_out),
         )
-    run.note(train_episodes=len(kept), calibration_episodes=len(held_out), frames=sum(map(len, kept)))
+    run.note(
+        train_episodes=len(kept),
+        calibration_episodes=len(held_out),
+        excluded_episodes=opened.excluded,
+        frames=sum(map(len, kept)),
+    )
     _save(config.output / "checkpoint", checkpoint)
     if is_main_process():
         write_record(config.output / "checkpoint", config, kept, run.report)
-        _tell(config, run.report.get("calibration"))
+        _tell(config, run.report.get("calibration"), opened.excluded)
     return config.output / "checkpoint"
 
 
-def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None) -> None:
+def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None, excluded: int) -> None:
     """Says where the checkpoint is, how good it is on what was held out, and what to type next."""
     made = config.output / "checkpoint"
+    if config.exclude is not None:
+        logger.info("trained without the %d episodes that are flagged in %s", excluded, config.exclude)
     if calibration is None:
         quality = "nothing was held out to judge it by"
     else:
@@ -150,13 +157,14 @@ def select_trajectories(config: TrainConfig) -> OpenedEpisodes:
         sources = config.data_sources
         return trajectory.split == config.split and (not sources or trajectory.data_source in sources)
 
-    opened = open_episodes(config.data, wanted, config.select)
+    opened = open_episodes(config.data, wanted, config.select, config.exclude)
     chosen = opened.trajectories
     missing = set(config.data_sources) - {trajectory.data_source for trajectory in chosen}
     if missing or not chosen:
         places = ", ".join(map(str, config.data))
         raise ValueError(
             f"{places} holds no trajectories of the split {config.split!r}"
+            + (f" that are not among the {opened.excluded} flagged ones" if opened.excluded else "")
             + (f" and the data sources {sorted(missing)}" if missing else "")
             + f"; it holds (split, data source): {sorted(opened.held)}"
         )
@@ -235,7 +243,9 @@ def _validation(config: TrainConfig, held_out: Sequence[Trajectory]) -> Validati
         return None
     episodes = held_out
     if selection.split is not None:
-        opened = open_episodes(config.data, lambda trajectory: trajectory.split == selection.split, config.select)
+        opened = open_episodes(
+            config.data, lambda trajectory: trajectory.split == selection.split, config.select, config.exclude
+        )
         episodes = opened.trajectories
     return Validation(episodes, selection, config.output / "best", config.targets.reaching)
 

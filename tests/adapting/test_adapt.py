@@ -76,6 +76,19 @@ def test_from_recordings_to_a_model_that_every_command_takes(
     assert 'load_reward_model("compact:me/pusher")' in card
 
 
+def test_flagged_episodes_are_not_learned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store_of(tmp_path / "store", recordings())
+    flags = tmp_path / "flags.jsonl"
+    flags.write_text(json.dumps({"data": "store", "episode": "expert-0", "flagged": True}) + "\n")
+    adapt(config(tmp_path, exclude=flags, steps=1), tower())
+    written = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert written["data"]["left out"] == "1 flagged episodes"
+    assert "expert-0" not in [*written["episodes"]["training"], *written["episodes"]["held_out"]]
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "1 flagged episodes left out" in printed
+    assert f"--exclude {flags}" in printed, "the next command leaves them out again"
+
+
 def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
     store = store_of(tmp_path / "store", recordings(6))
     adapt(config(tmp_path), tower())

@@ -79,4 +79,4 @@ def test_training_and_evaluation_go_on_without_it(path, caplog):
     assert [run.id for run in trained_on.trajectories] == ["d", "f"]
     assert "2 of 4 trajectories" in caplog.text
     measured_on = select_episodes(EvaluateConfig("mini", path))
-    assert [run.id for run in measured_on] == ["a"]
+    assert [run.id for run in measured_on.trajectories] == ["a"]

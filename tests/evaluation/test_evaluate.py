@@ -141,7 +141,7 @@ def store(episodes, tmp_path):
 
 
 def _run(config):
-    return evaluate(config, Oracle(), select_episodes(config))
+    return evaluate(config, Oracle(), select_episodes(config).trajectories)
 
 
 def test_results_are_written_as_tables_json_without_nan_and_plots(store, tmp_path, capsys):
@@ -192,6 +192,20 @@ def test_conditions_stand_side_by_side_and_groups_in_tables_of_their_own(store, 
 def test_episodes_that_are_not_there_are_named(store, changes, message):
     with pytest.raises(ValueError, match=message):
         select_episodes(EvaluateConfig("oracle", store, **changes))
+
+
+def test_flagged_episodes_are_left_out_and_the_results_say_how_many(store, tmp_path):
+    flags = tmp_path / "flags.jsonl"
+    ids = [episode.id for episode in select_episodes(EvaluateConfig("oracle", store)).trajectories]
+    lines = [json.dumps({"data": "store", "episode": name, "flagged": True}) for name in ids[:3]]
+    flags.write_text("".join(f"{line}\n" for line in lines))
+    config = EvaluateConfig("oracle", store, exclude=flags, output=tmp_path / "found.json")
+    opened = select_episodes(config)
+    assert [episode.id for episode in opened.trajectories] == ids[3:]
+    evaluate(config, Oracle(), opened.trajectories, opened.excluded)
+    result = json.loads(config.output.read_text())
+    assert (result["excluded"], sum(result["episodes"].values())) == (3, len(ids) - 3)
+    assert "3 flagged ones are left out" in (tmp_path / "found" / "index.html").read_text()
 
 
 def test_a_store_that_is_not_there_is_named_and_not_made(tmp_path):

@@ -1,5 +1,6 @@
 """Several places at once, and published data without a store."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -62,3 +63,47 @@ def test_damage_is_listed_and_nothing_but_damage_an_error(tmp_path, caplog):
 def test_a_selection_needs_something_to_select_from(store):
     with pytest.raises(ValueError, match="got the selection mw and no published data, as in rbm:DIRECTORY"):
         open_episodes([store], select=["mw"])
+
+
+@pytest.fixture
+def flags(tmp_path):
+    def write(**flagged):
+        lines = [{"data": data, "episode": name, "flagged": True} for data, names in flagged.items() for name in names]
+        path = tmp_path / "flags.jsonl"
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return path
+
+    return write
+
+
+def test_flagged_episodes_are_left_out_and_counted_where_they_were_wanted(store, flags, caplog):
+    published = open_episodes([CACHES]).trajectories[0]
+    path = flags(store=["a"], processed_datasets=[published.id], another=["b"])
+    opened = open_episodes([store, CACHES], exclude=path)
+    assert (len(opened.trajectories), opened.excluded, sum(opened.held.values())) == (1 + 6, 2, 9)
+    assert {"a", published.id}.isdisjoint(each.id for each in opened.trajectories)
+    assert caplog.text == ""
+    assert open_episodes([store], lambda each: each.split == "train", exclude=path).excluded == 0
+
+
+def test_a_copy_of_a_flagged_episode_is_left_out_too(store, flags, tmp_path):
+    shutil.copytree(store, tmp_path / "copy")
+    opened = open_episodes([tmp_path / "copy", store], exclude=flags(store=["a"]))
+    assert [each.id for each in opened.trajectories] == ["b"]
+
+
+def test_flags_that_fit_nothing_are_an_error_and_some_that_do_not_a_warning(store, flags, caplog):
+    assert open_episodes([store], exclude=flags(store=["a", "x"])).excluded == 1
+    assert "1 of the 2 episodes that" in caplog.text
+    with pytest.raises(ValueError, match="is this the data that was browsed"):
+        open_episodes([store], exclude=flags(store=["x"]))
+    with pytest.raises(ValueError, match="and none of store"):
+        open_episodes([store], exclude=flags(another=["a"]))
+    # What is flagged may be in what is not selected.
+    path = flags(processed_datasets=["elsewhere"])
+    assert open_episodes([CACHES], select=["libero_pi0"], exclude=path).excluded == 0
+
+
+def test_a_damaged_episode_that_is_flagged_is_no_other_data(store, flags):
+    next((store / "frames").glob("a*")).write_bytes(b"damaged")
+    assert [each.id for each in open_episodes([store], exclude=flags(store=["a"])).trajectories] == ["b"]

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robometer_rl.data.flags import Flag
 from robometer_rl.data.reading import SourceError
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.studio.episodes import UNKNOWN, Entry, Library, Wanted, chosen, disagreement, open_episodes_of
-from robometer_rl.studio.notes import Flag, Said
+from robometer_rl.studio.notes import Said
 from tests.data.runs import trajectory
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

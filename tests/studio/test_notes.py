@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from robometer_rl.data.flags import Flag
 from robometer_rl.documents import DocumentError
-from robometer_rl.studio.notes import Flag, Notes, Said
+from robometer_rl.studio.notes import Notes, Said
+from robometer_rl.studio.pairs import judgements
 
 SAID = Said("mine", "a", "push", "mini", "nested(8)", 1, 0.5, (0.1, 0.4, 0.8, 0.9), (0.0, 0.6, 0.7, 0.2))
+ANSWER = {"data": "mine", "task": "push", "left": "a", "right": "b", "answer": "left", "annotator": "ann"}
 
 
 def test_what_is_noted_is_there_when_the_studio_is_opened_again(tmp_path: Path) -> None:
@@ -47,3 +52,25 @@ def test_a_line_whose_writer_was_killed_is_passed_over_and_a_damaged_one_is_name
     path.write_text("[1]\n")
     with pytest.raises(DocumentError, match=r"flags\.jsonl, line 1"):
         Notes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("flags", {"data": "mine", "episode": 3, "flagged": True}, "episode of Flag must be text, got 3"),
+        ("predictions", {"data": "mine"}, "missing"),
+        ("predictions", {**asdict(SAID), "progress": []}, "progress of Said must be one or more numbers, got"),
+        ("predictions", {**asdict(SAID), "success": ["yes"]}, "success of Said must be one or more numbers"),
+        ("predictions", {**asdict(SAID), "every": 0}, "every of Said"),
+        ("preferences", {"pair": ["a", "b"]}, "unknown Judgement fields"),
+        ("preferences", {**ANSWER, "answer": "perhaps"}, "expected one of left"),
+        ("preferences", {**ANSWER, "left": None}, "left of Judgement must be text, got None"),
+    ],
+)
+def test_a_foreign_line_is_named_in_every_file(tmp_path: Path, name: str, line: object, said: str) -> None:
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text(f"\n{json.dumps(line)}\n")
+    with pytest.raises(DocumentError) as raised:
+        judgements(Notes(tmp_path), "mine")
+    assert str(raised.value).startswith(f"{path}, line 2: ")
+    assert said in str(raised.value)

@@ -19,6 +19,7 @@ from robometer_rl.data.frame_files import write_frames
 from robometer_rl.data.rows import Row
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.evaluation.evaluate import evaluate_model
+from robometer_rl.formats.opening import open_episodes
 from robometer_rl.frames import Clip
 from robometer_rl.models.loading import load_reward_model
 from robometer_rl.prediction import Prediction
@@ -290,11 +291,14 @@ def test_episodes_are_listed_filtered_asked_about_and_flagged(visit: Visit, data
     visit.page.locator("#browse-list button").first.click()
     visit.page.locator("#browse-shown .replay-plot").wait_for()
     visit.page.wait_for_url(f"**episode={name}")
+    assert "train RECIPE --exclude notes/flags.jsonl" in visit.page.locator("#browse-exclude").inner_text()
     visit.page.locator("#browse-flag input").check()
     visit.fill("browse-note", "the hand is hidden")
     visit.click("browse-keep")
     visit.page.locator("#browse-list").get_by_text("the hand is hidden").wait_for()
     assert Notes(data.parent / "notes").flags("store")[name].flagged
+    left = open_episodes([data.parent / "store"], exclude=data.parent / "notes" / "flags.jsonl")
+    assert (left.excluded, name in [each.id for each in left.trajectories]) == (1, False)
     visit.page.get_by_text("More filters").click()
     visit.page.locator("#browse-flagged input").check()
     visit.click("browse-start")

@@ -55,6 +55,33 @@ def test_a_run_leaves_a_calibrated_checkpoint_and_a_report(data, tmp_path):
     assert not list(tmp_path.glob("*/saves"))
 
 
+def _flags(folder, names):
+    path = folder / "flags.jsonl"
+    path.write_text("".join(json.dumps({"data": "store", "episode": name, "flagged": True}) + "\n" for name in names))
+    return path
+
+
+def test_flagged_episodes_are_left_out_of_training_and_of_what_is_held_out(data, tmp_path, caplog):
+    flags = _flags(tmp_path, ["push-expert-0", "push-expert-0-unseen", "pull-expert-1"])
+    stages = {
+        "pretraining": VisionPretraining(steps=0),
+        "frozen": StageConfig(steps=1, batch_size=4),
+        "joint": StageConfig(steps=0),
+    }
+    caplog.set_level("INFO")
+    made = train(_config(data, tmp_path / "run", exclude=flags, **stages))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["train_episodes"] + report["calibration_episodes"] == 14
+    assert report["excluded_episodes"] == 2
+    assert f"trained without the 2 episodes that are flagged in {flags}" in caplog.text
+    record = (made / "training.json").read_text()
+    assert json.loads(record)["excluded_episodes"] == 2
+    assert str(tmp_path) not in record
+    _flags(tmp_path, TrajectoryStore(data).ids())
+    with pytest.raises(ValueError, match="not among the 16 flagged ones"):
+        train(_config(data, tmp_path / "none", exclude=flags))
+
+
 @pytest.mark.parametrize("layout", ["processed_datasets", "tars", "robometer_dataset"])
 def test_published_data_is_trained_on_where_it_lies(data, tmp_path, layout):
     published = Path(__file__).parents[1] / "fixtures" / "rbm_dataset" / layout
