@@ -75,6 +75,7 @@ class RecordTrajectories(RecordingWrapper, gym.Wrapper[ObsType, ActType, ObsType
             env_id=type(env.unwrapped).__name__ if env.spec is None else env.spec.id,
             num_envs=1,
             observation_space=env.observation_space,
+            action_space=env.action_space,
             stacked_spaces=scalar_stacks(env),
             render_camera=partial(scalar_render_camera, env),
             read_attribute=self._read_attribute,
@@ -103,6 +104,7 @@ class RecordTrajectories(RecordingWrapper, gym.Wrapper[ObsType, ActType, ObsType
             observation, reward, terminated, truncated, info = self.env.step(action)
             self._recorder.step(
                 lambda index: View(index, observation, info),
+                [action],
                 np.array([float(reward)]),
                 np.array([bool(terminated or truncated)]),
             )

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robometer_rl.data.store import TrajectoryStore, seal_if_installed
-from robometer_rl.data.trajectory import TILED, Trajectory
+from robometer_rl.data.trajectory import DISCRETE_ACTIONS, TILED, Trajectory
 from robometer_rl.formats.trajectories import episode_id
+from robometer_rl.frames import as_array
 from robometer_rl.true_success import TrueSuccessError, read_success
 from robometer_rl.wrappers.frame_sources import Camera, FrameSource, parse_cameras
 from robometer_rl.wrappers.guard import EpisodeGuard
@@ -34,6 +35,7 @@ __all__ = ["RecordOptions", "RecordingWrapper", "TrajectoryRecorder"]
 logger = logging.getLogger(__name__)
 
 _SMALLEST = 16
+_KEPT_ACTIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class RecordOptions(TypedDict, total=False):
@@ -90,6 +92,7 @@ class _Episode:
     success: list[bool] = field(default_factory=list)
     state: list[NDArray[np.float32]] = field(default_factory=list)
     scalars: dict[str, list[np.float32]] = field(default_factory=dict)
+    actions: list[NDArray[np.float64]] = field(default_factory=list)
 
 
 class TrajectoryRecorder:
@@ -101,6 +104,7 @@ class TrajectoryRecorder:
         env_id: Name of the environment.
         num_envs: Number of environments.
         observation_space: Of one environment.
+        action_space: Of one environment; actions are kept if they are arrays and every step has a frame.
         stacked_spaces: Observation spaces of stacked frames among the layers below, which are no images.
         resets_inside: Whether environments are reset inside the step that ends their episode.
         render_camera: Makes the camera for ``frames="render"``, given the interval of kept frames.
@@ -135,6 +139,7 @@ class TrajectoryRecorder:
         env_id: str,
         num_envs: int,
         observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         stacked_spaces: Sequence[spaces.Space[Any]] = (),
         resets_inside: bool = False,
         render_camera: Callable[[int], Camera],
@@ -170,6 +175,7 @@ class TrajectoryRecorder:
         self._success_key = success_key
         self._every = every
         self._size = size
+        self._action_space = action_space if every == 1 and isinstance(action_space, _KEPT_ACTIONS) else None
         self._state = None if state is None else State(state)
         given = {"progress": progress, "distance": distance}
         self._scalars = {name: Scalar(name, source) for name, source in given.items() if source is not None}
@@ -219,6 +225,7 @@ class TrajectoryRecorder:
     def step(
         self,
         view: Views,
+        actions: Any,
         rewards: NDArray[np.float64],
         ended: NDArray[np.bool_],
         starting: NDArray[np.bool_] | None = None,
@@ -227,6 +234,7 @@ class TrajectoryRecorder:
 
         Args:
             view: What an environment shows after the step, the true terminal frame where its episode ends.
+            actions: What was done, by number of the environment.
             rewards: (n,) their own rewards.
             ended: (n,) where the episode is over.
             starting: (n,) where this step was a reset: an episode begins.
@@ -240,6 +248,9 @@ class TrajectoryRecorder:
             self._begin(index, instructions[0], None)
         for index, frames in moment.frames.items():
             self._keep(index, frames[0], int(moment.steps[index]), view)
+            episode = self._episodes[index]
+            if self._action_space is not None and index not in moment.instructions and episode is not None:
+                episode.actions.append(np.array(as_array(actions[index]), np.float64).ravel())
         for index, episode in enumerate(self._episodes):
             if episode is not None and index not in moment.instructions:
                 episode.task_return += float(rewards[index])
@@ -307,6 +318,8 @@ class TrajectoryRecorder:
             metadata[TILED] = True
         if self._state is not None and self._state.parts:
             metadata["state_parts"] = {part: list(place) for part, place in self._state.parts.items()}
+        if isinstance(self._action_space, spaces.Discrete) and self._action_space.start == 0:
+            metadata[DISCRETE_ACTIONS] = int(self._action_space.n)
         measured: dict[str, Any] = {scalar: np.array(values) for scalar, values in episode.scalars.items()}
         return Trajectory(
             id=name,
@@ -317,6 +330,7 @@ class TrajectoryRecorder:
             success=np.array(episode.success),
             state=np.stack(episode.state) if episode.state else None,
             steps=np.array(episode.steps),
+            actions=np.stack(episode.actions) if episode.actions else None,
             skill=episode.skill,
             seed=episode.origin.seed if episode.origin is not None and not episode.origin.resets else None,
             split=self._split,

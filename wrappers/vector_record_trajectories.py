@@ -66,6 +66,7 @@ class RecordTrajectories(RecordingWrapper, VectorWrapper[ObsType, ActType, ObsTy
             env_id=_env_id(env),
             num_envs=env.num_envs,
             observation_space=self._reader.observation_space,
+            action_space=env.single_action_space,
             stacked_spaces=self._reader.stacked_spaces,
             resets_inside=self._reader.mode is AutoresetMode.SAME_STEP,
             render_camera=self._reader.render_camera,
@@ -119,7 +120,7 @@ class RecordTrajectories(RecordingWrapper, VectorWrapper[ObsType, ActType, ObsTy
             ended &= ~starting
             readable = as_infos(infos, self.num_envs)
             view = self._reader.views(observations, readable, ended)
-            self._recorder.step(view, np.array(as_array(rewards), np.float64), ended, starting)
+            self._recorder.step(view, actions, np.array(as_array(rewards), np.float64), ended, starting)
             if self._reader.mode is AutoresetMode.SAME_STEP and ended.any():
                 restarted = np.flatnonzero(ended)
                 self._recorder.start(restarted, self._reader.views(observations, readable), [None] * len(restarted))

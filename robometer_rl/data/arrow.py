@@ -215,6 +215,8 @@ def sealed_schema(packed: bool = False) -> pyarrow.Schema:
             "state": pa.list_(numbers),
             "distance": numbers,
             "steps": pa.list_(integer),
+            "proprioception": pa.list_(numbers),
+            "actions": pa.list_(pa.list_(pa.float64())),
             "frames_file": text,
             "frames_shape": pa.list_(integer),
             "frames_sha256": text,

@@ -53,10 +53,12 @@ PER_FRAME: Final[Mapping[str, type[np.generic]]] = {
     "state": np.float32,
     "distance": np.float32,
     "steps": np.int64,
+    "proprioception": np.float32,
+    "actions": np.float64,
 }
-"""Fields of `Trajectory` with one entry per frame, and their types."""
+"""Fields of `Trajectory` with one entry per frame, of actions perhaps without the last, and their types."""
 
-LATER: Final = frozenset({"progress"})
+LATER: Final = frozenset({"progress", "proprioception", "actions"})
 """Fields of `PER_FRAME` that rows of version 2 can lack, because they were written before there were such."""
 
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")

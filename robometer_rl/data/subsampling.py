@@ -49,14 +49,15 @@ def kept_frames(num_frames: int, every: int = 1, max_frames: int | None = None) 
 def thin(trajectory: Trajectory, every: int = 1, max_frames: int | None = None) -> Trajectory:
     """The trajectory with fewer frames, see `kept_frames`; its frames stay where they are until they are read.
 
-    Arrays per frame are thinned with the frames, so that ``steps`` still says when each was recorded.
+    Arrays per frame are thinned with the frames, so that ``steps`` still says when each was recorded. Actions are left
+    out: one of them no longer leads from a frame to the next.
     """
     kept = kept_frames(len(trajectory), every, max_frames)
     if len(kept) == len(trajectory):
         return trajectory
-    arrays = {name: getattr(trajectory, name) for name in PER_FRAME}
+    arrays = {name: getattr(trajectory, name) for name in PER_FRAME if name != "actions"}
     thinned = {name: None if array is None else array[kept] for name, array in arrays.items()}
-    return replace(trajectory, frames=ChosenFrames(trajectory.frames, kept), **thinned)
+    return replace(trajectory, frames=ChosenFrames(trajectory.frames, kept), actions=None, **thinned)
 
 
 class ChosenFrames:

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from robometer_rl.documents import brief
 from robometer_rl.frames import Clip, FrameSequence, as_array, check_task
 
-__all__ = ["TILED", "QualityLabel", "Trajectory", "TrajectoryError", "are_tiled", "linear_progress"]
+__all__ = ["DISCRETE_ACTIONS", "TILED", "QualityLabel", "Trajectory", "TrajectoryError", "are_tiled", "linear_progress"]
 
 TILED: Final = "tiled"
 """The entry of `Trajectory.metadata` that is true where frames show several cameras, see `robometer_rl.tiles`."""
+
+DISCRETE_ACTIONS: Final = "discrete_actions"
+"""The entry of `Trajectory.metadata` that says of how many actions one is chosen, where actions are its numbers."""
 
 QualityLabel = Literal["successful", "suboptimal", "failure"]
 
@@ -43,6 +46,10 @@ class Trajectory:
         success: (T,) bool per frame: the source's own judgement that the task is done in that frame.
         progress: (T,) float32 per frame, in [0, 1]: how far the task has come, as the source measures it itself.
         state: (T, D) float32 per frame: low-dimensional simulator state.
+        proprioception: (T, D) float32 per frame: what the robot measures of itself, as in joint angles. Nothing is
+            judged by it; it is kept for policies.
+        actions: (T, A) or (T - 1, A) float64, for policies, too: row t is what was done when frame t was seen, and led
+            to frame t + 1. There are T rows where what the last one led to was not recorded.
         distance: (T,) float32 per frame: distance to the goal, as the simulator measures it; smaller is better, the
             unit is the source's own.
         steps: (T,) int64 per frame: environment steps since reset; frame 0 is the reset observation's.
@@ -75,6 +82,8 @@ class Trajectory:
     state: NDArray[np.float32] | None = None
     distance: NDArray[np.float32] | None = None
     steps: NDArray[np.int64] | None = None
+    proprioception: NDArray[np.float32] | None = None
+    actions: NDArray[np.float64] | None = None
     instructions: tuple[str, ...] = ()
     skill: str | None = None
     seed: int | None = None
@@ -110,6 +119,8 @@ class Trajectory:
         self._set_per_frame("state", np.float32, ndim=2)
         self._set_per_frame("distance", np.float32, ndim=1)
         self._set_per_frame("steps", np.int64, ndim=1)
+        self._set_per_frame("proprioception", np.float32, ndim=2)
+        self._set_per_frame("actions", np.float64, ndim=2, may_lack_last=True)
         self._require_order()
 
     @property
@@ -139,17 +150,18 @@ class Trajectory:
                 "environment steps since the reset, in order"
             )
 
-    def _set_per_frame(self, name: str, dtype: type[np.generic], ndim: int) -> None:
+    def _set_per_frame(self, name: str, dtype: type[np.generic], ndim: int, *, may_lack_last: bool = False) -> None:
         if getattr(self, name) is None:
             return
         try:
             given = as_array(getattr(self, name))
         except ValueError as error:
             raise TrajectoryError(f"{self._called} has {name} that cannot be read: {error}") from error
-        if given.ndim != ndim or len(given) != len(self.frames):
+        count = len(self.frames)
+        if given.ndim != ndim or len(given) not in ((count, count - 1) if may_lack_last else (count,)):
             raise TrajectoryError(
-                f"{self._called} has {name} of shape {given.shape} for {len(self.frames)} frames; "
-                f"expected {ndim} dimension(s), one entry per frame"
+                f"{self._called} has {name} of shape {given.shape} for {count} frames; expected {ndim} dimension(s), "
+                f"one entry per frame{', or for all but the last' if may_lack_last else ''}"
             )
         if given.dtype.kind not in "biuf":
             raise TrajectoryError(

@@ -96,12 +96,17 @@ class DatasetOptions:
 
 
 class RecordedFacts(TypedDict, total=False):
-    """What a dataset says of an episode and no label needs, see `robometer_rl.data.trajectory.Trajectory`."""
+    """What a dataset says of an episode and no label needs, see `robometer_rl.data.trajectory.Trajectory`.
+
+    Actions and proprioception are as the data set has them, whatever they are; what cannot be stored is left out.
+    """
 
     quality_label: QualityLabel
     is_robot: bool
     partial_success: float | None
     steps: NDArray[np.int64]
+    proprioception: NDArray[Any] | None
+    actions: NDArray[Any] | None
     skill: str | None
     seed: int | None
     split: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,9 @@ from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import as_frames
 
-__all__ = ["chosen", "common_rate", "common_shape", "images", "stated_rate", "success_of"]
+__all__ = ["Fields", "chosen", "common_rate", "common_shape", "images", "stated_rate", "success_of"]
+
+logger = logging.getLogger(__name__)
 
 _WINDOW: Final = 64  # frames that are read at once
 
@@ -49,6 +52,32 @@ def chosen(
             f"{path} has no trajectories{f' of {asked}' if asked else ''}; it has (split, data source): {found}"
         )
     return store, wanted
+
+
+class Fields:
+    """Which fields with a value per frame all trajectories of an export have, in one shape.
+
+    Args:
+        names: The fields that are asked for.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._count = 0
+        self._shapes: Counter[tuple[str, tuple[int, ...]]] = Counter()
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Looks at one of the trajectories."""
+        self._count += 1
+        arrays = ((name, getattr(trajectory, name)) for name in self._names)
+        self._shapes.update((name, values.shape[1:]) for name, values in arrays if values is not None)
+
+    def common(self) -> dict[str, tuple[int, ...]]:
+        """The shape that each has in a frame, in the order asked for; the log says what is left out."""
+        found = {name: shape for (name, shape), count in self._shapes.items() if count == self._count}
+        if left := sorted({name for name, _ in self._shapes} - set(found)):
+            logger.warning("%s: left out, since not all trajectories have them in one shape", ", ".join(left))
+        return {name: found[name] for name in self._names if name in found}
 
 
 def images(trajectory: Trajectory) -> Iterator[NDArray[np.uint8]]:

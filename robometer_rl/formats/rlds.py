@@ -13,6 +13,9 @@ Success. RLDS has no field for it. With ``success_reward``, a step with at least
 frame after it, see `robometer_rl.formats.trajectories`. Splits that are called after outcomes say it, ``success`` and
 ``failure`` as in SOAR. Otherwise the quality has to be stated: the episodes of Open X-Embodiment are demonstrations.
 
+``action`` of the steps becomes actions, and ``state`` or ``proprio`` of the observation proprioception, where they are
+arrays.
+
 Needs the extra ``rlds``: tensorflow-datasets and tensorflow, which is kept off the GPU.
 """
 
@@ -52,6 +55,8 @@ __all__ = ["RldsConfig", "read_rlds"]
 _LIBRARY: Final = "tensorflow_datasets."
 _INSTRUCTIONS: Final = ("natural_language_instruction", "language_instruction", "instruction")
 _PARAPHRASES: Final = ("language_instruction_2", "language_instruction_3")
+
+_PROPRIOCEPTION: Final = ("state", "proprio")
 
 # Stands for a size that differs between episodes.
 _SOME_SIZE: Final = 64
@@ -238,6 +243,8 @@ class _Reader:
             raise SourceError(f"no instruction; expected one of {', '.join(_INSTRUCTIONS)} in the steps")
         facts = RecordedFacts(
             steps=np.arange(len(steps)),
+            proprioception=_vectors([step["observation"] for step in steps], _PROPRIOCEPTION),
+            actions=_vectors(steps, ("action",)),
             # What a split is called after is no part of the data to be kept from training.
             split="train" if self.split in _OUTCOMES else self.split,
             source=self.name(number),
@@ -274,6 +281,12 @@ class _Reader:
             return None
         rewards = np.array([step["reward"] for step in steps], np.float64)
         return success_of_frames(rewards >= self.config.success_reward)
+
+
+def _vectors(steps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> NDArray[Any] | None:
+    """(T, ...) of the first of these that is an array of numbers in the steps, and not a dictionary of such."""
+    found = next((name for name in names if isinstance(steps[0].get(name), np.ndarray | np.number)), None)
+    return None if found is None else np.stack([step[found] for step in steps])
 
 
 def _instructions(step: Mapping[str, Any]) -> Iterator[str]:

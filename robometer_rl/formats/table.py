@@ -157,7 +157,7 @@ FORMATS: Final[Mapping[str, Format]] = {
         Reader("minari.reader:MinariConfig", "minari.reader:read_minari"),
         Labelling("minari.reader", ("copy",)),
         Exporter(
-            "A Minari data set, whose actions are all 0.",
+            "A Minari data set.",
             "minari.export:MinariExportConfig",
             "minari.export:export_minari",
         ),

@@ -62,7 +62,7 @@ def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -
     if len(episode.cameras) > 1:
         episode = tiled(episode)
     (frames,) = episode.cameras.values()
-    facts: dict[str, Any] = {**episode.facts}
+    facts: dict[str, Any] = {**episode.facts, **_for_policies(episode)}
     graded = facts.pop("quality_label", None)
     outcome = outcome_of(episode.success_of_frames, stated.quality or graded, unknown)
     if stated.skill is not None:
@@ -77,6 +77,28 @@ def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -
         instructions=episode.tasks[1:],
         **facts,
     )
+
+
+def _for_policies(episode: RecordedEpisode) -> dict[str, Any]:
+    """Actions and proprioception as a trajectory has them.
+
+    Frames can be judged without them: what cannot be stored is left out, and the metadata say why.
+    """
+    count, found, left_out = episode.num_frames, dict[str, Any](), dict[str, str]()
+    for name, lengths in (("actions", (count, count - 1)), ("proprioception", (count,))):
+        values = episode.facts.get(name)
+        if values is None:
+            found[name] = None
+            continue
+        rows = np.asarray(values)
+        is_numeric = rows.dtype.kind in "biuf" and rows.ndim > 0 and rows.size > 0
+        if not is_numeric or len(rows) not in lengths:
+            left_out[name] = f"{rows.dtype} of shape {rows.shape} for {count} frames"
+        elif not np.isfinite(rows).all():
+            left_out[name] = "NaN or infinite values"
+        found[name] = None if name in left_out else rows.reshape(len(rows), -1)
+    metadata = {**episode.facts.get("metadata", {}), "left_out": left_out}
+    return found | {"metadata": metadata} if left_out else found
 
 
 def tiled(episode: RecordedEpisode) -> RecordedEpisode:

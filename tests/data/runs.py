@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from robometer_rl.data.rows import PER_FRAME
 from robometer_rl.data.trajectory import Trajectory
 
 FIELDS = (
@@ -36,6 +37,8 @@ def trajectory(name: str = "a", num_frames: int = 5, seed: int = 0, **fields: An
         "progress": np.linspace(0.0, 0.9, num_frames),
         "distance": np.linspace(0.3, 0.1, num_frames),
         "steps": 3 * np.arange(num_frames),
+        "proprioception": np.random.default_rng(seed).random((num_frames, 2)),
+        "actions": np.random.default_rng(seed).random((num_frames - 1, 3)),
         "instructions": ("zieh sie auf",),
         "skill": "expert",
         "seed": 2**31,
@@ -49,7 +52,7 @@ def trajectory(name: str = "a", num_frames: int = 5, seed: int = 0, **fields: An
 def assert_same(found: Trajectory, expected: Trajectory) -> None:
     for name in (*FIELDS, "split", "metadata"):
         assert getattr(found, name) == getattr(expected, name), name
-    for name in ("frames", "success", "progress", "state", "distance", "steps"):
+    for name in ("frames", *PER_FRAME):
         one, other = getattr(found, name), getattr(expected, name)
         if other is None:
             assert one is None, name

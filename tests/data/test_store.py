@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from robometer_rl.data.rows import LATER
 from robometer_rl.data.store import ChecksumError, StoredFrames, StoreError, TrajectoryStore
 from robometer_rl.data.verified import verify_store
 from tests.data.runs import assert_same, trajectory
@@ -439,25 +441,27 @@ def test_two_writers_who_seal_when_they_like_lose_nothing(tmp_path_factory, step
         assert_same(store[name], trajectory(name, num_frames=2, seed=ord(name)))
 
 
-def test_rows_that_were_written_before_there_was_progress_are_read(tmp_path):
+@pytest.mark.parametrize("later", sorted(LATER))
+def test_rows_that_were_written_before_there_was_such_a_field_are_read(tmp_path, later):
     pytest.importorskip("datasets", reason="needs the extra 'data'")
     pyarrow = pytest.importorskip("pyarrow")
+    missing: dict[str, Any] = {later: None}
     store = TrajectoryStore(tmp_path)
     for name in ("a", "b"):
-        store.append(trajectory(name, progress=None))
+        store.append(trajectory(name, **missing))
     for row in (tmp_path / "rows").iterdir():
         values = json.loads(row.read_text())
-        assert values.pop("progress") is None
+        assert values.pop(later) is None
         row.write_text(json.dumps(values))
-    assert_same(TrajectoryStore.open(tmp_path)["a"], trajectory("a", progress=None))
+    assert_same(TrajectoryStore.open(tmp_path)["a"], trajectory("a", **missing))
     store.seal()
-    table = pyarrow.ipc.open_stream((tmp_path / "rows.arrow").read_bytes()).read_all().drop_columns("progress")
+    table = pyarrow.ipc.open_stream((tmp_path / "rows.arrow").read_bytes()).read_all().drop_columns(later)
     with pyarrow.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
     store = TrajectoryStore.open(tmp_path)
     store.append(trajectory("c"))
     for _ in range(2):
-        assert_same(store["b"], trajectory("b", progress=None))
+        assert_same(store["b"], trajectory("b", **missing))
         assert_same(store["c"], trajectory("c"))
         store.verify()
         store.seal()

@@ -34,12 +34,14 @@ def test_what_makes_no_sense_is_refused(every, max_frames):
 
 
 def test_arrays_are_thinned_with_their_frames():
-    run = trajectory(num_frames=10, state=np.arange(20).reshape(10, 2))
+    run = trajectory(num_frames=10, state=np.arange(20).reshape(10, 2), actions=np.zeros((10, 3)))
     thinned = thin(run, every=4)
     np.testing.assert_array_equal(thinned.frames[:], np.asarray(run.frames)[[0, 4, 8, 9]])
     assert thinned.steps.tolist() == [0, 12, 24, 27]
     assert thinned.success.tolist() == [False, True, True, True]
     assert thinned.state.tolist() == [[0, 1], [8, 9], [16, 17], [18, 19]]
+    np.testing.assert_array_equal(thinned.proprioception, run.proprioception[[0, 4, 8, 9]])
+    assert thinned.actions is None, "one of them no longer leads from a frame to the next"
     assert (thinned.task, thinned.metadata) == (run.task, run.metadata)
     assert thin(run, max_frames=10) is run
 

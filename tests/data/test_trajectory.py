@@ -59,6 +59,12 @@ def test_paraphrases_are_instructions_too(instruction):
         ({"distance": [0.1, -0.1, 0.2]}, "a distance of -0.1"),
         ({"distance": [0.1, 1e300, 0.2]}, "NaN or infinite values in distance"),
         ({"state": np.full((3, 2), np.inf)}, "NaN or infinite values in state"),
+        (
+            {"actions": np.zeros((1, 2))},
+            r"actions of shape \(1, 2\) for 3 frames; expected 2 .*or for all but the last",
+        ),
+        ({"actions": np.zeros(3)}, r"actions of shape \(3,\) for 3 frames"),
+        ({"proprioception": np.zeros((2, 2))}, r"proprioception of shape \(2, 2\) for 3 frames"),
         ({"state": torch.zeros(3, 2, device="meta")}, "state that cannot be read"),
         ({"state": [[1.0], [1.0, 2.0], [1.0]]}, "state that cannot be read"),
         ({"partial_success": "0.5"}, "partial success '0.5'"),

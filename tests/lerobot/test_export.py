@@ -12,7 +12,8 @@ pytest.importorskip("lerobot.datasets.lerobot_dataset", reason="run by `make tes
 
 from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
-from robometer_rl.formats.lerobot.export import IMAGE, STATE, LeRobotExportConfig, export_lerobot
+from robometer_rl.formats.lerobot.export import ENVIRONMENT_STATE, IMAGE, LeRobotExportConfig, export_lerobot
+from robometer_rl.formats.lerobot.layout import ACTION, STATE
 from tests.formats import counters
 from tests.formats.exported import LENGTHS, make_store
 
@@ -29,10 +30,13 @@ def test_lerobot_reads_frames_instructions_and_states(tmp_path: Path) -> None:
         assert row["task"] == trajectory.task
         image = (row[IMAGE].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         assert counters.read(image) == counters.read(trajectory.frames[step : step + 1][0])
-        np.testing.assert_array_equal(row[STATE].numpy(), trajectory.state[step])
+        np.testing.assert_array_equal(row[STATE].numpy(), trajectory.proprioception[step])
+        np.testing.assert_array_equal(row[ENVIRONMENT_STATE].numpy(), trajectory.state[step])
+        action = trajectory.actions[min(step, len(trajectory) - 2)].astype(np.float32)
+        np.testing.assert_array_equal(row[ACTION].numpy(), action)
         assert bool(row["next.done"]) == (step == len(trajectory) - 1)
     assert dataset.meta.stats[IMAGE]["mean"].shape == (3, 1, 1)
-    assert dataset.meta.stats[STATE]["mean"].shape == (3,)
+    assert dataset.meta.stats[STATE]["mean"].shape == (2,)
 
 
 def test_a_training_loop_takes_chunks_of_it(tmp_path: Path) -> None:
@@ -42,4 +46,4 @@ def test_a_training_loop_takes_chunks_of_it(tmp_path: Path) -> None:
     dataset = LeRobotDataset("tests/exported", root=tmp_path / "out", episodes=[1, 2], delta_timestamps=times)
     batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
     assert batch[IMAGE].shape == (4, 3, 64, 64)
-    assert batch[STATE].shape == (4, 3, 3)
+    assert batch[STATE].shape == (4, 3, 2)

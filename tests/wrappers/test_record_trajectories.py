@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -76,21 +76,22 @@ class Player:
             self.env.reset(seed=seed, options=None if mask is None else {"reset_mask": mask})
         self.over -= set(range(self.num_envs)) if mask is None else set(np.flatnonzero(mask).tolist())
 
-    def step(self) -> None:
+    def step(self, actions: Sequence[int] | None = None) -> None:
+        chosen = np.zeros(self.num_envs, np.int64) if actions is None else np.array(actions)
         if self.kind == "scalar":
-            for env in self.env:
-                *_, terminated, truncated, info = env.step(0)
+            for env, action in zip(self.env, chosen.tolist(), strict=True):
+                *_, terminated, truncated, info = env.step(action)
                 if terminated or truncated:
                     self.ended.append(info["number"])
                     env.reset()
         elif self.kind == "sb3":
-            _, _, dones, infos = self.env.step(np.zeros(self.num_envs, np.int64))
+            _, _, dones, infos = self.env.step(chosen)
             self.ended += [info["number"] for info, done in zip(infos, dones, strict=True) if done]
         else:
-            self._step_vector()
+            self._step_vector(chosen)
 
-    def _step_vector(self) -> None:
-        _, _, terminated, truncated, infos = self.env.step(np.zeros(self.num_envs, np.int64))
+    def _step_vector(self, actions: NDArray[np.int64]) -> None:
+        _, _, terminated, truncated, infos = self.env.step(actions)
         done = terminated | truncated
         for index in np.flatnonzero(done).tolist():
             info = env_info(infos, index, self.num_envs)
@@ -178,7 +179,26 @@ def test_all_kinds_record_the_same(kind: str, tmp_path: Path) -> None:
     found = store["NoiseWorld-open_the_drawer-random-train-seed4"]
     assert (found.skill, found.seed, found.split, found.data_source) == ("random", 4, "train", "NoiseWorld")
     assert found.metadata["frame_interval"] == 2
+    assert found.actions is None, "an action no longer leads from a frame to the next"
     assert found.metadata["state_parts"] == {"number": [0, 3], "vector": [3, 5]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actions_are_those_that_led_to_each_frame(kind: str, tmp_path: Path) -> None:
+    player = make_player(kind, 2, tmp_path / "store")
+    player.reset(seed=4)
+    for step in range(40):
+        player.step([(step // 3 + index) % 2 for index in range(2)])
+    player.close()
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert len(store) >= 4
+    for index in range(2):
+        found = store[f"NoiseWorld-open_the_drawer-run-train-seed{4 + index}"]
+        assert found.metadata["discrete_actions"] == 2
+        # It is the first episode of its environment, so its steps are those of the player.
+        assert found.actions[:, 0].tolist() == [(step // 3 + index) % 2 for step in range(len(found) - 1)]
+    for each in store:
+        assert each.actions.shape == (len(each) - 1, 1)
 
 
 @pytest.mark.parametrize("task", [TaskFromInfo("instruction"), TaskFromAttribute("instruction")], ids=str)

@@ -67,6 +67,7 @@ class VecRecordTrajectories(RecordingWrapper, VecEnvWrapper):
             env_id=_env_id(venv),
             num_envs=venv.num_envs,
             observation_space=venv.observation_space,
+            action_space=venv.action_space,
             stacked_spaces=stacked_spaces(venv),
             resets_inside=True,
             render_camera=partial(render_camera, venv),
@@ -92,6 +93,7 @@ class VecRecordTrajectories(RecordingWrapper, VecEnvWrapper):
         """
         # Here and not only where it is waited for, or workers would answer what nobody fetches.
         self._recorder.guard.require_whole()
+        self._actions = actions
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -103,7 +105,7 @@ class VecRecordTrajectories(RecordingWrapper, VecEnvWrapper):
         with self._recorder.guard.stepping():
             observations, rewards, dones, infos = self.venv.step_wait()
             ended = np.array(dones, np.bool_)
-            self._recorder.step(views(observations, infos, ended), np.array(rewards, np.float64), ended)
+            self._recorder.step(views(observations, infos, ended), self._actions, np.array(rewards, np.float64), ended)
             restarted = np.flatnonzero(ended)
             reset_infos = self.venv.unwrapped.reset_infos
             self._recorder.start(restarted, views(observations, reset_infos), [None] * len(restarted))

@@ -45,7 +45,7 @@ from robometer_rl.formats.hdf5.demonstrations import (
     stated_instruction,
     stated_quality,
 )
-from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_values, selection
+from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_array, read_values, selection
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
@@ -169,6 +169,8 @@ def _read(
     count = len(frames[shown[0]])
     facts = RecordedFacts(
         steps=np.arange(count),
+        proprioception=read_array(file, "observations/qpos"),
+        actions=read_array(file, "action"),
         source=file_name,
         metadata={"camera": ", ".join(shown), "frame_interval": 1},
     )

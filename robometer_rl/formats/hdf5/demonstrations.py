@@ -40,6 +40,7 @@ from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unre
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import brief
 from robometer_rl.formats.conventions import Cameras, Shown, attempt_views, cameras_among
+from robometer_rl.formats.dataset import RecordedFacts
 from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_values, selection
 from robometer_rl.formats.trajectories import success_of_frames
 from robometer_rl.frames import FrameError, as_frames, rgb_shape
@@ -63,6 +64,7 @@ __all__ = [
     "demonstration_names",
     "environment_name",
     "find_files",
+    "for_policies",
     "frames_of",
     "hanging_of",
     "instruction_from_name",
@@ -87,6 +89,9 @@ UNKNOWN_OUTCOME: Final = "it does not say whether it succeeded; say it with the 
 """What is said of an episode whose file may say how it ended, and does not."""
 
 _INSTRUCTIONS: Final = ("task_description", "language_instruction", "instruction")
+
+# Of robosuite, as robomimic's learners read it by default.
+_PROPRIOCEPTION: Final = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
 # robosuite and robomimic call agentview_image what LIBERO's script renames to this.
 _LIBERO_CAMERAS: Final = ("agentview_rgb", "eye_in_hand_rgb")
@@ -473,6 +478,19 @@ def original_rewards(demonstration: Demonstration) -> NDArray[Any] | None:
     if f"{LABELS_GROUP}/progress" in demonstration.group:
         return demonstration.values(ORIGINAL_REWARDS)
     return demonstration.values("rewards")
+
+
+def for_policies(demonstration: Demonstration) -> RecordedFacts:
+    """Its actions, and what the robot measured of itself, as far as its writer stores that in known places."""
+    proprioception = demonstration.values("robot_states")  # of LIBERO
+    parts = [demonstration.values(f"obs/{name}") for name in _PROPRIOCEPTION]
+    if proprioception is None and all(part is not None and part.ndim == 2 for part in parts):
+        proprioception = np.concatenate([part for part in parts if part is not None], axis=1)
+        following = [demonstration.values(f"next_obs/{name}") for name in _PROPRIOCEPTION]
+        if all(part is not None for part in following):
+            last = np.concatenate([part[-1:] for part in following if part is not None], axis=1)
+            proprioception = np.concatenate([proprioception, last])
+    return RecordedFacts(actions=demonstration.values("actions"), proprioception=proprioception)
 
 
 def _says_success(demonstration: Demonstration) -> bool:

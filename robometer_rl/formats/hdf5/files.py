@@ -33,6 +33,7 @@ __all__ = [
     "describe",
     "layout_of",
     "open_hdf5",
+    "read_array",
     "read_values",
     "selection",
     "take_in",
@@ -120,6 +121,14 @@ def read_values(dataset: h5py.Dataset) -> NDArray[Any]:
     check_claim(dataset)
     check_room(int(dataset.nbytes), f"the data set {dataset.name}")
     return np.asarray(dataset[()])
+
+
+def read_array(file: h5py.File, place: str) -> NDArray[Any] | None:
+    """The data set at a place of a file, as `read_values` reads it; None if there is none."""
+    import h5py
+
+    found: Any = file[place] if file.get(place, getclass=True) is h5py.Dataset else None
+    return None if found is None else read_values(found)
 
 
 def check_links(path: Path) -> None:

@@ -4,6 +4,7 @@
 
     traj_0, traj_1, ...
       obs/sensor_data/CAMERA/rgb   uint8 (T + 1, H, W, 3); obs/image/CAMERA/rgb in ManiSkill 2
+      obs/agent/qpos               (T + 1, D)
       actions                      (T, A)
       success                      bool (T,), whether the task is done after each step
 
@@ -42,7 +43,7 @@ from robometer_rl.formats.conventions import (
 )
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
 from robometer_rl.formats.hdf5.demonstrations import UNKNOWN_OUTCOME, find_files, frames_of
-from robometer_rl.formats.hdf5.files import DAMAGE, describe, open_hdf5, read_values
+from robometer_rl.formats.hdf5.files import DAMAGE, describe, open_hdf5, read_array, read_values
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.video.lazy import Orientation
 
@@ -202,6 +203,8 @@ class _Reader:
         facts = RecordedFacts(
             steps=np.arange(count),
             seed=seed if isinstance(seed, int) and 0 <= seed <= _LARGEST_SEED else None,
+            proprioception=read_array(self.file, f"{name}/obs/agent/qpos"),
+            actions=read_array(self.file, f"{name}/actions"),
             source=f"{self.file_name}#{name}",
             metadata=self._metadata(noted, shown),
         )

@@ -53,6 +53,7 @@ from robometer_rl.formats.hdf5.demonstrations import (
     demonstration_names,
     environment_name,
     find_files,
+    for_policies,
     hanging_of,
     instruction_of,
     open_demonstration,
@@ -164,7 +165,8 @@ def _read_libero(demonstration: Demonstration, shown: Shown, reader: _Reader, co
         reader.assumed.say("episodes whose rewards are all 0 are taken for failures; --quality says otherwise")
     is_demonstration = quality == "successful" or (quality is None and episode.success)
     metadata = {"environment": environment_name(demonstration), "camera": ", ".join(shown)} | demonstration.timing()
-    episode = replace(episode, facts=episode.facts | RecordedFacts(metadata=metadata))
+    facts = RecordedFacts(metadata=metadata) | for_policies(demonstration)
+    episode = replace(episode, facts=episode.facts | facts)
     return trajectory_of(episode, Stated(config.data_source, quality, _DEMONSTRATOR if is_demonstration else None))
 
 
@@ -191,6 +193,7 @@ def _read_robomimic(
         metadata={"camera": ", ".join(shown)} | ({"env_name": name} if name else {}) | demonstration.timing(),
     )
     stated = Stated(config.data_source, config.quality, config.skill)
+    facts |= for_policies(demonstration)
     return trajectory_of(replace(episode, facts=episode.facts | facts), stated, _UNKNOWN)
 
 

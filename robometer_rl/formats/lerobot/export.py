@@ -4,21 +4,22 @@ A trajectory of T frames is an episode of T rows with these features:
 
 ===================== =================================================================================================
 ``observation.image`` Its frames, in a video of its own (H.264, which is not without loss)
-``observation.state`` Its states, where all trajectories have some of one width
+``action``            Its actions, where all trajectories have some of one width; where the last frame has none, the one
+                      before it again
+``observation.state`` Its proprioception, where all have some of one width, and its states otherwise, likewise
 ``next.success``      Whether the task is done in the frame after the row; in the last row, in its own
 ``next.done``         True in the last row
 ===================== =================================================================================================
 
 and the times and numbers that all datasets of LeRobot have. Where nobody judged single frames, ``next.success`` of the
-last row says whether the run was ``successful``. Splits are intervals of episodes in ``meta/info.json``. A store holds
-no actions, and LeRobot has no place for grades, ``suboptimal`` runs, paraphrases, progress, distances and other
-metadata: these stay behind.
+last row says whether the run was ``successful``. Splits are intervals of episodes in ``meta/info.json``. States of a
+simulator beside proprioception are ``observation.environment_state``. LeRobot has no place for grades, ``suboptimal``
+runs, paraphrases, progress, distances and other metadata: these stay behind.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,18 +35,17 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, new_directory
-from robometer_rl.formats.exporting import chosen, common_rate, common_shape, images, stated_rate, success_of
+from robometer_rl.formats.exporting import Fields, chosen, common_rate, common_shape, images, stated_rate, success_of
 from robometer_rl.formats.lerobot.labels import QUANTILES, SUCCESS, statistics
+from robometer_rl.formats.lerobot.layout import ACTION, STATE
 from robometer_rl.ranges import require_counts
 from robometer_rl.report.terminal import open_console
 from robometer_rl.video import write_video
 
 __all__ = ["LeRobotExportConfig", "export_lerobot"]
 
-logger = logging.getLogger(__name__)
-
 IMAGE: Final = "observation.image"
-STATE: Final = "observation.state"
+ENVIRONMENT_STATE: Final = "observation.environment_state"
 
 _PER_CHUNK: Final = 1000  # files of a folder, as LeRobot has them
 _DATA: Final = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -118,7 +118,7 @@ class _Tables:
     Attributes:
         rate: Frames per second.
         shape: Height and width of the frames; videos have even ones.
-        width: Of the states, if there are any.
+        vectors: The field of trajectories that each feature with several numbers a frame holds, and how many.
         tasks: Number of each instruction.
         splits: Number of episodes in each, in their order.
         episodes: What LeRobot notes of each.
@@ -128,7 +128,7 @@ class _Tables:
 
     rate: int
     shape: tuple[int, int]
-    width: int | None
+    vectors: Mapping[str, tuple[str, int]]
     tasks: dict[str, int] = field(default_factory=dict)
     splits: Counter[str] = field(default_factory=Counter)
     episodes: list[dict[str, Any]] = field(default_factory=list)
@@ -172,9 +172,10 @@ class _Tables:
             "index": first + numbers,
             "task_index": np.full(length, task),
         }
-        if self.width is not None:
-            assert trajectory.state is not None
-            rows[STATE] = trajectory.state
+        for name, (field_name, _) in self.vectors.items():
+            values = getattr(trajectory, field_name).astype(np.float32)
+            # Only actions can be one row short.
+            rows[name] = values if len(values) == length else np.concatenate([values, values[-1:]])
         for name, values in rows.items():
             self.columns.setdefault(name, []).append(values)
         return rows
@@ -190,15 +191,20 @@ def _empty_tables(store: TrajectoryStore, ids: Sequence[str], fps: int | None) -
     """What all episodes have in common."""
     sizes: Counter[tuple[int, int]] = Counter()
     rates: Counter[float | None] = Counter()
-    widths: Counter[int | None] = Counter()
+    fields = Fields("actions", "proprioception", "state")
     for trajectory in (store[name] for name in ids):
         _, height, width, _ = trajectory.frames.shape
         sizes[height, width] += 1
         rates[stated_rate(trajectory.metadata)] += 1
-        widths[None if trajectory.state is None else trajectory.state.shape[1]] += 1
-    if len(widths) > 1:
-        logger.warning("states are left out: not all trajectories have some of one width")
-    return _Tables(common_rate(rates, fps), common_shape(sizes), next(iter(widths)) if len(widths) == 1 else None)
+        fields.add(trajectory)
+    return _Tables(common_rate(rates, fps), common_shape(sizes), _vectors(fields))
+
+
+def _vectors(fields: Fields) -> dict[str, tuple[str, int]]:
+    found = fields.common()
+    state = ENVIRONMENT_STATE if "proprioception" in found else STATE
+    names = {"actions": ACTION, "proprioception": STATE, "state": state}
+    return {names[name]: (name, width) for name, (width,) in found.items()}
 
 
 def _write_chunk(directory: Path, chunk: int, trajectories: Iterator[Trajectory], tables: _Tables) -> None:
@@ -208,8 +214,7 @@ def _write_chunk(directory: Path, chunk: int, trajectories: Iterator[Trajectory]
     path.parent.mkdir(parents=True)
     (directory / _VIDEO.format(video_key=IMAGE, chunk_index=chunk, file_index=0)).parent.mkdir(parents=True)
     types = {name: getattr(pa, kind if kind != "bool" else "bool_")() for name, kind in _SCALARS.items()}
-    if tables.width is not None:
-        types[STATE] = pa.list_(pa.float32(), tables.width)
+    types |= {name: pa.list_(pa.float32(), width) for name, (_, width) in tables.vectors.items()}
     with parquet.ParquetWriter(path, pa.schema(types)) as writer:
         for file, trajectory in enumerate(trajectories):
             video = directory / _VIDEO.format(video_key=IMAGE, chunk_index=chunk, file_index=file)
@@ -252,8 +257,8 @@ def _info(tables: _Tables) -> dict[str, Any]:
     features: dict[str, Any] = {
         IMAGE: {"dtype": "video", "shape": tables.video_shape, "names": ["height", "width", "channels"], "info": video}
     }
-    if tables.width is not None:
-        features[STATE] = {"dtype": "float32", "shape": [tables.width], "names": None}
+    for name, (_, width) in tables.vectors.items():
+        features[name] = {"dtype": "float32", "shape": [width], "names": None}
     features |= {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in _SCALARS.items()}
     ends = np.cumsum(list(tables.splits.values())).tolist()
     splits = zip(tables.splits, [0, *ends], ends, strict=False)
@@ -275,11 +280,11 @@ def _info(tables: _Tables) -> dict[str, Any]:
 def _statistics(tables: _Tables) -> dict[str, Any]:
     """What LeRobot notes of every feature."""
     found = {name: np.concatenate(pieces) for name, pieces in tables.columns.items()}
-    known: dict[str, Any] = {name: statistics(values) for name, values in found.items() if name != STATE}
-    if STATE in found:
-        each = [statistics(column) or {} for column in found[STATE].T]
-        known[STATE] = {name: [entry for one in each for entry in one[name]] for name in each[0]}
-        known[STATE]["count"] = [tables.num_frames]
+    known: dict[str, Any] = {name: statistics(values) for name, values in found.items() if values.ndim == 1}
+    for vector in tables.vectors:
+        each = [statistics(column) or {} for column in found[vector].T]
+        known[vector] = {name: [entry for one in each for entry in one[name]] for name in each[0]}
+        known[vector]["count"] = [tables.num_frames]
     return {IMAGE: _of_pixels(tables.pixels, tables.num_frames)} | known
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "ACTION",
+    "STATE",
     "VERSIONS",
     "EpisodeRows",
     "LeRobotEpisode",
@@ -48,6 +50,8 @@ __all__ = [
     "open_parquet",
 ]
 
+ACTION: Final = "action"
+STATE: Final = "observation.state"
 VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
 
 _INDEX: Final = "task_index"

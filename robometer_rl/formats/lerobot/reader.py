@@ -20,8 +20,9 @@ truncation. An episode is taken to be terminated if its last step succeeded, and
 as *next* is about the frame after it, see `robometer_rl.formats.trajectories`. Of a labelled copy the values from
 before count. To be imported, a dataset with neither column needs a quality that is stated.
 
-Not filled in: partial success, distances, seeds and simulator states, for which LeRobot has no agreed columns. How
-labels are stored is described in `robometer_rl.formats.lerobot.labels`.
+``action`` becomes actions and ``observation.state`` proprioception. Not filled in: partial success, distances, seeds
+and simulator states, for which LeRobot has no agreed columns. How labels are stored is described in
+`robometer_rl.formats.lerobot.labels`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ from robometer_rl.formats.lerobot.labels import (
     episode_key,
     original_column,
 )
-from robometer_rl.formats.lerobot.layout import EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
+from robometer_rl.formats.lerobot.layout import ACTION, STATE, EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
 from robometer_rl.formats.trajectories import Stated, success_of_frames, trajectory_of
 from robometer_rl.frames import FrameSequence
 from robometer_rl.ranges import require_numbers
@@ -254,7 +255,8 @@ class _Reader:
         """One episode as some cameras show it, with its outcome, as far as the dataset knows it."""
         layout, episode = self.layout, self.layout[position]
         reward = self._reward if with_rewards else None
-        rows = layout.rows(episode, [name for name in (reward, self.outcome) if name is not None])
+        kept = () if with_rewards else tuple(name for name in (ACTION, STATE) if name in layout.features)
+        rows = layout.rows(episode, [name for name in (reward, self.outcome, *kept) if name is not None])
         success = self._success(rows)
         succeeds_last = success is not None and bool(success[-1])
         return RecordedEpisode(
@@ -268,7 +270,7 @@ class _Reader:
             success=None if success is None else bool(success.any()),
             success_of_frames=None if success is None else success_of_frames(success),
             names=(f"{episode.index:06d}", *(name.removeprefix("observation.images.") for name in cameras)),
-            facts=self._facts(episode, len(rows), cameras),
+            facts=self._facts(episode, rows, kept, cameras),
         )
 
     def _frames(self, episode: LeRobotEpisode, rows: EpisodeRows, camera: str) -> FrameSequence:
@@ -281,7 +283,7 @@ class _Reader:
         noted = rows.values(self.outcome)
         return (noted if self._success_reward is None else noted >= self._success_reward).astype(bool)
 
-    def _facts(self, episode: LeRobotEpisode, num_frames: int, cameras: Shown) -> RecordedFacts:
+    def _facts(self, episode: LeRobotEpisode, rows: EpisodeRows, kept: Sequence[str], cameras: Shown) -> RecordedFacts:
         layout = self.layout
         metadata: dict[str, Any] = {
             "format": f"lerobot {layout.version}",
@@ -292,7 +294,9 @@ class _Reader:
         }
         robot = layout.info.get("robot_type")
         return RecordedFacts(
-            steps=np.arange(num_frames),
+            steps=np.arange(len(rows)),
+            actions=rows.values(ACTION) if ACTION in kept else None,
+            proprioception=rows.values(STATE) if STATE in kept else None,
             split=layout.split_of(episode.index) or "train",
             source=f"{layout.name}#episode {episode.index}",
             metadata=metadata if robot is None else metadata | {"robot_type": robot},

@@ -50,6 +50,7 @@ __all__ = [
     "has_hdf5_storage",
     "info_arrays",
     "leaves",
+    "read_actions",
     "read_facts",
     "read_pictures",
     "read_table",
@@ -97,6 +98,16 @@ def read_facts(folder: Path, episode: int) -> dict[str, Any]:
         facts: dict[str, Any] = {name: read_values(group[name]) for name in ("rewards", "terminations", "truncations")}
         infos = group.get("infos")
         return facts | {"infos": None if infos is None else _values(infos)}
+
+
+def read_actions(folder: Path, episode: int) -> NDArray[Any] | None:
+    """(T, ...) actions of an episode; None where an action is a dictionary or a tuple.
+
+    Raises:
+        SourceError: It is incomplete or damaged.
+    """
+    with _opened(folder, episode) as group:
+        return None if _is_group(group["actions"]) else read_values(group["actions"])
 
 
 def info_arrays(folder: Path, episode: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

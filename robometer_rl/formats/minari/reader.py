@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError
-from robometer_rl.data.trajectory import QualityLabel
+from robometer_rl.data.trajectory import DISCRETE_ACTIONS, QualityLabel
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_regular, inside
@@ -66,6 +66,7 @@ from robometer_rl.formats.minari.layout import (
     has_hdf5_storage,
     info_arrays,
     leaves,
+    read_actions,
     read_facts,
     read_pictures,
     stored_pictures,
@@ -319,15 +320,25 @@ class _Reader:
         )
 
     def _facts(self, number: int, steps: NDArray[np.int64], seed: int | None, cameras: Shown) -> RecordedFacts:
-        spec = self._dataset.env_spec
-        metadata = {"frames": ", ".join(cameras), "frame_interval": 1}
+        spec, space = self._dataset.env_spec, self._dataset.action_space
+        metadata: dict[str, Any] = {"frames": ", ".join(cameras), "frame_interval": 1}
+        if isinstance(space, require("gymnasium", "minari").spaces.Discrete) and space.start == 0:
+            metadata[DISCRETE_ACTIONS] = int(space.n)
         return RecordedFacts(
             steps=steps,
+            actions=self._actions(number) if self._is_import else None,
             # Minari draws seeds of 64 bits, which not every reader of a store can hold.
             seed=None if seed is None or seed > _LARGEST_SEED else int(seed),
             source=f"{self._dataset.id}#episode_{number}",
             metadata=metadata | ({} if spec is None else {"env_id": spec.id}),
         )
+
+    def _actions(self, number: int) -> NDArray[Any] | None:
+        """(T, ...) where they are arrays."""
+        if has_hdf5_storage(self._folder):
+            return read_actions(self._folder, number)
+        stored = stored_episode(self._folder, number)["actions"]
+        return None if isinstance(stored, dict | tuple) else np.asarray(stored)
 
 
 def _check_reset(cameras: Mapping[str, MinariFrames], num_steps: int) -> None:

@@ -22,6 +22,9 @@ TASK = "hand over the cube"
 CAMERAS = ("cam_high", "cam_left_wrist")
 
 
+ACTIONS = np.random.default_rng(0).random((STEPS, 14))
+
+
 def pictures(camera: str) -> np.ndarray:
     """Smooth, so that JPEG changes little, and of another colour everywhere."""
     frames = np.zeros((STEPS, 32, 48, 3), np.uint8)
@@ -61,9 +64,9 @@ def record(path: Path, compress: bool, variable: bool = False, **attributes: Any
             size = max(map(len, files)) + 7
             rows = np.stack([np.frombuffer(each.ljust(size, b"\0"), np.uint8) for each in files])
             images.create_dataset(camera, data=rows, chunks=(1, size))
-        root.create_dataset("observations/qpos", data=np.zeros((STEPS, 14)))
+        root.create_dataset("observations/qpos", data=np.ones((STEPS, 14)))
         root.create_dataset("observations/qvel", data=np.zeros((STEPS, 14)))
-        root.create_dataset("action", data=np.zeros((STEPS, 14)))
+        root.create_dataset("action", data=ACTIONS)
     return path
 
 
@@ -82,6 +85,8 @@ def test_pictures_are_those_recorded(tmp_path: Path) -> None:
     assert {(each.task, each.quality_label, each.success, each.source) for each in found[:1]} == {
         (TASK, "successful", None, "episode_0.hdf5")
     }
+    np.testing.assert_array_equal(found[0].actions, ACTIONS)
+    np.testing.assert_array_equal(found[0].proprioception, np.ones((STEPS, 14)))
     (exchanged, _) = read(tmp_path, exchange_colours=True, orientation="rotate")
     np.testing.assert_array_equal(exchanged.frames[:], pictures("cam_high")[:, ::-1, ::-1, ::-1])
 

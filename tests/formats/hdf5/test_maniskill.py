@@ -27,6 +27,10 @@ def pictures(number: int, camera: str = "base_camera") -> np.ndarray:
     return rng.integers(0, 256, (STEPS[number] + 1, 32, 48, 3), dtype=np.uint8)
 
 
+def actions(number: int) -> np.ndarray:
+    return np.random.default_rng(number).random((STEPS[number], 8)).astype(np.float32)
+
+
 def record(path: Path, sensors: str = "sensor_data", cameras: tuple[str, ...] = ("base_camera",)) -> Path:
     """Three trajectories, as `mani_skill.utils.wrappers.RecordEpisode` writes them with ``obs_mode="rgbd"``."""
     with h5py.File(path, "w") as file:
@@ -37,8 +41,8 @@ def record(path: Path, sensors: str = "sensor_data", cameras: tuple[str, ...] = 
                 sensor = observations.create_group(f"{sensors}/{camera}", track_order=True)
                 sensor.create_dataset("rgb", data=pictures(number, camera), compression="gzip", compression_opts=5)
                 sensor.create_dataset("depth", data=np.zeros((steps + 1, 32, 48, 1), np.int16), compression="gzip")
-            observations.create_dataset("agent/qpos", data=np.zeros((steps + 1, 9), np.float32))
-            group.create_dataset("actions", data=np.zeros((steps, 8), np.float32))
+            observations.create_dataset("agent/qpos", data=np.full((steps + 1, 9), number, np.float32))
+            group.create_dataset("actions", data=actions(number))
             done = np.zeros(steps, bool)
             done[-1] = ENDS[number]
             for name, values in (("terminated", done), ("truncated", ~done), ("success", done)):
@@ -79,6 +83,9 @@ def test_frames_outcomes_and_seeds_are_those_recorded(tmp_path: Path, sensors: s
         np.testing.assert_array_equal(trajectory.frames[:], pictures(number))
         assert trajectory.success.tolist() == [False] * STEPS[number] + [ENDS[number]]
         assert trajectory.steps.tolist() == list(range(STEPS[number] + 1))
+        np.testing.assert_array_equal(trajectory.actions, actions(number))
+        assert trajectory.proprioception.shape == (STEPS[number] + 1, 9)
+        assert (trajectory.proprioception == number).all()
     assert [each.quality_label for each in found] == ["successful", "failure", "successful"]
     assert [each.seed for each in found] == [100, 101, 102]
     assert {(each.task, each.data_source, each.skill) for each in found} == {(TASK, "maniskill", None)}

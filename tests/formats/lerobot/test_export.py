@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from robometer_rl.cli import main
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.formats.lerobot.export import IMAGE, STATE, LeRobotExportConfig, export_lerobot
+from robometer_rl.formats.lerobot.export import ENVIRONMENT_STATE, IMAGE, LeRobotExportConfig, export_lerobot
+from robometer_rl.formats.lerobot.layout import ACTION, STATE
 from robometer_rl.formats.lerobot.reader import LeRobotConfig, read_lerobot
 from tests.data.runs import trajectory
 from tests.formats import counters
 from tests.formats.exported import make_store
+from tests.library import ROOT
 
 FIELDS = ("task", "quality_label", "split")
 
@@ -55,8 +58,12 @@ def test_rows_are_those_that_lerobot_has(tmp_path: Path) -> None:
     assert table["task_index"].to_pylist() == [0] * 8 + [1] * 5 + [0] * 6
     np.testing.assert_allclose(table["timestamp"].to_numpy()[:8], np.arange(8) / 5, atol=1e-6)
     assert np.flatnonzero(table["next.done"].to_numpy()).tolist() == [7, 12, 18]
-    states = np.concatenate([state for name in ("a", "c", "b") if (state := store[name].state) is not None])
-    np.testing.assert_array_equal(np.stack(table[STATE].to_pylist()), states)
+    for column, name in ((STATE, "proprioception"), (ENVIRONMENT_STATE, "state")):
+        expected = np.concatenate([getattr(store[each], name) for each in ("a", "c", "b")])
+        np.testing.assert_array_equal(np.stack(table[column].to_pylist()), expected)
+    actions = np.stack(table[ACTION].to_pylist())
+    np.testing.assert_array_equal(actions[:7], store["a"].actions.astype(np.float32))
+    np.testing.assert_array_equal(actions[7], actions[6], "there is none behind the last frame")
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
     assert (info["fps"], info["splits"]) == (5, {"train": "0:2", "test": "2:3"})
     assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (3, 19, 2)
@@ -70,7 +77,7 @@ def test_statistics_are_those_of_all_frames(tmp_path: Path) -> None:
     stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
     pixels = np.concatenate([each.frames[:] for each in store]).reshape(-1, 3) / 255
     states = np.concatenate([each.state for each in store if each.state is not None])
-    for name, values in ((IMAGE, pixels), (STATE, states)):
+    for name, values in ((IMAGE, pixels), (ENVIRONMENT_STATE, states)):
         for statistic in ("min", "max", "mean", "std"):
             expected = getattr(values.astype(float), statistic)(axis=0)
             np.testing.assert_allclose(np.ravel(stats[name][statistic]), expected, atol=1e-6, err_msg=statistic)
@@ -78,6 +85,22 @@ def test_statistics_are_those_of_all_frames(tmp_path: Path) -> None:
     expected = np.quantile(pixels, 0.9, axis=0, method="inverted_cdf")
     np.testing.assert_allclose(np.ravel(stats[IMAGE]["q90"]), expected, atol=1e-9)
     assert stats["next.done"]["mean"] == pytest.approx([3 / 19])
+
+
+@pytest.mark.parametrize("name", ["lerobot_v30", "lerobot_v21"])
+def test_actions_and_states_come_back_from_a_store(name: str, tmp_path: Path) -> None:
+    source, store, back = ROOT / "tests" / "fixtures" / name, str(tmp_path / "store"), tmp_path / "back"
+    given = ["--camera", "observation.images.top", "--quality", "successful"]
+    assert main(["data", "import", "lerobot", str(source), store, *given]) == 0
+    assert main(["data", "export", "lerobot", store, str(back)]) == 0
+    before, after = (
+        pa.concat_tables(pq.read_table(file) for file in sorted(folder.glob("data/*/*.parquet")))
+        for folder in (source, back)
+    )
+    for column in (ACTION, STATE):
+        found, expected = (np.asarray(table[column].to_pylist()) for table in (after, before))
+        assert len(expected) > 0
+        np.testing.assert_array_equal(found, expected.reshape(found.shape))
 
 
 def test_what_was_exported_can_be_relabelled(tmp_path: Path) -> None:
@@ -94,8 +117,10 @@ def test_states_that_not_all_have_are_left_out(tmp_path: Path, caplog: pytest.Lo
     store.append(trajectory("d", frames=store["a"].frames[:], num_frames=8, metadata={"fps": 5}))
     with caplog.at_level("WARNING", "robometer_rl"):
         export_lerobot(LeRobotExportConfig(store.path, tmp_path / "out"))
-    assert "states are left out" in caplog.text
-    assert STATE not in json.loads((tmp_path / "out/meta/info.json").read_text())["features"]
+    assert "state: left out, since not all" in caplog.text
+    features = json.loads((tmp_path / "out/meta/info.json").read_text())["features"]
+    assert {ACTION, STATE} <= set(features)
+    assert ENVIRONMENT_STATE not in features
 
 
 def test_what_the_format_cannot_hold_is_named_before_anything_is_written(tmp_path: Path) -> None:

@@ -88,6 +88,9 @@ def test_v30_fields() -> None:
         "frame_interval": 1,
         "robot_type": "counter",
     }
+    rows = pq.read_table(min(V30.glob("data/*/*.parquet"))).slice(0, 12)
+    for values, column in ((first.actions, "action"), (first.proprioception, "observation.state")):
+        np.testing.assert_array_equal(values, np.asarray(rows[column].to_pylist()).reshape(12, -1))
     assert (first.state, first.distance, first.seed, first.partial_success) == (None, None, None, None)
 
 
