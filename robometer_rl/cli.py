@@ -82,6 +82,11 @@ class Publish:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """Make published weights of others ones that run here."""
+
+
+@dataclass(frozen=True)
 class Serve:
     """Serve a model to other processes and machines."""
 
@@ -97,7 +102,20 @@ class Data:
 
 
 Command = (
-    Demo | Score | Collect | Adapt | Train | Evaluate | Benchmark | Calibrate | Relabel | Data | Publish | Serve | Ui
+    Demo
+    | Score
+    | Collect
+    | Adapt
+    | Train
+    | Evaluate
+    | Benchmark
+    | Calibrate
+    | Relabel
+    | Data
+    | Publish
+    | Convert
+    | Serve
+    | Ui
 )
 
 
@@ -161,6 +179,9 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.training.publish:PublishConfig",
         "robometer_rl.training.publish:publish",
         "a checkpoint is pushed in one piece or not at all; give the same command again",
+    ),
+    Convert: _Home(
+        "robometer_rl.models.baselines.vlac:ConvertConfig", "robometer_rl.models.baselines.vlac:run_convert", _AGAIN
     ),
     Serve: _Home(
         "robometer_rl.serving.commands:ServeConfig",

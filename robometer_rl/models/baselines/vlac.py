@@ -1,28 +1,35 @@
 """``vlac:WHERE``: VLAC, an InternVL that was trained to say by how much one picture is nearer to a goal than another.
 
-Its published weights are of a kind that transformers runs only with code from the Hub. Here they are asked behind an
-endpoint, whose server knows that kind.
+Its published weights are of a kind that transformers runs only with code from the Hub. ``robometer-rl convert vlac``
+makes them one that it runs without; or they are asked behind an endpoint, whose server knows that kind.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
+import torch
+import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
-from robometer_rl.documents import brief
+from robometer_rl.files import check_destination
 from robometer_rl.models.baselines.endpoint import Endpoint, is_endpoint
+from robometer_rl.models.baselines.internvl import LocalInternVL, convert
 from robometer_rl.models.baselines.prompted import ChainModel, Engine
 from robometer_rl.models.baselines.vlm import Question
-from robometer_rl.models.locations import UnknownModelError
+from robometer_rl.report.terminal import open_console
 
-__all__ = ["PROMPT", "SYSTEM", "VLAC", "critic_of", "load"]
+__all__ = ["LICENCE", "PROMPT", "SYSTEM", "VLAC", "ConvertConfig", "critic_of", "load", "run_convert"]
 
 logger = logging.getLogger(__name__)
+
+LICENCE: Final = "VLAC's model card allows non-commercial use only (CC-BY-NC-SA-4.0)"
 
 SYSTEM: Final = """\
 You are a visual-language assistant designed to interpret spatial and task-related information from images and \
@@ -79,22 +86,52 @@ class VLAC(ChainModel):
         return progress + (1.0 - progress) * hop
 
 
-def load(where: str) -> VLAC:
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Makes the published weights of a reward model of others ones that run here, without code from the Hub.
+
+    Attributes:
+        kind: Of the model.
+        source: The directory of the published checkpoint, or its Hub id: ``InternRobotics/VLAC``.
+        output: The new directory.
+    """
+
+    kind: tyro.conf.Positional[Literal["vlac"]]
+    source: tyro.conf.Positional[str]
+    output: tyro.conf.Positional[Path]
+
+
+def run_convert(config: ConvertConfig) -> None:
+    """Runs ``robometer-rl convert``; see `ConvertConfig`.
+
+    Raises:
+        CheckpointError: The checkpoint is incomplete or of another kind.
+        FileExistsError: The output exists.
+    """
+    check_destination(config.output)
+    about = f"VLAC, converted from {config.source} for transformers' InternVL. {LICENCE}; that holds for these, too.\n"
+    convert(config.source, config.output, about)
+    console = open_console()
+    console.print(f"{LICENCE}.")
+    console.print(f"Wrote {config.output}. Next: robometer-rl score VIDEO --task TASK --model vlac:{config.output}")
+
+
+def load(where: str, device: str | torch.device = "cpu", dtype: str | None = None) -> VLAC:
     """Loads a VLAC; see `robometer_rl.load_reward_model`.
 
     Args:
-        where: ``MODEL@https://HOST/v1``, served from ``InternRobotics/VLAC`` or ``InternRobotics/VLAC-8b``.
+        where: What ``robometer-rl convert vlac`` has written, or ``MODEL@https://HOST/v1``, served from
+            ``InternRobotics/VLAC`` or ``InternRobotics/VLAC-8b``.
+        device: Where weights run.
+        dtype: Precision of weights; as stored if None.
 
     Raises:
-        UnknownModelError: No endpoint.
+        CheckpointError: The checkpoint is incomplete, of another kind, or not converted.
+        UnknownModelError: The name means nothing here.
     """
-    if not is_endpoint(where):
-        raise UnknownModelError(
-            f"got {brief(where)}; VLAC runs behind an endpoint only: serve its weights with a server that knows "
-            "InternVL 2, and give MODEL@http://HOST/v1"
-        )
-    logger.warning("VLAC's model card allows non-commercial use only (CC-BY-NC-SA-4.0)")
-    return VLAC(Endpoint(where), where)
+    engine = Endpoint(where) if is_endpoint(where) else LocalInternVL.load(where, device, dtype)
+    logger.warning(LICENCE)
+    return VLAC(engine, where)
 
 
 def _square(frame: Frames) -> Frames:

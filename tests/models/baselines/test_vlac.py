@@ -79,8 +79,8 @@ def test_neighbours_are_compared(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_it_cannot_say_is_refused_in_a_sentence() -> None:
-    with pytest.raises(UnknownModelError, match="VLAC runs behind an endpoint only"):
-        load_reward_model("vlac:InternRobotics/VLAC")
+    with pytest.raises(UnknownModelError, match="unknown model"):
+        load_reward_model("vlac:nowhere")
     model = load_reward_model("vlac:VLAC@http://127.0.0.1:9/v1")
     with pytest.raises(UnsupportedByModelError, match="needs scores before an episode has ended"):
         model.require("a reward that is paid while an agent acts", causal=True)
