@@ -39,11 +39,13 @@ class Moment:
             instruction per stage.
         frames: By the environments whose frame is scored: one (H, W, 3) uint8 frame per camera.
         steps: (n,) steps since each environment's reset.
+        achieved: (n,) whether the task was done after any of them; None as long as the environment has not said.
     """
 
     instructions: Mapping[int, tuple[str, ...]]
     frames: Mapping[int, Sequence[NDArray[np.uint8]]]
     steps: NDArray[np.int64]
+    achieved: Sequence[bool | None]
 
     @property
     def begun(self) -> Indices:
@@ -122,12 +124,12 @@ class MomentReader:
         starting = np.zeros(len(self._steps), np.bool_) if starting is None else starting
         self._steps[~starting] += 1
         scored = starting | is_scored(self._steps, self._every, ended)
-        moment = self._read(np.flatnonzero(starting), np.flatnonzero(scored), view)
         for index in np.flatnonzero(~starting).tolist():
             try:
                 self._success[index].note(view(index).info)
             except TrueSuccessError as error:
                 raise TrueSuccessError(f"environment {index}: {error}") from error
+        moment = self._read(np.flatnonzero(starting), np.flatnonzero(scored), view)
         self._last = {index: moment.frames[index] for index in np.flatnonzero(ended).tolist()}
         return moment
 
@@ -157,6 +159,7 @@ class MomentReader:
             instructions=dict(zip(begun.tolist(), instructions, strict=True)),
             frames=frames,
             steps=self._steps.copy(),
+            achieved=[latch.achieved for latch in self._success],
         )
 
     def _require_colour(self, frames: Mapping[int, Sequence[NDArray[np.uint8]]]) -> None:

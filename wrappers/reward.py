@@ -127,6 +127,11 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
                 info |= {recorder.key: recorder.end(info) for recorder in scalar_recorders(self.env)}
         return observation, float(step.rewards[0]), bool(step.terminated[0]), truncated, info
 
+    def close(self) -> None:
+        """Closes the environment; the model stays open."""
+        self.stop_live()
+        super().close()
+
     def _read_attribute(self, name: str, indices: Sequence[int]) -> list[Any]:
         return [self.env.get_wrapper_attr(name) for _ in indices]
 

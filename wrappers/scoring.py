@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,6 +19,7 @@ from robometer_rl.frames import FrameProtocol, parse_protocol
 from robometer_rl.models.reward_model import RewardModel, RewardStream
 from robometer_rl.prediction import progress_uncertainty
 from robometer_rl.rewards import RewardSpec, RewardState, StepRewards
+from robometer_rl.wrappers.episode_recorder import EpisodeRecorder, Said
 from robometer_rl.wrappers.frame_sources import Camera, FrameSources, parse_cameras
 from robometer_rl.wrappers.guard import EpisodeGuard
 from robometer_rl.wrappers.observation_reader import Indices, Moment, MomentReader, Views
@@ -69,6 +71,7 @@ class EpisodeScorer:
         spec: The reward.
         reader: What reads frames and instructions from the environments.
         guard: What every reset and step of a wrapper goes through.
+        recorder: What shows running episodes, if anything does.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class EpisodeScorer:
             resets_inside=resets_inside,
         )
         self.guard = EpisodeGuard()
+        self.recorder: EpisodeRecorder | None = None
         # Last, because loading a model takes long and everything above may be refused.
         self.model = _as_model(model)
         self.model.require_for(self.spec, live=True)
@@ -179,6 +183,7 @@ class EpisodeScorer:
         self._restart(moment)
         self._score(begun, moment)
         self._state.start(begun, self._progress[begun].mean(axis=1))
+        self._show(moment, np.zeros(len(self._over), np.bool_), is_step=False)
         return [self._reset_entry(index) for index in begun.tolist()]
 
     def pay(
@@ -220,10 +225,44 @@ class EpisodeScorer:
         for index in np.flatnonzero(self._over).tolist():
             entries[index]["robometer/episode"] = self._summary(index, moment)
             self.model.doubts.episode(self.model.model_id, float(self._highest[index]))
+        self._show(moment, paid.success_detected & ~starting)
         advancing = np.flatnonzero(completed & ~self._over & ~self._in_last_stage())
         for index, entry in zip(advancing.tolist(), self._advance(advancing, moment), strict=True):
             entries[index] |= entry
         return ScoredStep(rewards, ended, entries)
+
+    def record(self, folder: str | Path, environment: int, failures: int, steps: int) -> None:
+        """Shows episodes from now on, see `ScoringWrapper.record_live`."""
+        about = {
+            "threshold": self._state.threshold if self.model.has_success else None,
+            "every": self.spec.every,
+            "protocol": str(self._protocol),
+            "model": self.model.model_id,
+        }
+        self.stop_recording()
+        self.recorder = EpisodeRecorder(folder, len(self._over), about, environment, failures, steps)
+
+    def stop_recording(self) -> None:
+        """Says of what is shown that the run has ended."""
+        if self.recorder is not None:
+            self.recorder.close()
+        self.recorder = None
+
+    def _show(self, moment: Moment, detected: NDArray[np.bool_], is_step: bool = True) -> None:
+        recorder = self.recorder  # which may be taken away on another thread
+        if recorder is None:
+            return
+        said = Said(
+            tasks=self._instructions,
+            stage=self._stage,
+            progress=self._progress.mean(axis=1),
+            success=self._success.mean(axis=1) if self.model.has_success else None,
+            detected=detected,
+            paid=self._returns,
+            task_returns=self._task_returns,
+            over=self._over,
+        )
+        recorder.note(moment, said, is_step)
 
     def _restart(self, moment: Moment) -> None:
         begun = moment.begun
@@ -336,6 +375,31 @@ class ScoringWrapper:
     def reward_spec(self) -> RewardSpec:
         """How predictions become a reward."""
         return self._scorer.spec
+
+    def record_live(
+        self, folder: str | Path, environment: int = 0, failures: int = 10, steps: int = 0
+    ) -> None:
+        """Shows the running episode and the highest-paid failures to ``robometer-rl ui --live FOLDER`` from now on.
+
+        Until `close`, or until `stop_live`. What is written is bounded, see
+        `robometer_rl.wrappers.episode_recorder.EpisodeRecorder`.
+
+        Args:
+            folder: Where it is written; a run has a folder of its own.
+            environment: Whose running episode is shown, of a vector.
+            failures: How many are kept, of all environments.
+            steps: Steps that the run has made before, over all environments, where it goes on from a save: failures that
+                ended later are removed, since they are made again.
+
+        Raises:
+            ValueError: There is no such environment, or a number that is none.
+            OSError: It cannot be written there.
+        """
+        self._scorer.record(folder, environment, failures, steps)
+
+    def stop_live(self) -> None:
+        """Ends what `record_live` began, and says there that the run has ended."""
+        self._scorer.stop_recording()
 
     def compute_reward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuses what hindsight experience replay (HER) asks for.

@@ -162,6 +162,11 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         with self._scorer.guard.stepping():
             return self._step(actions)
 
+    def close(self, **kwargs: Any) -> None:
+        """Closes the environments; the model stays open."""
+        self.stop_live()
+        super().close(**kwargs)
+
     def _step(self, actions: ActType) -> tuple[ObsType, Array, Array, Array, dict[str, Any]]:
         starting = self._scorer.over
         observations, rewards, terminations, truncations, infos = self._receive(actions)

@@ -18,8 +18,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from robometer_rl.evaluation.reward_hacking import Agreement, EpisodeOutcome, FarmingWatch, agreement
 from robometer_rl.files import append_line, whole_lines, write_text
-from robometer_rl.wrappers.sb3.check import check_algorithm
+from robometer_rl.wrappers.sb3.check import check_algorithm, steps_per_decision
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
+from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward
+from robometer_rl.wrappers.sb3.vec_reader import layers
 
 __all__ = ["OutcomeCounter", "RewardFarmingWarning", "RewardHonestyCallback", "evaluate_honesty"]
 
@@ -154,6 +156,9 @@ class RewardHonestyCallback(BaseCallback):
         eval_env: Environments that pay the same reward for `evaluate_honesty`; None for no evaluations.
         eval_every: Steps (``num_timesteps``) between evaluations.
         eval_episodes: Episodes of an evaluation.
+        live: Folder in which the first environment's running episode and the highest-paid failures of all are shown to
+            ``robometer-rl ui --live FOLDER``, see `robometer_rl.wrappers.scoring.ScoringWrapper.record_live`. Where
+            sub-environments have a reward wrapper each, of the first one alone. None shows nothing.
 
     Warns:
         RewardFarmingWarning: Learned return rises while true success does not, or a fifth of a window's episodes are
@@ -177,12 +182,13 @@ class RewardHonestyCallback(BaseCallback):
         eval_env: VecEnv | None = None,
         eval_every: int = 10_000,
         eval_episodes: int = 20,
+        live: str | Path | None = None,
     ) -> None:
         """See the class.
 
         Raises:
             ValueError: A window below 2, or evaluations without a distance or episodes.
-            TypeError: ``record`` is no path.
+            TypeError: ``record`` or ``live`` is no path.
         """
         super().__init__()
         if eval_every < 1 or eval_episodes < 1:
@@ -190,6 +196,7 @@ class RewardHonestyCallback(BaseCallback):
         self.watch = FarmingWatch(window)
         self._outcomes: deque[EpisodeOutcome] = deque(maxlen=window)
         self._record = None if record is None else Path(record)
+        self._live = None if live is None else Path(live)
         self._eval_env = eval_env
         self._eval_every = eval_every
         self._eval_episodes = eval_episodes
@@ -210,6 +217,8 @@ class RewardHonestyCallback(BaseCallback):
             self._record.parent.mkdir(parents=True, exist_ok=True)
             if self._record.exists():
                 _forget(self._record, self.num_timesteps)
+        if self._live is not None:
+            self._show(self._live)
         # A run that is continued goes on where its evaluations were.
         self._next_evaluation = (self.num_timesteps // self._eval_every + 1) * self._eval_every
 
@@ -223,6 +232,21 @@ class RewardHonestyCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._catch_up(wait=True)
+        if self._live is not None:
+            self._call_rewards("stop_live")
+
+    def _show(self, folder: Path) -> None:
+        around = any(isinstance(layer, VecRobometerReward) for layer in layers(self.training_env))
+        per_decision = 1 if around else steps_per_decision(self.training_env) / self.training_env.num_envs
+        self._call_rewards("record_live", folder, steps=int(self.num_timesteps * per_decision))
+
+    def _call_rewards(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Calls a method of the reward wrapper, that of the first environment where each has its own."""
+        for layer in layers(self.training_env):
+            if isinstance(layer, VecRobometerReward):
+                getattr(layer, method)(*args, **kwargs)
+                return
+        self.training_env.env_method(method, *args, indices=[0], **kwargs)
 
     def _catch_up(self, wait: bool) -> None:
         """Looks at the steps so far, or at those whose rewards have arrived."""

@@ -19,7 +19,7 @@ from robometer_rl.wrappers.sb3.replay_buffer import LabelledReplayBuffer
 from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward
 from robometer_rl.wrappers.sb3.vec_reader import layers
 
-__all__ = ["check_algorithm"]
+__all__ = ["check_algorithm", "steps_per_decision"]
 
 
 def check_algorithm(algorithm: BaseAlgorithm) -> None:
@@ -59,7 +59,7 @@ def check_algorithm(algorithm: BaseAlgorithm) -> None:
             "HerReplayBuffer recomputes rewards from two goals, and this reward depends on the frames of a whole "
             "history: use another replay buffer"
         )
-    _check_discount(algorithm, _reward_spec(stack), _steps_per_decision(env))
+    _check_discount(algorithm, _reward_spec(stack), steps_per_decision(env))
     _check_order(stack[:position], stack[position + 1 :])
     if any(isinstance(layer, AsyncVecRobometerReward) for layer in stack):
         _check_asynchronous(algorithm, stack[:position])
@@ -74,7 +74,7 @@ def _reward_spec(stack: list[VecEnv]) -> RewardSpec:
     raise ValueError(f"{stack[0]} pays no learned reward: neither it nor its sub-environments have a reward wrapper")
 
 
-def _steps_per_decision(env: VecEnv) -> int:
+def steps_per_decision(env: VecEnv) -> int:
     """How many steps that the reward wrapper pays one by one the agent discounts at once."""
     return env.get_attr("scored_steps_per_chunk")[0] if all(env.env_is_wrapped(ActionChunk)) else 1
 

@@ -160,6 +160,11 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         with self._scorer.guard.stepping():
             return self._step(self._receive())
 
+    def close(self) -> None:
+        """Closes the environments; the model stays open."""
+        self.stop_live()
+        super().close()
+
     def _step(self, received: Received) -> VecEnvStepReturn:
         observations, dones, infos, view = received.observations, received.dones, received.infos, received.view
         reset_infos = list(self.venv.unwrapped.reset_infos)

@@ -18,8 +18,15 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from robometer_rl.live import RunFolder
 from robometer_rl.rewards import RewardSpec
-from robometer_rl.wrappers import AsyncVecRobometerReward, LabelledReplayBuffer, RenderToInfo, VecRobometerReward
+from robometer_rl.wrappers import (
+    AsyncVecRobometerReward,
+    LabelledReplayBuffer,
+    RenderToInfo,
+    RobometerReward,
+    VecRobometerReward,
+)
 from robometer_rl.wrappers.sb3.callback import RewardFarmingWarning, RewardHonestyCallback, evaluate_honesty
 from tests.fixed_models import BrightnessModel
 from tests.wrappers.worlds import TASK
@@ -199,3 +206,41 @@ def test_a_record_may_be_named_by_a_text_and_lie_in_a_new_folder(tmp_path: Path)
     assert len(record.read_text().splitlines()) >= 10
     with pytest.raises(TypeError, match="PathLike"):
         RewardHonestyCallback(record=3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_run_is_shown_while_it_learns_and_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "live")
+    venv = paid(lambda episode: max(240 - 3 * episode, 20), lambda episode: episode % 4 == 0)
+    callback = RewardHonestyCallback(100, live=folder.path)
+    agent = trained(venv, callback, episodes=40)
+    run, running = folder.read(), folder.running()
+    assert run.over
+    assert (run.environments, run.watched, run.unknown) == (2, 0, 0)
+    assert run.episodes == len(callback.outcomes)
+    failed = [outcome.learned_return for outcome in callback.outcomes if not outcome.true_success]
+    best = sorted(failed, reverse=True)[:10]
+    assert [failure.ended.paid for failure in run.failures] == pytest.approx(best)
+    assert running is not None
+    assert running.points[-1].steps == agent.num_timesteps
+    # Going on, nothing is forgotten; going on from a save, what came later is.
+    agent.learn(64, callback=callback, reset_num_timesteps=False)
+    assert folder.read().failures == run.failures
+    agent.num_timesteps = 12
+    agent.learn(64, callback=callback, reset_num_timesteps=False)
+    assert [f.key for f in run.failures if f.ended.steps <= 12] == [
+        f.key for f in folder.read().failures if f.ended.steps <= 12
+    ]
+    assert 12 < max(failure.ended.steps for failure in folder.read().failures) <= agent.num_timesteps
+
+
+def test_a_reward_wrapper_of_one_environment_is_shown_too(tmp_path: Path) -> None:
+    counter = count()
+    model = BrightnessModel()
+
+    def make() -> Any:
+        return RobometerReward(Monitor(Scripted(lambda n: 100, lambda n: False, counter)), model, TASK, LEVEL)
+
+    trained(DummyVecEnv([make, make]), RewardHonestyCallback(20, live=tmp_path), episodes=10)
+    run = RunFolder(tmp_path).read()
+    assert (run.over, run.environments) == (True, 1)
+    assert len(run.failures) == 10
