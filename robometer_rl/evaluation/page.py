@@ -25,6 +25,7 @@ __all__ = [
     "episode_replay",
     "episode_series",
     "metric_rows",
+    "number_with_interval",
     "write_evaluation_page",
     "write_ranking_page",
 ]
@@ -137,8 +138,13 @@ def metric_rows(measured: Mapping[str, Mapping[str, Estimate]]) -> list[tuple[st
 def _cells(estimate: Estimate | None) -> tuple[str, str]:
     if estimate is None or not estimate.count:
         return "", ""
+    return number_with_interval(estimate), str(estimate.count)
+
+
+def number_with_interval(estimate: Estimate) -> str:
+    """A value that is known, with its interval if it has one."""
     interval = "" if np.isnan(estimate.low) else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}", str(estimate.count)
+    return f"{estimate.value:.3f}{interval}"
 
 
 @dataclass(frozen=True, eq=False)

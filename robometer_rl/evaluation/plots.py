@@ -35,7 +35,7 @@ from robometer_rl.report.figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_calibration", "draw_curves", "draw_ranking", "draw_roc", "write_plots"]
+__all__ = ["draw_calibration", "draw_cells", "draw_curves", "draw_ranking", "draw_roc", "write_plots"]
 
 _POINTS: Final = 101  # of a curve over an episode of any length
 _TICKS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -185,7 +185,7 @@ def draw_ranking(episodes: Sequence[ScoredEpisode], model: str, theme: Theme = L
             "Final progress by task and skill", subtitle, (width, 30 + len(names) * _ROW + 12), theme
         )
         axes = place_axes(figure, MARGIN + label_width, top + 30, len(skills) * wide, len(names) * _ROW)
-        _draw_cells(axes, np.array(means), theme)
+        draw_cells(axes, np.array(means), theme)
         axes.set_xticks(np.arange(len(skills)) + 0.5, [fitted(skill, wide - 8, 10.5) for skill in skills])
         axes.set_yticks(np.arange(len(names)) + 0.5, [fitted(name, label_width - 10, 11.5) for name in names])
         axes.axhline(len(tasks), color=theme.muted, linewidth=points(1))
@@ -200,7 +200,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _draw_cells(axes: Axes, values: NDArray[np.float64], theme: Theme) -> None:
+def draw_cells(axes: Axes, values: NDArray[np.float64], theme: Theme) -> None:
     """Cells as dark as their values in [0, 1] are high; NaN leaves one empty."""
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -40,6 +40,8 @@ th, td { padding: 12px 18px; text-align: right; white-space: nowrap; }
 th { color: var(--muted); font-size: 13px; font-weight: 600; }
 tbody tr { border-top: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; font-weight: 600; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 11em; }
+h3 { font-size: 16px; margin: 30px 0 10px; }
 .pill { border-radius: 999px; padding: 2px 10px; font-size: 13px; font-weight: 600;
         background: var(--plain-tint); color: var(--muted); }
 .pill.yes { background: var(--good-tint); color: var(--good); }

@@ -300,7 +300,7 @@
         for (const kind of ["progress", "success"]) {
           if (!one[kind] || !this.on(at, kind)) continue;
           const y = TOP + PLOT * (1 - Math.min(1, Math.max(0, one[kind][i])));
-          this.dots.append(draw("circle", { cx: this.x(Math.min(this.frame, one.steps[one.steps.length - 1])), cy: y,
+          this.dots.append(draw("circle", { cx: this.x(one.steps[i]), cy: y,
                                             r: 4, fill: this.color(at, kind) }));
         }
       });

@@ -169,7 +169,9 @@ def mean_of_sets(sets: Sequence[JudgedSet]) -> JudgedSet:
         rows = [[row for row in each.rows if row.name == first.name] for first in of_sets[0].rows for each in of_sets]
         by_name = [rows[start : start + len(sets)] for start in range(0, len(rows), len(sets))]
         whole = [[found[0] for found in each] for each in by_name if all(each)]
-        judged[kind] = replace(of_sets[0], name=MEAN, manifest="", rows=[_mean(each) for each in whole], matrix=None)
+        judged[kind] = replace(
+            of_sets[0], name=MEAN, manifest="", asked=(), said=(), rows=[_mean(each) for each in whole], matrix=None
+        )
     quality = sum((Counter(each.episodes) for each in sets), Counter[str]())
     return JudgedSet(MEAN, quality, sum(each.tasks for each in sets), "", {}, {}, {}, judged, {})
 

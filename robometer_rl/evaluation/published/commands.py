@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
@@ -25,9 +25,11 @@ from robometer_rl.evaluation.published.questions import Dataset, Drawing
 from robometer_rl.files import write_text
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
+from robometer_rl.report.recordings import MOST_SHOWN
 from robometer_rl.report.terminal import open_console
 
 __all__ = [
+    "SCHEMA_VERSION",
     "AlignmentConfig",
     "ConfusionConfig",
     "PreferenceConfig",
@@ -40,6 +42,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION: Final = 1
+"""Of ``evaluation.json``."""
 
 _WIDEST = 1000  # columns of a table
 
@@ -58,8 +63,9 @@ class PublishedConfig:
         pad_frames: Whether clips of ``--legacy`` are padded, as the reference's option of this name says.
         controls: Also judge what sees nothing, and the model asked about something else; five times the questions.
         seed: Of what is drawn.
-        output: Folder for ``evaluation.json``, the answers (``answers.jsonl``: an interrupted evaluation goes on
-            from them), and the reference's files.
+        output: Folder for ``evaluation.json``, the page (``index.html``), the answers (``answers.jsonl``: an
+            interrupted evaluation goes on from them), and the reference's files.
+        page: Most recordings on the page, those that the model is most wrong about; 0 for no page.
         device: Where to run.
         dtype: Precision; as stored if None.
     """
@@ -76,6 +82,7 @@ class PublishedConfig:
     controls: bool = True
     seed: int = 42
     output: Path = Path("outputs/evaluation")
+    page: int = MOST_SHOWN
     device: str = "cpu"
     dtype: str | None = None
 
@@ -90,7 +97,7 @@ class PublishedConfig:
 
     def _least(self) -> dict[str, int]:
         """The lowest value of each number."""
-        return {"max_frames": 1, "seed": 0}
+        return {"max_frames": 1, "seed": 0, "page": 0}
 
     def drawing(self, model: RewardModel) -> Drawing:
         """What is drawn for ``model``."""
@@ -243,6 +250,7 @@ def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence
         UnsupportedByModelError: The model cannot answer such questions.
     """
     from robometer_rl.evaluation.published.answers import answerers
+    from robometer_rl.evaluation.published.page import write_published_page
 
     if config.kind != "preference":
         model.require(f"the evaluation {config.kind!r}", progress=True)
@@ -259,25 +267,39 @@ def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence
                 table
             )
         write_reference_files(config.output, judged)
-    write_text(
-        config.output / "evaluation.json",
-        json.dumps(
-            {
-                "model": model.model_id,
-                "revision": model.revision,
-                "dtype": model.dtype,
-                "record": model.record,
-                "unanswered": model.unanswered,
-                "seed": config.seed,
-                "legacy_only": config.legacy,
-                "evaluations": [each.as_dict() for each in judged],
-                "provenance": provenance(),
-            },
-            indent=2,
-        )
-        + "\n",
-    )
+    document = _document(config, model, judged)
+    write_text(config.output / "evaluation.json", json.dumps(document, indent=2) + "\n")
     found = [line for each in judged for line in main_numbers(each)]
     found.append(f"wrote {config.output}; read each number beside those of the controls (docs/evaluation.md)")
     logger.info("%s", "\n".join(found))
+    if config.page:
+        page = write_published_page(config.output, judged, asked[0], _facts(document), config.page)
+        open_console().print(f"see it, worst answers first: open {page}", soft_wrap=True)
     return judged
+
+
+def _document(config: PublishedConfig, model: RewardModel, judged: Sequence[Judged]) -> dict[str, Any]:
+    """What is written as ``evaluation.json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model.model_id,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "record": model.record,
+        "unanswered": model.unanswered,
+        "seed": config.seed,
+        "legacy_only": config.legacy,
+        "evaluations": [each.as_dict() for each in judged],
+        "provenance": provenance(),
+    }
+
+
+def _facts(document: Mapping[str, Any]) -> dict[str, str]:
+    made, revision = document["provenance"], f"@{document['revision']}" if document["revision"] else ""
+    return {
+        "Model": f"{document['model']}{revision}, {document['dtype']}",
+        "Seed": str(document["seed"]),
+        "Versions": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
+        "Date": made["date"],
+        "Command": made["command"],
+    }

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from rich.table import Table
 
 from robometer_rl.data.published import published
 from robometer_rl.evaluation.metrics import Estimate, plain_metrics
-from robometer_rl.evaluation.published import measured
+from robometer_rl.evaluation.published import matrices, measured
 from robometer_rl.evaluation.published.answers import Answerer
+from robometer_rl.evaluation.published.matrices import Matrix, draw_matrix
 from robometer_rl.evaluation.published.measured import Legacy
 from robometer_rl.evaluation.published.questions import (
     Dataset,
@@ -30,17 +29,7 @@ from robometer_rl.evaluation.published.questions import (
     ranking_questions,
 )
 from robometer_rl.files import new_file, write_text
-from robometer_rl.report.figures import (
-    LIGHT,
-    MARGIN,
-    Theme,
-    fitted,
-    house_style,
-    new_figure,
-    place_axes,
-    rendered,
-    save_picture,
-)
+from robometer_rl.report.figures import save_picture
 
 __all__ = [
     "FOLDERS",
@@ -49,6 +38,7 @@ __all__ = [
     "NothingToAskError",
     "Row",
     "judge",
+    "legacy_names",
     "main_numbers",
     "manifest_of",
     "may_be_asked",
@@ -78,8 +68,12 @@ _MEASURED: Final[Mapping[str, tuple[Callable[..., Legacy], Callable[..., dict[st
     "confusion": (measured.legacy_confusion, measured.confusion),
     "preference": (measured.legacy_preference, measured.preference),
 }
-_CELL: Final = 46
-_NAMES: Final = 210
+_MATRICES: Final[Mapping[str, Callable[..., Matrix]]] = {
+    "alignment": matrices.alignment_matrix,
+    "ranking": matrices.ranking_matrix,
+    "confusion": matrices.confusion_matrix,
+    "preference": matrices.preference_matrix,
+}
 
 
 class NothingToAskError(ValueError):
@@ -117,34 +111,42 @@ class Judged:
         name: Short name of the set.
         frame_rule: Which frames of a clip were shown.
         manifest: SHA-256 of the ids, tasks and frames that were asked about.
-        questions: How many questions that were.
-        rows: Numbers; the model first.
-        legacy: What the reference would write of the model.
-        matrix: Tasks, and mean answers by instruction and video, of a confusion matrix: corrected where asked for.
+        asked: The questions: corrected ones, unless only the reference's were asked.
+        said: What the first model answered to them, see `Answerer.progress` and `Answerer.preferences`.
+        rows: Numbers; the first model first.
+        legacy: What the reference would write of the first model.
+        matrix: Its answers, task by task; None of a mean over sets.
     """
 
     kind: Kind
     name: str
     frame_rule: str
     manifest: str
-    questions: int
+    asked: Sequence[Question | Pair]
+    said: Any
     rows: Sequence[Row]
     legacy: Legacy
-    matrix: tuple[list[str], NDArray[np.float64]] | None = field(default=None)
+    matrix: Matrix | None
+
+    @property
+    def questions(self) -> int:
+        """How many there are."""
+        return len(self.asked)
+
+    @property
+    def picture(self) -> str:
+        """Where `write_reference_files` draws the matrix, below its folder."""
+        return f"{FOLDERS[self.kind]}/{self.name}_{FOLDERS[self.kind]}.png"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        matrix = None
-        if self.matrix is not None:
-            values = [[None if value != value else value for value in row] for row in self.matrix[1].tolist()]
-            matrix = {"tasks": self.matrix[0], "instruction_by_video": values}
         return {
             "kind": self.kind,
             "set": self.name,
             "frame_rule": self.frame_rule,
             "manifest": {"questions": self.questions, "sha256": self.manifest},
             "rows": [row.as_dict() for row in self.rows],
-            **({} if matrix is None else {"matrix": matrix}),
+            **({} if self.matrix is None else {"matrix": self.matrix.as_dict()}),
         }
 
 
@@ -177,9 +179,9 @@ def judge(
             f"{sorted({each.quality_label for each in dataset.episodes})}"
         )
     of_legacy, of_corrected = _MEASURED[kind]
+    judged_by = "legacy" if legacy_only else "corrected"
     rows: list[Row] = []
-    first: Legacy | None = None
-    matrix = None
+    first: tuple[Legacy, Any] | None = None
     for each in asked:
         if not may_be_asked(kind, each):
             continue
@@ -188,24 +190,21 @@ def judge(
         corrected = {} if legacy_only else of_corrected(dataset, questions["corrected"], said["corrected"])
         rows.append(Row(each.name, each.is_control, legacy.metrics, corrected))
         if first is None:
-            first = legacy
-            if kind == "confusion":
-                last = "legacy" if legacy_only else "corrected"
-                values = [float(answer[-1]) for answer in said[last]]
-                matrix = measured.matrix_of(questions[last], values)
+            first = legacy, said[judged_by]
     assert first is not None, "somebody may be asked"
-    judged_by = questions["legacy" if legacy_only else "corrected"]
+    about = questions[judged_by]
     rule = f"uniform({drawing.max_frames}){', padded' if legacy_only and drawing.padded else ''}"
     prefixes = {None: "whole clips", 0: "a prefix per frame"}.get(drawing.prefixes, f"{drawing.prefixes} prefixes")
     return Judged(
         kind=kind,
         name=published().short_name(dataset.names),
         frame_rule=f"{rule}, {prefixes}",
-        manifest=manifest_of(judged_by),
-        questions=len(judged_by),
+        manifest=manifest_of(about),
+        asked=about,
+        said=first[1],
         rows=rows,
-        legacy=first,
-        matrix=matrix,
+        legacy=first[0],
+        matrix=_MATRICES[kind](dataset, about, first[1]),
     )
 
 
@@ -267,11 +266,17 @@ def tables(judged: Judged) -> list[Table]:
         names = list(dict.fromkeys(name for row in judged.rows for name in row.corrected))
         cells = [(row, [_shown(row.corrected.get(name)) for name in names]) for row in judged.rows]
         made.append(_table(f"{title} (95 % intervals)", names, cells))
-    names = list(dict.fromkeys(name for row in judged.rows for name in row.legacy))
-    if judged.kind == "ranking":  # of whole clips all three are the same; files have them all
-        names = [name for name in names if name.endswith("_last") and not name.startswith(("min_", "max_"))]
+    names = legacy_names(judged)
     cells = [(row, [f"{row.legacy[name]:.3f}" if name in row.legacy else "" for name in names]) for row in judged.rows]
     return [*made, _table(f"legacy, as the reference computes it: {title}", names, cells)]
+
+
+def legacy_names(judged: Judged) -> list[str]:
+    """Which of the reference's numbers are shown; files have them all."""
+    names = list(dict.fromkeys(name for row in judged.rows for name in row.legacy))
+    if judged.kind == "ranking":  # of whole clips all three are the same
+        return [name for name in names if name.endswith("_last") and not name.startswith(("min_", "max_"))]
+    return names
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[tuple[Row, list[str]]]) -> Table:
@@ -294,7 +299,7 @@ def write_reference_files(folder: Path, judged: Sequence[Judged]) -> None:
     """Writes what the reference would, of the model alone: its folders, files and keys.
 
     ``_confusion_matrix.json`` beside the ``.npy`` has the tasks in their order, which the reference stores nowhere.
-    Its animations of curves are not made.
+    Its animations of curves are not made; matrices are drawn for all kinds.
 
     Args:
         folder: The reference's ``output_dir``.
@@ -310,32 +315,10 @@ def write_reference_files(folder: Path, judged: Sequence[Judged]) -> None:
         metrics |= {f"{each.name}/{name}": value for name, value in each.legacy.metrics.items()}
         write_text(place / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if each.matrix is not None:
-            tasks, matrix = each.matrix
-            with new_file(place / f"{each.name}_confusion_matrix.npy") as partial, partial.open("wb") as file:
-                np.save(file, matrix)
-            labelled = {"tasks": tasks, "rows": "instructions", "columns": "tasks of the videos"}
-            write_text(place / f"{each.name}_confusion_matrix.json", json.dumps(labelled, indent=2) + "\n")
-            picture = draw_matrix(tasks, matrix, f"{each.rows[0].name} on {each.name}")
-            save_picture(picture, place / f"{each.name}_confusion_matrix.png")
+            save_picture(draw_matrix(each.matrix, f"{each.rows[0].name} on {each.name}"), folder / each.picture)
+            if each.kind == "confusion":
+                with new_file(place / f"{each.name}_confusion_matrix.npy") as partial, partial.open("wb") as file:
+                    np.save(file, each.matrix.values)
+                labelled = {"tasks": each.matrix.rows, "rows": "instructions", "columns": "tasks of the videos"}
+                write_text(place / f"{each.name}_confusion_matrix.json", json.dumps(labelled, indent=2) + "\n")
     write_text(folder / "all_metrics.json", json.dumps(everything, indent=2) + "\n")
-
-
-def draw_matrix(tasks: Sequence[str], matrix: NDArray[np.float64], title: str, theme: Theme = LIGHT) -> Image.Image:
-    """A confusion matrix with its tasks and its values; what was not asked stays empty."""
-    side = _CELL * len(tasks)
-    width = max(side + _NAMES + 2 * MARGIN, 520)
-    with house_style(theme):
-        figure, top = new_figure(
-            title, "mean progress of videos (columns) under instructions (rows)", (width, side + _NAMES), theme
-        )
-        axes = place_axes(figure, MARGIN + _NAMES, top + 8, side, side)
-        axes.grid(visible=False)
-        axes.imshow(np.ma.masked_invalid(matrix), cmap="Blues", vmin=0.0, vmax=1.0)
-        names = [fitted(task, _NAMES - 16, 9.5) for task in tasks]
-        axes.set_xticks(range(len(tasks)), names, rotation=90)
-        axes.set_yticks(range(len(tasks)), names)
-        for (row, column), value in np.ndenumerate(matrix):
-            if not np.isnan(value):
-                color = "white" if value > 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
-        return rendered(figure)

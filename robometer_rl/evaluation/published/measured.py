@@ -26,7 +26,8 @@ from robometer_rl.evaluation.metrics import (
     voc_pearson,
     voc_spearman,
 )
-from robometer_rl.evaluation.published.questions import Dataset, Pair, Question
+from robometer_rl.evaluation.published.matrices import confusion_matrix
+from robometer_rl.evaluation.published.questions import Dataset, Pair, Question, by_episode, grade_level
 from robometer_rl.evaluation.ranking import (
     QUALITY_RANKS,
     partial_success_ranking,
@@ -43,7 +44,6 @@ __all__ = [
     "legacy_confusion",
     "legacy_preference",
     "legacy_ranking",
-    "matrix_of",
     "preference",
     "ranking",
 ]
@@ -74,7 +74,7 @@ def legacy_alignment(dataset: Dataset, questions: Sequence[Question], answers: S
     """Correlation and squared error of progress and time: of prefix t it takes slot t."""
     losses, correlations, deltas, errors = [], [], [], []
     source = questions[0].episode.data_source if questions else ""
-    for members in _by_episode(questions):
+    for members in by_episode(questions):
         curve, target = _legacy_curve([(questions[n], answers[n]) for n in members])
         episode = questions[members[0]].episode
         grade = episode.partial_success
@@ -85,7 +85,7 @@ def legacy_alignment(dataset: Dataset, questions: Sequence[Question], answers: S
         if grade is not None and any(name in source for name in _GRADING):
             deltas.append(abs(curve[-1] - grade))
         if grade is not None and "roboreward" in source:
-            errors.append(float(abs(_level(curve[-1]) - _level(grade))))
+            errors.append(float(abs(grade_level(curve[-1]) - grade_level(grade))))
     metrics = {"loss": losses, "pearson": correlations, "partial_success_abs_delta": deltas, "mae": errors}
     found = {name: float(np.mean(values)) for name, values in metrics.items() if values}
     results = [
@@ -112,7 +112,7 @@ def alignment(dataset: Dataset, questions: Sequence[Question], answers: Sequence
         ``squared_error``, and of graded outcomes ``graded_error`` and ``level_error`` on levels of 1 to 5.
     """
     found: dict[str, list[float]] = {"voc_pearson_time": [], "voc_spearman": [], "squared_error": []}
-    for members in _by_episode(questions):
+    for members in by_episode(questions):
         prefixes = [(questions[n], answers[n]) for n in members]
         if prefixes[0][0].last is None:
             question, said = prefixes[0]
@@ -129,18 +129,13 @@ def alignment(dataset: Dataset, questions: Sequence[Question], answers: Sequence
             found["squared_error"].append(float(np.mean((values - target) ** 2)))
         if (grade := episode.partial_success) is not None:
             found.setdefault("graded_error", []).append(abs(float(values[-1]) - grade))
-            found.setdefault("level_error", []).append(float(abs(_level(float(values[-1])) - _level(grade))))
+            found.setdefault("level_error", []).append(float(abs(grade_level(float(values[-1])) - grade_level(grade))))
     return {name: bootstrap(values) for name, values in found.items()}
-
-
-def _level(value: float) -> int:
-    """One of RoboReward's five levels, 0 to 4; ties go to the even one."""
-    return round(4.0 * min(max(value, 0.0), 1.0))
 
 
 def legacy_ranking(dataset: Dataset, questions: Sequence[Question], answers: Sequence[Floats]) -> Legacy:
     """Order of the episodes of a task by their last, mean and summed reward."""
-    groups = _by_episode(questions)
+    groups = by_episode(questions)
     episodes = [questions[members[0]].episode for members in groups]
     finals = [[float(answers[n][-1]) for n in members] for members in groups]
     graded = bool(episodes) and any(name in episodes[0].data_source for name in _GRADING)
@@ -190,7 +185,7 @@ def ranking(dataset: Dataset, questions: Sequence[Question], answers: Sequence[F
         (mean over one episode per label), ``success_fail_difference`` and the accuracy of each pair of labels.
     """
     finals: dict[str, list[tuple[Question, float]]] = {}
-    for members in _by_episode(questions):
+    for members in by_episode(questions):
         last = questions[members[-1]]
         finals.setdefault(last.task, []).append((last, float(answers[members[-1]][-1])))
     found: dict[str, list[float]] = {"ranking_accuracy": [], "kendall_tau_b": []}
@@ -225,26 +220,9 @@ def _by_labels(by_label: Mapping[str, list[float]], found: dict[str, list[float]
     )
 
 
-def matrix_of(questions: Sequence[Question], values: Sequence[float]) -> tuple[list[str], NDArray[np.float64]]:
-    """Mean answers by instruction (rows) and task of the video (columns); NaN where nothing was asked.
-
-    Returns:
-        The tasks, sorted, and the matrix.
-    """
-    tasks = sorted({each.task for each in questions} | {each.episode.task for each in questions})
-    sums, counts = np.zeros((len(tasks), len(tasks))), np.zeros((len(tasks), len(tasks)))
-    for each, value in zip(questions, values, strict=True):
-        place = tasks.index(each.task), tasks.index(each.episode.task)
-        sums[place] += value
-        counts[place] += 1
-    with np.errstate(invalid="ignore"):
-        return tasks, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
 def legacy_confusion(dataset: Dataset, questions: Sequence[Question], answers: Sequence[Floats]) -> Legacy:
     """The trace of the matrix of tasks against the rest; what was not asked is 0."""
-    _, matrix = matrix_of(questions, [float(said[-1]) for said in answers])
-    matrix = np.nan_to_num(matrix)
+    matrix = np.nan_to_num(confusion_matrix(dataset, questions, answers).values)
     count, trace = len(matrix), float(np.trace(matrix))
     off = float(matrix.sum()) - trace
     mean, rest = trace / max(count, 1), off / (count**2 - count) if count > 1 else 0.0
@@ -271,7 +249,7 @@ def confusion(dataset: Dataset, questions: Sequence[Question], answers: Sequence
         mean of the other instructions.
     """
     found: dict[str, list[float]] = {"own_task_first": [], "own_task_reciprocal_rank": [], "own_task_margin": []}
-    for members in _by_episode(questions):
+    for members in by_episode(questions):
         said = {questions[n].task: float(answers[n][-1]) for n in members}
         own = said.pop(questions[members[0]].episode.task, None)
         if own is None or not said:
@@ -315,14 +293,6 @@ def preference(dataset: Dataset, pairs: Sequence[Pair], said: NDArray[np.float32
         return bootstrap(rows, lambda drawn: getattr(preference_accuracy(drawn[:, 0], drawn[:, 1]), name))
 
     return {f"preference_accuracy_{name}": of(name) for name in ("better_first", "better_second", "mean", "both")}
-
-
-def _by_episode(questions: Sequence[Question]) -> list[list[int]]:
-    # Joint sets may have episodes of one name, so by the object.
-    groups: dict[int, list[int]] = {}
-    for number, each in enumerate(questions):
-        groups.setdefault(id(each.episode), []).append(number)
-    return list(groups.values())
 
 
 def _facts(episode: Any) -> dict[str, Any]:

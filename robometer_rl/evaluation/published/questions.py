@@ -23,7 +23,9 @@ __all__ = [
     "Pair",
     "Question",
     "alignment_questions",
+    "by_episode",
     "confusion_questions",
+    "grade_level",
     "preference_pairs",
     "ranking_questions",
     "shown_frames",
@@ -273,3 +275,17 @@ def _better_and_worse(members: Sequence[Trajectory]) -> list[tuple[Trajectory, T
         better, worse = ([each for each in members if rank(each) == value] for value in sorted((one, other))[::-1])
         pairs += product(better, worse)
     return pairs
+
+
+def by_episode(questions: Sequence[Question]) -> list[list[int]]:
+    """Places of the questions about each episode."""
+    # Joint sets may have episodes of one name, so by the object.
+    groups: dict[int, list[int]] = {}
+    for number, each in enumerate(questions):
+        groups.setdefault(id(each.episode), []).append(number)
+    return list(groups.values())
+
+
+def grade_level(value: float) -> int:
+    """One of RoboReward's five levels, 0 to 4; ties go to the even one."""
+    return round(4.0 * min(max(value, 0.0), 1.0))

@@ -133,15 +133,16 @@ def test_the_command_judges_stores(tmp_path: Path, capfd: pytest.CaptureFixture[
             store.append(replace(episode, id=f"{name}-{episode.id}"))
     stores = [str(tmp_path / name) for name in ("one", "two")]
     output = tmp_path / "output"
-    assert main(["evaluate", "ranking", "clock", *stores, "--output", str(output)]) == 0
+    assert main(["evaluate", "ranking", "clock", *stores, "--output", str(output), "--page", "1"]) == 0
     said = json.loads((output / "evaluation.json").read_text())
     assert [each["set"] for each in said["evaluations"]] == ["one", "two"]
     assert said["evaluations"][0]["frame_rule"] == "uniform(8), whole clips"
     assert "successful above suboptimal" in " ".join(capfd.readouterr().out.split())
-    assert main(["evaluate", "confusion", "clock", *stores, "--joint", "--output", str(output)]) == 0
+    words = ["evaluate", "confusion", "clock", *stores, "--joint", "--output", str(output), "--page", "0"]
+    assert main(words) == 0
     said = json.loads((output / "evaluation.json").read_text())["evaluations"][0]
     assert said["set"] == "one_two"
-    assert said["matrix"]["tasks"] == ["pull the rope", "push the block"]
+    assert said["matrix"]["rows"] == ["pull the rope", "push the block"]
     assert (output / "confusion_matrix" / "one_two_confusion_matrix.png").exists()
 
 
