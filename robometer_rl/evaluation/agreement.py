@@ -1,4 +1,4 @@
-"""Whether several people, or people and a model, say the same of the same things, beyond what chance would have them say.
+"""Whether several people, or people and a model, say the same of the same things, more often than by chance.
 
 Per cent agreement is high where one answer is usual, whoever says what; Cohen's kappa (1960) and Krippendorff's alpha
 (2011, doi 10.1080/19312458.2011.568376) are 1 for full agreement and 0 for what chance brings about. All of them are

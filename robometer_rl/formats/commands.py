@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import tyro
 
+from robometer_rl.data.flags import data_name
 from robometer_rl.formats.table import EXPORTED, FORMATS, IMPORTED, Reader
 
 __all__ = ["parse_data", "run_data"]
@@ -84,18 +86,21 @@ def run_data(command: Callable[[], Any]) -> None:
 
 
 def _parse_import(kind: Reader, words: Sequence[str], program: str) -> Callable[[], Any]:
-    from robometer_rl.formats.importing import ImportOptions, InPlaceOptions, import_trajectories, print_report
+    from robometer_rl.formats.importing import ImportOptions, InPlaceOptions, LabelOptions, import_and_report
 
     # The reader's own options, its path first, and those of every import behind them.
     both = make_dataclass(
-        "Import", [("reader", kind.config), ("store", InPlaceOptions if kind.in_place else ImportOptions)]
+        "Import",
+        [
+            ("reader", kind.config),
+            ("store", InPlaceOptions if kind.in_place else ImportOptions),
+            ("people", LabelOptions),
+        ],
     )
     given = _parse(both, words, program, (kind.config.__doc__ or "").partition("\n")[0])
 
-    def run() -> None:
-        print_report(import_trajectories(kind.read(given.reader), given.store), given.store.output)
-
-    return run
+    data = data_name(Path(given.reader.path))
+    return lambda: import_and_report(kind.read(given.reader), given.store, given.people, data)
 
 
 def _parse(kind: Any, words: Sequence[str], program: str, description: str | None = None) -> Any:

@@ -440,7 +440,7 @@ def metadata(labels: Labels) -> dict[str, Any]:
     return {
         "provenance": labels.provenance.to_dict(),
         "labelled": len(labels.episodes),
-        "skipped": [asdict(entry) for entry in labels.skipped],
+        "skipped": [entry.as_dict() for entry in labels.skipped],
     }
 
 

@@ -2,13 +2,14 @@
 
 An import can be interrupted and run again: episodes that the store holds are not written a second time. An episode
 that cannot be read, or of which the store holds another version, is passed over, counted, and listed in a file in the
-store.
+store. Labels that people gave in the studio say how episodes ended, whatever the data set says of it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,12 @@ import tyro
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from robometer_rl.data.reading import Reading, Unreadable
+from robometer_rl.data.judgements import labelled, names_of, outcomes_by_name
+from robometer_rl.data.reading import Reading, Unreadable, unreadable
 from robometer_rl.data.rows import SCALARS
 from robometer_rl.data.store import TrajectoryStore, alone, seal_if_installed
 from robometer_rl.data.subsampling import kept_frames, thin
-from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.trajectory import Trajectory, TrajectoryError
 from robometer_rl.files import write_text
 from robometer_rl.report.terminal import open_console
 
@@ -28,11 +30,15 @@ __all__ = [
     "ImportOptions",
     "ImportReport",
     "InPlaceOptions",
+    "LabelOptions",
+    "LabelledReading",
     "NothingImportedError",
+    "import_and_report",
     "import_trajectories",
-    "print_report",
     "unreadable_path",
 ]
+
+logger = logging.getLogger(__name__)
 
 _LISTED = 20
 _LIST = "unreadable.jsonl"
@@ -79,6 +85,18 @@ class InPlaceOptions(ImportOptions):
     keep_videos: bool = True
 
 
+@dataclass(frozen=True)
+class LabelOptions:
+    """What people said of the episodes.
+
+    Attributes:
+        labels: Labels that people gave in the studio, as in outputs/studio/labels.jsonl: how an episode ended is as
+            most of them saw it, and as the data set says where nobody labelled it.
+    """
+
+    labels: Path | None = None
+
+
 @dataclass
 class ImportReport:
     """How an import went.
@@ -95,6 +113,66 @@ class ImportReport:
 
     def __str__(self) -> str:
         return f"{self.imported} imported, {self.present} already there, {len(self.unreadable)} unreadable"
+
+
+class LabelledReading:
+    """The episodes of a data set with the outcomes that people saw.
+
+    Those of which nobody says how they ended are as they were read.
+
+    Args:
+        reading: The episodes.
+        labels: A ``labels.jsonl``.
+        data: What the studio called the data set, see `robometer_rl.data.flags.data_name`.
+
+    Raises:
+        DocumentError: A line is no label; the message names it.
+        ValueError: There are no labels of this data set.
+        OSError: The file cannot be read.
+    """
+
+    def __init__(self, reading: Reading, labels: Path, data: str) -> None:
+        self._reading = reading
+        self._outcomes, self._disputed = outcomes_by_name(labels, data)
+        self._used: set[int] = set()
+        self._labelled = self._others = 0
+
+    def __iter__(self) -> Reading:
+        for episode in self._reading:
+            yield self._judged(episode)
+
+    def __str__(self) -> str:
+        """How many episodes were labelled, and which labels were of no use."""
+        outcomes = {id(outcome): outcome for outcome in self._outcomes.values()}
+        said = [f"{self._labelled} episodes are as people labelled them, {self._others} as the data set has them"]
+        if self._disputed:
+            said.append(f"people disagree on {len(self._disputed)} ({', '.join(self._disputed[:_LISTED])})")
+        if unused := len(outcomes) - len(self._used):
+            said.append(f"{unused} labels are of episodes that are not in the data set")
+        return "; ".join(said)
+
+    def _judged(self, episode: Trajectory | Unreadable) -> Trajectory | Unreadable:
+        if isinstance(episode, Unreadable):
+            if episode.given is None:
+                return episode
+            try:
+                made = episode.given("failure")  # until it is known who said what
+            except ValueError as error:
+                return unreadable(episode.name, error)
+        else:
+            made = episode
+        found = (self._outcomes.get(name) for name in names_of(made.id, made.source, made.task))
+        outcome = next((each for each in found if each is not None), None)
+        if outcome is None:
+            self._others += not isinstance(episode, Unreadable)
+            return episode
+        self._used.add(id(outcome))
+        try:
+            made = labelled(made, outcome)
+        except TrajectoryError as error:
+            return Unreadable(made.source or made.id, str(error))
+        self._labelled += 1
+        return made
 
 
 def import_trajectories(reading: Reading, options: ImportOptions) -> ImportReport:
@@ -135,10 +213,23 @@ def _add_all(reading: Reading, store: TrajectoryStore, options: ImportOptions) -
     return importer.report
 
 
-def print_report(report: ImportReport, output: Path) -> None:
-    """Prints the counts, the first unreadable episodes, and where all of them are listed."""
+def import_and_report(reading: Reading, options: ImportOptions, people: LabelOptions, data: str) -> None:
+    """Imports, and prints the counts, the first unreadable episodes, and where all of them are listed.
+
+    Args:
+        reading: What a reader of `robometer_rl.formats` yields.
+        options: What is kept, and where.
+        people: What people said of the episodes.
+        data: What the studio called the data set.
+    """
+    labels = None if people.labels is None else LabelledReading(reading, people.labels, data)
+    report, output = import_trajectories(reading if labels is None else iter(labels), options), options.output
     console = open_console()
     console.print(f"{report} ({output})", soft_wrap=True)
+    if labels is not None:
+        console.print(f"{labels}", soft_wrap=True)
+        if report.present:
+            console.print("what was there already stays as it was: a new store takes the labels", soft_wrap=True)
     if report.unreadable:
         table = Table("unreadable episode", "what is wrong")
         for entry in report.unreadable[:_LISTED]:
@@ -208,7 +299,7 @@ class _Importer:
 
 def _write_list(path: Path, unreadable: list[Unreadable]) -> None:
     if unreadable:
-        write_text(path, "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in unreadable))
+        write_text(path, "".join(json.dumps(entry.as_dict(), ensure_ascii=False) + "\n" for entry in unreadable))
     else:
         path.unlink(missing_ok=True)  # of an import before this one
 

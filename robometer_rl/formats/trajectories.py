@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.reading import SourceError
+from robometer_rl.data.reading import SourceError, UnknownOutcomeError
 from robometer_rl.data.trajectory import TILED, QualityLabel, Trajectory
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
 from robometer_rl.tiles import tile_views
@@ -56,7 +56,7 @@ def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -
         unknown: What the error message says if neither the user nor the data set knows how it ended.
 
     Raises:
-        SourceError: Neither knows.
+        UnknownOutcomeError: Neither knows.
         ValueError: It makes no trajectory, see `Trajectory`.
     """
     if len(episode.cameras) > 1:
@@ -64,7 +64,12 @@ def trajectory_of(episode: RecordedEpisode, stated: Stated, unknown: str = "") -
     (frames,) = episode.cameras.values()
     facts: dict[str, Any] = {**episode.facts, **_for_policies(episode)}
     graded = facts.pop("quality_label", None)
-    outcome = outcome_of(episode.success_of_frames, stated.quality or graded, unknown)
+    try:
+        outcome = outcome_of(episode.success_of_frames, stated.quality or graded, unknown)
+    except SourceError as error:
+        raise UnknownOutcomeError(
+            str(error), lambda quality: trajectory_of(episode, stated._replace(quality=quality))
+        ) from None
     if stated.skill is not None:
         facts["skill"] = stated.skill
     return Trajectory(

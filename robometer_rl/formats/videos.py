@@ -11,7 +11,7 @@ Each line of ``videos.jsonl`` is a JSON object:
 =================== =====================================================================================
 ``video``           Required. A video, GIF, ``.npz`` or folder of images, relative to the JSONL file
 ``task``            Required. The instruction that the robot was to follow
-``quality``         Required. ``successful``, ``suboptimal`` or ``failure``
+``quality``         ``successful``, ``suboptimal`` or ``failure``; required, unless labels say it when it is imported
 ``partial_success`` How far it got, from 0 to 1, where somebody has graded that
 ``success_frame``   The first frame in which the task is done, counted from 0; it stays done from then on
 ``instructions``    List of other ways to say ``task``
@@ -42,7 +42,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, get_args
 
@@ -85,6 +85,9 @@ LABELS: Final = "labels.csv"
 """The file of labels."""
 
 _CAMERA: Final = "video"
+_UNKNOWN: Final = (
+    f"the field 'quality' is missing; expected one of {', '.join(get_args(QualityLabel))}, or labels of the studio"
+)
 _COLUMNS: Final = (
     *("video", "task", "frame", "seconds", "progress", "success"),
     *("reward", "return", "advantage", "success_detected"),
@@ -121,9 +124,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         required=True,
     ),
     "task": Field(is_text, "a non-empty instruction such as 'open the drawer'", required=True),
-    "quality": Field(
-        lambda value: value in get_args(QualityLabel), f"one of {', '.join(get_args(QualityLabel))}", required=True
-    ),
+    "quality": Field(lambda value: value in get_args(QualityLabel), f"one of {', '.join(get_args(QualityLabel))}"),
     "partial_success": Field(lambda value: _is_number(value) and 0 <= value <= 1, "a number in [0, 1]"),
     "success_frame": Field(
         lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
@@ -140,11 +141,7 @@ FIELDS: Final[Mapping[str, Field]] = {
 }
 """Of a line of `FILE_NAME`."""
 
-# As for import, but that nothing is refused for lack of an outcome.
-_LABELLED: Final[Mapping[str, Field]] = {
-    name: replace(FIELDS[name], required=name in ("video", "task"))
-    for name in ("video", "task", "instructions", "quality")
-}
+_LABELLED: Final[Mapping[str, Field]] = {name: FIELDS[name] for name in ("video", "task", "instructions", "quality")}
 
 
 class _Listed(NamedTuple):
@@ -176,7 +173,7 @@ def read_videos(config: VideosConfig) -> Reading:
 
     def read(line: Line) -> Trajectory:
         listed = _read_line(check_record(line.record(), FIELDS), path.parent)
-        return trajectory_of(_recorded(line.name, listed, shown), Stated(config.data_source))
+        return trajectory_of(_recorded(line.name, listed, shown), Stated(config.data_source), _UNKNOWN)
 
     return (attempt(line.name, lambda line=line: read(line)) for line in lines)
 
@@ -235,7 +232,7 @@ def _success(values: Mapping[str, Any], num_frames: int) -> NDArray[np.bool_] | 
     first = values.get("success_frame")
     if first is None:
         return None
-    if values["quality"] == "failure":
+    if values.get("quality") == "failure":
         raise RecordError(f"the field 'success_frame' is {first} and 'quality' is 'failure'; expected one of the two")
     if first >= num_frames:
         raise RecordError(f"the field 'success_frame' is {first}; the video has the frames 0 to {num_frames - 1}")

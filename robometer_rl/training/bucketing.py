@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.processing import RobometerProcessor
-from robometer_rl.training.sampling import ClipSample, PairSample, Sample
+from robometer_rl.training.samples import ClipSample, PairSample, Sample
 
 __all__ = ["Buckets", "TokenCounts", "bucketed_order"]
 

@@ -17,7 +17,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import Clip, as_frames
 from robometer_rl.models.robometer.patches import PatchedFrames
 from robometer_rl.models.robometer.processing import EncodedFrames, RobometerInputs, RobometerProcessor
-from robometer_rl.training.sampling import ClipSample, PairSample, Sample
+from robometer_rl.training.samples import ClipSample, PairSample, Sample
 
 __all__ = ["Collator", "FrameSource", "PixelSource", "TrainingBatch"]
 

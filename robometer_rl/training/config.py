@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -266,6 +266,9 @@ class TrainConfig:
         split: The split of them to train on.
         data_sources: Only trajectories of these data sources; of all if none is named.
         output: Directory of the run; the finished checkpoint is in ``output/checkpoint``.
+        preferences: Answers that people gave in the studio, as in ``outputs/studio/preferences.jsonl``: pairs that they
+            compared are drawn beside those that the data make, as most of them said. Where ``sampling.pairs.human``
+            does not say how often, half of the pairs are of people.
         start: Checkpoint to start from, as `load_reward_model` takes it, or a Qwen3-VL, which is given the new tokens
             and heads of a Robometer; a new network if None.
         lora: Train an adapter of the start checkpoint instead of all of its weights.
@@ -296,6 +299,7 @@ class TrainConfig:
     exclude: Path | None = None
     split: str = "train"
     data_sources: tuple[str, ...] = ()
+    preferences: Path | None = None
     start: str | None = None
     lora: LoRA = field(default_factory=LoRA)
     shape: NetworkShape = field(default_factory=NetworkShape)
@@ -341,10 +345,24 @@ class TrainConfig:
                 "the frozen stage reads cached features of unchanged frames, so that augment has no effect; cache "
                 "changed ones too (feature_views of at least 2), or set augment to False"
             )
+        self._draw_human_pairs()
         if self.selection.every and self.selection.split is None and not self.validation_fraction:
             raise ValueError("evaluation during training needs a split, or a validation_fraction above 0")
         if self.lora.rank:
             self._check_lora()
+
+    def _draw_human_pairs(self) -> None:
+        """Draws pairs of people where there are any, and only there."""
+        pairs = self.sampling.pairs
+        if self.preferences is None and pairs.human:
+            raise ValueError("sampling.pairs.human is about pairs that people compared; name them with preferences")
+        if self.preferences is None or pairs.human:
+            return
+        if not self.sampling.pair_fraction:
+            raise ValueError("preferences are learned from pairs; set sampling.pair_fraction above 0")
+        others = sum(getattr(pairs, each.name) for each in fields(pairs))
+        sampling = replace(self.sampling, pairs=replace(pairs, human=others or 1.0))
+        object.__setattr__(self, "sampling", sampling)
 
     def _check_lora(self) -> None:
         if self.start is None:

@@ -17,7 +17,7 @@ from robometer_rl.files import new_file
 from robometer_rl.models.robometer.network import RobometerNetwork
 from robometer_rl.models.robometer.processing import EncodedFrames, RobometerProcessor
 from robometer_rl.models.robometer.vision import encode_frames
-from robometer_rl.training.sampling import ClipSample
+from robometer_rl.training.samples import ClipSample
 
 __all__ = ["FeatureCache"]
 

@@ -89,7 +89,8 @@ def train(config: TrainConfig) -> Path:
     kept, held_out = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     episodes = make_episodes(kept, config.targets, opened.place_of)
-    sampler = Sampler(episodes, config.sampling, config.seed, config.weights)
+    people = _compared(config, kept, opened.place_of)
+    sampler = Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ())
     data = _Data(kept, sampler, _validation(config, held_out))
     checkpoint = _start(config, kept)
     tiled = are_tiled(opened.trajectories)
@@ -124,6 +125,16 @@ def train(config: TrainConfig) -> Path:
         write_record(config.output / "checkpoint", config, kept, run.report)
         _tell(config, run.report.get("calibration"), opened.excluded)
     return config.output / "checkpoint"
+
+
+def _compared(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int]) -> Compared | None:
+    """The pairs of people among the episodes that are trained on."""
+    if config.preferences is None:
+        return None
+    names = [place_name(place) for place in config.data]
+    people = compared(config.preferences, kept, [names[place_of[each.id]] for each in kept])
+    logger.info("training on %s", people)
+    return people
 
 
 def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None, excluded: int) -> None:

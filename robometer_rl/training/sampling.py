@@ -27,14 +27,12 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import MAX_FRAMES, NestedFrames, UniformFrames, scored_steps
 from robometer_rl.ranges import require_counts, require_numbers
 from robometer_rl.training.clip_targets import ClipTargets
+from robometer_rl.training.samples import ClipSample, PairSample, Sample
 
 __all__ = [
-    "ClipSample",
     "ClipStrategies",
     "Episode",
-    "PairSample",
     "PairStrategies",
-    "Sample",
     "Sampler",
     "SamplingConfig",
     "SamplingError",
@@ -150,6 +148,7 @@ class PairStrategies:
         other_task: Against a successful episode of another task that shares no instruction with it.
         graded: Two episodes of a task with graded outcomes that differ by ``grade_margin`` or more, such as those of
             RoboReward; neither need be a success.
+        human: Two episodes that people compared, as most of them said; see ``preferences`` of `TrainConfig`.
     """
 
     rewind: float = 0.2
@@ -157,6 +156,7 @@ class PairStrategies:
     failure: float = 0.5
     other_task: float = 0.2
     graded: float = 0.0
+    human: float = 0.0
 
     def __post_init__(self) -> None:
         require_numbers(self, "[0, inf)", *_weights(self))
@@ -208,60 +208,6 @@ class SamplingConfig:
                 )
 
 
-@dataclass(frozen=True, eq=False)
-class ClipSample:
-    """Frames to show and what each of them should say.
-
-    Attributes:
-        episode: Position of the trajectory in the data set.
-        indices: (T,) frames to show, in order.
-        task: The instruction to show them with.
-        progress: (T,) float32 in [0, 1].
-        progress_known: (T,) bool.
-        success: (T,) float32, 0 or 1.
-        success_known: (T,) bool.
-        strategy: How it was made.
-        said: Number of the task that the instruction names, see `Sampler.tasks`.
-        shown: Number of the task that the frames are an attempt at.
-        view: A number for whoever augments frames: equal numbers, equal augmentation.
-    """
-
-    episode: int
-    indices: NDArray[np.int64]
-    task: str
-    progress: NDArray[np.float32]
-    progress_known: NDArray[np.bool_]
-    success: NDArray[np.float32]
-    success_known: NDArray[np.bool_]
-    strategy: str
-    said: int
-    shown: int
-    view: int
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-@dataclass(frozen=True, eq=False)
-class PairSample:
-    """Two clips with one instruction, in the order in which they are shown.
-
-    Attributes:
-        first: Trajectory A.
-        second: Trajectory B.
-        first_is_better: The label.
-        strategy: How the worse one was made.
-    """
-
-    first: ClipSample
-    second: ClipSample
-    first_is_better: bool
-    strategy: str
-
-
-Sample = ClipSample | PairSample
-
-
 def clip_path(num_frames: int, start: int, end: int | None, turn: int | None = None) -> NDArray[np.int64]:
     """Frames of a segment in the order in which they are played (docs/reference.md §5.1).
 
@@ -297,6 +243,7 @@ class Sampler:
         config: What to draw.
         seed: Together with epoch and index it decides everything.
         weights: Of the sources, by their numbers; without them all episodes are one source.
+        compared: Pairs of episodes that people compared, as positions in the data set, the better one first.
 
     Attributes:
         tasks: All tasks of the episodes, in alphabetical order.
@@ -306,7 +253,12 @@ class Sampler:
     """
 
     def __init__(
-        self, episodes: Sequence[Episode], config: SamplingConfig, seed: int = 0, weights: Sequence[float] = ()
+        self,
+        episodes: Sequence[Episode],
+        config: SamplingConfig,
+        seed: int = 0,
+        weights: Sequence[float] = (),
+        compared: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.config = config
         self.seed = seed
@@ -314,6 +266,8 @@ class Sampler:
         self.tasks = sorted(self._by_task)
         self._successful = [task for task in self.tasks if self._by_task[task][0]]
         self._alike = _alike(self._by_task)
+        by_index = {each.index: each for each in episodes}
+        self._compared = [(by_index[better], by_index[worse]) for better, worse in compared]
         self._sources = [
             self._source([each for each in episodes if not weights or each.source == number], weight)
             for number, weight in enumerate(weights or (1.0,))
@@ -328,6 +282,11 @@ class Sampler:
             for task, (done, failed) in by_task.items()
             if (found := _Graded.of([*done, *failed], self.config.grade_margin)).worse
         }
+        compared: dict[str, list[tuple[Episode, Episode]]] = {}
+        own = {each.index for each in episodes}
+        for better, worse in self._compared:
+            if better.index in own:
+                compared.setdefault(better.task, []).append((better, worse))
         successful = sorted(task for task, (done, _) in by_task.items() if done)
         tasks = {
             "successful": successful,
@@ -336,8 +295,9 @@ class Sampler:
             "other": [task for task in successful if any(self._others(task, self.tasks))],
             "successful other": [task for task in successful if any(self._others(task, self._successful))],
             "graded": list(graded),
+            "human": sorted(compared),
         }
-        return _Source(weight, by_task, graded, tasks)
+        return _Source(weight, by_task, graded, compared, tasks)
 
     def _begin(self, rng: np.random.Generator, need: str) -> tuple[_Source, str]:
         """The source and the task that a sample begins with."""
@@ -355,7 +315,7 @@ class Sampler:
         needs: list[tuple[str, bool, str | None]] = [
             (
                 "a successful episode",
-                "successful" in has or not (used - {"failure"} or contrasts - {"graded"}),
+                "successful" in has or not (used - {"failure"} or contrasts - {"graded", "human"}),
                 None,
             ),
             ("an episode that fails", "failed" in has or "failure" not in used, "clips.failure"),
@@ -379,6 +339,7 @@ class Sampler:
                 "graded" in has or "graded" not in contrasts,
                 "pairs.graded",
             ),
+            ("two episodes that people compared", "human" in has or "human" not in contrasts, "pairs.human"),
         ]
         missing = [(need, name) for need, met, name in needs if not met]
         if missing:
@@ -411,8 +372,8 @@ class Sampler:
 
     def _pair(self, rng: np.random.Generator) -> PairSample:
         strategy = _strategy(rng, self.config.pairs)
-        if strategy == "graded":
-            return self._graded_pair(rng)
+        if strategy in ("graded", "human"):
+            return self._judged_pair(rng, strategy)
         need = {"failure": "contrasted", "other_task": "successful other"}.get(strategy, "successful")
         source, task = self._begin(rng, need)
         instruction = self._instruction(rng, task)
@@ -428,13 +389,13 @@ class Sampler:
             worse = self._played(rng, episode, strategy, instruction)
         return _in_random_order(rng, better, worse, strategy)
 
-    def _graded_pair(self, rng: np.random.Generator) -> PairSample:
-        source, task = self._begin(rng, "graded")
+    def _judged_pair(self, rng: np.random.Generator, strategy: str) -> PairSample:
+        """Two episodes of which somebody else says which is better; neither need be a success."""
+        source, task = self._begin(rng, strategy)
         instruction = self._instruction(rng, task)
-        better, worse = (
-            self._history(rng, episode, "graded", instruction, whole=True) for episode in source.graded[task].pair(rng)
-        )
-        return _in_random_order(rng, better, worse, "graded")
+        chosen = source.graded[task].pair(rng) if strategy == "graded" else _pick(rng, source.compared[task])
+        better, worse = (self._history(rng, episode, strategy, instruction, whole=True) for episode in chosen)
+        return _in_random_order(rng, better, worse, strategy)
 
     def _others(self, task: str, names: Sequence[str]) -> Iterator[str]:
         """Those of ``names`` that no instruction of ``task`` names."""
@@ -536,12 +497,14 @@ class _Source:
         weight: How often, relative to other sources.
         by_task: Its successful episodes and the others.
         graded: Its graded episodes, where some of a task differ enough.
+        compared: Pairs that people compared, the better episode of which is one of its own, by task.
         tasks: Tasks of its episodes by what can be done with them.
     """
 
     weight: float
     by_task: Mapping[str, tuple[list[Episode], list[Episode]]]
     graded: Mapping[str, _Graded]
+    compared: Mapping[str, Sequence[tuple[Episode, Episode]]]
     tasks: Mapping[str, list[str]]
 
 

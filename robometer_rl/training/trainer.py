@@ -31,7 +31,8 @@ from robometer_rl.models.robometer.weights import WEIGHTS_FILE, read_file, write
 from robometer_rl.training.bucketing import Buckets, TokenCounts
 from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, TargetCounts, count_targets
-from robometer_rl.training.sampling import Sample, Sampler
+from robometer_rl.training.samples import Sample
+from robometer_rl.training.sampling import Sampler
 from robometer_rl.training.trainable import choose_trainable, training_precision
 from robometer_rl.training.validation import Validation
 

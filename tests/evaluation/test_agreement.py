@@ -98,7 +98,9 @@ def test_more_ratings_by_one_alone_change_nothing(ratings: dict[int, dict[str, s
     assert same_number(more.corrected, found.corrected)
 
 
-@given(st.dictionaries(st.integers(0, 9), st.dictionaries(st.sampled_from("abc"), st.floats(-50, 50))), st.floats(-9, 9))
+@given(
+    st.dictionaries(st.integers(0, 9), st.dictionaries(st.sampled_from("abc"), st.floats(-50, 50))), st.floats(-9, 9)
+)
 def test_a_difference_does_not_depend_on_where_the_scale_begins(ratings, shift: float) -> None:
     found = difference(ratings)
     moved = difference({item: {who: value + shift for who, value in by.items()} for item, by in ratings.items()})

@@ -12,7 +12,14 @@ import pytest
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.data.video_frames import VideoFrames
-from robometer_rl.formats.importing import ImportOptions, NothingImportedError, import_trajectories, unreadable_path
+from robometer_rl.formats.commands import parse_data
+from robometer_rl.formats.importing import (
+    ImportOptions,
+    LabelledReading,
+    NothingImportedError,
+    import_trajectories,
+    unreadable_path,
+)
 from robometer_rl.video import write_video
 from tests.data.runs import assert_same, trajectory
 
@@ -54,6 +61,70 @@ def test_what_cannot_be_read_is_passed_by_counted_and_listed(tmp_path):
 
     import_trajectories(iter(RUNS), ImportOptions(tmp_path / "store"))
     assert not unreadable_path(tmp_path / "store").exists(), "a list of before is not left behind"
+
+
+def label(episode, answer, **fields):
+    line = {"data": "mine", "episode": episode, "task": RUNS[0].task, "frames": 5, "answer": answer, "annotator": "ann"}
+    return json.dumps(line | fields) + "\n"
+
+
+def test_labels_of_people_say_how_episodes_ended(tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text(
+        label("a", "failure", partial_success=0.4)
+        + label("other name", "successful", success_frame=3, source="demo.hdf5#b")
+        + label("a", "failure", data="yours")
+        + label("c", "failure", frames=9)
+        + label("absent", "failure")
+        + label("twice", "failure")
+        + label("twice", "successful", annotator="bob")
+    )
+    reading = LabelledReading(iter([*RUNS, trajectory("d", source=None)]), labels, "mine")
+    report = import_trajectories(iter(reading), ImportOptions(tmp_path / "store"))
+    assert (report.imported, [entry.reason for entry in report.unreadable]) == (
+        3,
+        ["it was labelled with 9 frames and has 5: import what was shown, with all its frames"],
+    )
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert (store["a"].quality_label, store["a"].partial_success) == ("failure", 0.4)
+    assert store["b"].success.tolist() == [False, False, False, True, True]
+    assert store["b"].metadata["labelled_by"] == ["ann"]
+    assert_same(store["d"], trajectory("d", source=None))
+    assert str(reading) == (
+        "2 episodes are as people labelled them, 1 as the data set has them; people disagree on 1 (twice); "
+        "1 labels are of episodes that are not in the data set"
+    )
+
+
+def test_the_command_takes_labels_of_the_data_set_that_it_reads(tmp_path, capsys):
+    """Videos of which only the task is known, some of them labelled, become a store of those that are."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    lines = []
+    for number in range(3):
+        write_video(folder / f"{number}.mp4", np.full((6, 32, 32, 3), 80 * number, np.uint8), fps=10)
+        lines.append(json.dumps({"video": f"{number}.mp4", "task": "push"}) + "\n")
+    (folder / "videos.jsonl").write_text("".join(lines))
+    clip = {"task": "push", "frames": 6}
+    (tmp_path / "labels.jsonl").write_text(
+        label("0.mp4", "successful", success_frame=4, source="0.mp4", **clip)
+        + label("1.mp4", "suboptimal", partial_success=0.5, source="1.mp4", **clip)
+    )
+    words = ["import", "videos", str(folder), str(tmp_path / "store"), "--labels", str(tmp_path / "labels.jsonl")]
+    parse_data(words, "robometer-rl data")()
+    said = capsys.readouterr().out
+    assert "2 imported, 0 already there, 1 unreadable" in said
+    assert "2 episodes are as people labelled them, 0 as the data set has them" in said
+    (passed_over,) = unreadable_path(tmp_path / "store").read_text().splitlines()
+    assert "'quality' is missing; expected one of successful, suboptimal, failure, or labels" in passed_over
+    one, other = TrajectoryStore.open(tmp_path / "store")
+    assert (one.quality_label, one.success_index) == ("successful", 4)
+    assert (other.quality_label, other.success, other.partial_success) == ("suboptimal", None, 0.5)
+    parse_data(words, "robometer-rl data")()
+    assert "what was there already stays as it was" in capsys.readouterr().out
+    words[2] = str(tmp_path / "store")
+    with pytest.raises(ValueError, match="is about mine, and not about store"):
+        parse_data(["import", "store", *words[2:3], str(tmp_path / "new"), *words[4:]], "robometer-rl data")()
 
 
 def test_an_import_goes_on_where_it_was(tmp_path):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from robometer_rl.frames import UniformFrames
+from robometer_rl.training.samples import ClipSample, PairSample
 from robometer_rl.training.sampling import (
-    ClipSample,
     ClipStrategies,
-    PairSample,
     PairStrategies,
     Sampler,
     SamplingConfig,
@@ -200,6 +199,29 @@ def test_grades_that_are_too_close_are_named_before_anything_is_drawn(graded, ep
         Sampler(make_episodes(graded), replace(_only_pairs("graded"), grade_margin=0.9))
     with pytest.raises(ValueError, match="grade_margin"):
         SamplingConfig(grade_margin=0.0)
+
+
+def test_pairs_that_people_compared_are_drawn_as_they_said(trajectories, episodes):
+    """Whatever the data say of these episodes: here a failure is better than a success, and than another failure."""
+    pushes = [number for number, each in enumerate(trajectories) if each.metadata["environment"] == "push"]
+    done, failed = ([n for n in pushes if (trajectories[n].quality_label == "successful") == kind] for kind in (1, 0))
+    said = [(failed[0], done[0]), (failed[0], failed[1])]
+    sampler = Sampler(episodes, _only_pairs("human"), seed=3, compared=said)
+    drawn = Counter()
+    for index in range(200):
+        pair = sampler.sample(0, index)
+        better, worse = (pair.first, pair.second) if pair.first_is_better else (pair.second, pair.first)
+        drawn[better.episode, worse.episode] += 1
+        assert (better.task, pair.strategy) == (worse.task, "human")
+        assert all(int(side.indices[-1]) == len(trajectories[side.episode]) - 1 for side in (better, worse))
+    assert set(drawn) == set(said)
+    assert min(drawn.values()) > 60
+    beside = Sampler(episodes, SamplingConfig(pair_fraction=1.0, pairs=PairStrategies(human=1.0)), 3, compared=said)
+    counts = Counter(beside.sample(0, index).strategy for index in range(600))
+    assert counts["human"] == pytest.approx(300, abs=60)
+    assert len(counts) == 5
+    with pytest.raises(SamplingError, match=r"two episodes that people compared.*--sampling\.pairs\.human 0"):
+        Sampler(episodes, _only_pairs("human"))
 
 
 def test_paraphrases_are_used(episodes):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 import tyro
 
+from robometer_rl.data.flags import data_name
+from robometer_rl.data.judgements import compared
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.evaluate import EvaluateConfig, run_evaluate
 from robometer_rl.evaluation.published.judging import (
@@ -173,11 +175,15 @@ class PreferenceConfig(PublishedConfig):
     """Is the better of two episodes of a task preferred, in both orders?
 
     Attributes:
+        preferences: Answers that people gave in the studio, as in outputs/studio/preferences.jsonl: the better episode
+            is the one that most of them preferred, and the numbers are how often the model agrees with people. Without
+            them it is the one of higher quality.
         per_task: Most pairs of a task; 0 for all.
         pairs: Most pairs of a set; 0 for all.
     """
 
     kind = "preference"
+    preferences: Path | None = None
     per_task: int = 0
     pairs: int = 100
 
@@ -205,25 +211,31 @@ def run_any_evaluate(config: EvaluateConfig | PublishedConfig) -> None:
     if isinstance(config, EvaluateConfig):
         run_evaluate(config)
         return
-    datasets = open_datasets(config.data, config.joint, config.split)
+    preferences = config.preferences if isinstance(config, PreferenceConfig) else None
+    datasets = open_datasets(config.data, config.joint, config.split, preferences)
     from robometer_rl.models.loading import load_reward_model
 
     judge_stores(config, load_reward_model(config.model, config.device, config.dtype), datasets)
 
 
-def open_datasets(stores: Sequence[Path], joint: bool, split: Sequence[str] = ()) -> list[Dataset]:
+def open_datasets(
+    stores: Sequence[Path], joint: bool, split: Sequence[str] = (), preferences: Path | None = None
+) -> list[Dataset]:
     """The sets that are judged.
 
     Args:
         stores: Folders of stores.
         joint: All of them are one set.
         split: Splits of them; all if none is named.
+        preferences: Answers of people, which say what is better in place of quality.
 
     Raises:
+        DocumentError: A line of ``preferences`` is none.
         StoreError: There is no such store, or it is damaged throughout.
-        ValueError: A store has no such episodes of robots.
+        ValueError: A store has no such episodes of robots, or people compared none of them.
     """
     found: list[Dataset] = []
+    called: list[list[str]] = []  # what notes call the store of each episode
     for path in stores:
         rows = open_verified(path, lambda each: each.is_robot and (not split or each.split in split)).trajectories
         if not rows:
@@ -231,10 +243,20 @@ def open_datasets(stores: Sequence[Path], joint: bool, split: Sequence[str] = ()
                 f"{path} has no episodes of robots" + (f" of the split {' or '.join(split)}" if split else "")
             )
         found.append(Dataset((path.resolve().name,), rows))
-    if not joint:
+        called.append([data_name(path)] * len(rows))
+    if joint:
+        names = tuple(name for each in found for name in each.names)
+        found = [Dataset(names, tuple(episode for each in found for episode in each.episodes))]
+        called = [[name for each in called for name in each]]
+    if preferences is None:
         return found
-    names = tuple(name for each in found for name in each.names)
-    return [Dataset(names, tuple(episode for each in found for episode in each.episodes))]
+    return [_with_preferences(each, names, preferences) for each, names in zip(found, called, strict=True)]
+
+
+def _with_preferences(dataset: Dataset, called: Sequence[str], preferences: Path) -> Dataset:
+    people = compared(preferences, dataset.episodes, called)
+    logger.info("%s: %s", ", ".join(dataset.names), people)
+    return replace(dataset, compared=people.pairs)
 
 
 def judge_stores(config: PublishedConfig, model: RewardModel, datasets: Sequence[Dataset]) -> list[Judged]:

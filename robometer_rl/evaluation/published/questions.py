@@ -41,10 +41,13 @@ class Dataset:
     Attributes:
         names: Of the sets that they are from, more than one if these are judged jointly.
         episodes: Of robots, in the order of the sets.
+        compared: Positions of two episodes of which people said that the first one is better; None where nobody was
+            asked.
     """
 
     names: tuple[str, ...]
     episodes: tuple[Trajectory, ...]
+    compared: tuple[tuple[int, int], ...] | None = None
 
     @property
     def graded(self) -> bool:
@@ -248,12 +251,9 @@ def confusion_questions(dataset: Dataset, drawing: Drawing) -> list[Question]:
 
 
 def preference_pairs(dataset: Dataset, drawing: Drawing) -> list[Pair]:
-    """A better and a worse episode of one task."""
-    rng, by_task, chosen = random.Random(drawing.seed), dict[str, list[Trajectory]](), list[Pair]()
-    for each in dataset.episodes:
-        by_task.setdefault(each.task, []).append(each)
-    for members in by_task.values():
-        pairs = _better_and_worse(members)
+    """A better and a worse episode of one task: as people have it, or else by their quality."""
+    rng, chosen = random.Random(drawing.seed), list[Pair]()
+    for pairs in _pairs_by_task(dataset):
         most = drawing.per_task
         chosen += [
             Pair(_question(better, drawing), _question(worse, drawing))
@@ -261,6 +261,19 @@ def preference_pairs(dataset: Dataset, drawing: Drawing) -> list[Pair]:
         ]
     most = drawing.pairs
     return chosen if most is None or len(chosen) <= most else rng.sample(chosen, most)
+
+
+def _pairs_by_task(dataset: Dataset) -> list[list[tuple[Trajectory, Trajectory]]]:
+    if dataset.compared is not None:
+        said: dict[str, list[tuple[Trajectory, Trajectory]]] = {}
+        for better, worse in dataset.compared:
+            pair = dataset.episodes[better], dataset.episodes[worse]
+            said.setdefault(pair[0].task, []).append(pair)
+        return list(said.values())
+    by_task: dict[str, list[Trajectory]] = {}
+    for each in dataset.episodes:
+        by_task.setdefault(each.task, []).append(each)
+    return [_better_and_worse(members) for members in by_task.values()]
 
 
 def _better_and_worse(members: Sequence[Trajectory]) -> list[tuple[Trajectory, Trajectory]]:
