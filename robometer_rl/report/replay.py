@@ -181,11 +181,12 @@ class Replay:
 
     Attributes:
         name: Heading.
-        series: At least one.
+        series: None where a recording is only looked at, frame by frame.
         videos: As many as there are; none where only numbers are known.
         description: One sentence.
         values: A row of the page's table, the same columns for all that have one; booleans become "yes" and "no".
         key: What it is called in addresses; the name if empty.
+        marked: A frame that is marked on the axis; None for none.
     """
 
     name: str
@@ -194,10 +195,11 @@ class Replay:
     description: str = ""
     values: Mapping[str, str | bool] = field(default_factory=dict)
     key: str = ""
+    marked: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.series:
-            raise ValueError(f"the replay {self.name!r} has no series; expected at least one")
+        if not self.series and not self.videos:
+            raise ValueError(f"the replay {self.name!r} has neither series nor videos; expected at least one")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the script."""
@@ -206,6 +208,7 @@ class Replay:
             "name": printable(self.name),
             "frames": max(ends + [len(video.seconds) for video in self.videos]),
             "fps": PLAYBACK_FPS,
+            "marked": self.marked,
             "series": [series.as_dict() for series in self.series],
             "videos": [video.as_dict() for video in self.videos],
         }
@@ -369,11 +372,13 @@ def draw_replay(replay: Replay) -> str:
     """
     numbers = html_json(replay.as_dict())
     said = "; ".join(_summary(series) for series in replay.series)
+    summary = f"<p class='replay-said'>{html(said)}</p>" if said else ""
+    kind = "replay" if replay.series else "replay bare"
     key = html(replay.key or replay.name)
     description = f"<p class='replay-about'>{html(replay.description)}</p>" if replay.description else ""
     return (
-        f"<section class='replay' data-key='{key}' aria-label='{html(replay.name)}' data-replay='{numbers}'>"
-        f"<h3>{html(replay.name)}</h3>{description}<p class='replay-said'>{html(said)}</p></section>"
+        f"<section class='{kind}' data-key='{key}' aria-label='{html(replay.name)}' data-replay='{numbers}'>"
+        f"<h3>{html(replay.name)}</h3>{description}{summary}</section>"
     )
 
 

@@ -29,12 +29,13 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from robometer_rl.data.judgements import Compared, compared
 from robometer_rl.data.labels import group_key
 from robometer_rl.data.trajectory import Trajectory, are_tiled
 from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import remove_all_left_over, write_text
-from robometer_rl.formats.opening import OpenedEpisodes, open_episodes
+from robometer_rl.formats.opening import OpenedEpisodes, open_episodes, place_name
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer

@@ -6,7 +6,7 @@
   const LIGHT = ["#2563eb", "#c2410c", "#be185d", "#4d7c0f", "#6d28d9", "#334155"];
   const DARK = ["#60a5fa", "#fb923c", "#f472b6", "#a3e635", "#c4b5fd", "#cbd5e1"];
   const SUCCESS = { light: "#059669", dark: "#34d399" };
-  const LEFT = 38, RIGHT = 10, TOP = 22, PLOT = 200, REWARD = 58, GAP = 22, BOTTOM = 34;
+  const LEFT = 38, RIGHT = 10, TOP = 22, PLOT = 200, BARE = 30, REWARD = 58, GAP = 22, BOTTOM = 34;
 
   const isDark = (node) => {
     if (document.querySelector(".gradio-container")) return document.body.classList.contains("dark");
@@ -46,6 +46,8 @@
       this.frame = 0;
       this.off = new Set();
       this.thumbs = new Map();
+      this.bare = this.data.series.length === 0;  // a recording without curves is looked at frame by frame
+      this.marked = this.data.marked;
       this.build();
       new ResizeObserver(() => this.plot()).observe(this.svg.parentElement);
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.plot());
@@ -95,6 +97,7 @@
       this.now = make("span", { class: "replay-now" });
       const bar = make("div", { class: "replay-bar" }, this.button, this.now);
       this.legend = make("div", { class: "replay-bar", role: "group", "aria-label": "curves" });
+      this.legend.hidden = this.bare;
       this.svg = draw("svg", { class: "replay-plot", tabindex: "0", role: "slider", "aria-label": "frame",
                                "aria-valuemin": "0", "aria-valuemax": String(this.data.frames - 1) });
       this.values = make("ul", { class: "replay-values" });
@@ -102,7 +105,7 @@
       this.body.append(side);
       this.root.append(this.body);
       this.buildSeen();
-      this.root.append(this.table());
+      if (!this.bare) this.root.append(this.table());
       this.keys();
       this.pointer();
       series.forEach((one, at) => this.switches(one, at));
@@ -141,7 +144,7 @@
     plot() {
       this.width = Math.max(240, this.svg.parentElement.clientWidth);
       const paid = this.data.series.some((one) => one.rewards);
-      const height = TOP + PLOT + (paid ? GAP + REWARD : 0) + BOTTOM;
+      const height = TOP + (this.bare ? BARE : PLOT) + (paid ? GAP + REWARD : 0) + BOTTOM;
       this.svg.setAttribute("viewBox", `0 0 ${this.width} ${height}`);
       this.svg.setAttribute("height", height);
       this.svg.replaceChildren();
@@ -152,6 +155,7 @@
       this.drawn = [];
       this.data.series.forEach((one, at) => this.curves(one, at, y));
       if (paid) this.rewards(TOP + PLOT + GAP);
+      this.markedFrame();
       this.cursor = draw("line", { y1: TOP - 6, y2: height - BOTTOM, stroke: "var(--r-ink)", "stroke-width": 1.5 });
       this.dots = draw("g", {});
       this.svg.append(this.cursor, this.dots);
@@ -167,10 +171,26 @@
       this.mark();
     }
 
+    // Marks a frame on the axis, or none.
+    point(frame) {
+      this.marked = frame;
+      this.plot();
+    }
+
+    markedFrame() {
+      if (this.marked === null) return;
+      const x = this.x(this.marked), bottom = TOP + (this.bare ? BARE : PLOT), late = x > this.width - 120;
+      this.svg.append(
+        draw("line", { x1: x, x2: x, y1: TOP - 6, y2: bottom, stroke: "var(--r-good)", "stroke-width": 3 }),
+        draw("text", { x: x + (late ? -6 : 6), y: TOP - 8, "text-anchor": late ? "end" : "start",
+                       style: "fill:var(--r-good)" }, `success from frame ${this.marked}`));
+    }
+
     axes(y, height) {
-      const area = { x: LEFT, y: TOP, width: this.width - LEFT - RIGHT, height: PLOT, fill: "var(--r-plot)" };
+      const area = { x: LEFT, y: TOP, width: this.width - LEFT - RIGHT, height: this.bare ? BARE : PLOT,
+                     fill: "var(--r-plot)" };
       this.svg.append(draw("rect", area));
-      for (const value of [0, 0.25, 0.5, 0.75, 1]) {
+      for (const value of this.bare ? [] : [0, 0.25, 0.5, 0.75, 1]) {
         this.svg.append(
           draw("line", { x1: LEFT, x2: this.width - RIGHT, y1: y(value), y2: y(value), stroke: "var(--r-line)" }),
           draw("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
@@ -306,12 +326,12 @@
       });
       const video = this.data.videos[0];
       const seconds = video ? video.seconds[Math.min(this.frame, video.seconds.length - 1)] : null;
-      const one = this.data.series[0], i = last(one.steps, this.frame);
+      const one = this.data.series[0], i = one ? last(one.steps, this.frame) : -1;
       const here = i >= 0 && one.steps[i] === this.frame ? called(one, i) : `frame ${this.frame}`;
       this.now.textContent = here.replace(/^frame \d+/, `$& of ${this.data.frames - 1}`) +
         (seconds === null ? "" : ` · ${number(seconds, 2)} s`);
       this.svg.setAttribute("aria-valuenow", this.frame);
-      this.svg.setAttribute("aria-valuetext", `${here}: ${spoken.join("; ")}`);
+      this.svg.setAttribute("aria-valuetext", spoken.length ? `${here}: ${spoken.join("; ")}` : here);
     }
 
     go(frame) {
@@ -515,6 +535,12 @@
   const find = () => {
     for (const root of document.querySelectorAll(".replay[data-replay]:not([data-found])")) {
       root.dataset.found = "";
+      if (root.replay) {  // a page may fill an element again in place of putting another one there
+        root.replay.pause();
+        root.replay = null;
+        near.unobserve(root);
+        far.unobserve(root);
+      }
       near.observe(root);
     }
   };
