@@ -17,7 +17,7 @@ from robometer_rl.data.verified import VerifiedTrajectories, open_verified, warn
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
 from robometer_rl.formats.roboreward import RoboRewardConfig, read_roboreward
 
-__all__ = ["IN_PLACE", "ROBOREWARD", "OpenedEpisodes", "open_episodes"]
+__all__ = ["IN_PLACE", "ROBOREWARD", "OpenedEpisodes", "open_episodes", "place_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def open_episodes(
     taken: dict[str, Trajectory] = {}
     skipped: list[Unreadable] = []
 
-    exclusion = Exclusion(exclude, [_name_of(each) for each in places])
+    exclusion = Exclusion(exclude, [place_name(each) for each in places])
 
     def noting(trajectory: Trajectory) -> bool:
         held[trajectory.split, trajectory.data_source] += 1
@@ -108,7 +108,7 @@ def open_episodes(
     return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held, place_of, exclusion.count)
 
 
-def _name_of(place: str | Path) -> str:
+def place_name(place: str | Path) -> str:
     """What notes call a place."""
     name = str(place)
     if name.startswith(ROBOREWARD):

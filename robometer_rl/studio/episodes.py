@@ -54,6 +54,7 @@ class Entry:
         source: Where it comes from: the data source of a trajectory.
         frames: How many.
         partial_success: Graded outcome in [0, 1], where somebody has graded it.
+        origin: Where it was recorded, see `Trajectory.source`; None where nobody says.
     """
 
     key: str
@@ -62,6 +63,12 @@ class Entry:
     source: str
     frames: int
     partial_success: float | None = None
+    origin: str | None = None
+
+    @property
+    def about(self) -> str:
+        """What answers of people are about."""
+        return self.key
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +81,7 @@ class Episode:
         true_success: (T,) bool; None if it is not known.
         true_progress: (T,) in [0, 1]; None if it is not known.
         tiled: Whether its pictures show several cameras, see `robometer_rl.tiles`.
+        fps: Frames per second of the recording; None where nobody says.
     """
 
     entry: Entry
@@ -81,6 +89,7 @@ class Episode:
     true_success: NDArray[np.bool_] | None = None
     true_progress: NDArray[np.float32] | None = None
     tiled: bool = False
+    fps: float | None = None
 
     @property
     def frames(self) -> FrameSequence:
@@ -205,10 +214,11 @@ def open_episodes_of(path: Path, cameras: tuple[str, ...] = ()) -> Episodes:
 
 def _of_store(path: Path) -> Episodes:
     store = TrajectoryStore.open(path)
-    columns = store.columns("task", "quality_label", "data_source", "frames_shape", "partial_success")
+    columns = store.columns("task", "quality_label", "data_source", "frames_shape", "partial_success", "source")
     rows = zip(*(columns[name] for name in columns), strict=True)
     entries = {
-        key: Entry(key, task, quality, source, shape[0], grade) for key, task, quality, source, shape, grade in rows
+        key: Entry(key, task, quality, source, shape[0], grade, origin)
+        for key, task, quality, source, shape, grade, origin in rows
     }
 
     def entry(key: str) -> Entry:
@@ -238,10 +248,11 @@ def _of_published(path: Path) -> Episodes:
 
 
 def _entry_of(each: Trajectory) -> Entry:
-    return Entry(each.id, each.task, each.quality_label, each.data_source, len(each), each.partial_success)
+    return Entry(each.id, each.task, each.quality_label, each.data_source, len(each), each.partial_success, each.source)
 
 
 def _of_trajectory(each: Trajectory) -> Episode:
+    # Without a frame rate: what a store holds may be every so many frames of a recording.
     return Episode(_entry_of(each), {"video": each.frames}, each.success, each.progress, each.tiled)
 
 
@@ -251,7 +262,9 @@ def _of_dataset(name: str, dataset: RelabelDataset) -> Episodes:
 
     def read(key: str) -> Episode:
         recorded = dataset.episode(key)
-        return Episode(_entry_of_recorded(name, recorded), recorded.cameras, recorded.success_of_frames)
+        fps = recorded.facts.get("metadata", {}).get("fps")
+        known = float(fps) if isinstance(fps, int | float) and 0 < fps < float("inf") else None
+        return Episode(_entry_of_recorded(name, recorded), recorded.cameras, recorded.success_of_frames, fps=known)
 
     return Episodes(name, tuple(dataset.keys), entry, read, dataset.skipped)
 
@@ -260,7 +273,13 @@ def _entry_of_recorded(name: str, recorded: RecordedEpisode) -> Entry:
     stated = {None: UNKNOWN, True: "successful", False: "failure"}[recorded.success]
     outcome = recorded.facts.get("quality_label") or stated
     return Entry(
-        recorded.key, recorded.tasks[0], outcome, name, recorded.num_frames, recorded.facts.get("partial_success")
+        recorded.key,
+        recorded.tasks[0],
+        outcome,
+        name,
+        recorded.num_frames,
+        recorded.facts.get("partial_success"),
+        recorded.facts.get("source"),
     )
 
 

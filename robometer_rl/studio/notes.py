@@ -1,11 +1,11 @@
 """What is noted in the studio, and kept: flags of episodes, what models said of them, and people's preferences.
 
-Three files of one JSON object per line in a folder. Lines are added and never changed, so that nothing is lost when a
+Files of one JSON object per line in a folder. Lines are added and never changed, so that nothing is lost when a
 process is killed, and two people may write into one folder; of two lines about one thing the later one counts.
 
 ``flags.jsonl`` is described in `robometer_rl.data.flags`; ``predictions.jsonl`` has ``data``, ``episode``,
 ``task``, ``model``, ``protocol``, ``every``, ``threshold``, ``progress`` and ``success``, per scored frame;
-``preferences.jsonl`` is described in `robometer_rl.studio.pairs`.
+``labels.jsonl`` and ``preferences.jsonl`` are described in `robometer_rl.data.judgements`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from robometer_rl.prediction import Prediction
 from robometer_rl.ranges import require_counts, require_numbers, require_texts
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 
-__all__ = ["PREFERENCES", "Notes", "Said"]
+__all__ = ["Notes", "Said"]
 
 T = TypeVar("T")
 
 PREDICTIONS: Final = "predictions.jsonl"
-PREFERENCES: Final = "preferences.jsonl"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from robometer_rl.training.config import TrainConfig
 
 __all__ = ["write_record"]
 
-_PLACES = ("data", "exclude", "output", "start")  # options that name directories of a machine
+_PLACES = ("data", "exclude", "output", "preferences", "start")  # options that name directories of a machine
 
 
 def write_record(

@@ -67,6 +67,21 @@ def at(visit: Visit, frame: int) -> None:
     visit.page.locator(f"#label-shown [role=slider][aria-valuenow='{frame}']").wait_for()
 
 
+def label(visit: Visit, *keys: str, done: int) -> None:
+    """Says something of the clip that is shown, and waits for the next one."""
+    for key in (*keys, "Enter"):
+        visit.page.keyboard.press(key)
+    visit.says("label-line", f"{done} of 6 clips.")
+    if done < 6:
+        unsaid(visit)
+
+
+def unsaid(visit: Visit) -> None:
+    """Waits for a clip of which nothing has been said."""
+    at(visit, 0)
+    visit.page.wait_for_function("!document.querySelector('#label-outcome input:checked')")
+
+
 def value(visit: Visit, name: str) -> str:
     return visit.page.locator(f"#{name}").locator("textarea, input").first.input_value()
 
@@ -98,19 +113,15 @@ def test_a_clip_is_labelled_by_key_alone(videos: Path, tmp_path: Path) -> None:
         assert (found.answer, found.success_frame, found.partial_success) == ("successful", 10, 0.9)
         assert (found.frames, found.fps, found.source, found.annotator) == (FRAMES, 10.0, found.episode, "ann")
         # The next clip begins with nothing said; a failure has no first frame of success.
-        at(visit, 0)
+        unsaid(visit)
         assert (value(visit, "label-success-frame"), value(visit, "label-grade")) == ("", "")
-        assert visit.page.locator("#label-outcome input:checked").count() == 0
         press("f")
         visit.page.locator("#label-shown").get_by_text("success from frame 0").wait_for()
         press("n")
         visit.page.locator("#label-shown").get_by_text("success from frame").wait_for(state="detached")
-        press("Enter")
-        visit.says("label-line", "2 of 6 clips.")
+        label(visit, done=2)
         assert (last(tmp_path).answer, last(tmp_path).success_frame) == ("failure", None)
-        press("4")  # how far it got, which says that it is neither
-        press("Enter")
-        visit.says("label-line", "3 of 6 clips.")
+        label(visit, "4", done=3)  # how far it got, which says that it is neither
         assert (last(tmp_path).answer, last(tmp_path).partial_success) == ("suboptimal", 0.4)
         press("s")
         visit.says("label-line", "4 of 6 clips.")
@@ -146,9 +157,7 @@ def test_work_goes_on_after_a_restart_and_people_are_told_apart(videos: Path, tm
     with labelling(videos, tmp_path) as visit:
         begin(visit, "ann")
         for number in range(1, 7):
-            visit.page.keyboard.press("y" if number < 6 else "n")
-            visit.page.keyboard.press("Enter")
-            visit.says("label-line", f"{number} of 6 clips.")
+            label(visit, "y" if number < 6 else "n", done=number)
         visit.says("label-line", "All done: 6 of 6 clips.")
         visit.page.keyboard.press("Enter")
         visit.says("label-line", "all clips are labelled")
@@ -160,10 +169,9 @@ def test_work_goes_on_after_a_restart_and_people_are_told_apart(videos: Path, tm
         visit.says("label-line", "All done: 6 of 6 clips.")
         begin(visit, "bob")
         visit.says("label-line", "0 of 6 clips.")
+        unsaid(visit)
         for number in range(1, 4):
-            visit.page.keyboard.press("y" if number < 3 else "n")
-            visit.page.keyboard.press("Enter")
-            visit.says("label-line", f"{number} of 6 clips.")
+            label(visit, "y" if number < 3 else "n", done=number)
         agreement = visit.page.locator("#label-agreement")
         agreement.get_by_text("Cohen's kappa").first.wait_for()
         both = {each.episode: {} for each in labels_of(Notes(tmp_path), "mine")}

@@ -8,8 +8,8 @@ import pytest
 
 from robometer_rl.data.flags import Flag
 from robometer_rl.documents import DocumentError
+from robometer_rl.studio.asked import preferences_of
 from robometer_rl.studio.notes import Notes, Said
-from robometer_rl.studio.pairs import judgements
 
 SAID = Said("mine", "a", "push", "mini", "nested(8)", 1, 0.5, (0.1, 0.4, 0.8, 0.9), (0.0, 0.6, 0.7, 0.2))
 ANSWER = {"data": "mine", "task": "push", "left": "a", "right": "b", "answer": "left", "annotator": "ann"}
@@ -71,6 +71,6 @@ def test_a_foreign_line_is_named_in_every_file(tmp_path: Path, name: str, line: 
     path = tmp_path / f"{name}.jsonl"
     path.write_text(f"\n{json.dumps(line)}\n")
     with pytest.raises(DocumentError) as raised:
-        judgements(Notes(tmp_path), "mine")
+        preferences_of(Notes(tmp_path), "mine")
     assert str(raised.value).startswith(f"{path}, line 2: ")
     assert said in str(raised.value)

@@ -27,7 +27,6 @@ from robometer_rl.studio.asking import Models
 from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
-from robometer_rl.studio.pairs import judgements
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.data.runs import trajectory
 from tests.fixed_models import BrightnessModel
@@ -368,25 +367,3 @@ def test_results_stand_side_by_side(visit: Visit, tmp_path: Path) -> None:
     visit.upload("results-upload", tmp_path / "other.json")
     visit.click("results-start")
     visit.says("results-line", "is no result of robometer-rl evaluate")
-
-
-def test_pairs_are_labelled_by_key_and_taken_back(visit: Visit, data: Path) -> None:
-    visit.tab("Label")
-    visit.click("label-start")
-    visit.says("label-line", "no name is given")
-    visit.fill("label-annotator", "ann")
-    visit.click("label-start")
-    visit.says("label-line", "0 of 30 pairs.")
-    assert visit.page.locator("#label-shown video").count() == 2
-    for number, key in enumerate(("ArrowLeft", "ArrowRight", "=", "s"), 1):
-        visit.page.locator("#label-shown").click(position={"x": 2, "y": 2})
-        visit.page.keyboard.press(key)
-        visit.says("label-line", f"{number} of 30 pairs.")
-    visit.page.keyboard.press("u")
-    visit.says("label-line", "3 of 30 pairs.")
-    found = [each.answer for each in judgements(Notes(data.parent / "notes"), "store")]
-    assert found == ["left", "right", "equal", "skip", "undo"]
-    # Letters that are written are no answers.
-    visit.fill("label-annotator", "")
-    visit.page.locator("#label-annotator").locator("textarea, input").first.press_sequentially("sus")
-    visit.says("label-line", "3 of 30 pairs.")
