@@ -189,5 +189,5 @@ def test_a_video_can_stand_inside_its_address() -> None:
 def test_series_and_values_belong_together() -> None:
     with pytest.raises(ValueError, match="steps"):
         Series("one", np.arange(3), scores())
-    with pytest.raises(ValueError, match="no series"):
+    with pytest.raises(ValueError, match="neither series nor videos"):
         Replay("none", [])

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Path:
 def test_a_store_is_listed_and_opened(store: Path) -> None:
     episodes = open_episodes_of(store)
     assert list(episodes) == [1, 2]
-    assert episodes.entries[1] == Entry("b", "pull", "failure", "somewhere", 9)
+    assert episodes.entries[1] == Entry("b", "pull", "failure", "somewhere", 9, None, "demo.hdf5#data/demo_3")
     episode = episodes.episode("b")
     assert (len(episode.frames), episode.entry) == (9, episodes.entries[1])
     assert episode.true_success is not None
