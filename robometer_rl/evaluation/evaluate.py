@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -193,13 +194,17 @@ def _say(verdict: EvaluationVerdict) -> None:
 
 
 def _hold_against(gate: Path, evaluation: Evaluation) -> None:
-    missing = Estimate(float("nan"), float("nan"), float("nan"), 0)
-    checks = [
-        check(name, evaluation.metrics.get(name, missing).value, **limits) for name, limits in read_gate(gate).items()
-    ]
-    if missed := [str(each) for each in checks if not each.passed]:
+    missed, limits = [], read_gate(gate)
+    for name, stated in limits.items():
+        if name not in evaluation.metrics:
+            close = difflib.get_close_matches(name, evaluation.metrics, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            missed.append(f"{name} is none of the metrics that these episodes have{hint}")
+        elif not (made := check(name, evaluation.metrics[name].value, **stated)).passed:
+            missed.append(str(made))
+    if missed:
         raise GateError(f"{evaluation.facts['model']} is outside of the limits of {gate}: {'; '.join(missed)}")
-    logger.info("within all %d limits of %s", len(checks), gate)
+    logger.info("within all %d limits of %s", len(limits), gate)
 
 
 def evaluate_model(

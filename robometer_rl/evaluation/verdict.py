@@ -39,7 +39,8 @@ class Check:
     passed: bool
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.value:.2f}, expected {self.expected}"
+        found = f"is {self.value:.3f}" if self.value == self.value else "could not be measured on these episodes"
+        return f"{self.name} {found}, expected {self.expected}"
 
 
 def check(name: str, value: float, at_least: float | None = None, at_most: float | None = None) -> Check:
@@ -49,7 +50,7 @@ def check(name: str, value: float, at_least: float | None = None, at_most: float
         ValueError: There is no limit.
     """
     limits = [
-        f"{word} {limit:.2f}" for word, limit in (("at least", at_least), ("at most", at_most)) if limit is not None
+        f"{word} {limit:g}" for word, limit in (("at least", at_least), ("at most", at_most)) if limit is not None
     ]
     if not limits:
         raise ValueError(f"{name} has no limit; expected at_least, at_most or both")
@@ -123,7 +124,7 @@ def judge_metrics(
     if own is None or clock is None:
         unmeasured.append("a correlation beside that of a clock")
     else:
-        said = f"Its correlation with true progress is {own:.2f}, that of a clock {clock:.2f}"
+        said = f"Its correlation with true progress is {own:.3f}, that of a clock {clock:.3f}"
         add(check("correlation above a clock's", own - clock, at_least=0.0), said)
     doubts: list[str] = []
     if unmeasured:

