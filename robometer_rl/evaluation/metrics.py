@@ -33,6 +33,7 @@ __all__ = [
     "plain_metrics",
     "preference_accuracy",
     "ranking_accuracy",
+    "read_metrics",
     "roc_curve",
     "spearman",
     "stall_rise",
@@ -77,6 +78,24 @@ def plain_metrics(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
         name: {key: None if value != value else value for key, value in estimate.as_dict().items()}
         for name, estimate in metrics.items()
     }
+
+
+def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Estimate]:
+    """What `plain_metrics` has written.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        return {
+            name: Estimate(
+                *(float("nan" if found[key] is None else found[key]) for key in ("value", "low", "high")),
+                int(found["count"]),
+            )
+            for name, found in metrics.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"these are no metrics with 'value', 'low', 'high' and 'count': {error}") from error
 
 
 def bootstrap(

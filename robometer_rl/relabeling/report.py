@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +15,7 @@ from robometer_rl.formats.trajectories import tiled
 from robometer_rl.frames import FrameSequence, scored_steps
 from robometer_rl.report.episode import EpisodeScores
 from robometer_rl.report.figures import draw_histogram
-from robometer_rl.report.page import definitions, figure
+from robometer_rl.report.page import definitions, figure, picture_address
 from robometer_rl.report.recordings import MOST_SHOWN, write_recordings
 from robometer_rl.report.replay import Replay, Series, paid_between, shown_frames, worst_first
 
@@ -50,7 +48,8 @@ def write_report(folder: Path, dataset: RelabelDataset, labels: Labels, show_pro
             original.append(episode.task_rewards)
     shown = [replays[place] for place in worst_first(replays)[:MOST_SHOWN]]
     figures = "".join(
-        figure(_address(picture), title) for title, picture in _histograms(list(labels.episodes.values()), original)
+        figure(picture_address(picture), title)
+        for title, picture in _histograms(list(labels.episodes.values()), original)
     )
     return write_recordings(
         folder,
@@ -168,10 +167,3 @@ def _skipped(labels: Labels) -> list[str]:
         return []
     entries = definitions({entry.name: entry.reason for entry in labels.skipped[:_LISTED]})
     return [f"<h2>Skipped episodes</h2>\n<div class='card'><dl>{entries}</dl></div>"]
-
-
-def _address(image: Image.Image) -> str:
-    """A picture inside its address."""
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

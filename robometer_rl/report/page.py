@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from PIL import Image
+
 from robometer_rl.report.markup import html
 
-__all__ = ["data_table", "definitions", "document", "figure"]
+__all__ = ["data_table", "definitions", "document", "figure", "picture_address"]
 
 _STYLE: Final = """
 :root {
@@ -113,3 +117,10 @@ def figure(address: str, caption: str) -> str:
     The caption is for those who do not see it.
     """
     return f"<figure class='card'><img srcset='{html(address)} 2x' alt='{html(caption)}'></figure>"
+
+
+def picture_address(image: Image.Image) -> str:
+    """A picture inside its address, so that a page is one file."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from robometer_rl.data.published import published
-from robometer_rl.evaluation.metrics import Estimate, plain_metrics
+from robometer_rl.evaluation.metrics import Estimate, plain_metrics, read_metrics
 from robometer_rl.evaluation.published import matrices, measured
 from robometer_rl.evaluation.published.answers import Answerer
 from robometer_rl.evaluation.published.matrices import Matrix, draw_matrix
@@ -100,6 +100,19 @@ class Row:
         """Plain values for JSON; what is undefined is None."""
         corrected = plain_metrics(self.corrected)
         return {"name": self.name, "control": self.is_control, "legacy": dict(self.legacy), "corrected": corrected}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Row:
+        """What `as_dict` has written.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            legacy = {str(name): float(value) for name, value in row["legacy"].items()}
+            return cls(str(row["name"]), bool(row["control"]), legacy, read_metrics(row["corrected"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this is no row with 'name', 'control', 'legacy' and 'corrected': {error}") from error
 
 
 @dataclass(frozen=True)
@@ -266,15 +279,15 @@ def tables(judged: Judged) -> list[Table]:
         names = list(dict.fromkeys(name for row in judged.rows for name in row.corrected))
         cells = [(row, [_shown(row.corrected.get(name)) for name in names]) for row in judged.rows]
         made.append(_table(f"{title} (95 % intervals)", names, cells))
-    names = legacy_names(judged)
+    names = legacy_names(judged.kind, judged.rows)
     cells = [(row, [f"{row.legacy[name]:.3f}" if name in row.legacy else "" for name in names]) for row in judged.rows]
     return [*made, _table(f"legacy, as the reference computes it: {title}", names, cells)]
 
 
-def legacy_names(judged: Judged) -> list[str]:
+def legacy_names(kind: Kind, rows: Sequence[Row]) -> list[str]:
     """Which of the reference's numbers are shown; files have them all."""
-    names = list(dict.fromkeys(name for row in judged.rows for name in row.legacy))
-    if judged.kind == "ranking":  # of whole clips all three are the same
+    names = list(dict.fromkeys(name for row in rows for name in row.legacy))
+    if kind == "ranking":  # of whole clips all three are the same
         return [name for name in names if name.endswith("_last") and not name.startswith(("min_", "max_"))]
     return names
 

@@ -32,6 +32,7 @@ Floats = NDArray[np.floating[Any]]
 
 _PARTS: Final = ("0 to 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 1")
 _LEVELS: Final = 5  # of graded outcomes, as RoboReward has them
+_MOST: Final = 200  # tasks of a matrix that is read
 _CELL: Final = 46
 _NAMES: Final = 210  # room for them at most
 _SIZE: Final = 10.5  # of their letters
@@ -62,6 +63,26 @@ class Matrix:
         """Plain values for JSON; what was not asked is None."""
         values = [[None if value != value else value for value in row] for row in self.values.tolist()]
         return {"about": self.about, "rows": list(self.rows), "columns": list(self.columns), "values": values}
+
+    @classmethod
+    def from_dict(cls, matrix: Mapping[str, Any]) -> Matrix:
+        """What `as_dict` has written.
+
+        Raises:
+            ValueError: It is something else, or too large to be drawn.
+        """
+        try:
+            names = [[str(name) for name in matrix[key]] for key in ("rows", "columns")]
+            values = np.array(matrix["values"], np.float64)
+            about = str(matrix["about"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is no matrix with 'about', 'rows', 'columns' and 'values': {error}") from error
+        if values.shape != (len(names[0]), len(names[1])) or not 0 < max(values.shape) <= _MOST:
+            raise ValueError(
+                f"the matrix has values of shape {values.shape} for {len(names[0])} rows and {len(names[1])} columns; "
+                f"expected as many of each, at most {_MOST}"
+            )
+        return cls(about, *names, values)
 
 
 def _means(

@@ -22,7 +22,7 @@ from robometer_rl.report.page import data_table, figure
 from robometer_rl.report.recordings import Recorded, write_recordings
 from robometer_rl.report.replay import Replay, Series
 
-__all__ = ["write_published_page"]
+__all__ = ["published_tables", "write_published_page"]
 
 _ASKS: Final[Mapping[Kind, str]] = {
     "alignment": "Does progress of successful episodes grow with time?",
@@ -112,13 +112,18 @@ def _sections(judged: Judged) -> list[str]:
     lines = [*main_numbers(judged), f"{judged.frame_rule}, {judged.questions} questions, {judged.manifest[:16]}"]
     items = "".join(f"<li>{html(line)}</li>" for line in lines)
     parts = [f"<h2>{html(judged.name)}</h2>\n<div class='card'><ul>{items}</ul></div>"]
-    if judged.rows[0].corrected:
-        names = list(dict.fromkeys(name for row in judged.rows for name in row.corrected))
-        parts.append(_table("Corrected, with 95 % intervals and counts", names, judged.rows, _corrected))
-    parts.append(_table("Legacy, as the reference computes it", legacy_names(judged), judged.rows, _legacy))
+    parts += published_tables(judged.kind, judged.rows)
     if judged.matrix is not None:
         parts.append(f"<h3>{html(judged.matrix.about)}</h3>\n{figure(judged.picture, judged.matrix.about)}")
     return parts
+
+
+def published_tables(kind: Kind, rows: Sequence[Row]) -> list[str]:
+    """The corrected numbers of models and controls, where there are any, and those of the reference, as markup."""
+    parts = []
+    if names := list(dict.fromkeys(name for row in rows for name in row.corrected)):
+        parts.append(_table("Corrected, with 95 % intervals and counts", names, rows, _corrected))
+    return [*parts, _table("Legacy, as the reference computes it", legacy_names(kind, rows), rows, _legacy)]
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Row], cell: Any) -> str:
