@@ -70,7 +70,7 @@ MOVED: Final = {
     "relabeling.decoding": "relabeling.batches",
     "relabeling.destinations": "formats.dataset",
     "relabeling.formats": "formats.table",
-    "relabeling.hdf5": "formats.hdf5.reader",
+    "relabeling.hdf5": "formats.hdf5.detection",
     "relabeling.lerobot": "formats.lerobot.reader",
     "relabeling.lerobot_columns": "formats.lerobot.labels",
     "relabeling.lerobot_copy": "formats.lerobot.labels",

@@ -167,7 +167,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "hdf5": Format(
         "HDF5 files of LIBERO, robomimic, Isaac Lab, ManiSkill or ALOHA, found out by what they hold.",
         Reader("hdf5.detection:HDF5Config", "hdf5.detection:read_hdf5"),
-        Labelling("hdf5.reader", ("copy", "in_place")),
+        Labelling("hdf5.detection", ("copy", "in_place")),
     ),
     "libero_hdf5": Format(
         "LIBERO's demonstrations in HDF5.", Reader("hdf5.reader:LiberoHDF5Config", "hdf5.reader:read_libero_hdf5")

@@ -160,25 +160,25 @@ def _npz(dataset: RelabelDataset, key: str) -> _Stored:
 
 
 def _hdf5(dataset: RelabelDataset, key: str) -> _Stored:
-    from robometer_rl.formats.hdf5.demonstrations import LABELS_GROUP, open_demonstration
-    from robometer_rl.formats.hdf5.reader import HDF5Dataset
+    from robometer_rl.formats.hdf5.dataset import HDF5Dataset
+    from robometer_rl.formats.hdf5.files import LABELS_GROUP, read_array
+    from robometer_rl.formats.minari.layout import leaves
 
-    files = {name: path for path, name in cast("HDF5Dataset", dataset).files}
-    file_name, _, name = key.rpartition("#")
-    with open_demonstration(files[file_name], file_name, name) as demonstration:
-        values = demonstration.values
-        below: Any = demonstration.group.get("obs", {})
-        names = [each for each in below if len(getattr(below[each], "shape", ())) in (1, 2)]
+    opened = cast("HDF5Dataset", dataset)
+    places = opened.layout.places
+    with opened.group(key) as group:
         vectors: dict[str, NDArray[Any]] = {}
-        for each in names:
-            seen, following = values(f"obs/{each}"), values(f"next_obs/{each}")
-            if seen is not None:
-                vectors[each] = seen if following is None else np.concatenate([seen, following[-1:]])
+        for place, item in leaves(group.get(places.observations, {}), "").items():
+            if item.dtype.kind not in "fiub" or item.dtype == np.uint8 or len(item.shape) not in (1, 2):
+                continue  # pictures, which may be files in rows of bytes
+            if (seen := read_array(group, f"{places.observations}{place}")) is not None:
+                following = read_array(group, f"next_obs{place}")
+                vectors[place[1:]] = seen if following is None else np.concatenate([seen, following[-1:]])
         return _Stored(
             vectors,
-            values("actions"),
-            values("rewards"),
-            values(f"{LABELS_GROUP}/progress"),
+            read_array(group, places.actions),
+            read_array(group, "rewards"),
+            read_array(group, f"{LABELS_GROUP}/progress"),
         )
 
 

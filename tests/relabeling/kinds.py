@@ -17,6 +17,7 @@ from robometer_rl.formats.table import open_dataset
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
 from robometer_rl.video import write_video
+from tests.formats.hdf5 import aloha_files, maniskill_files
 from tests.library import ROOT
 from tests.relabeling.episodes import TASK, record, write_npz
 
@@ -70,6 +71,16 @@ def make_hdf5(path: Path, episodes: int) -> None:
 
 def make_lerobot(path: Path, episodes: int) -> None:
     shutil.copytree(FIXTURES / "lerobot_v30", path)
+
+
+def make_maniskill(path: Path, episodes: int) -> None:
+    maniskill_files.record(path)
+
+
+def make_aloha(path: Path, episodes: int) -> None:
+    path.mkdir()
+    for number in range(min(episodes, 3)):
+        aloha_files.record(path / f"episode_{number}.hdf5", compress=number == 1)
 
 
 def make_sb3(path: Path, episodes: int) -> None:
@@ -129,6 +140,8 @@ KINDS: Mapping[str, Kind] = {
     "lerobot_sidecar": Kind(make_lerobot, ("observation.images.top",), "sidecar"),
     "hdf5": Kind(make_hdf5, ("agentview_rgb",)),
     "hdf5_in_place": Kind(make_hdf5, ("agentview_rgb",), "in_place"),
+    "maniskill": Kind(make_maniskill),
+    "aloha": Kind(make_aloha, ("cam_high",)),
     "minari": Kind(make_minari),
     "minari_arrow": Kind(make_minari_arrow),
     "sb3": Kind(make_sb3),
@@ -136,7 +149,11 @@ KINDS: Mapping[str, Kind] = {
 }
 """By a name for tests."""
 
-SUFFIXES: Mapping[str, str] = {"hdf5": ".hdf5", "hdf5_in_place": ".hdf5", "sb3": ".pkl", "sb3_in_place": ".pkl"}
+SUFFIXES: Mapping[str, str] = {
+    **dict.fromkeys(("hdf5", "hdf5_in_place"), ".hdf5"),
+    **dict.fromkeys(("sb3", "sb3_in_place"), ".pkl"),
+    "maniskill": ".h5",
+}
 
 
 def make(name: str, folder: Path, episodes: int = 7) -> Path:

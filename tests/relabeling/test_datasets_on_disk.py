@@ -16,12 +16,14 @@ from robometer_rl import load_reward_model
 from robometer_rl.cli import main
 from robometer_rl.data.reading import SourceError
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.hdf5.detection import HDF5Config, read_hdf5
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.relabeling.engine import Labeller, label_dataset
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.wrappers import RobometerReward, Tiles
 from tests.fixed_models import PixelModel
+from tests.formats.hdf5 import aloha_files, maniskill_files
 from tests.library import ROOT
 from tests.relabeling.episodes import Recorded, Replay
 from tests.relabeling.kinds import Kind, content, make_hdf5, make_lerobot, make_minari
@@ -47,7 +49,8 @@ def require_live_rewards(dataset: Any, labels: Any, model: RewardModel | None = 
         frames = {name.replace("/", "_"): np.asarray(images[:]) for name, images in episode.cameras.items()}
         steps = episode.num_frames - 1
         terminated = episode.terminated and steps == episode.num_steps
-        recorded = Recorded(frames, episode.task_rewards[:steps], terminated)
+        rewards = np.zeros(steps) if episode.task_rewards is None else episode.task_rewards[:steps]
+        recorded = Recorded(frames, rewards, terminated)
         cameras = tuple(f"obs/{name}" for name in frames)
         shown = Tiles(*cameras) if dataset.options.tile else cameras
         env = RobometerReward(Replay(recorded), model, episode.tasks[0], labels.provenance.spec, frames=shown)
@@ -223,6 +226,68 @@ def test_hdf5_files(tmp_path, path, options, mode):
         relabelled, _ = label(writer.destination, **options)
         original = next(values for name, values in stored.items() if name.endswith("demo_0/rewards"))
         np.testing.assert_array_equal(relabelled.episode(relabelled.keys[0]).task_rewards, original)
+
+
+MANISKILL_TASK = ("pick up the cube",)
+
+
+@pytest.mark.parametrize("mode", ["copy", "in_place"])
+@pytest.mark.parametrize(("kind", "key"), [("maniskill", "trajectory.h5#traj_1"), ("aloha", "episode_0.hdf5")])
+def test_files_of_maniskill_and_aloha(tmp_path, kind, key, mode):
+    source = tmp_path / "data" / key.partition("#")[0]
+    source.parent.mkdir()
+    if kind == "maniskill":
+        maniskill_files.record(source)
+        with h5py.File(source, "a") as file:
+            file["traj_1/rewards"] = np.arange(6.0, dtype=np.float32)
+    else:
+        aloha_files.record(source, compress=True)
+    before, stored = source.read_bytes(), tree(source)
+    given = {"cameras": ("cam_high",) if kind == "aloha" else (), "tasks": MANISKILL_TASK}
+    dataset, labels = label(source, spec=RewardSpec("level"), **given)
+    require_live_rewards(dataset, labels)
+    writer = dataset.writer(mode)
+    writer.check()
+    writer.write(labels)
+    assert writer.written() == labels.provenance
+    place = {"maniskill": "traj_1/", "aloha": ""}[kind]
+    new = tree(writer.destination)
+    for name, values in stored.items():
+        kept = f"{place}robometer/original_rewards" if name.endswith("rewards") else name
+        np.testing.assert_array_equal(new[kept], values)
+    entry = labels.episodes[key]
+    for name in ("progress", "success", "returns", "advantages", "success_detected", "imputed"):
+        np.testing.assert_array_equal(new[f"{place}robometer/{name}"], getattr(entry, name))
+    np.testing.assert_array_equal(new[f"{place}rewards"], entry.rewards)
+    # All steps of ManiSkill have an observation after them; of ALOHA's the last has not.
+    assert entry.imputed.any() == (kind == "aloha")
+    again, _ = label(writer.destination, spec=RewardSpec("level"), **given)
+    original = again.episode(key.replace(source.name, writer.destination.name)).task_rewards
+    assert (original is None) == (kind == "aloha")
+    if mode == "copy":
+        assert source.read_bytes() == before
+        copied = read_hdf5(HDF5Config(writer.destination, "stack", given["cameras"], quality="successful"))
+        originals = read_hdf5(HDF5Config(source, "stack", given["cameras"], quality="successful"))
+        assert [each.seed for each in copied] == [each.seed for each in originals], "what lies beside is copied, too"
+
+
+def test_what_lies_where_a_list_of_maniskill_goes_is_not_overwritten(tmp_path):
+    source = maniskill_files.record(tmp_path / "a.h5")
+    dataset, labels = label(source, spec=RewardSpec("level"), tasks=MANISKILL_TASK)
+    (tmp_path / "a-robometer.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"a-robometer.json is in the way"):
+        dataset.writer("copy").check()
+    (tmp_path / "a-robometer.json").write_bytes(source.with_suffix(".json").read_bytes())
+    writer = dataset.writer("copy")
+    writer.check()  # as a run leaves it that was killed behind it
+    writer.write(labels)
+    assert writer.destination.is_file()
+
+
+def test_maniskill_asks_for_an_instruction(tmp_path, capsys):
+    maniskill_files.record(tmp_path / "a.h5")
+    assert main(["relabel", str(tmp_path / "a.h5")]) == 2
+    assert "ManiSkill records no instructions" in capsys.readouterr().err
 
 
 def test_bad_demonstrations_are_skipped_and_folders_are_copied_whole(tmp_path):

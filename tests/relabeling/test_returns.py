@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,14 @@ def test_a_horizon_out_of_range_is_refused(wrong):
         Horizon(**wrong)
 
 
+def stored_in(path: Path, groups: str, name: str) -> np.ndarray:
+    with h5py.File(path) as file:
+        found: dict[str, Any] = {}
+        file.visititems(lambda place, item: found.update({place: item}))
+        chosen = [item for place, item in found.items() if fnmatch(place, f"{groups}/{name}".lstrip("/"))]
+        return np.concatenate([item[()] for item in chosen])
+
+
 def written(kind: str, path: Path) -> dict[str, np.ndarray]:
     """All returns and all advantages of a labelled dataset, (2, N), episode by episode."""
     if kind == "npz":
@@ -164,11 +173,12 @@ def written(kind: str, path: Path) -> dict[str, np.ndarray]:
         prefix = "" if kind.endswith("sidecar") else "robometer."
         found = [pq.read_table(table) for table in tables]
         return {name: np.concatenate([table[f"{prefix}{name}"].to_numpy() for table in found]) for name in COLUMNS}
-    if kind.startswith("hdf5"):
-        with h5py.File(path) as file:
-            data: Any = file["data"]
-            groups = [data[f"{name}/robometer"] for name in sorted(data)]
-            return {name: np.concatenate([group[f"{name}s"][()] for group in groups]) for name in COLUMNS}
+    if kind.startswith(("hdf5", "maniskill", "aloha")):
+        names = {"maniskill": "traj_*", "aloha": ""}.get(kind, "data/*")
+        files = sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
+        return {
+            name: np.concatenate([stored_in(file, names, f"robometer/{name}s") for file in files]) for name in COLUMNS
+        }
     if kind.startswith("minari"):
         from robometer_rl.formats.minari.reader import open_minari, stored_episode
 

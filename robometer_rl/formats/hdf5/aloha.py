@@ -13,12 +13,13 @@ ones, hence the option ``exchange_colours``.
 
 Outcome and instruction. ALOHA records neither, so ``quality`` and ``task`` say them. Those who write the same layout
 note them as attributes of the file, ``success`` and ``task_description``, or keep an instruction as ``language_raw``.
+Time. F = T: what the last action led to was not recorded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +38,8 @@ from robometer_rl.formats.conventions import (
     one_or_several,
     views_of,
 )
-from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
+from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RecordedFacts
+from robometer_rl.formats.hdf5.dataset import Layout
 from robometer_rl.formats.hdf5.demonstrations import (
     UNKNOWN_OUTCOME,
     find_files,
@@ -45,7 +47,17 @@ from robometer_rl.formats.hdf5.demonstrations import (
     stated_instruction,
     stated_quality,
 )
-from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_array, read_values, selection
+from robometer_rl.formats.hdf5.files import (
+    DAMAGE,
+    Places,
+    check_claim,
+    describe,
+    open_hdf5,
+    original_rewards,
+    read_array,
+    read_values,
+    selection,
+)
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.frames import FrameSequence
 from robometer_rl.video import VideoError
@@ -55,9 +67,10 @@ from robometer_rl.video.lazy import Orientation
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["AlohaConfig", "read_aloha"]
+__all__ = ["AlohaConfig", "AlohaLayout", "read_aloha"]
 
 _IMAGES: Final = "observations/images"
+_PLACES: Final = Places("/", "", "observations", "action")
 
 
 @dataclass(frozen=True)
@@ -122,21 +135,47 @@ def read_aloha(config: AlohaConfig) -> Reading:
     Raises:
         SourceError: There is no such file.
     """
-    assumed = Assumptions(config.path)
-    assumed.orientation(config.orientation, why="upright, as ALOHA's cameras hang")
-    return chain.from_iterable(_read_file(config, assumed, *place) for place in find_files(config.path))
+    reader = _Reader(config)
+    return chain.from_iterable(_read_file(reader, *place) for place in find_files(config.path))
 
 
-def _read_file(config: AlohaConfig, assumed: Assumptions, path: Path, file_name: str) -> list[Trajectory | Unreadable]:
+def _read_file(reader: _Reader, path: Path, file_name: str) -> list[Trajectory | Unreadable]:
+    config = reader.config
+    stated = Stated(config.data_source, config.quality, config.skill)
     try:
         with open_hdf5(path) as file:
             found = _cameras(file)
             views = views_of(path, choose_cameras(path, found.names, config.camera, found.refused), config.tile)
-            return list(
-                attempt_views(str(path), views, lambda shown: _read(config, assumed, path, file_name, file, shown))
-            )
+
+            def read(shown: Shown) -> Trajectory:
+                return trajectory_of(reader.read(path, file_name, file, shown), stated, UNKNOWN_OUTCOME)
+
+            return list(attempt_views(str(path), views, read))
     except (SourceError, *DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
+
+
+class AlohaLayout(Layout):
+    """Episodes of ALOHA, to be labelled."""
+
+    places = _PLACES
+
+    def __init__(self, options: DatasetOptions) -> None:
+        self._tasks = options.tasks
+        self._reader = _Reader(
+            AlohaConfig(options.path, next(iter(options.tasks), None), (), False, options.orientation)
+        )
+
+    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
+        """See `Layout.cameras`."""
+        with open_hdf5(path) as file:
+            return _cameras(file)
+
+    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
+        """See `Layout.episode`."""
+        with open_hdf5(path) as file:
+            episode = self._reader.read(path, file_name, file, cameras)
+        return replace(episode, tasks=self._tasks or episode.tasks)
 
 
 def _cameras(file: h5py.File) -> Cameras:
@@ -158,34 +197,43 @@ def _is_compressed(dataset: h5py.Dataset) -> bool:
     return (dataset.ndim == 2 and dataset.dtype == np.uint8) or (dataset.ndim == 1 and dataset.dtype == object)
 
 
-def _read(
-    config: AlohaConfig, assumed: Assumptions, path: Path, file_name: str, file: h5py.File, shown: Shown
-) -> Trajectory:
-    """An episode while its file is open, as some cameras show it."""
-    frames = {camera: _frames(config, assumed, path, file, camera) for camera in shown}
-    task = config.task or stated_instruction(file.attrs) or _language(file)
-    if task is None:
-        raise SourceError("the file holds no instruction; say what the robot is to do with the option 'task'")
-    count = len(frames[shown[0]])
-    facts = RecordedFacts(
-        steps=np.arange(count),
-        proprioception=read_array(file, "observations/qpos"),
-        actions=read_array(file, "action"),
-        source=file_name,
-        metadata={"camera": ", ".join(shown), "frame_interval": 1},
-    )
-    quality = stated_quality(file.attrs) if config.quality is None else None
-    if quality is not None:
-        facts["quality_label"] = quality
-    episode = RecordedEpisode(
-        key=file_name,
-        tasks=(task,),
-        cameras=frames,
-        num_steps=count,
-        names=(str(PurePosixPath(file_name).with_suffix("")), *shown),
-        facts=facts,
-    )
-    return trajectory_of(episode, Stated(config.data_source, config.quality, config.skill), UNKNOWN_OUTCOME)
+class _Reader:
+    """Reads episodes while their files are open."""
+
+    def __init__(self, config: AlohaConfig) -> None:
+        self.config = config
+        self._assumed = Assumptions(config.path)
+        self._assumed.orientation(config.orientation, why="upright, as ALOHA's cameras hang")
+
+    def read(self, path: Path, file_name: str, file: h5py.File, shown: Shown) -> RecordedEpisode:
+        """The episode of a file, as some cameras show it."""
+        config = self.config
+        frames = {camera: _frames(config, self._assumed, path, file, camera) for camera in shown}
+        task = config.task or stated_instruction(file.attrs) or _language(file)
+        if task is None:
+            raise SourceError("the file holds no instruction; say what the robot is to do with the option 'task'")
+        count = len(frames[shown[0]])
+        facts = RecordedFacts(
+            steps=np.arange(count),
+            proprioception=read_array(file, "observations/qpos"),
+            actions=read_array(file, _PLACES.actions),
+            source=file_name,
+            metadata={"camera": ", ".join(shown), "frame_interval": 1},
+        )
+        quality = stated_quality(file.attrs) if config.quality is None else None
+        if quality is not None:
+            facts["quality_label"] = quality
+        return RecordedEpisode(
+            key=_PLACES.key(file_name, ""),
+            tasks=(task,),
+            cameras=frames,
+            num_steps=count,
+            task_rewards=original_rewards(file),
+            truncated=True,
+            success=None if quality is None else quality == "successful",
+            names=(str(PurePosixPath(file_name).with_suffix("")), *shown),
+            facts=facts,
+        )
 
 
 def _frames(config: AlohaConfig, assumed: Assumptions, path: Path, file: h5py.File, camera: str) -> FrameSequence:

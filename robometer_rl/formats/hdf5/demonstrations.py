@@ -41,7 +41,15 @@ from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import brief
 from robometer_rl.formats.conventions import Cameras, Shown, attempt_views, cameras_among
 from robometer_rl.formats.dataset import RecordedFacts
-from robometer_rl.formats.hdf5.files import DAMAGE, check_claim, describe, open_hdf5, read_values, selection
+from robometer_rl.formats.hdf5.files import (
+    DAMAGE,
+    Places,
+    check_claim,
+    open_hdf5,
+    original_rewards,
+    read_values,
+    selection,
+)
 from robometer_rl.formats.trajectories import success_of_frames
 from robometer_rl.frames import FrameError, as_frames, rgb_shape
 from robometer_rl.video import VideoError
@@ -51,8 +59,7 @@ if TYPE_CHECKING:
     import h5py
 
 __all__ = [
-    "LABELS_GROUP",
-    "ORIGINAL_REWARDS",
+    "DEMONSTRATIONS",
     "UNKNOWN_OUTCOME",
     "Demonstration",
     "HDF5Frames",
@@ -60,8 +67,6 @@ __all__ = [
     "Images",
     "Instruction",
     "camera_frames",
-    "demonstration_key",
-    "demonstration_names",
     "environment_name",
     "find_files",
     "for_policies",
@@ -71,7 +76,6 @@ __all__ = [
     "instruction_of",
     "is_libero",
     "open_demonstration",
-    "original_rewards",
     "read_demonstrations",
     "stated_instruction",
     "stated_quality",
@@ -79,11 +83,8 @@ __all__ = [
     "success_of_steps",
 ]
 
-LABELS_GROUP: Final = "robometer"
-"""The group of a demonstration in which labels are."""
-
-ORIGINAL_REWARDS: Final = f"{LABELS_GROUP}/original_rewards"
-"""Where relabelling keeps the rewards that it replaced, below a demonstration."""
+DEMONSTRATIONS: Final = Places("/data/", r"demo_\d+", "obs", "actions")
+"""Where demonstrations are in a file."""
 
 UNKNOWN_OUTCOME: Final = "it does not say whether it succeeded; say it with the option 'quality'"
 """What is said of an episode whose file may say how it ended, and does not."""
@@ -335,7 +336,7 @@ def _read_file(
             def read_one(name: str, shown: Shown) -> Trajectory:
                 return read(_demonstration_in(file, path, file_name, name, members), shown)
 
-            names = demonstration_names(file, path)
+            names = DEMONSTRATIONS.names(file)
             return [
                 found
                 for name in names
@@ -343,21 +344,6 @@ def _read_file(
             ]
     except (SourceError, *DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
-
-
-def demonstration_names(file: h5py.File, path: Path) -> list[str]:
-    """``demo_0``, ``demo_1``, ...: the demonstrations of a file, by number.
-
-    Raises:
-        SourceError: There are none.
-    """
-    import h5py
-
-    data: Any = file["data"] if file.get("data", getclass=True) is h5py.Group else {}
-    names = [name for name in data if re.fullmatch(r"demo_\d+", name)]
-    if not names:
-        raise SourceError(f"{path} has no groups data/demo_0, data/demo_1, ...; {describe(file)}")
-    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
 
 
 @contextmanager
@@ -399,11 +385,6 @@ def _demonstration_in(
 
 def _text(value: bytes | str) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else value
-
-
-def demonstration_key(file_name: str, name: str) -> str:
-    """`RecordedEpisode.key` of a demonstration, as in ``lift.hdf5#demo_3``."""
-    return f"{file_name}#{name}"
 
 
 class Hanging(NamedTuple):
@@ -473,13 +454,6 @@ def camera_frames(demonstration: Demonstration, camera: str, orientation: Orient
     return HDF5Frames(demonstration.path, tuple(parts), tuple(image_shape), orientation, dtype)
 
 
-def original_rewards(demonstration: Demonstration) -> NDArray[Any] | None:
-    """(T,) as they were before any relabelling; None if there are none."""
-    if f"{LABELS_GROUP}/progress" in demonstration.group:
-        return demonstration.values(ORIGINAL_REWARDS)
-    return demonstration.values("rewards")
-
-
 def for_policies(demonstration: Demonstration) -> RecordedFacts:
     """Its actions, and what the robot measured of itself, as far as its writer stores that in known places."""
     proprioception = demonstration.values("robot_states")  # of LIBERO
@@ -510,9 +484,9 @@ def _says_success(demonstration: Demonstration) -> bool:
 def _has_success(path: Path, modified: int, size: int) -> bool:
     """Whether any demonstration of a file was ever paid; those that cannot be read say nothing."""
     with open_hdf5(path) as file:
-        for name in demonstration_names(file, path):
+        for name in DEMONSTRATIONS.names(file):
             try:
-                rewards = original_rewards(_demonstration_in(file, path, path.name, name, {}))
+                rewards = original_rewards(_demonstration_in(file, path, path.name, name, {}).group)
                 if rewards is not None and (rewards > 0).any():
                     return True
             except EPISODE_DAMAGE:

@@ -1,7 +1,8 @@
-"""HDF5 files whose format is found out by what they hold, for those who do not know it or need not care."""
+"""HDF5 files whose format is found out by what they hold: to be imported, where nobody names it, and to be labelled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,11 +10,14 @@ from typing import Any, Final
 from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel
 from robometer_rl.formats.conventions import Assumptions, one_or_several
-from robometer_rl.formats.hdf5.aloha import AlohaConfig, read_aloha
-from robometer_rl.formats.hdf5.demonstrations import demonstration_names, find_files, is_libero, open_demonstration
+from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.hdf5.aloha import AlohaConfig, AlohaLayout, read_aloha
+from robometer_rl.formats.hdf5.dataset import HDF5Dataset
+from robometer_rl.formats.hdf5.demonstrations import DEMONSTRATIONS, find_files, is_libero, open_demonstration
 from robometer_rl.formats.hdf5.files import DAMAGE, describe, layout_of, open_hdf5
-from robometer_rl.formats.hdf5.maniskill import ManiSkillConfig, read_maniskill
+from robometer_rl.formats.hdf5.maniskill import ManiSkillConfig, ManiSkillLayout, read_maniskill
 from robometer_rl.formats.hdf5.reader import (
+    DemonstrationLayout,
     LiberoHDF5Config,
     RobomimicHDF5Config,
     read_libero_hdf5,
@@ -21,7 +25,7 @@ from robometer_rl.formats.hdf5.reader import (
 )
 from robometer_rl.video.lazy import Orientation
 
-__all__ = ["HDF5Config", "read_hdf5"]
+__all__ = ["HDF5Config", "HDF5Dataset", "is_format", "open_dataset", "read_hdf5"]
 
 _READERS: Final[dict[str, tuple[Any, Any]]] = {
     "libero_hdf5": (LiberoHDF5Config, read_libero_hdf5),
@@ -29,6 +33,7 @@ _READERS: Final[dict[str, tuple[Any, Any]]] = {
     "maniskill": (ManiSkillConfig, read_maniskill),
     "aloha": (AlohaConfig, read_aloha),
 }
+_SUFFIXES: Final = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,22 @@ def read_hdf5(config: HDF5Config) -> Reading:
     return read(options(config.path, **given, **stated))
 
 
+def is_format(path: Path) -> bool:
+    """Whether ``path`` is an HDF5 file, or a folder with such files in it or in its folders."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return any(file.suffix in _SUFFIXES for file in files)
+
+
+def open_dataset(options: DatasetOptions) -> HDF5Dataset:
+    """Opens a file, or a folder of files of one layout, to be labelled.
+
+    Raises:
+        SourceError: See `HDF5Dataset`, or no file of a known format is there.
+    """
+    layout = {"maniskill": ManiSkillLayout, "aloha": AlohaLayout}.get(_format_of(options.path), DemonstrationLayout)
+    return HDF5Dataset(options, layout(options))
+
+
 def _format_of(path: Path) -> str:
     problem = ""
     for file_path, name in find_files(path):
@@ -82,11 +103,19 @@ def _format_of(path: Path) -> str:
                 if found is None:
                     problem = problem or f"{name}: {describe(file)}"
                     continue
-                names = demonstration_names(file, file_path) if found == "robomimic_hdf5" else []
-            if names:
-                with open_demonstration(file_path, name, names[0]) as demonstration:
-                    found = "libero_hdf5" if is_libero(demonstration) else found
-            return found
+                names = DEMONSTRATIONS.names(file) if found == "robomimic_hdf5" else []
+            return "libero_hdf5" if _are_of_libero(file_path, name, names) else found
         except (SourceError, *DAMAGE) as error:
             problem = problem or str(error)
     raise SourceError(f"{path} holds no file of a known format, which are {', '.join(_READERS)}; {problem}")
+
+
+def _are_of_libero(path: Path, file_name: str, names: Sequence[str]) -> bool:
+    """Whether the first of some demonstrations says so that can be read."""
+    for name in names:
+        try:
+            with open_demonstration(path, file_name, name) as demonstration:
+                return is_libero(demonstration)
+        except (SourceError, *DAMAGE):
+            continue
+    return False

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,11 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DAMAGE",
+    "LABELS_GROUP",
+    "ORIGINAL_REWARDS",
+    "Places",
     "check_claim",
     "check_links",
     "describe",
     "layout_of",
     "open_hdf5",
+    "original_rewards",
     "read_array",
     "read_values",
     "selection",
@@ -42,6 +47,12 @@ __all__ = [
 DAMAGE: Final = (OSError, KeyError, RuntimeError)
 """In a damaged file, h5py does not find what is listed (KeyError), or fails within HDF5 (the others)."""
 
+LABELS_GROUP: Final = "robometer"
+"""The group of an episode in which labels are."""
+
+ORIGINAL_REWARDS: Final = f"{LABELS_GROUP}/original_rewards"
+"""Where relabelling keeps the rewards that it replaced, below an episode."""
+
 _LAYOUTS: Final = {
     "robomimic_hdf5": re.compile(r"data/demo_\d+"),
     "maniskill": re.compile(r"traj_\d+"),
@@ -50,6 +61,54 @@ _LAYOUTS: Final = {
 _LISTED: Final = 8
 
 _PIECE: Final = 1 << 26  # bytes that are copied at a time
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where episodes and their parts are in the files of a layout.
+
+    Attributes:
+        episodes: The group of all of them, as in ``/data/``.
+        pattern: What one is called there, as in ``demo_3``; empty where a file is one episode.
+        observations: The group of its observations, below an episode.
+        actions: The data set of its actions.
+        beside: What the file beside a file ends in that belongs to it; empty if there is none.
+    """
+
+    episodes: str
+    pattern: str
+    observations: str
+    actions: str
+    beside: str = ""
+
+    def group(self, file: h5py.File, name: str) -> Any:
+        """The group of the episode called ``name``."""
+        return file[f"{self.episodes}{name}"]
+
+    def key(self, file_name: str, name: str) -> str:
+        """`RecordedEpisode.key` of an episode, as in ``lift.hdf5#demo_3``."""
+        return f"{file_name}#{name}" if name else file_name
+
+    def names(self, file: h5py.File) -> list[str]:
+        """What the episodes of a file are called, by number; a file that is one episode has one without a name.
+
+        Raises:
+            SourceError: There are none.
+        """
+        import h5py
+
+        if not self.pattern:
+            return [""]
+        group: Any = file[self.episodes] if file.get(self.episodes, getclass=True) is h5py.Group else {}
+        names = [name for name in map(str, group) if re.fullmatch(self.pattern, name)]
+        if not names:
+            examples = [f"{self.episodes}{self.pattern}".strip("/").replace(r"\d+", number) for number in "01"]
+            raise SourceError(f"{file.filename} has no groups {', '.join(examples)}, ...; {describe(file)}")
+        return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
+
+    def noted(self, file: h5py.File) -> Any:
+        """The attributes that say how labels were made."""
+        return self.group(file, "").attrs
 
 
 @contextmanager
@@ -123,12 +182,17 @@ def read_values(dataset: h5py.Dataset) -> NDArray[Any]:
     return np.asarray(dataset[()])
 
 
-def read_array(file: h5py.File, place: str) -> NDArray[Any] | None:
-    """The data set at a place of a file, as `read_values` reads it; None if there is none."""
+def read_array(group: h5py.Group, place: str) -> NDArray[Any] | None:
+    """The data set at a place below a group, as `read_values` reads it; None if there is none."""
     import h5py
 
-    found: Any = file[place] if file.get(place, getclass=True) is h5py.Dataset else None
+    found: Any = group[place] if group.get(place, getclass=True) is h5py.Dataset else None
     return None if found is None else read_values(found)
+
+
+def original_rewards(episode: h5py.Group) -> NDArray[Any] | None:
+    """(T,) of an episode as they were before any relabelling; None if there are none."""
+    return read_array(episode, ORIGINAL_REWARDS if f"{LABELS_GROUP}/progress" in episode else "rewards")
 
 
 def check_links(path: Path) -> None:

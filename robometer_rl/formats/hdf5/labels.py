@@ -1,21 +1,22 @@
-"""The labels of LIBERO's and robomimic's HDF5 files: in a copy of them, or in the file itself.
+"""The labels of HDF5 files: in a copy of them, or in the file itself.
 
-What is written, in every demonstration:
+What is written, in every episode:
 
 ================================ =======================================================================
 ``rewards``                      float64 (T,), the new ones
 ``robometer/original_rewards``   The data set ``rewards`` as it was, if there was one
-``robometer/progress``           float32 (F,), NaN in demonstrations without labels
+``robometer/progress``           float32 (F,), NaN in episodes without labels
 ``robometer/success``            float32 (F,), likewise
-``robometer/returns``            float64 (T,), NaN in demonstrations without labels
+``robometer/returns``            float64 (T,), NaN in episodes without labels
 ``robometer/advantages``         float64 (T,), likewise
 ``robometer/success_detected``   bool (T,), whether the success rule holds after the step
 ``robometer/imputed``            bool (T,)
 attribute ``robometer_skipped``  Why it has no labels
 ================================ =======================================================================
 
-The attribute ``robometer`` of ``data`` says how the labels were made (`Provenance.to_dict`, as JSON). Everything else
-is as it was, images to the last byte; a folder is copied with all that is in it, and gets a ``robometer.json``.
+The attribute ``robometer`` of ``data`` (of the file, in ManiSkill's and ALOHA's) says how the labels were made
+(`Provenance.to_dict`, as JSON). Everything else is as it was, images to the last byte; a folder is copied with all that
+is in it, and gets a ``robometer.json``. The JSON file that ManiSkill has beside a file is copied with it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.files import check_destination, check_outside, new_directory, new_file
+from robometer_rl.files import check_destination, check_outside, new_directory, new_file, write_bytes
 from robometer_rl.formats.dataset import (
     DirectoryWriter,
     EpisodeError,
@@ -40,13 +41,7 @@ from robometer_rl.formats.dataset import (
     Provenance,
     write_metadata,
 )
-from robometer_rl.formats.hdf5.demonstrations import (
-    LABELS_GROUP,
-    ORIGINAL_REWARDS,
-    demonstration_key,
-    demonstration_names,
-)
-from robometer_rl.formats.hdf5.files import DAMAGE, open_hdf5, take_in
+from robometer_rl.formats.hdf5.files import DAMAGE, LABELS_GROUP, ORIGINAL_REWARDS, Places, open_hdf5, take_in
 
 if TYPE_CHECKING:
     import h5py
@@ -66,23 +61,42 @@ _SKIPPED: Final = "robometer_skipped"
 class HDF5FileWriter(LabelWriter):
     """Writes a labelled copy of one file, or puts it in the place of the file."""
 
-    def __init__(self, path: Path, file_name: str, destination: Path) -> None:
+    def __init__(self, path: Path, file_name: str, destination: Path, places: Places) -> None:
         self.destination = destination
         self._source = (path, file_name)
+        self._places = places
 
     def check(self) -> None:
         """See `LabelWriter.check`."""
         check_destination(self.destination, replace=self.destination == self._source[0])
+        self._beside()
 
     def written(self) -> Provenance | None:
         """See `LabelWriter.written`."""
-        return _stored_provenance(self.destination) if self.destination.is_file() else None
+        return _stored_provenance(self.destination, self._places) if self.destination.is_file() else None
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
         path, name = self._source
+        if (beside := self._beside()) is not None:
+            write_bytes(self.destination.with_suffix(self._places.beside), beside)
         with new_file(self.destination) as partial:
-            _copy_labelled(path, name, partial, labels)
+            _copy_labelled(path, name, partial, labels, self._places)
+
+    def _beside(self) -> bytes | None:
+        """What is to be copied with the file; None if nothing is, or if it is there."""
+        path, _ = self._source
+        if not self._places.beside or path == self.destination or not path.with_suffix(self._places.beside).is_file():
+            return None
+        content = path.with_suffix(self._places.beside).read_bytes()
+        target = self.destination.with_suffix(self._places.beside)
+        if not target.exists():
+            return content
+        if not target.is_file() or target.read_bytes() != content:
+            raise FileExistsError(
+                f"{target} is in the way: the file {path.with_suffix(self._places.beside)} goes there"
+            )
+        return None
 
 
 class HDF5FolderWriter(DirectoryWriter):
@@ -90,12 +104,14 @@ class HDF5FolderWriter(DirectoryWriter):
 
     Args:
         root: The folder.
-        files: Name below it of each HDF5 file with demonstrations; what else is there is copied.
+        files: Name below it of each HDF5 file with episodes; what else is there is copied.
         destination: The copy.
+        places: Where episodes are in the files.
     """
 
-    def __init__(self, root: Path, files: Mapping[Path, str], destination: Path) -> None:
+    def __init__(self, root: Path, files: Mapping[Path, str], destination: Path, places: Places) -> None:
         self.destination = destination
+        self._places = places
         self._root = root
         self._files = files
 
@@ -114,23 +130,22 @@ class HDF5FolderWriter(DirectoryWriter):
                 if name is None:
                     shutil.copyfile(path, target)
                 else:
-                    _copy_labelled(path, name, target, labels)
+                    _copy_labelled(path, name, target, labels, self._places)
             write_metadata(directory, labels)
 
 
-def _copy_labelled(source: Path, file_name: str, target: Path, labels: Labels) -> None:
+def _copy_labelled(source: Path, file_name: str, target: Path, labels: Labels, places: Places) -> None:
     shutil.copyfile(source, target)
     skipped = {entry.name: entry.reason for entry in labels.skipped}
     with _writing(target) as file, open_hdf5(source) as original:
         take_in(file, original)
-        data: Any = file["data"]
-        data.attrs[_PROVENANCE] = json.dumps(labels.provenance.to_dict())
-        for name in demonstration_names(file, source):
-            key = demonstration_key(file_name, name)
+        places.noted(file)[_PROVENANCE] = json.dumps(labels.provenance.to_dict())
+        for name in places.names(file):
+            key = places.key(file_name, name)
             if key in labels.episodes:
-                _write_labels(data[name], labels.episodes[key])
+                _write_labels(places.group(file, name), labels.episodes[key])
             else:
-                _write_nothing_known(data, name, skipped.get(key, ""))
+                _write_nothing_known(file, places, name, skipped.get(key, ""))
     shutil.copymode(source, target)
 
 
@@ -154,13 +169,13 @@ def _write_labels(group: h5py.Group, labels: EpisodeLabels) -> None:
     _write_arrays(group, {name: getattr(labels, name) for name in _ARRAYS})
 
 
-def _write_nothing_known(data: h5py.Group, name: str, reason: str) -> None:
-    """A demonstration without labels keeps its rewards; one that is damaged is left as it is."""
+def _write_nothing_known(file: h5py.File, places: Places, name: str, reason: str) -> None:
+    """An episode without labels keeps its rewards; one that is damaged is left as it is."""
     try:
-        group: Any = data[name]
-        steps = len(group["actions"])
+        group = places.group(file, name)
+        (steps, *_) = group[places.actions].shape
         _keep_original(group)
-    except (*DAMAGE, TypeError, EpisodeError):
+    except (*DAMAGE, TypeError, ValueError, AttributeError):
         return
     group.attrs[_SKIPPED] = reason
     _replace(group, "rewards", group[ORIGINAL_REWARDS][()] if ORIGINAL_REWARDS in group else np.full(steps, np.nan))
@@ -188,10 +203,10 @@ def _replace(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
     group.create_dataset(name, data=values)
 
 
-def _stored_provenance(path: Path) -> Provenance | None:
+def _stored_provenance(path: Path, places: Places) -> Provenance | None:
     try:
         with open_hdf5(path) as file:
-            return Provenance.from_dict(json.loads(str(file["data"].attrs[_PROVENANCE])))
+            return Provenance.from_dict(json.loads(str(places.noted(file)[_PROVENANCE])))
     except (*DAMAGE, ValueError, TypeError):
         return None
 

@@ -6,10 +6,13 @@
       obs/sensor_data/CAMERA/rgb   uint8 (T + 1, H, W, 3); obs/image/CAMERA/rgb in ManiSkill 2
       obs/agent/qpos               (T + 1, D)
       actions                      (T, A)
+      rewards                      (T,), if they were recorded
       success                      bool (T,), whether the task is done after each step
 
 Pictures are upright. They are there if the environment was recorded, or the trajectories replayed, with pictures as
 observations; what ManiSkill publishes holds actions and states only.
+
+Time. F = T + 1.
 
 Outcome. ``success`` of step t is about frame t + 1; the first frame counts as undone. Where it is missing, the word of
 the JSON file counts, or ``quality`` has to be stated. Instructions are not recorded: ``task`` has to be.
@@ -17,7 +20,6 @@ the JSON file counts, or ``quality`` has to be stated. Instructions are not reco
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,18 +43,20 @@ from robometer_rl.formats.conventions import (
     one_or_several,
     views_of,
 )
-from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
+from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RecordedFacts
+from robometer_rl.formats.hdf5.dataset import Layout
 from robometer_rl.formats.hdf5.demonstrations import UNKNOWN_OUTCOME, find_files, frames_of
-from robometer_rl.formats.hdf5.files import DAMAGE, describe, open_hdf5, read_array, read_values
+from robometer_rl.formats.hdf5.files import DAMAGE, Places, open_hdf5, original_rewards, read_array, read_values
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.video.lazy import Orientation
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["ManiSkillConfig", "read_maniskill"]
+__all__ = ["ManiSkillConfig", "ManiSkillLayout", "read_maniskill"]
 
 _SENSORS: Final = ("sensor_data", "image")  # of ManiSkill 3, and of 2
+_PLACES: Final = Places("/", r"traj_\d+", "obs", "actions", beside=".json")
 _LARGEST_SEED: Final = 2**63 - 1  # that every reader of a store can hold
 _NO_PICTURES: Final = (
     "its observations hold no pictures; make some with ManiSkill's own replay: python -m "
@@ -96,29 +100,28 @@ def read_maniskill(config: ManiSkillConfig) -> Reading:
     Raises:
         SourceError: There is no such file, or nobody says what the task is.
     """
-    if not config.task:
-        raise SourceError(
-            f"{config.path}: ManiSkill records no instructions; say what the robot is to do with the option 'task'"
-        )
-    orientation = Assumptions(config.path).orientation(config.orientation, why="upright, as ManiSkill renders them")
-    return chain.from_iterable(_read_file(config, orientation, *place) for place in find_files(config.path))
+    tasks = _stated(config.path, (config.task,) if config.task else ())
+    orientation = _orientation(config.path, config.orientation)
+    return chain.from_iterable(_read_file(config, tasks, orientation, *place) for place in find_files(config.path))
 
 
 def _read_file(
-    config: ManiSkillConfig, orientation: Orientation, path: Path, file_name: str
+    config: ManiSkillConfig, tasks: tuple[str, ...], orientation: Orientation, path: Path, file_name: str
 ) -> list[Trajectory | Unreadable]:
     try:
         with open_hdf5(path) as file:
-            names = sorted((name for name in map(str, file) if re.fullmatch(r"traj_\d+", name)), key=_number)
-            if not names:
-                raise SourceError(f"{path} has no groups traj_0, traj_1, ...; {describe(file)}")
-            reader = _Reader(config, orientation, path, file_name, file, _read_notes(path.with_suffix(".json")))
+            names = _PLACES.names(file)
+            notes = _read_notes(path.with_suffix(_PLACES.beside))
+            reader = _Reader(tasks, orientation, path, file_name, file, notes)
+            stated = Stated(config.data_source, config.quality, config.skill)
             found = _cameras(file, names)
             chosen = choose_cameras(path, found.names, config.camera, found.refused)
             views = views_of(path, chosen, config.tile)
-            return [
-                each for name in names for each in attempt_views(f"{path}#{name}", views, partial(reader.read, name))
-            ]
+
+            def read(name: str, shown: Shown) -> Trajectory:
+                return trajectory_of(reader.read(name, shown), stated, UNKNOWN_OUTCOME)
+
+            return [each for name in names for each in attempt_views(f"{path}#{name}", views, partial(read, name))]
     except (SourceError, *DAMAGE) as error:
         return [Unreadable(str(path), str(error))]
 
@@ -156,6 +159,42 @@ def _pictures(file: h5py.File, name: str) -> dict[str, Any]:
     }
 
 
+class ManiSkillLayout(Layout):
+    """ManiSkill's trajectories, to be labelled."""
+
+    places = _PLACES
+
+    def __init__(self, options: DatasetOptions) -> None:
+        """Raises `SourceError` if nobody says what the task is."""
+        self._tasks = _stated(options.path, options.tasks)
+        self._orientation: Orientation = _orientation(options.path, options.orientation)
+        self._notes: dict[Path, dict[str, Any]] = {}
+
+    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
+        """See `Layout.cameras`."""
+        with open_hdf5(path) as file:
+            return _cameras(file, [name])
+
+    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
+        """See `Layout.episode`."""
+        if path not in self._notes:
+            self._notes[path] = _read_notes(path.with_suffix(_PLACES.beside))
+        with open_hdf5(path) as file:
+            return _Reader(self._tasks, self._orientation, path, file_name, file, self._notes[path]).read(name, cameras)
+
+
+def _stated(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if not tasks:
+        raise SourceError(
+            f"{path}: ManiSkill records no instructions; say what the robot is to do with the option 'task'"
+        )
+    return tasks
+
+
+def _orientation(path: Path, stated: Orientation | None) -> Orientation:
+    return Assumptions(path).orientation(stated, why="upright, as ManiSkill renders them")
+
+
 def _number(name: str) -> int:
     return int(name.removeprefix("traj_"))
 
@@ -182,14 +221,14 @@ def _read_notes(path: Path) -> dict[str, Any]:
 class _Reader:
     """Reads trajectories while their file is open."""
 
-    config: ManiSkillConfig
+    tasks: tuple[str, ...]
     orientation: Orientation
     path: Path
     file_name: str
     file: h5py.File
     notes: Mapping[str, Any]
 
-    def read(self, name: str, shown: Shown) -> Trajectory:
+    def read(self, name: str, shown: Shown) -> RecordedEpisode:
         """One of them, as some cameras show it."""
         pictures = _pictures(self.file, name)
         missing = [camera for camera in shown if f"{camera}/rgb" not in pictures]
@@ -208,20 +247,24 @@ class _Reader:
             source=f"{self.file_name}#{name}",
             metadata=self._metadata(noted, shown),
         )
-        if success is None and isinstance(noted.get("success"), bool):
-            facts["quality_label"] = "successful" if noted["success"] else "failure"
-        assert self.config.task is not None, "checked before anything is read"
-        episode = RecordedEpisode(
-            key=f"{self.file_name}#{name}",
-            tasks=(self.config.task,),
+        said = noted["success"] if isinstance(noted.get("success"), bool) else None
+        if success is None and said is not None:
+            facts["quality_label"] = "successful" if said else "failure"
+        ended = read_array(self.file, f"{name}/terminated")
+        terminated = ended is not None and bool(ended[-1:].any())
+        return RecordedEpisode(
+            key=_PLACES.key(self.file_name, name),
+            tasks=self.tasks,
             cameras=frames,
             num_steps=count - 1,
+            task_rewards=original_rewards(_PLACES.group(self.file, name)),
+            terminated=terminated,
+            truncated=not terminated,
+            success=said if success is None else bool(success.any()),
             success_of_frames=success,
             names=(str(PurePosixPath(self.file_name).with_suffix("")), name, *shown),
             facts=facts,
         )
-        stated = Stated(self.config.data_source, self.config.quality, self.config.skill)
-        return trajectory_of(episode, stated, UNKNOWN_OUTCOME)
 
     def _success(self, name: str, count: int) -> NDArray[np.bool_] | None:
         """(count,) whether the task is done in each frame."""

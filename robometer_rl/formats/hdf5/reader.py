@@ -1,4 +1,4 @@
-"""HDF5 files of LIBERO and robomimic, one or a folder of them, to be imported or to be labelled.
+"""HDF5 files of LIBERO and robomimic, to be imported or to be labelled.
 
 Cameras are named as below ``obs``; an import makes a trajectory for each that is asked for, or tiles them. How pictures
 hang, what was to be done and how it ended is found out in `robometer_rl.formats.hdf5.demonstrations`.
@@ -27,53 +27,38 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
-from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable
+from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.conventions import Assumptions, Cameras, Shown, choose_cameras, one_or_several, views_of
-from robometer_rl.formats.dataset import (
-    DatasetOptions,
-    EpisodeError,
-    LabelWriter,
-    RecordedEpisode,
-    RecordedFacts,
-    RelabelDataset,
-    WriteMode,
-    default_output,
-    fingerprint,
-)
+from robometer_rl.formats.conventions import Assumptions, Cameras, Shown, one_or_several, views_of
+from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RecordedFacts
+from robometer_rl.formats.hdf5.dataset import Layout
 from robometer_rl.formats.hdf5.demonstrations import (
+    DEMONSTRATIONS,
     Demonstration,
     HDF5Frames,
     camera_frames,
-    demonstration_key,
-    demonstration_names,
     environment_name,
-    find_files,
     for_policies,
     hanging_of,
     instruction_of,
     open_demonstration,
-    original_rewards,
     read_demonstrations,
     stated_quality,
     success_in_frames,
     success_of_steps,
 )
-from robometer_rl.formats.hdf5.files import DAMAGE, open_hdf5
-from robometer_rl.formats.hdf5.labels import HDF5FileWriter, HDF5FolderWriter, is_labelled
+from robometer_rl.formats.hdf5.files import original_rewards
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.video.lazy import Orientation
 
 __all__ = [
-    "HDF5Dataset",
+    "DemonstrationLayout",
     "LiberoHDF5Config",
     "RobomimicHDF5Config",
-    "is_format",
-    "open_dataset",
     "read_libero_hdf5",
     "read_robomimic_hdf5",
 ]
@@ -84,7 +69,6 @@ _UNKNOWN: Final = (
     "its rewards do not say whether it succeeded (shaped, missing, or 0 in every step of the file); say it with the "
     "option 'quality'"
 )
-_SUFFIXES: Final = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
@@ -209,102 +193,24 @@ def _views(config: LiberoHDF5Config | RobomimicHDF5Config) -> tuple[Shown, ...]:
     return views_of(config.path, config.camera, config.tile)
 
 
-def is_format(path: Path) -> bool:
-    """Whether ``path`` is an HDF5 file, or a folder with such files in it or in its folders."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return any(file.suffix in _SUFFIXES for file in files)
+class DemonstrationLayout(Layout):
+    """Demonstrations of LIBERO, robomimic and who writes like them, to be labelled."""
 
-
-def open_dataset(options: DatasetOptions) -> HDF5Dataset:
-    """Opens a file or a folder; see `HDF5Dataset`."""
-    return HDF5Dataset(options)
-
-
-class _Place(NamedTuple):
-    path: Path
-    file_name: str
-    demonstration: str
-
-
-class HDF5Dataset(RelabelDataset):
-    """Demonstrations in HDF5, see `RelabelDataset`; a key is the file, and the demonstration in it."""
-
-    format = "hdf5"
+    places = DEMONSTRATIONS
 
     def __init__(self, options: DatasetOptions) -> None:
-        """Lists the demonstrations.
-
-        Raises:
-            SourceError: There are none, or no such camera, or several without a choice.
-            ImportError: The extra ``hdf5`` is not installed.
-        """
-        self.options = options
-        self.files = find_files(options.path)
-        self._places: dict[str, _Place] = {}
         self._reader = _Reader(options)
-        cameras: dict[str, None] = {}
-        refused: dict[str, str] = {}
-        skipped: list[Unreadable] = []
-        for path, name in self.files:
-            try:
-                found = self._list_demonstrations(path, name)
-                cameras |= dict.fromkeys(found.names)
-                refused |= found.refused
-            except (SourceError, *DAMAGE) as error:
-                skipped.append(Unreadable(name, str(error)))
-        if not self._places:
-            raise SourceError(f"{options.path} has no demonstrations that can be read: {skipped[0].reason}")
-        self.skipped = tuple(skipped)
-        self.keys = list(self._places)
-        self.cameras = choose_cameras(options.path, tuple(cameras), options.cameras, refused)
 
-    def episode(self, key: str) -> RecordedEpisode:
-        """See `RelabelDataset.episode`."""
-        place = self._places[key]
-        try:
-            with open_demonstration(*place) as demonstration:
-                is_labelled(demonstration.group)  # raises where somebody else uses the name
-                return self._reader.read(demonstration, self.cameras)
-        except (KeyError, RuntimeError) as error:
-            raise EpisodeError(f"the file is damaged: {error}") from error
+    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
+        """See `Layout.cameras`."""
+        with open_demonstration(path, file_name, name) as demonstration:
+            self._reader.orientation(demonstration)
+            return demonstration.cameras
 
-    def fingerprint(self) -> str:
-        """See `RelabelDataset.fingerprint`."""
-        return fingerprint(self.keys, [path for path, _ in self.files])
-
-    def writer(self, mode: WriteMode, output: Path | None = None) -> LabelWriter:
-        """See `RelabelDataset.writer`.
-
-        Raises:
-            SourceError: A folder is to be changed in place, which cannot be done in one step.
-        """
-        path = self.options.path
-        if path.is_dir():
-            if mode == "in_place":
-                raise SourceError(f"{path} is a folder, and only a single file is replaced in one step: write a copy")
-            unreadable = {entry.name for entry in self.skipped}
-            files = {file: name for file, name in self.files if name not in unreadable}
-            return HDF5FolderWriter(path, files, output or default_output(path))
-        return HDF5FileWriter(*self.files[0], path if mode == "in_place" else output or default_output(path))
-
-    def _list_demonstrations(self, path: Path, file_name: str) -> Cameras:
-        """Notes the demonstrations of a file, and returns the cameras of the first of them that can be read."""
-        with open_hdf5(path) as file:
-            names = demonstration_names(file, path)
-        cameras = self._first_cameras(path, file_name, names)
-        self._places |= {demonstration_key(file_name, name): _Place(path, file_name, name) for name in names}
-        return cameras
-
-    def _first_cameras(self, path: Path, file_name: str, names: list[str]) -> Cameras:
-        damage = ""
-        for name in names:
-            try:
-                with open_demonstration(path, file_name, name) as demonstration:
-                    self._reader.orientation(demonstration)
-                    return demonstration.cameras
-            except EPISODE_DAMAGE as error:
-                damage = damage or f"{name}: {error}"
-        raise SourceError(f"not one of its demonstrations can be read; {damage}")
+    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
+        """See `Layout.episode`."""
+        with open_demonstration(path, file_name, name) as demonstration:
+            return self._reader.read(demonstration, cameras)
 
 
 class _Reader:
@@ -323,7 +229,7 @@ class _Reader:
         """One episode with its outcome, as far as the file says it."""
         frames = {name: self._frames(demonstration, name) for name in cameras}
         num_frames = len(frames[cameras[0]])
-        rewards = original_rewards(demonstration)
+        rewards = original_rewards(demonstration.group)
         done = success_of_steps(demonstration, rewards)
         quality = stated_quality(demonstration.group.attrs) if self._asks_outcome else None
         succeeded = None if done is None else bool(done.any())
@@ -333,7 +239,7 @@ class _Reader:
         is_done_last = done is not None and bool(done[-1:].any())
         steps = demonstration.length("actions")
         return RecordedEpisode(
-            key=demonstration_key(demonstration.file_name, demonstration.name),
+            key=DEMONSTRATIONS.key(demonstration.file_name, demonstration.name),
             tasks=self._options.tasks or (self._instruction(demonstration),),
             cameras=frames,
             num_steps=num_frames if steps is None else steps,

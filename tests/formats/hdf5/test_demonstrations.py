@@ -15,10 +15,10 @@ import pytest
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.hdf5.detection import open_dataset
 from robometer_rl.formats.hdf5.reader import (
     LiberoHDF5Config,
     RobomimicHDF5Config,
-    open_dataset,
     read_libero_hdf5,
     read_robomimic_hdf5,
 )

@@ -14,7 +14,7 @@ from robometer_rl.cli import main
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.formats.hdf5.detection import HDF5Config, read_hdf5
-from tests.formats.hdf5 import test_aloha, test_maniskill
+from tests.formats.hdf5 import aloha_files, maniskill_files
 from tests.formats.hdf5.test_demonstrations import LIBERO, PICTURES, ROBOMIMIC, isaac_lab, write
 
 
@@ -24,8 +24,8 @@ def read(path: Path, **options: Any) -> list[Any]:
 
 
 def test_each_layout_goes_to_its_reader(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    maniskill = test_maniskill.record(tmp_path / "a.h5")
-    aloha = test_aloha.record(tmp_path / "b.hdf5", compress=True)
+    maniskill = maniskill_files.record(tmp_path / "a.h5")
+    aloha = aloha_files.record(tmp_path / "b.hdf5", compress=True)
     openvla = write(tmp_path / "open_it_demo.hdf5", 1, obs__agentview_rgb=PICTURES)
     isaac = isaac_lab(tmp_path / "c.hdf5", [True])
     expected = {LIBERO: "libero", openvla: "libero", ROBOMIMIC: "robomimic", maniskill: "maniskill", aloha: "aloha"}
@@ -46,7 +46,7 @@ def test_files_that_are_damaged_or_of_another_format_are_listed(tmp_path: Path) 
         file["frames"] = np.zeros(3)
     with pytest.raises(SourceError, match=r"no file of a known format, which are libero_hdf5, .*a\.hdf5"):
         read(tmp_path)
-    test_maniskill.record(tmp_path / "c.h5")
+    maniskill_files.record(tmp_path / "c.h5")
     found = read(tmp_path, task="pick it up")
     assert [isinstance(each, Unreadable) for each in found] == [True, True, False, False, False]
     (tmp_path / "a.hdf5").unlink()

@@ -13,8 +13,9 @@ import pytest
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.hdf5.detection import open_dataset
 from robometer_rl.formats.hdf5.files import check_links
-from robometer_rl.formats.hdf5.reader import RobomimicHDF5Config, open_dataset, read_robomimic_hdf5
+from robometer_rl.formats.hdf5.reader import RobomimicHDF5Config, read_robomimic_hdf5
 from robometer_rl.relabeling.commands import relabel
 from robometer_rl.relabeling.engine import Labeller
 from tests.fixed_models import PixelModel
