@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from robometer_rl.rewards import RewardSpec
 from robometer_rl.video.lazy import Orientation
 
 __all__ = [
+    "LABEL_ARRAYS",
     "METADATA_FILE",
     "DatasetOptions",
     "DirectoryWriter",
@@ -45,6 +46,7 @@ __all__ = [
     "RecordedEpisode",
     "RecordedFacts",
     "RelabelDataset",
+    "StoredLabels",
     "WriteMode",
     "default_output",
     "fingerprint",
@@ -191,6 +193,14 @@ class RecordedEpisode:
         return len(next(iter(self.cameras.values())))
 
 
+LABEL_ARRAYS: Final[Mapping[str, type[np.generic]]] = {
+    **dict.fromkeys(("progress", "success"), np.float32),
+    **dict.fromkeys(("rewards", "returns", "advantages"), np.float64),
+    **dict.fromkeys(("success_detected", "imputed"), np.bool_),
+}
+"""Names and types of the arrays of `EpisodeLabels`; those in float32 are (F,), the others (T,)."""
+
+
 @dataclass(frozen=True, eq=False)
 class EpisodeLabels:
     """What an episode of T steps and F observations was labelled with; `robometer_rl.relabeling.labels` makes it.
@@ -214,6 +224,34 @@ class EpisodeLabels:
     advantages: NDArray[np.float64]
     success_detected: NDArray[np.bool_]
     imputed: NDArray[np.bool_]
+
+    @classmethod
+    def read(cls, key: str, arrays: Mapping[str, NDArray[Any]]) -> EpisodeLabels | None:
+        """Labels as a format has stored them.
+
+        Args:
+            key: Of the episode.
+            arrays: By the names above; those that are missing are NaN or False.
+
+        Returns:
+            The labels; None if there are none of this episode: no progress, or nothing but NaN.
+
+        Raises:
+            EpisodeError: They do not belong together.
+        """
+        if "progress" not in arrays or "rewards" not in arrays or np.isnan(arrays["progress"]).all():
+            return None
+        frames, steps = len(arrays["progress"]), len(arrays["rewards"])
+        lengths = {name: (frames if kind is np.float32 else steps) for name, kind in LABEL_ARRAYS.items()}
+        found = {
+            name: np.asarray(arrays.get(name, np.zeros(length) if kind is np.bool_ else np.full(length, np.nan)), kind)
+            for (name, kind), length in zip(LABEL_ARRAYS.items(), lengths.values(), strict=True)
+        }
+        shapes = {name: array.shape for name, array in found.items()}
+        if shapes != {name: (length,) for name, length in lengths.items()} or frames not in (steps, steps + 1):
+            raise EpisodeError(f"its labels have the shapes {shapes}; expected one value per step, and F = T or T + 1")
+        values: dict[str, Any] = found
+        return cls(key, **values)
 
     @property
     def num_steps(self) -> int:
@@ -298,6 +336,18 @@ class Provenance:
             raise ValueError(f"provenance with the fields {sorted(values)}; this release reads {sorted(known)}")
         lists = {name: tuple(values[name]) for name in ("cameras", "tasks")}
         return cls(**{**values, **lists})
+
+
+class StoredLabels(NamedTuple):
+    """Labels that relabelling has written into a dataset, or beside it.
+
+    Attributes:
+        labels: Of an episode.
+        provenance: How they were made; None if that is noted in a way that this release does not read.
+    """
+
+    labels: EpisodeLabels
+    provenance: Provenance | None
 
 
 @dataclass(frozen=True)
@@ -398,6 +448,15 @@ class RelabelDataset(ABC):
                 `robometer_rl.video.VideoError`), as also when its frames are read: it is skipped and listed.
             OSError: Its files cannot be read: likewise.
         """
+
+    def stored_labels(self, key: str) -> StoredLabels | None:
+        """What the episode called ``key`` was labelled with before; None if it was not, or if the format keeps none.
+
+        Raises:
+            ValueError: What is there are no labels.
+            OSError: Its files cannot be read.
+        """
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -32,16 +32,18 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.files import check_destination, check_regular, new_file
-from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance, RelabelDataset
+from robometer_rl.formats.dataset import (
+    LABEL_ARRAYS,
+    EpisodeError,
+    EpisodeLabels,
+    Labels,
+    LabelWriter,
+    Provenance,
+    RelabelDataset,
+)
 from robometer_rl.formats.jsonl import Field, Line, RecordError, check_record, is_text
 
 __all__ = ["LabelLinesWriter", "default_lines", "read_label_lines"]
-
-_ARRAYS: Final[Mapping[str, type[np.generic]]] = {
-    **dict.fromkeys(("progress", "success"), np.float32),
-    **dict.fromkeys(("rewards", "returns", "advantages"), np.float64),
-    **dict.fromkeys(("success_detected", "imputed"), np.bool_),
-}
 
 
 class LabelLinesWriter(LabelWriter):
@@ -72,12 +74,12 @@ class LabelLinesWriter(LabelWriter):
     def _records(self, labels: Labels) -> Iterator[dict[str, Any]]:
         provenance = labels.provenance.to_dict()
         for key, entry in labels.episodes.items():
-            arrays: dict[str, Any] = {name: _to_list(getattr(entry, name)) for name in _ARRAYS}
+            arrays: dict[str, Any] = {name: _to_list(getattr(entry, name)) for name in LABEL_ARRAYS}
             if not entry.has_success:
                 arrays["success"] = None
             tasks = list(self._dataset.episode(key).tasks)
             yield {"episode": key, "tasks": tasks, **arrays, "skipped": None, "provenance": provenance}
-        unknown = dict.fromkeys(("tasks", *_ARRAYS))
+        unknown = dict.fromkeys(("tasks", *LABEL_ARRAYS))
         for entry in labels.skipped:
             yield {"episode": entry.name, **unknown, "skipped": entry.reason, "provenance": provenance}
 
@@ -144,17 +146,18 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def _episode(values: Mapping[str, Any]) -> EpisodeLabels:
-    missing = [name for name in _ARRAYS if name not in values and name != "success"]
+    missing = [name for name in LABEL_ARRAYS if name not in values and name != "success"]
     if missing:
         raise RecordError(f"the field {missing[0]!r} is null, and the episode is not skipped; expected its labels")
-    frames, steps = len(values["progress"]), len(values["rewards"])
-    success = values.get("success", [float("nan")] * frames)
-    arrays: dict[str, Any] = {name: np.asarray(values.get(name, success), kind) for name, kind in _ARRAYS.items()}
-    lengths = {name: len(array) for name, array in arrays.items()}
-    expected = {name: frames if kind is np.float32 else steps for name, kind in _ARRAYS.items()}
-    if lengths != expected or frames not in (steps, steps + 1):
-        raise RecordError(f"its arrays have the lengths {lengths}; expected one value per step, and F = T or T + 1")
-    return EpisodeLabels(values["episode"], **arrays)
+    try:
+        labels = EpisodeLabels.read(
+            values["episode"], {name: np.asarray(values[name]) for name in LABEL_ARRAYS if name in values}
+        )
+    except EpisodeError as error:
+        raise RecordError(str(error)) from error
+    if labels is None:
+        raise RecordError("its progress is empty; expected a number per observation")
+    return labels
 
 
 def _to_list(array: NDArray[Any]) -> list[Any]:
@@ -177,7 +180,7 @@ _FIELDS: Final[Mapping[str, Field]] = {
         name: Field(_are_flags, "a list of true and false")
         if kind is np.bool_
         else Field(_are_numbers, "a list of numbers")
-        for name, kind in _ARRAYS.items()
+        for name, kind in LABEL_ARRAYS.items()
     },
     "skipped": Field(is_text, "the reason why the episode has no labels"),
     "provenance": Field(lambda value: isinstance(value, dict), "an object that says how the labels were made", True),

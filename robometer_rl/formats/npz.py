@@ -40,6 +40,7 @@ from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.files import OutsideError, check_regular, inside, new_directory
 from robometer_rl.formats.conventions import Assumptions, Cameras, cameras_among, choose_cameras
 from robometer_rl.formats.dataset import (
+    LABEL_ARRAYS,
     DatasetOptions,
     DirectoryWriter,
     EpisodeError,
@@ -48,9 +49,11 @@ from robometer_rl.formats.dataset import (
     LabelWriter,
     RecordedEpisode,
     RelabelDataset,
+    StoredLabels,
     WriteMode,
     default_output,
     fingerprint,
+    read_metadata,
     write_metadata,
 )
 from robometer_rl.true_success import find_success, read_steps
@@ -161,6 +164,16 @@ class NpzDataset(RelabelDataset):
             truncated=truncated,
             success=any(said) if said else None,
         )
+
+    def stored_labels(self, key: str) -> StoredLabels | None:
+        """See `RelabelDataset.stored_labels`."""
+        path = self.options.path / key
+        names = {f"{_PREFIX}{name}": name for name in LABEL_ARRAYS if name != "rewards"}
+        values = read_arrays(path, *names, *_REWARDS)
+        arrays = {name: values[stored] for stored, name in names.items() if stored in values}
+        rewards = _first(values, _REWARDS)
+        labels = EpisodeLabels.read(key, arrays if rewards is None else arrays | {"rewards": rewards})
+        return None if labels is None else StoredLabels(labels, read_metadata(self.options.path))
 
     def fingerprint(self) -> str:
         """See `RelabelDataset.fingerprint`."""

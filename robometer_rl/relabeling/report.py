@@ -19,7 +19,7 @@ from robometer_rl.report.page import definitions, figure, picture_address
 from robometer_rl.report.recordings import MOST_SHOWN, write_recordings
 from robometer_rl.report.replay import Replay, Series, paid_between, shown_frames, worst_first
 
-__all__ = ["write_report"]
+__all__ = ["labelled_series", "write_report"]
 
 _LISTED: Final = 200  # skipped episodes
 _OUTCOMES: Final = {None: "", True: "success", False: "failure"}
@@ -69,25 +69,57 @@ def _cameras(dataset: RelabelDataset, key: str) -> dict[str, FrameSequence]:
     return dict((tiled(episode) if dataset.options.tile else episode).cameras)
 
 
-def _replay(episode: RecordedEpisode, said: EpisodeLabels, made: Provenance) -> Replay:
-    spec, count = made.spec, episode.num_frames
-    steps = scored_steps(count, spec.every)
+def labelled_series(
+    name: str,
+    task: str,
+    said: EpisodeLabels,
+    made: Provenance | None,
+    original: NDArray[np.float64] | None = None,
+    true_success: NDArray[np.bool_] | None = None,
+    outcome: bool | None = None,
+) -> Series:
+    """Labels as they are drawn, beside the rewards that they have taken the place of.
+
+    Args:
+        name: See `Series`.
+        task: The instruction.
+        said: The labels.
+        made: How they were made; None where nobody knows.
+        original: (T,) the rewards before, where there were any.
+        true_success: See `Series`.
+        outcome: Likewise.
+    """
+    count = len(said.progress)
+    steps = scored_steps(count, 1 if made is None else made.spec.every)
     scores = EpisodeScores(
-        task=episode.tasks[0],
+        task=task,
         numbers=steps,
         progress=said.progress[steps],
         success=said.success[steps] if said.has_success else None,
         success_detected=np.append(False, said.success_detected)[:count][steps],
-        threshold=made.success_threshold,
+        threshold=1.0 if made is None else made.success_threshold,
     )
-    series = Series(
-        name=made.model_id,
+    return Series(
+        name=name,
         steps=steps,
         scores=scores,
         rewards=paid_between(steps, said.rewards),
-        shown=shown_frames(made.protocol, steps),
-        true_success=episode.success_of_frames,
-        outcome=episode.success,
+        original=None if original is None else paid_between(steps, original),
+        shown=None if made is None else shown_frames(made.protocol, steps),
+        true_success=true_success,
+        outcome=outcome,
+    )
+
+
+def _replay(episode: RecordedEpisode, said: EpisodeLabels, made: Provenance) -> Replay:
+    series = labelled_series(
+        made.model_id,
+        episode.tasks[0],
+        said,
+        made,
+        episode.task_rewards,
+        episode.success_of_frames,
+        episode.success,
     )
     gap = series.disagreement
     values = {
@@ -98,7 +130,7 @@ def _replay(episode: RecordedEpisode, said: EpisodeLabels, made: Provenance) -> 
         "Last success": f"{said.success[-1]:.2f}" if said.has_success else "",
         "Sum of rewards": f"{said.rewards.sum():+.2f}",
     }
-    return Replay(episode.key, [series], description=_description(episode, said, spec.mode), values=values)
+    return Replay(episode.key, [series], description=_description(episode, said, made.spec.mode), values=values)
 
 
 def _description(episode: RecordedEpisode, said: EpisodeLabels, mode: str) -> str:

@@ -81,6 +81,7 @@ class Series:
         steps: (N,) int64, which frames were scored, counted from 0.
         scores: What was said of them, N values.
         rewards: (N,) what was paid since the scored frame before; None if nobody is paid.
+        original: (N,) what was paid before it was relabelled, likewise; None if nobody was paid.
         band: (N, 2) lower and upper end of the progress that the model holds possible; None if it does not say.
         shown: (N, K) int64, the frames that the model was shown for each value, then -1; None if that is not known.
         true_success: (T,) bool of every frame; None if it is not known.
@@ -95,6 +96,7 @@ class Series:
     steps: NDArray[np.int64]
     scores: EpisodeScores
     rewards: NDArray[np.floating] | None = None
+    original: NDArray[np.floating] | None = None
     band: NDArray[np.floating] | None = None
     shown: NDArray[np.int64] | None = None
     true_success: NDArray[np.bool_] | None = None
@@ -104,7 +106,7 @@ class Series:
     counted: str = "recorded frame"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rewards", "band", "shown"):
+        for name in ("steps", "rewards", "original", "band", "shown"):
             if getattr(self, name) is not None:
                 same_length(name, len(getattr(self, name)), len(self.scores))
 
@@ -167,6 +169,7 @@ class Series:
             "threshold": None if scores.success is None else round(float(scores.threshold), _DIGITS),
             "fires": None if not len(detected) else int(self.steps[detected[0]]),
             "rewards": None if self.rewards is None else _rounded(self.rewards),
+            "original": None if self.original is None else _rounded(self.original),
             "band": None if self.band is None else [_rounded(self.band[:, 0]), _rounded(self.band[:, 1])],
             "shown": None if self.shown is None else self.shown.tolist(),
             "trueSuccess": None if self.true_success is None else runs_of_true(self.true_success),

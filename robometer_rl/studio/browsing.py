@@ -16,8 +16,9 @@ from robometer_rl.data.flags import FLAGS, Flag
 from robometer_rl.data.reading import EPISODE_DAMAGE
 from robometer_rl.extras import require
 from robometer_rl.frames import as_frames, parse_protocol
+from robometer_rl.relabeling.report import labelled_series
 from robometer_rl.report.markup import html
-from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Video, draw_replay, video_address
+from robometer_rl.report.replay import PLAYBACK_FPS, Replay, Series, Video, draw_replay, video_address
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.score import scored_series
 from robometer_rl.studio.asking import Asking, Models
@@ -322,7 +323,7 @@ def _plain(values: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 def show_episode(episode: Episode, said: Said | None) -> str:
-    """An episode as markup: under one cursor with what a model said of it, or as videos where it said nothing.
+    """An episode as markup: under one cursor with its labels and with what a model said of it, or else as videos.
 
     Args:
         episode: The episode.
@@ -332,12 +333,29 @@ def show_episode(episode: Episode, said: Said | None) -> str:
     times = np.arange(len(episode.frames)) / PLAYBACK_FPS
     videos = [Video(name, video_address(camera), times) for name, camera in frames.items()]
     name, about = episode.entry.key, _description(episode.entry)
-    if said is None:
+    series = _labelled(episode)
+    if said is not None:
+        recording = Recording(next(iter(frames.values())), np.arange(len(times)), true_success=episode.true_success)
+        told = f"{said.model}, asked here" if series else said.model
+        series.append(scored_series(told, recording, said.prediction(), said.threshold, said.task))
+    if not series:
         return f"<div class='studio-players'>{''.join(play(video.name, video.address) for video in videos)}</div>"
-    recording = Recording(next(iter(frames.values())), np.arange(len(times)), true_success=episode.true_success)
-    series = scored_series(said.model, recording, said.prediction(), said.threshold, said.task)
-    series = replace(series, true_progress=episode.true_progress)
-    return draw_replay(Replay(name, [series], videos, about))
+    series[0] = replace(series[0], true_progress=episode.true_progress)
+    return draw_replay(Replay(name, series, videos, about))
+
+
+def _labelled(episode: Episode) -> list[Series]:
+    """What relabelling has written, beside the rewards that it has taken the place of."""
+    if episode.labels is None:
+        return []
+    labels, made = episode.labels
+    if len(labels.progress) != len(episode.frames):
+        raise ValueError(
+            f"{episode.entry.key} has {len(episode.frames)} frames and labels of {len(labels.progress)}: they are "
+            "those of another recording"
+        )
+    name = "as labelled" if made is None else f"labelled by {made.model_id}"
+    return [labelled_series(name, episode.entry.task, labels, made, episode.task_rewards, episode.true_success)]
 
 
 def _description(entry: Entry) -> str:

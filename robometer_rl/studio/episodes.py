@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, get_args
 
@@ -15,7 +16,8 @@ from robometer_rl.data.flags import Flag, data_name
 from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError, Unreadable, unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
-from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RelabelDataset
+from robometer_rl.formats.dataset import DatasetOptions, Labels, RecordedEpisode, RelabelDataset, StoredLabels
+from robometer_rl.formats.label_lines import default_lines, read_label_lines
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.frames import FrameSequence
@@ -82,6 +84,8 @@ class Episode:
         true_progress: (T,) in [0, 1]; None if it is not known.
         tiled: Whether its pictures show several cameras, see `robometer_rl.tiles`.
         fps: Frames per second of the recording; None where nobody says.
+        task_rewards: (T - 1,) or (T,) the rewards that were recorded; None if there are none.
+        labels: What relabelling has written into the data set, or beside it.
     """
 
     entry: Entry
@@ -90,6 +94,8 @@ class Episode:
     true_progress: NDArray[np.float32] | None = None
     tiled: bool = False
     fps: float | None = None
+    task_rewards: NDArray[np.float64] | None = None
+    labels: StoredLabels | None = None
 
     @property
     def frames(self) -> FrameSequence:
@@ -257,6 +263,16 @@ def _of_trajectory(each: Trajectory) -> Episode:
 
 
 def _of_dataset(name: str, dataset: RelabelDataset) -> Episodes:
+    @cache
+    def lines() -> Labels | None:
+        path = default_lines(dataset.options.path)
+        return read_label_lines(path) if path.is_file() else None
+
+    def beside(key: str) -> StoredLabels | None:
+        found = lines()
+        known = None if found is None else found.episodes.get(key)
+        return None if found is None or known is None else StoredLabels(known, found.provenance)
+
     def entry(key: str) -> Entry:
         return _entry_of_recorded(name, dataset.episode(key))
 
@@ -264,7 +280,14 @@ def _of_dataset(name: str, dataset: RelabelDataset) -> Episodes:
         recorded = dataset.episode(key)
         fps = recorded.facts.get("metadata", {}).get("fps")
         known = float(fps) if isinstance(fps, int | float) and 0 < fps < float("inf") else None
-        return Episode(_entry_of_recorded(name, recorded), recorded.cameras, recorded.success_of_frames, fps=known)
+        return Episode(
+            _entry_of_recorded(name, recorded),
+            recorded.cameras,
+            recorded.success_of_frames,
+            fps=known,
+            task_rewards=recorded.task_rewards,
+            labels=dataset.stored_labels(key) or beside(key),
+        )
 
     return Episodes(name, tuple(dataset.keys), entry, read, dataset.skipped)
 

@@ -95,7 +95,7 @@ def test_success_that_no_model_said_is_null(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"progress": None}, "line 2: the field 'progress' is null, and the episode is not skipped"),
-        ({"progress": [0.5]}, "line 2: its arrays have the lengths"),
+        ({"progress": [0.5]}, "line 2: its labels have the shapes"),
         ({"imputed": [0, 0, 1]}, "'imputed' is [0, 0, 1]; expected a list of true and false"),
         ({"rewards": ["1", 2, 3]}, "expected a list of numbers"),
         ({"episode": "Schublade 0"}, "line 2: the episode 'Schublade 0' has been on a line before it"),

@@ -15,7 +15,7 @@ import pytest
 from robometer_rl import load_reward_model
 from robometer_rl.cli import main
 from robometer_rl.data.reading import SourceError
-from robometer_rl.formats.dataset import DatasetOptions
+from robometer_rl.formats.dataset import LABEL_ARRAYS, DatasetOptions
 from robometer_rl.formats.hdf5.detection import HDF5Config, read_hdf5
 from robometer_rl.formats.table import open_dataset
 from robometer_rl.models.reward_model import RewardModel
@@ -25,8 +25,8 @@ from robometer_rl.wrappers import RobometerReward, Tiles
 from tests.fixed_models import PixelModel
 from tests.formats.hdf5 import aloha_files, maniskill_files
 from tests.library import ROOT
-from tests.relabeling.episodes import Recorded, Replay
-from tests.relabeling.kinds import Kind, content, make_hdf5, make_lerobot, make_minari
+from tests.relabeling.episodes import TASK, Recorded, Replay
+from tests.relabeling.kinds import Kind, content, make_hdf5, make_lerobot, make_minari, make_npz
 
 FIXTURES = ROOT / "tests" / "fixtures"
 TOP = "observation.images.top"
@@ -152,6 +152,56 @@ def test_sidecars_of_lerobot_datasets(tmp_path):
         np.testing.assert_array_equal(rewards, np.concatenate([e.rewards for e in labels.episodes.values()]))
     with pytest.raises(SourceError, match=r"v3\.0 only"):
         dataset.writer("copy", tmp_path / "copy")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind(make_npz),
+        Kind(make_lerobot, (TOP,)),
+        Kind(make_lerobot, (TOP,), "sidecar"),
+        Kind(make_hdf5, ("agentview_rgb",)),
+        Kind(make_hdf5, ("agentview_rgb",), "in_place"),
+        Kind(make_arm),
+    ],
+    ids=["npz", "lerobot", "lerobot sidecar", "hdf5", "hdf5 in place", "minari"],
+)
+def test_labels_are_read_as_they_were_written_beside_the_rewards_before(tmp_path, kind):
+    path = tmp_path / {make_arm: "arm-v0", make_hdf5: "data.hdf5"}.get(kind.make, "data")
+    kind.make(path, 3)
+    dataset, writer = kind.open(path)
+    before = {key: dataset.episode(key).task_rewards for key in dataset.keys}
+    assert all(dataset.stored_labels(key) is None for key in dataset.keys)
+    if kind.mode == "sidecar":
+        writer = dataset.writer("sidecar")  # where it is looked for
+    labels = label_dataset(dataset, Labeller(PixelModel(), SPEC))
+    writer.write(labels)
+    place = path if kind.mode == "sidecar" else writer.destination
+    _, again = open_dataset(DatasetOptions(place, kind.cameras, (TASK,)), dataset.format)
+    for key, written in zip(again.keys, labels.episodes.values(), strict=True):
+        found = again.stored_labels(key)
+        assert found is not None
+        assert found.provenance == labels.provenance
+        for array in LABEL_ARRAYS:
+            if array != "imputed" or kind.make is not make_arm:  # Minari has an observation after every step
+                np.testing.assert_allclose(getattr(found.labels, array), getattr(written, array), rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(again.episode(key).task_rewards, before[written.key])
+
+
+def test_a_sidecar_that_is_none_is_named(tmp_path):
+    shutil.copytree(LEROBOT, tmp_path / "data")
+    _, dataset = open_dataset(DatasetOptions(tmp_path / "data", (TOP,)))
+    (tmp_path / "data-robometer").mkdir()
+    (tmp_path / "data-robometer" / "labels.parquet").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="Parquet"):
+        dataset.stored_labels(dataset.keys[0])
+    pq.write_table(
+        pq.read_table(next((LEROBOT / "data").rglob("*.parquet"))).select(["index"]),
+        tmp_path / "data-robometer/labels.parquet",
+    )
+    with pytest.raises(ValueError, match="lacks the columns"):
+        dataset.stored_labels(dataset.keys[0])
 
 
 def test_images_in_lerobot_tables_are_not_encoded_again(tmp_path):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +11,26 @@ import pytest
 from robometer_rl.data.flags import Flag
 from robometer_rl.data.reading import SourceError
 from robometer_rl.data.store import TrajectoryStore
-from robometer_rl.studio.episodes import UNKNOWN, Entry, Library, Wanted, chosen, disagreement, open_episodes_of
+from robometer_rl.formats.dataset import DatasetOptions, RelabelDataset
+from robometer_rl.formats.label_lines import LabelLinesWriter, default_lines
+from robometer_rl.formats.table import open_dataset
+from robometer_rl.relabeling.engine import Labeller, label_dataset
+from robometer_rl.rewards import RewardSpec
+from robometer_rl.studio.browsing import show_episode
+from robometer_rl.studio.episodes import (
+    UNKNOWN,
+    Entry,
+    Episode,
+    Library,
+    Wanted,
+    chosen,
+    disagreement,
+    open_episodes_of,
+)
 from robometer_rl.studio.notes import Said
 from tests.data.runs import trajectory
+from tests.fixed_models import PixelModel
+from tests.report.test_replay import Elements
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -62,6 +82,42 @@ def test_formats_that_can_be_labelled_can_be_browsed(tmp_path: Path) -> None:
         ("two.npz", UNKNOWN),
     ]
     assert set(episodes.episode("two.npz").cameras) == {"image"}
+
+
+def test_labels_are_shown_beside_the_rewards_that_they_have_taken_the_place_of(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    (tmp_path / "mine").mkdir()
+    np.savez(tmp_path / "mine" / "one.npz", image=frames, rewards=np.array([0.0, 0, 0, 10]), task="push")
+    dataset, plain = _opened(tmp_path / "mine")
+    assert plain.labels is None
+    assert "studio-players" in show_episode(plain, None), "there is nothing to draw"
+    labels = label_dataset(dataset, Labeller(PixelModel(), RewardSpec()))
+    LabelLinesWriter(dataset, default_lines(tmp_path / "mine")).write(labels)
+    dataset.writer("copy").write(labels)
+    for name in ("mine", "mine-robometer"):  # the lines lie beside the first, the second is a copy with labels
+        _, episode = _opened(tmp_path / name)
+        assert episode.labels is not None
+        (series,) = _series(show_episode(episode, None))
+        assert series["original"] == [0, 0, 0, 0, 10]
+        assert series["rewards"][1:] == pytest.approx(labels.episodes["one.npz"].rewards.tolist(), abs=1e-4)
+        assert series["progress"] == pytest.approx(labels.episodes["one.npz"].progress.tolist(), abs=1e-4)
+        assert series["name"] == "labelled by pixel"
+        asked = replace(said("one.npz", 0, 0.1, 0.2, 0.3, 0.4), task="push")
+        both = _series(show_episode(episode, asked))
+        assert [each["name"] for each in both] == ["labelled by pixel", "mini, asked here"]
+    other = replace(episode, cameras={"image": frames[:4]})
+    with pytest.raises(ValueError, match="those of another recording"):
+        show_episode(other, None)
+
+
+def _opened(path: Path) -> tuple[RelabelDataset, Episode]:
+    _, dataset = open_dataset(DatasetOptions(path))
+    return dataset, open_episodes_of(path).episode("one.npz")
+
+
+def _series(markup: str) -> list[dict[str, Any]]:
+    (section,) = Elements(markup).all("section")
+    return json.loads(section["data-replay"] or "")["series"]
 
 
 def test_published_data_can_be_browsed() -> None:

@@ -115,10 +115,10 @@
       const many = this.data.series.length > 1;
       const kinds = [["progress", "progress", true], ["success", "success probability", one.success],
                      ["band", "uncertainty", one.band], ["true", "true progress", one.trueProgress],
-                     ["reward", "reward paid", one.rewards]];
+                     ["reward", "reward paid", one.rewards], ["original", "original reward", one.original]];
       for (const [kind, words, values] of kinds) {
         if (!values || (kind === "true" && !this.hasTruth(at))) continue;
-        if (many && (kind === "reward" || kind === "band")) continue;
+        if (many && (kind === "reward" || kind === "original" || kind === "band")) continue;
         const swatch = make("span", { class: "replay-swatch" });
         swatch.dataset.series = at;
         swatch.dataset.kind = kind;
@@ -143,8 +143,10 @@
 
     plot() {
       this.width = Math.max(240, this.svg.parentElement.clientWidth);
-      const paid = this.data.series.some((one) => one.rewards);
-      const height = TOP + (this.bare ? BARE : PLOT) + (paid ? GAP + REWARD : 0) + BOTTOM;
+      // What is paid, and what was paid before it was relabelled: on scales of their own.
+      const paid = [["rewards", "reward", "reward paid"], ["original", "original", "original reward"]]
+        .filter(([values]) => this.data.series.some((one) => one[values]));
+      const height = TOP + (this.bare ? BARE : PLOT) + paid.length * (GAP + REWARD) + BOTTOM;
       this.svg.setAttribute("viewBox", `0 0 ${this.width} ${height}`);
       this.svg.setAttribute("height", height);
       this.svg.replaceChildren();
@@ -154,14 +156,14 @@
       this.rules(y);
       this.drawn = [];
       this.data.series.forEach((one, at) => this.curves(one, at, y));
-      if (paid) this.rewards(TOP + PLOT + GAP);
+      paid.forEach((each, at) => this.rewards(TOP + PLOT + GAP + at * (GAP + REWARD), ...each));
       this.markedFrame();
       this.cursor = draw("line", { y1: TOP - 6, y2: height - BOTTOM, stroke: "var(--r-ink)", "stroke-width": 1.5 });
       this.dots = draw("g", {});
       this.svg.append(this.cursor, this.dots);
       for (const swatch of this.legend.querySelectorAll(".replay-swatch")) {
         const dashes = swatch.dataset.kind === "success" && this.data.series.length > 1;
-        const kind = swatch.dataset.kind, muted = kind === "true", bars = kind === "reward" || kind === "band";
+        const kind = swatch.dataset.kind, muted = kind === "true", bars = ["reward", "original", "band"].includes(kind);
         swatch.style.borderTopStyle = dashes || muted ? "dashed" : "solid";
         swatch.style.borderTopColor = muted ? "var(--r-muted)"
           : this.color(+swatch.dataset.series, bars ? "progress" : kind);
@@ -279,23 +281,23 @@
       return height;
     }
 
-    rewards(top) {
+    rewards(top, values, kind, words) {
       const paid = this.data.series.map((one, at) => [one, at]).filter(([one, at]) =>
-        one.rewards && (this.data.series.length > 1 ? this.on(at, "progress") : this.on(at, "reward")));
-      const all = paid.flatMap(([one]) => one.rewards);
+        one[values] && this.on(at, this.data.series.length > 1 ? "progress" : kind));
+      const all = paid.flatMap(([one]) => one[values]);
       // Rewards of hundredths are not blown up to look like more.
       const high = Math.max(0.05, ...all), low = Math.min(-0.05, ...all), span = high - low;
       const y = (value) => top + REWARD * (high - value) / span;
       this.svg.append(draw("rect", { x: LEFT, y: top, width: this.width - LEFT - RIGHT, height: REWARD,
                                      fill: "var(--r-plot)" }));
-      this.svg.append(draw("text", { x: LEFT, y: top - 6 }, "reward paid"));
+      this.svg.append(draw("text", { x: LEFT, y: top - 6 }, words));
       for (const value of new Set([high, low])) {
         this.svg.append(draw("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, number(value, 2)));
       }
       this.svg.append(draw("line", { x1: LEFT, x2: this.width - RIGHT, y1: y(0), y2: y(0), stroke: "var(--r-muted)" }));
       const width = Math.max(1.5, (this.width - LEFT - RIGHT) / this.data.frames * 0.6);
       for (const [one, at] of paid) {
-        const d = one.steps.map((step, i) => `M ${this.x(step)} ${y(0)} V ${y(one.rewards[i])}`).join(" ");
+        const d = one.steps.map((step, i) => `M ${this.x(step)} ${y(0)} V ${y(one[values][i])}`).join(" ");
         this.svg.append(draw("path", { d, stroke: this.color(at, "progress"), "stroke-width": width, opacity: 0.75 }));
       }
     }
@@ -313,6 +315,7 @@
         const words = [`progress ${number(one.progress[i])}`];
         if (one.success) words.push(`success ${number(one.success[i])}`);
         if (one.rewards) words.push(`reward ${number(one.rewards[i])}`);
+        if (one.original) words.push(`original reward ${number(one.original[i])}`);
         if (one.trueProgress) words.push(`true progress ${number(one.trueProgress[Math.min(this.frame, one.trueProgress.length - 1)])}`);
         const label = (this.data.series.length > 1 ? one.name + ": " : "") + words.join(" · ");
         this.values.append(make("li", {}, label));
@@ -499,15 +502,17 @@
         const table = make("table");
         // One counting, that of the axis; the other one beside it where there is another one.
         const other = this.data.series.find((one) => one.steps.some((step, i) => step !== one.numbers[i]));
+        const before = this.data.series.some((one) => one.original);
         const columns = ["series", "frame", ...(other ? [other.counted] : []), "progress", "success probability", "reward",
-                         "success rule"];
+                         ...(before ? ["original reward"] : []), "success rule"];
         table.append(make("caption", { class: "replay-said" }, this.data.name), make("thead", {}, make("tr", {},
           ...columns.map((column) => make("th", { scope: "col" }, column)))));
         const rows = make("tbody");
         for (const one of this.data.series) {
           one.steps.forEach((step, i) => rows.append(make("tr", {}, make("th", { scope: "row" }, one.name),
             ...[String(step), ...(other ? [String(one.numbers[i])] : []), number(one.progress[i]), one.success ? number(one.success[i]) : "",
-                one.rewards ? number(one.rewards[i]) : "", one.fires === step ? "fires here" : ""]
+                one.rewards ? number(one.rewards[i]) : "",
+                ...(before ? [one.original ? number(one.original[i]) : ""] : []), one.fires === step ? "fires here" : ""]
               .map((text) => make("td", {}, text)))));
         }
         table.append(rows);

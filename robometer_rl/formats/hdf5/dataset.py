@@ -20,13 +20,14 @@ from robometer_rl.formats.dataset import (
     LabelWriter,
     RecordedEpisode,
     RelabelDataset,
+    StoredLabels,
     WriteMode,
     default_output,
     fingerprint,
 )
 from robometer_rl.formats.hdf5.demonstrations import find_files
 from robometer_rl.formats.hdf5.files import DAMAGE, Places, open_hdf5
-from robometer_rl.formats.hdf5.labels import HDF5FileWriter, HDF5FolderWriter, is_labelled
+from robometer_rl.formats.hdf5.labels import HDF5FileWriter, HDF5FolderWriter, is_labelled, provenance_in, read_labels
 
 __all__ = ["HDF5Dataset", "Layout"]
 
@@ -100,6 +101,16 @@ class HDF5Dataset(RelabelDataset):
             return self.layout.episode(*self._places[key], self.cameras)
         except (KeyError, RuntimeError) as error:
             raise EpisodeError(f"the file is damaged: {error}") from error
+
+    def stored_labels(self, key: str) -> StoredLabels | None:
+        """See `RelabelDataset.stored_labels`."""
+        try:
+            with self.group(key) as group:
+                labels = read_labels(group, key)
+        except (KeyError, RuntimeError) as error:
+            raise EpisodeError(f"the file is damaged: {error}") from error
+        made = provenance_in(self._places[key].path, self.layout.places)
+        return None if labels is None else StoredLabels(labels, made)
 
     @contextmanager
     def group(self, key: str) -> Iterator[Any]:

@@ -46,7 +46,7 @@ from robometer_rl.formats.hdf5.files import DAMAGE, LABELS_GROUP, ORIGINAL_REWAR
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["HDF5FileWriter", "HDF5FolderWriter", "is_labelled"]
+__all__ = ["HDF5FileWriter", "HDF5FolderWriter", "is_labelled", "provenance_in", "read_labels"]
 
 _ARRAYS: Final[Mapping[str, type[np.generic]]] = {
     **dict.fromkeys(("progress", "success"), np.float32),
@@ -73,7 +73,7 @@ class HDF5FileWriter(LabelWriter):
 
     def written(self) -> Provenance | None:
         """See `LabelWriter.written`."""
-        return _stored_provenance(self.destination, self._places) if self.destination.is_file() else None
+        return provenance_in(self.destination, self._places) if self.destination.is_file() else None
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
@@ -203,7 +203,21 @@ def _replace(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
     group.create_dataset(name, data=values)
 
 
-def _stored_provenance(path: Path, places: Places) -> Provenance | None:
+def read_labels(group: Any, key: str) -> EpisodeLabels | None:
+    """The labels of an episode, given its group; None if it has none.
+
+    Raises:
+        EpisodeError: Somebody else uses the name, or they do not belong together.
+    """
+    if not is_labelled(group) or _SKIPPED in group.attrs:
+        return None
+    stored = group[LABELS_GROUP]
+    arrays = {name: np.asarray(stored[name][()]) for name in _ARRAYS if name in stored}
+    return EpisodeLabels.read(key, arrays | {"rewards": np.asarray(group["rewards"][()])})
+
+
+def provenance_in(path: Path, places: Places) -> Provenance | None:
+    """How the labels of a file were made; None if there are none, or if this release did not make them."""
     try:
         with open_hdf5(path) as file:
             return Provenance.from_dict(json.loads(str(places.noted(file)[_PROVENANCE])))

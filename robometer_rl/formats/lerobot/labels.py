@@ -50,6 +50,7 @@ from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_outside, new_directory
 from robometer_rl.formats.dataset import (
+    LABEL_ARRAYS,
     DirectoryWriter,
     EpisodeLabels,
     Labels,
@@ -68,12 +69,14 @@ __all__ = [
     "PROGRESS_FILE",
     "QUANTILES",
     "REWARD",
+    "STORED",
     "SUCCESS",
     "LeRobotCopyWriter",
     "LeRobotSidecarWriter",
     "RowLabels",
     "episode_key",
     "original_column",
+    "sidecar_labels",
     "statistics",
 ]
 
@@ -164,6 +167,40 @@ class LeRobotCopyWriter(DirectoryWriter):
             columns = _copy_dataset(self.layout, directory, labels)
             _write_progress(directory / PROGRESS_FILE, columns, labels)
             write_metadata(directory, labels)
+
+
+STORED: Final = {
+    REWARD: "rewards",
+    SUCCESS: "success_detected",
+    PROGRESS: "progress",
+    _PROBABILITY: "success",
+    _RETURN: "returns",
+    _ADVANTAGE: "advantages",
+    _IMPUTED: "imputed",
+}
+"""Columns of a labelled copy, by what `EpisodeLabels` calls them."""
+
+_IN_SIDECAR: Final = {"reward": "rewards", "return": "returns", "advantage": "advantages"}
+
+
+def sidecar_labels(directory: Path, index: int) -> EpisodeLabels | None:
+    """The labels of an episode, by its number, in a sidecar; None if there are none.
+
+    Raises:
+        ValueError: The file is none of labels.
+        OSError: It cannot be read.
+    """
+    path = directory / LABELS_FILE
+    if not path.is_file():
+        return None
+    table = open_parquet(path).read()
+    if missing := {*INDICES, "progress", "reward"}.difference(table.column_names):
+        raise ValueError(f"{path} lacks the columns {sorted(missing)}, which files of labels have")
+    is_own = require("pyarrow.compute", "lerobot").equal(table["episode_index"], index)
+    rows = table.filter(is_own).sort_by("frame_index")
+    names = {name: _IN_SIDECAR.get(name, name) for name in rows.column_names}
+    arrays = {own: column_values(rows[name]) for name, own in names.items() if own in LABEL_ARRAYS}
+    return EpisodeLabels.read(episode_key(index), arrays)
 
 
 def _readable_tables(root: Path, columns: list[str]) -> Iterator[Any]:

@@ -47,22 +47,28 @@ from robometer_rl.formats.conventions import (
 )
 from robometer_rl.formats.dataset import (
     DatasetOptions,
+    EpisodeLabels,
     LabelWriter,
     RecordedEpisode,
     RecordedFacts,
     RelabelDataset,
+    StoredLabels,
     WriteMode,
     default_output,
     fingerprint,
+    read_metadata,
 )
 from robometer_rl.formats.lerobot.hub import open_layout
 from robometer_rl.formats.lerobot.labels import (
+    PROGRESS,
     REWARD,
+    STORED,
     SUCCESS,
     LeRobotCopyWriter,
     LeRobotSidecarWriter,
     episode_key,
     original_column,
+    sidecar_labels,
 )
 from robometer_rl.formats.lerobot.layout import ACTION, STATE, EpisodeRows, LeRobotEpisode, LeRobotLayout, open_parquet
 from robometer_rl.formats.trajectories import Stated, success_of_frames, trajectory_of
@@ -203,6 +209,17 @@ class LeRobotDataset(RelabelDataset):
     def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         return self._reader.read(self._positions[key], self.cameras, with_rewards=True)
+
+    def stored_labels(self, key: str) -> StoredLabels | None:
+        """See `RelabelDataset.stored_labels`; of a sidecar where it lies if nobody says otherwise."""
+        episode, place = self.layout[self._positions[key]], self.options.path
+        if PROGRESS in self.layout.features:
+            rows = self.layout.rows(episode, list(STORED))
+            labels = EpisodeLabels.read(key, {name: rows.values(column) for column, name in STORED.items()})
+        else:
+            place = default_output(place)
+            labels = sidecar_labels(place, episode.index)
+        return None if labels is None else StoredLabels(labels, read_metadata(place))
 
     def fingerprint(self) -> str:
         """See `RelabelDataset.fingerprint`."""

@@ -33,11 +33,19 @@ from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.extras import require
 from robometer_rl.files import check_destination, check_outside, new_directory
-from robometer_rl.formats.dataset import EpisodeLabels, Labels, LabelWriter, Provenance, metadata, stored_provenance
+from robometer_rl.formats.dataset import (
+    LABEL_ARRAYS,
+    EpisodeLabels,
+    Labels,
+    LabelWriter,
+    Provenance,
+    metadata,
+    stored_provenance,
+)
 from robometer_rl.formats.hdf5.files import open_hdf5, take_in
 from robometer_rl.formats.minari.layout import HDF5_FILE, METADATA_FILE, episode_files, read_table
 
-__all__ = ["ORIGINAL_REWARDS", "MinariWriter"]
+__all__ = ["ORIGINAL_REWARDS", "MinariWriter", "provenance_in", "read_labels"]
 
 ORIGINAL_REWARDS: Final = "robometer_original_rewards"
 """The info in which relabelling keeps the rewards that it replaced."""
@@ -83,11 +91,7 @@ class MinariWriter(LabelWriter):
 
     def written(self) -> Provenance | None:
         """See `LabelWriter.written`."""
-        try:
-            content = parse_json(read_text(self.destination / "data" / METADATA_FILE), nan=True)
-            return stored_provenance(content[_KEY])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return provenance_in(self.destination / "data")
 
     def write(self, labels: Labels) -> None:
         """See `LabelWriter.write`."""
@@ -126,6 +130,33 @@ def _infos(labels: EpisodeLabels | None, original: NDArray[np.float64]) -> Array
         "robometer_returns": of_steps if labels is None else np.append(np.nan, labels.returns),
         "robometer_advantages": of_steps if labels is None else np.append(np.nan, labels.advantages),
     }
+
+
+def read_labels(key: str, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> EpisodeLabels | None:
+    """The labels of an episode; None if it has none.
+
+    Args:
+        key: Of the episode.
+        rewards: (T,) as the data set has them now.
+        infos: Of the episode.
+
+    Raises:
+        EpisodeError: They do not belong together.
+    """
+    stored = {name: f"{_KEY}_{name}" for name in LABEL_ARRAYS}
+    arrays = {name: np.asarray(infos[info]) for name, info in stored.items() if info in infos}
+    # Those of steps begin with an entry that belongs to the reset.
+    of_steps = {name: array[1:] for name, array in arrays.items() if LABEL_ARRAYS[name] is not np.float32}
+    return EpisodeLabels.read(key, arrays | of_steps | {"rewards": np.asarray(rewards)})
+
+
+def provenance_in(folder: Path) -> Provenance | None:
+    """How the labels of the data set in a folder were made; None if there are none that this release made."""
+    try:
+        content = parse_json(read_text(folder / METADATA_FILE), nan=True)
+        return stored_provenance(content[_KEY])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _replace_in_hdf5(folder: Path, original: Path, episodes: Mapping[int, EpisodeLabels | None]) -> None:

@@ -51,10 +51,11 @@ from robometer_rl.formats.dataset import (
     RecordedEpisode,
     RecordedFacts,
     RelabelDataset,
+    StoredLabels,
     WriteMode,
     fingerprint,
 )
-from robometer_rl.formats.minari.labels import ORIGINAL_REWARDS, MinariWriter
+from robometer_rl.formats.minari.labels import ORIGINAL_REWARDS, MinariWriter, provenance_in, read_labels
 from robometer_rl.formats.minari.layout import (
     HDF5_FILE,
     METADATA_FILE,
@@ -248,6 +249,12 @@ class MinariLabelDataset(RelabelDataset):
     def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
         return self._reader.read(self.numbers[key], self.cameras)
+
+    def stored_labels(self, key: str) -> StoredLabels | None:
+        """See `RelabelDataset.stored_labels`."""
+        content = episode_facts(self.folder, self.numbers[key])
+        labels = read_labels(key, np.asarray(content["rewards"], np.float64), content["infos"] or {})
+        return None if labels is None else StoredLabels(labels, provenance_in(self.folder))
 
     def fingerprint(self) -> str:
         """See `RelabelDataset.fingerprint`."""
