@@ -76,7 +76,16 @@ def test_tables_are_filled_by_column_and_row(tmp_path: Path, monkeypatch: pytest
         "| VOC, Spearman with time until success | 0.500 (0.250 to 0.750) | >= 1 | 0.625 (0.250 to 0.750) |\n"
         "| Final progress, hover | undefined |  | 0.500 (0.250 to 0.750) |\n\nText, 0.5.\n"
     )
-    (tmp_path / "many.json").write_text(json.dumps({"sets": [{"set": "here", "metrics": {"mini": metrics}}]}))
+    preference = {"rows": [{"name": "mini", "corrected": {"preference_accuracy_mean": estimate}}]}
+    judged = {"set": "here", "metrics": {"mini": metrics, "clock": {}}, "evaluations": {"preference": preference}}
+    (tmp_path / "many.json").write_text(json.dumps({"sets": [judged]}))
+    label = "Preference accuracy, mean of both orders"
+    assert f"| {label} | 0.500 (0.250 to 0.750) |\n" in fill_tables.filled(
+        f"<!-- numbers: many/here/mini -->\n| | |\n|---|---|\n| {label} | |\n"
+    )
+    assert "| VOC, Spearman with time until success |  |" in fill_tables.filled(
+        f"<!-- numbers: many/here/clock -->\n| | |\n|---|---|\n{rows[0].replace('| 7 | >= 1 | |', '| |')}\n"
+    ), "a clock is not asked everything"
     assert "| VOC, Spearman with time until success | 0.500 (0.250 to 0.750) |" in fill_tables.filled(
         f"<!-- numbers: many/here/mini -->\n| | |\n|---|---|\n{rows[0].replace('| 7 | >= 1 | |', '| |')}\n"
     )
@@ -102,9 +111,22 @@ def test_the_page_of_the_benchmark_is_that_of_its_results() -> None:
 
 def test_the_episodes_behind_the_numbers_are_counted() -> None:
     results = json.loads((fill_tables.RESULTS / "robometer_mini.json").read_text())
-    for page in (README, fill_tables.CARD.read_text()):
-        assert f"{sum(results['episodes'].values())} episodes" in page
-        assert "<!-- numbers: robometer_mini" in page
+    card = fill_tables.CARD.read_text()
+    assert f"{sum(results['episodes'].values())} episodes" in card
+    assert "<!-- numbers: robometer_mini" in card
+
+
+def test_the_quality_table_of_the_readme_is_that_of_the_benchmark_and_says_who_is_ahead() -> None:
+    (columns,) = re.findall(r"<!-- numbers: (.*) -->", README)
+    assert {column.split("/")[0] for column in columns.split(", ")} == {"benchmark_metaworld"}
+    results = json.loads((fill_tables.RESULTS / "benchmark_metaworld.json").read_text())
+    shown, held_out = results["sets"]
+    assert f"{sum(shown['episodes'].values())} episodes of eight of" in README
+    assert f"{sum(held_out['episodes'].values())} of three tasks" in README
+    assert (shown["tasks"], held_out["tasks"]) == (8, 3)
+    voc = {name: shown["metrics"][name]["voc_pearson"]["value"] for name in ("robometer-mini", "clock")}
+    assert ("a clock is ahead of the model" in README) == (voc["clock"] > voc["robometer-mini"])
+    assert shown["verdicts"]["robometer-mini"]["light"] == "red"
 
 
 def test_ci_runs_all_checks_and_with_them_the_test_command_of_the_readme() -> None:

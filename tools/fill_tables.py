@@ -7,7 +7,7 @@ A table to be filled follows a comment that names where each of its columns come
     <!-- numbers: robometer_mini, -, robometer_mini_conditions/jitter -->
 
 That is: a file of benchmarks/results, and after a slash one of its conditions, or of a benchmark a set and a model,
-as in ``benchmark_metaworld/metaworld/mini``. Rows are found by their labels.
+as in ``benchmark_metaworld/metaworld/robometer-mini``. Rows are found by their labels.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ ROWS: Final = {
     "Preference accuracy, right in both orders": "preference_accuracy_both",
     "Final progress with another task's instruction": "wrong_task_progress",
     "Progress gained after the robot stops half-way": "stall_rise",
+    "Progress over a still picture moves by": "still_progress_range",
+    "Rank correlation with true progress where something is undone": "regression_correlation",
     "Final progress of agents that never succeed": "farming_final_progress",
     "Highest progress of their episodes": "farming_max_progress",
     "Final progress of successes of the same tasks": "farming_success_progress",
@@ -78,7 +80,12 @@ def _metrics(name: str) -> dict[str, Any]:
     result = json.loads((RESULTS / f"{file}.json").read_text())
     if "sets" in result:
         wanted, model = part
-        return next(each["metrics"][model] for each in result["sets"] if each["set"] == wanted)
+        (judged,) = [each for each in result["sets"] if each["set"] == wanted]
+        compared = judged.get("evaluations", {}).get("preference", {"rows": []})["rows"]
+        preference = [row["corrected"] for row in compared if row["name"] == model]
+        # What others are measured by and this one is not, as a clock by success, is an empty cell.
+        silent = {metric: None for metrics in judged["metrics"].values() for metric in metrics}
+        return silent | judged["metrics"][model] | (preference[0] if preference else {})
     return result["conditions"][part[0]] if part else result["metrics"]
 
 
@@ -89,7 +96,9 @@ def _row(line: str, sources: Sequence[dict[str, Any] | None]) -> str:
     return f"| {' | '.join([label, *shown])} |\n"
 
 
-def _cell(estimate: dict[str, Any]) -> str:
+def _cell(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return ""
     if estimate["value"] is None:
         return "undefined"
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"

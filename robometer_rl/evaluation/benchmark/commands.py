@@ -160,7 +160,7 @@ def _remarks(asked: Benchmark, config: BenchmarkConfig, differences: Sequence[st
     """What a reader must know of how it was asked."""
     remarks = []
     if config.limit is not None:
-        remarks.append(f"A smoke run of {config.limit} tasks of each set: its numbers mean nothing.")
+        remarks.append(f"A smoke run, limited to {config.limit} of the tasks of each set: its numbers mean nothing.")
     elif not asked.manifest:
         remarks.append(
             "What is asked was never frozen: before you hold these numbers against those of others, hold the hashes in "

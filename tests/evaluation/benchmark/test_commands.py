@@ -75,7 +75,7 @@ def test_a_simulator_is_recorded_and_everybody_is_in_every_table(tmp_path: Path)
         assert [row.name for row in made.judged[kind].rows] == everybody
     page = (tmp_path / "benchmark.md").read_text()
     assert page.index("Paid for nothing") < page.index("Pairs") < page.index("Order by") < page.index("Progress and")
-    assert "A smoke run of 1 tasks" in page
+    assert "A smoke run, limited to 1 of the tasks" in page
     results = json.loads((tmp_path / "benchmark.json").read_text())
     assert results["manifest"] == {"frozen": False, "sha256": manifest([made])}
     assert results["simulator"].keys() == {"metaworld", "mujoco"}
