@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robometer_rl.wrappers.sb3.record_trajectories import VecRecordTrajectories
     from robometer_rl.wrappers.sb3.replay_buffer import LabelledDictReplayBuffer, LabelledReplayBuffer
     from robometer_rl.wrappers.sb3.vec_env import VecRobometerReward
-    from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo, TaskStages
+    from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskFromInfo, TaskStages, TaskToInfo
 
 _HOMES = {
     "ActionChunk": "robometer_rl.wrappers.chunks",
@@ -38,6 +38,7 @@ _HOMES = {
     "TaskFromAttribute": "robometer_rl.wrappers.tasks",
     "TaskFromInfo": "robometer_rl.wrappers.tasks",
     "TaskStages": "robometer_rl.wrappers.tasks",
+    "TaskToInfo": "robometer_rl.wrappers.tasks",
     "Tiles": "robometer_rl.wrappers.frame_sources",
     "VecRecordTrajectories": "robometer_rl.wrappers.sb3.record_trajectories",
     "VecRobometerReward": "robometer_rl.wrappers.sb3.vec_env",
@@ -56,6 +57,7 @@ __all__ = [
     "TaskFromAttribute",
     "TaskFromInfo",
     "TaskStages",
+    "TaskToInfo",
     "Tiles",
     "VecRecordTrajectories",
     "VecRobometerReward",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import FrameError, as_frame
 from robometer_rl.tiles import TileLayout, tile
-from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
+from robometer_rl.wrappers.rendering import (
+    FRAME_KEY,
+    INTERVAL_ATTRIBUTE,
+    camera_key,
+    is_frame_key,
+    renders_to_info,
+    require_rgb_array,
+)
 
 __all__ = [
     "Camera",
@@ -58,15 +65,15 @@ class Tiles:
 
 
 FrameSource = str | Callable[[Any, Mapping[str, Any]], Any] | Tiles
-"""``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's observation and info, or
-`Tiles` of these."""
+"""``"render"``, ``"render/NAME"`` (a camera of `RenderToInfo`), ``"obs"``, ``"obs/KEY"`` (``"obs/KEY/KEY"`` in a
+dictionary within one), ``"info/KEY"``, a callable of one environment's observation and info, or `Tiles` of these."""
 
 FrameSources = FrameSource | tuple[FrameSource, ...]
 """One source, or several cameras."""
 
 _CHOICES = (
-    "'render', 'obs', 'obs/KEY', 'info/KEY', a callable of (obs, info), Tiles of these for several cameras in one "
-    "picture, or a tuple of these for several cameras whose predictions are averaged"
+    "'render', 'render/NAME', 'obs', 'obs/KEY', 'info/KEY', a callable of (obs, info), Tiles of these for several "
+    "cameras in one picture, or a tuple of these for several cameras whose predictions are averaged"
 )
 
 
@@ -176,6 +183,13 @@ def _parse_camera(
         _require_image_space("obs", observation_space, stacked_spaces)
         return Camera("obs", lambda view: view.observation)
     kind, _, key = source.partition("/") if isinstance(source, str) else ("", "", "")
+    if kind == "render" and key:
+        if render().name != f"info/{FRAME_KEY}":
+            raise ValueError(
+                f"frames={source!r} needs RenderToInfo(env, every=..., cameras={{{key!r}: ...}}) around each of the "
+                "environments"
+            )
+        return info_camera(camera_key(key))
     if kind == "obs" and key:
         return _observation_camera(key, observation_space, stacked_spaces)
     if kind == "info" and key:
@@ -184,12 +198,40 @@ def _parse_camera(
 
 
 def _observation_camera(key: str, space: spaces.Space[Any], stacked_spaces: Sequence[spaces.Space[Any]]) -> Camera:
-    if not isinstance(space, spaces.Dict) or key not in space.spaces:
-        has = f"has the keys {sorted(space.spaces)}" if isinstance(space, spaces.Dict) else f"is {space}"
+    path = _path(key, space)
+    if path is None:
+        has = f"has the keys {sorted(_keys(space))}" if isinstance(space, spaces.Dict) else f"is {space}"
         raise ValueError(f"frames='obs/{key}' needs an observation with the key {key!r}; the observation space {has}")
-    stacks = [stack.spaces[key] for stack in stacked_spaces if isinstance(stack, spaces.Dict) and key in stack.spaces]
-    _require_image_space(f"obs/{key}", space.spaces[key], stacks)
-    return Camera(f"obs/{key}", lambda view: view.observation[key])
+    stacks = [_at(path, stack) for stack in stacked_spaces if _path(key, stack) == path]
+    _require_image_space(f"obs/{key}", _at(path, space), stacks)
+    return Camera(f"obs/{key}", lambda view: _at(path, view.observation))
+
+
+def _at(path: Sequence[str], whole: Any) -> Any:
+    for key in path:
+        whole = whole[key]
+    return whole
+
+
+def _path(key: str, space: Any) -> tuple[str, ...] | None:
+    """The keys that ``key`` stands for, from the outside in; keys may have slashes, too. None if there are none."""
+    if not isinstance(space, spaces.Dict):
+        return None
+    if key in space.spaces:
+        return (key,)
+    for name, inner in space.spaces.items():
+        if key.startswith(f"{name}/") and (rest := _path(key.removeprefix(f"{name}/"), inner)):
+            return (name, *rest)
+    return None
+
+
+def _keys(space: spaces.Dict) -> Iterator[str]:
+    """What can stand behind ``obs/``."""
+    for name, inner in space.spaces.items():
+        if isinstance(inner, spaces.Dict):
+            yield from (f"{name}/{rest}" for rest in _keys(inner))
+        else:
+            yield name
 
 
 def _require_image_space(name: str, space: spaces.Space[Any], stacked_spaces: Sequence[spaces.Space[Any]]) -> None:
@@ -214,7 +256,7 @@ def info_camera(key: str) -> Camera:
 
     def read(view: View) -> Any:
         if key not in view.info:
-            raise FrameError(f"the info has no {key!r}; it has {sorted(view.info)}{hint if key == FRAME_KEY else ''}")
+            raise FrameError(f"the info has no {key!r}; it has {sorted(view.info)}{hint if is_frame_key(key) else ''}")
         return view.info[key]
 
     return Camera(f"info/{key}", read)

@@ -14,7 +14,7 @@ from robometer_rl.frames import FrameError, is_grey_stack
 from robometer_rl.rewards import is_scored
 from robometer_rl.true_success import SuccessLatch, TrueSuccessError, find_success
 from robometer_rl.wrappers.frame_sources import Camera, View
-from robometer_rl.wrappers.rendering import FRAME_KEY
+from robometer_rl.wrappers.rendering import is_frame_key
 from robometer_rl.wrappers.tasks import TaskSource, read_instructions
 
 __all__ = ["Indices", "Moment", "MomentReader", "SharedBufferWarning", "Views"]
@@ -62,7 +62,7 @@ class MomentReader:
     """Reads frames, instructions and outcomes from a batch of environments, and knows which frames are scored.
 
     Args:
-        task: Where instructions come from.
+        task: Where instructions come from, as `robometer_rl.wrappers.tasks.parse_task` returns it.
         cameras: Where frames come from.
         every: Scoring interval.
         num_envs: Number of environments.
@@ -95,7 +95,7 @@ class MomentReader:
         self._newest: dict[int, Sequence[NDArray[np.uint8]]] = {}
         self._last: dict[int, Sequence[NDArray[np.uint8]]] = {}
         # `RenderToInfo` has copied its frames before the reset.
-        in_doubt = [camera for camera in cameras if camera.name != f"info/{FRAME_KEY}"]
+        in_doubt = [camera for camera in cameras if not _is_copied(camera)]
         self._may_share_buffer = resets_inside and bool(in_doubt)
 
     def reset(self, indices: Indices, view: Views) -> Moment:
@@ -182,7 +182,7 @@ class MomentReader:
             # Whatever comes out, one look is enough: who shares a buffer does so every time.
             self._may_share_buffer = False
             for camera, first, last in zip(self._cameras, begun.frames[index], self._last[index], strict=True):
-                if camera.name != f"info/{FRAME_KEY}" and np.array_equal(first, last):
+                if not _is_copied(camera) and np.array_equal(first, last):
                     warnings.warn(
                         f"frames={camera.name!r}: the last frame of an episode of environment {index} equals the "
                         "first frame of the next. If the environment draws into one buffer, then the reset inside the "
@@ -194,3 +194,7 @@ class MomentReader:
                         stacklevel=2,
                     )
                     return
+
+
+def _is_copied(camera: Camera) -> bool:
+    return is_frame_key(camera.name.removeprefix("info/"))

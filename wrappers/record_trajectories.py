@@ -35,7 +35,7 @@ class RecordTrajectories(RecordingWrapper, gym.Wrapper[ObsType, ActType, ObsType
     Args:
         env: The environment. ``frames="render"`` needs ``render_mode="rgb_array"``.
         store: The directory of the store, which is made if it is missing.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         options: See `robometer_rl.wrappers.trajectory_recorder.RecordOptions`.
 
     Examples:

@@ -6,7 +6,7 @@ has to travel with the step. This module imports neither torch nor a model: it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -18,13 +18,38 @@ from robometer_rl.frames import as_array
 from robometer_rl.rewards import is_scored
 from robometer_rl.wrappers.guard import EpisodeGuard
 
-__all__ = ["FRAME_KEY", "INTERVAL_ATTRIBUTE", "RenderToInfo", "renders_to_info", "require_rgb_array"]
+__all__ = [
+    "FRAME_KEY",
+    "INTERVAL_ATTRIBUTE",
+    "RenderToInfo",
+    "camera_key",
+    "is_frame_key",
+    "renders_to_info",
+    "require_rgb_array",
+    "without_frames",
+]
 
 FRAME_KEY = "robometer/frame"
 """The info key under which `RenderToInfo` sends frames."""
 
 INTERVAL_ATTRIBUTE = "render_to_info_every"
 """The attribute by which an outer wrapper finds `RenderToInfo` in sub-environments of another process."""
+
+
+def camera_key(name: str) -> str:
+    """The info key under which `RenderToInfo` sends the frames of one of several cameras."""
+    return f"{FRAME_KEY}/{name}"
+
+
+def is_frame_key(key: str) -> bool:
+    """Whether an info key is one that `RenderToInfo` has added, for one environment or (with ``_``) for a batch."""
+    name = key.removeprefix("_")
+    return name == FRAME_KEY or name.startswith(f"{FRAME_KEY}/")
+
+
+def without_frames(info: Mapping[str, Any]) -> dict[str, Any]:
+    """An info without what `RenderToInfo` has added to it; a copy."""
+    return {key: value for key, value in info.items() if not is_frame_key(key)}
 
 
 def require_rgb_array(render_mode: str | None) -> None:
@@ -68,8 +93,10 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
     the key. Frames 0, every, 2 every, ... counted from the reset, and the last one of each episode are rendered.
 
     Args:
-        env: An environment with ``render_mode="rgb_array"``.
+        env: An environment with ``render_mode="rgb_array"``, unless it has ``cameras``.
         every: The ``every`` of the `robometer_rl.RewardSpec`.
+        cameras: By its name, how each of several cameras draws the environment, for ``frames=("render/NAME", ...)`` of
+            the wrapper outside; ``env.render()`` alone, for ``frames="render"``, if None.
 
     Examples:
         With ``make_env``, which makes an environment with ``render_mode="rgb_array"``:
@@ -83,17 +110,28 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
         >>> envs.close()
     """
 
-    def __init__(self, env: gym.Env[ObsType, ActType], every: int = 1) -> None:
+    def __init__(
+        self,
+        env: gym.Env[ObsType, ActType],
+        every: int = 1,
+        cameras: Mapping[str, Callable[[gym.Env[ObsType, ActType]], Any]] | None = None,
+    ) -> None:
         """See the class.
 
         Raises:
-            ValueError: The environment does not render RGB arrays, or ``every`` is not a positive integer.
+            ValueError: The environment does not render RGB arrays, ``every`` is not a positive integer, or
+                ``cameras`` has none.
         """
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a positive integer, got {every!r}")
-        require_rgb_array(env.render_mode)
-        RecordConstructorArgs.__init__(self, every=every)
+        if cameras is None:
+            require_rgb_array(env.render_mode)
+        elif not cameras or not all(map(callable, cameras.values())):
+            raise ValueError(f"cameras must have a callable of the environment for each name, got {cameras!r}")
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, every=every, cameras=cameras)
         gym.Wrapper.__init__(self, env)
+        drawn = {} if cameras is None else {camera_key(name): draw for name, draw in cameras.items()}
+        self._cameras = drawn or {FRAME_KEY: _rendered}
         self._every = every
         self._elapsed_steps = 0
         self._guard = EpisodeGuard()
@@ -128,4 +166,8 @@ class RenderToInfo(gym.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstr
     def _with_frame(self, info: dict[str, Any]) -> dict[str, Any]:
         # A copy, since environments may draw into one buffer: DummyVecEnv resets before it copies the infos, which
         # would turn the last frame of an episode into the first of the next.
-        return {**info, FRAME_KEY: np.array(as_array(self.env.render()))}
+        return info | {key: np.array(as_array(draw(self.env))) for key, draw in self._cameras.items()}
+
+
+def _rendered(env: gym.Env[Any, Any]) -> Any:
+    return env.render()

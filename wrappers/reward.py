@@ -16,7 +16,7 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import FrameSources, View, scalar_render_camera, scalar_stacks
 from robometer_rl.wrappers.recorders import scalar_recorders
-from robometer_rl.wrappers.rendering import FRAME_KEY
+from robometer_rl.wrappers.rendering import without_frames
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 
@@ -36,7 +36,7 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
     Args:
         env: The environment. ``frames="render"`` needs ``render_mode="rgb_array"``.
         model: A reward model, shared and never closed, or a string for `robometer_rl.load_reward_model`.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         reward: How predictions become a reward.
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of (obs, info), or a tuple of these
             for several cameras, or `Tiles` of these for several cameras in one picture.
@@ -138,4 +138,4 @@ class RobometerReward(ScoringWrapper, gym.Wrapper[ObsType, ActType, ObsType, Act
 
 def _returned(info: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
     """What the caller gets: the environment's info and the wrapper's entries, without the frame of `RenderToInfo`."""
-    return {key: value for key, value in info.items() if key != FRAME_KEY} | entry
+    return without_frames(info) | entry

@@ -90,11 +90,10 @@ class EpisodeScorer:
         render_camera: Callable[[int], Camera],
         read_attribute: Callable[[str, Sequence[int]], Sequence[Any]],
     ) -> None:
-        task = parse_task(task)
+        task = parse_task(task, num_envs)
         self.spec = as_reward_spec(reward)
-        self._has_stages = isinstance(task, TaskStages)
-        if self._has_stages and self.spec.mode == "potential":
-            raise ValueError("mode='potential' does not go together with TaskStages, see its documentation")
+        if isinstance(task, TaskStages):
+            self._require_no_potential()
         cameras = parse_cameras(frames, observation_space, stacked_spaces, lambda: render_camera(self.spec.every))
         self._num_cameras = len(cameras)
         self.reader = MomentReader(
@@ -112,8 +111,10 @@ class EpisodeScorer:
         self.model = _as_model(model)
         self.model.require_for(self.spec, live=True)
         self.model.require_views(f"frames={frames!r}", tiled=all(camera.tiled for camera in cameras))
-        if self._has_stages:
-            self.model.require("going on to the next stage", success=True)
+        if isinstance(task, TaskStages):
+            self._require_success()
+        # Also where it turns out at a reset that an episode has several stages.
+        self._has_stages = isinstance(task, TaskStages)
         self._protocol = _as_protocol(protocol, self.model)
         self._stream: RewardStream | None = None
         self._state = RewardState(num_envs, self.spec, self.spec.threshold(self.model.success_threshold))
@@ -269,6 +270,10 @@ class EpisodeScorer:
         if not len(begun):
             return
         for index, instructions in moment.instructions.items():
+            if len(instructions) > 1 and not self._has_stages:
+                self._require_no_potential()
+                self._require_success()
+                self._has_stages = True
             self._instructions[index] = instructions
         self._stage[begun] = 0
         if self._stream is None:
@@ -278,6 +283,13 @@ class EpisodeScorer:
         for counted in (self._returns, self._task_returns, self._stages_completed, self._highest):
             counted[begun] = 0
         self._over[begun] = False
+
+    def _require_no_potential(self) -> None:
+        if self.spec.mode == "potential":
+            raise ValueError("mode='potential' does not go together with TaskStages, see its documentation")
+
+    def _require_success(self) -> None:
+        self.model.require("going on to the next stage", success=True)
 
     def _advance(self, indices: Indices, moment: Moment) -> list[dict[str, Any]]:
         """Begins the next stage of the chosen environments: their histories restart with the current frame."""

@@ -95,6 +95,9 @@ class _Episode:
     actions: list[NDArray[np.float64]] = field(default_factory=list)
 
 
+_ONE_INSTRUCTION = "{} cannot be recorded: a trajectory has one instruction; record the stages as tasks"
+
+
 class TrajectoryRecorder:
     """Keeps what n environments show and writes every episode that ends to a store.
 
@@ -155,9 +158,9 @@ class TrajectoryRecorder:
         split: str = "train",
         data_source: str | None = None,
     ) -> None:
-        task = parse_task(task)
+        task = parse_task(task, num_envs)
         if isinstance(task, TaskStages):
-            raise ValueError(f"{task} cannot be recorded: a trajectory has one instruction; record the stages as tasks")
+            raise ValueError(_ONE_INSTRUCTION.format(task))
         _check_counts(every, size)
         if isinstance(frames, (tuple, list)):
             raise ValueError(f"frames={frames!r} names {len(frames)} cameras; a trajectory has one, or Tiles of them")
@@ -219,7 +222,7 @@ class TrajectoryRecorder:
             self._drop(index)
         moment = self._reader.reset(indices, view)
         for index, seed in zip(indices.tolist(), seeds, strict=True):
-            self._begin(index, moment.instructions[index][0], seed)
+            self._begin(index, moment.instructions[index], seed)
             self._keep(index, moment.frames[index][0], 0, view)
 
     def step(
@@ -245,7 +248,7 @@ class TrajectoryRecorder:
         """
         moment = self._reader.step(view, ended, starting)
         for index, instructions in moment.instructions.items():
-            self._begin(index, instructions[0], None)
+            self._begin(index, instructions, None)
         for index, frames in moment.frames.items():
             self._keep(index, frames[0], int(moment.steps[index]), view)
             episode = self._episodes[index]
@@ -264,14 +267,18 @@ class TrajectoryRecorder:
         seal_if_installed(self.store)
         logger.info("%s holds %d trajectories, %d of them new", self.store.path, len(self.store), len(self._written))
 
-    def _begin(self, index: int, task: str, seed: int | None) -> None:
+    def _begin(self, index: int, instructions: Sequence[str], seed: int | None) -> None:
+        if len(instructions) > 1:
+            raise ValueError(_ONE_INSTRUCTION.format(instructions))
         before = self._origins[index]
         if seed is not None:
             origin = _Origin(int(seed))
         else:
             origin = None if before is None else _Origin(before.seed, before.resets + 1)
         self._origins[index] = origin
-        self._episodes[index] = _Episode(origin, task, self.skill, scalars={name: [] for name in self._scalars})
+        self._episodes[index] = _Episode(
+            origin, instructions[0], self.skill, scalars={name: [] for name in self._scalars}
+        )
 
     def _keep(self, index: int, frame: NDArray[np.uint8], step: int, view: Views) -> None:
         episode, moment = self._episodes[index], view(index)

@@ -17,7 +17,7 @@ from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.masked_reset import MaskedResets
 from robometer_rl.wrappers.recorders import VectorRecorders, add_batched
-from robometer_rl.wrappers.rendering import FRAME_KEY
+from robometer_rl.wrappers.rendering import without_frames
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
 from robometer_rl.wrappers.vector_infos import (
@@ -55,7 +55,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
     Args:
         env: The vector environment; ``metadata["autoreset_mode"]`` says how it resets.
         model: A reward model, shared and never closed, or a string for `robometer_rl.load_reward_model`.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         reward: How predictions become a reward.
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's (obs, info), or
             a tuple of these for several cameras.
@@ -269,7 +269,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
 
 def _without_frames(infos: dict[str, Any]) -> dict[str, Any]:
     """The infos without the frames of `RenderToInfo`."""
-    kept = {key: value for key, value in infos.items() if key not in (FRAME_KEY, f"_{FRAME_KEY}")}
+    kept = without_frames(infos)
     if isinstance(kept.get("final_info"), dict):
         kept["final_info"] = _without_frames(kept["final_info"])
     return kept

@@ -37,7 +37,7 @@ class RecordTrajectories(RecordingWrapper, VectorWrapper[ObsType, ActType, ObsTy
     Args:
         env: The vector environment; ``metadata["autoreset_mode"]`` says how it resets.
         store: The directory of the store, which is made if it is missing.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         options: See `robometer_rl.wrappers.trajectory_recorder.RecordOptions`.
     """
 
@@ -57,7 +57,7 @@ class RecordTrajectories(RecordingWrapper, VectorWrapper[ObsType, ActType, ObsTy
                 `robometer_rl.frames.FrameError` if frames are not images.
         """
         super().__init__(env)
-        self._reader = VectorReader(env, parse_task(task))
+        self._reader = VectorReader(env, parse_task(task, env.num_envs))
         # For wrappers outside, which ask the metadata.
         self.metadata = {**env.metadata, "autoreset_mode": self._reader.mode}
         self._recorder = TrajectoryRecorder(

@@ -135,7 +135,11 @@ def test_frame_sources(kind: str, frames: Any, cameras: tuple[str, ...]) -> None
     check_log(driver, model, spec, cameras=cameras)
 
 
-@pytest.mark.parametrize("task", [TaskFromInfo("instruction"), TaskFromAttribute("instruction")], ids=str)
+def from_info(observation: Any, info: Any) -> str:
+    return info["instruction"]
+
+
+@pytest.mark.parametrize("task", [TaskFromInfo("instruction"), TaskFromAttribute("instruction"), from_info], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_task_of_each_episode(kind: str, task: Any) -> None:
     model, spec = PixelModel(), RewardSpec(success_threshold=0.6, patience=1, terminate_on_success=True)

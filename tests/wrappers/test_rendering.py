@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -9,10 +10,16 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from robometer_rl.wrappers import RenderToInfo
+from robometer_rl.frames import FrameError
+from robometer_rl.rewards import RewardSpec
+from robometer_rl.wrappers import RenderToInfo, RobometerReward, VecRobometerReward
 from robometer_rl.wrappers.rendering import renders_to_info
+from robometer_rl.wrappers.vector import RobometerReward as VectorRobometerReward
+from tests.fixed_models import PixelModel
 from tests.wrappers.worlds import BrightnessWorld, NoiseWorld
 
 LEVELS = tuple(range(0, 110, 10))
@@ -111,3 +118,57 @@ def test_the_package_names_its_wrappers() -> None:
     assert all(getattr(wrappers, name).__name__ == name for name in wrappers.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Robometer'"):
         wrappers.Robometer  # noqa: B018
+
+
+class TestCameras:
+    """Several cameras in sub-environments."""
+
+    @staticmethod
+    def draw(world: gym.Env[Any, Any], camera: str) -> Any:
+        return world.unwrapped.episode.frame(world.unwrapped.t, camera)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def make(self, every: int = 1) -> gym.Env[Any, Any]:
+        cameras = {"top": partial(self.draw, camera="obs/image"), "wrist": partial(self.draw, camera="info/wrist")}
+        return RenderToInfo(NoiseWorld(render_mode=None), every, cameras)
+
+    def test_each_has_its_key(self) -> None:
+        _, info = self.make().reset(seed=0)
+        np.testing.assert_array_equal(info["robometer/frame/wrist"], info["wrist"])
+        assert "robometer/frame" not in info
+
+    @pytest.mark.parametrize("kind", ["scalar", "next_step", "same_step", "sb3"])
+    def test_they_are_scored_as_the_same_pictures_from_elsewhere(self, kind: str) -> None:
+        model, spec = PixelModel(), RewardSpec(every=2)
+
+        def paid(frames: Any) -> list[float]:
+            if kind == "scalar":
+                env = RobometerReward(self.make(2), model, "task 0", spec, frames)
+                env.reset(seed=0)
+                _, reward, _, _, info = env.step(0)
+                assert not any(key.startswith("robometer/frame") for key in info)
+                return [float(reward)]
+            if kind == "sb3":
+                venv = VecRobometerReward(DummyVecEnv([lambda: self.make(2)] * 2), model, "task 0", spec, frames)
+                venv.seed(0)
+                venv.reset()
+                _, rewards, _, infos = venv.step(np.zeros(2, np.int64))
+                assert not any(key.startswith("robometer/frame") for info in infos for key in info)
+                return rewards.tolist()
+            envs = SyncVectorEnv([lambda: self.make(2)] * 2, autoreset_mode=AutoresetMode[kind.upper()])
+            vector = VectorRobometerReward(envs, model, "task 0", spec, frames)
+            vector.reset(seed=0)
+            _, rewards, _, _, infos = vector.step(np.zeros(2, np.int64))
+            assert not any("robometer/frame" in key for key in infos)
+            return rewards.tolist()
+
+        assert paid(("render/top", "render/wrist")) == pytest.approx(paid(("obs/image", "info/wrist")), abs=1e-6)
+
+    def test_wrong_ones(self) -> None:
+        with pytest.raises(ValueError, match="cameras must have a callable"):
+            RenderToInfo(NoiseWorld(), cameras={})
+        with pytest.raises(ValueError, match="cameras must have a callable"):
+            RenderToInfo(NoiseWorld(), cameras={"top": "front"})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match=r"needs RenderToInfo.*'top'"):
+            RobometerReward(NoiseWorld(), PixelModel(), "task 0", frames="render/top")
+        with pytest.raises(FrameError, match=r"robometer/frame/front.*robometer/frame/top"):
+            RobometerReward(self.make(), PixelModel(), "task 0", frames="render/front").reset()

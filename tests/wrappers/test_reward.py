@@ -272,7 +272,7 @@ class TestTask:
 
 
 class TestInvalidArguments:
-    @pytest.mark.parametrize("task", ["", "  ", None, 3, b"open", ["open"], {"key": "x"}])
+    @pytest.mark.parametrize("task", ["", "  ", None, 3, b"open", ["open", "close"], [""], {"key": "x"}])
     def test_task(self, task: Any) -> None:
         with pytest.raises(TaskError, match="got the task"):
             make(task=task)

@@ -179,4 +179,4 @@ def test_the_specification_of_an_environment_holds_its_stages() -> None:
     assert env.spec is not None
     kwargs = EnvSpec.from_json(env.spec.to_json()).additional_wrappers[-1].kwargs
     assert kwargs is not None
-    assert parse_task(kwargs["task"]) == TaskStages(STAGES)
+    assert parse_task(kwargs["task"], 1) == TaskStages(STAGES)

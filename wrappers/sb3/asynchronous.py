@@ -21,7 +21,7 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.observation_reader import Moment
-from robometer_rl.wrappers.rendering import FRAME_KEY
+from robometer_rl.wrappers.rendering import without_frames
 from robometer_rl.wrappers.sb3.replay_buffer import PENDING_KEY, PendingRewards
 from robometer_rl.wrappers.sb3.vec_env import Received, VecRobometerReward
 from robometer_rl.wrappers.sb3.vec_reader import views
@@ -117,8 +117,7 @@ class AsyncVecRobometerReward(VecRobometerReward):
     Args:
         venv: The vector environment.
         model: A reward model, shared and never closed, or a string for `robometer_rl.load_reward_model`.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, `robometer_rl.wrappers.TaskFromAttribute` or
-            `robometer_rl.wrappers.TaskStages`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         reward: How predictions become a reward. ``terminate_on_success`` is refused: whether a step ends the episode
             must be known when it is made.
         frames: See `VecRobometerReward`.
@@ -224,11 +223,11 @@ class AsyncVecRobometerReward(VecRobometerReward):
         with self._scorer.guard.stepping():
             received = self._receive()
             self._last = PendingRewards(self._thread.submit(self._job(received)))
-        for index, info in enumerate(received.infos):
-            info.pop(FRAME_KEY, None)
+        infos = [without_frames(info) for info in received.infos]
+        for index, info in enumerate(infos):
             info["robometer/task_reward"] = float(received.task_rewards[index])
             info[PENDING_KEY] = self._last
-        return received.observations, np.full(self.num_envs, np.nan), received.dones, received.infos
+        return received.observations, np.full(self.num_envs, np.nan), received.dones, infos
 
     def _job(self, received: Received) -> Callable[[], ScoredStep]:
         """Reads all that it takes to pay a step, so that it can be done later."""
@@ -247,7 +246,7 @@ class AsyncVecRobometerReward(VecRobometerReward):
     def _read_reset(self, indices: NDArray[np.int64], observations: VecEnvObs) -> Moment:
         reset_infos = self.venv.unwrapped.reset_infos
         for index in indices.tolist():
-            self.reset_infos[index] = {key: value for key, value in reset_infos[index].items() if key != FRAME_KEY}
+            self.reset_infos[index] = without_frames(reset_infos[index])
         return self._scorer.reader.reset(indices, views(observations, reset_infos))
 
     def _pay(

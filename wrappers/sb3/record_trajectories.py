@@ -39,7 +39,7 @@ class VecRecordTrajectories(RecordingWrapper, VecEnvWrapper):
     Args:
         venv: The vector environment.
         store: The directory of the store, which is made if it is missing.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         options: See `robometer_rl.wrappers.trajectory_recorder.RecordOptions`.
     """
 

@@ -18,7 +18,7 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import FrameSources
 from robometer_rl.wrappers.observation_reader import Indices, Views
-from robometer_rl.wrappers.rendering import FRAME_KEY
+from robometer_rl.wrappers.rendering import without_frames
 from robometer_rl.wrappers.sb3.recorders import VecEnvRecorders
 from robometer_rl.wrappers.sb3.vec_reader import (
     render_camera,
@@ -71,7 +71,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         venv: The vector environment. ``terminate_on_success`` resets single sub-environments, which works directly
             around a base `VecEnv`, or a `VecMonitor` around one, only.
         model: A reward model, shared and never closed, or a string for `robometer_rl.load_reward_model`.
-        task: The instruction, or `robometer_rl.wrappers.TaskFromInfo`, or `robometer_rl.wrappers.TaskFromAttribute`.
+        task: The instruction, or where it comes from: `robometer_rl.wrappers.tasks.TaskSource`.
         reward: How predictions become a reward.
         frames: ``"render"``, ``"obs"``, ``"obs/KEY"``, ``"info/KEY"``, a callable of one environment's (obs, info), or
             a tuple of these for several cameras.
@@ -184,9 +184,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         ended = np.flatnonzero(self._scorer.over)
         for index, entry in zip(ended.tolist(), self._start(ended, observations, reset_infos), strict=True):
             infos[index].update(entry)
-        for info in infos:
-            info.pop(FRAME_KEY, None)
-        return observations, step.rewards, dones | step.terminated, infos
+        return observations, step.rewards, dones | step.terminated, [without_frames(info) for info in infos]
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
@@ -220,8 +218,7 @@ class VecRobometerReward(ScoringWrapper, VecEnvWrapper):
         """Begins episodes in the chosen environments; returns what the step that reset them adds to their infos."""
         entries = self._scorer.start(indices, views(observations, reset_infos))
         for index, entry in zip(indices.tolist(), entries, strict=True):
-            info = {key: value for key, value in reset_infos[index].items() if key != FRAME_KEY}
-            self.reset_infos[index] = info | entry
+            self.reset_infos[index] = without_frames(reset_infos[index]) | entry
         return entries
 
     def _reset_environment(self, index: int, observations: VecEnvObs) -> Info:
