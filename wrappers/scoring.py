@@ -388,9 +388,7 @@ class ScoringWrapper:
         """How predictions become a reward."""
         return self._scorer.spec
 
-    def record_live(
-        self, folder: str | Path, environment: int = 0, failures: int = 10, steps: int = 0
-    ) -> None:
+    def record_live(self, folder: str | Path, environment: int = 0, failures: int = 10, steps: int = 0) -> None:
         """Shows the running episode and the highest-paid failures to ``robometer-rl ui --live FOLDER`` from now on.
 
         Until `close`, or until `stop_live`. What is written is bounded, see

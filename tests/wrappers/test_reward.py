@@ -122,7 +122,7 @@ class TestRewards:
         assert infos[1]["robometer/progress"] == pytest.approx((2 * 0.4 + 0.6) / 3, abs=1e-6)
         with pytest.raises(ValueError, match="at least one other"):
             Tiles("render")
-        with pytest.raises(ValueError, match="expected 'render', 'obs'"):
+        with pytest.raises(ValueError, match="expected 'render', 'render/NAME', 'obs'"):
             make(frames=Tiles("render", "pixels"))
 
     def test_cameras_may_draw_into_one_buffer(self) -> None:
@@ -274,7 +274,7 @@ class TestTask:
 class TestInvalidArguments:
     @pytest.mark.parametrize("task", ["", "  ", None, 3, b"open", ["open", "close"], [""], {"key": "x"}])
     def test_task(self, task: Any) -> None:
-        with pytest.raises(TaskError, match="got the task"):
+        with pytest.raises(TaskError, match="got (the task|2 instructions)"):
             make(task=task)
 
     @pytest.mark.parametrize("render_mode", [None, "human"])
@@ -286,9 +286,9 @@ class TestInvalidArguments:
         with pytest.raises(ValueError, match=r"renders every \[2\] steps, but frames are wanted with every=1"):
             make(world=RenderToInfo(BrightnessWorld(), every=2))
 
-    @pytest.mark.parametrize("frames", ["pixels", "obs/", "info/", "rgb", "render/x", 3, None, (), ("obs", "x")])
+    @pytest.mark.parametrize("frames", ["pixels", "obs/", "info/", "rgb", "render/", 3, None, (), ("obs", "x")])
     def test_frames(self, frames: Any) -> None:
-        with pytest.raises(ValueError, match="expected 'render', 'obs'"):
+        with pytest.raises(ValueError, match="expected 'render', 'render/NAME', 'obs'"):
             make(frames=frames)
 
     def test_observation_keys(self) -> None:

@@ -316,7 +316,7 @@ class TestInvalidArguments:
             make(AutoresetMode.NEXT_STEP, task=3)
 
     def test_frames(self) -> None:
-        with pytest.raises(ValueError, match="expected 'render', 'obs'"):
+        with pytest.raises(ValueError, match="expected 'render', 'render/NAME', 'obs'"):
             make(AutoresetMode.NEXT_STEP, frames="pixels")
         with pytest.raises(FrameError, match="needs image observations"):
             RobometerReward(SyncVectorEnv([NoiseWorld]), MODEL, TASK, frames="obs")
