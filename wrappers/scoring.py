@@ -398,8 +398,8 @@ class ScoringWrapper:
             folder: Where it is written; a run has a folder of its own.
             environment: Whose running episode is shown, of a vector.
             failures: How many are kept, of all environments.
-            steps: Steps that the run has made before, over all environments, where it goes on from a save: failures that
-                ended later are removed, since they are made again.
+            steps: Steps that the run has made before, over all environments, where it goes on from a save: failures
+                that ended later are removed, since they are made again.
 
         Raises:
             ValueError: There is no such environment, or a number that is none.

@@ -274,7 +274,7 @@ class TestTask:
 class TestInvalidArguments:
     @pytest.mark.parametrize("task", ["", "  ", None, 3, b"open", ["open", "close"], [""], {"key": "x"}])
     def test_task(self, task: Any) -> None:
-        with pytest.raises(TaskError, match="got (the task|2 instructions)"):
+        with pytest.raises(TaskError, match=r"got (the task|2 instructions)"):
             make(task=task)
 
     @pytest.mark.parametrize("render_mode", [None, "human"])
