@@ -184,8 +184,8 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.models.baselines.vlac:ConvertConfig", "robometer_rl.models.baselines.vlac:run_convert", _AGAIN
     ),
     Serve: _Home(
-        "robometer_rl.serving.commands:ServeConfig",
-        "robometer_rl.serving.commands:run_serve",
+        "robometer_rl.studio.commands:ServeConfig",
+        "robometer_rl.studio.commands:run_serve",
         "clients wait for a server at the same address",
     ),
     Ui: _Home(

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -25,14 +26,17 @@ from robometer_rl.report.terminal import open_console
 from robometer_rl.serving.limits import Limits
 
 if TYPE_CHECKING:
-    from robometer_rl.serving.gate import Door
+    from robometer_rl.serving.gate import Door, WithPages
     from robometer_rl.serving.service import Settings
 
-__all__ = ["ServeConfig", "in_address", "is_loopback", "listening", "read_tokens", "run_serve", "serve"]
+__all__ = ["PAGES", "ServeConfig", "in_address", "is_loopback", "listening", "read_tokens", "run_serve", "serve"]
 
 logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE: Final = "ROBOMETER_RL_TOKEN"
+
+PAGES: Final = "/ui"
+"""Where pages for people are, if there are any."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class ServeConfig:
     """File with the tokens that clients may show, one a line; the environment variable ROBOMETER_RL_TOKEN if not
     given."""
     no_token: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Let anybody who reaches this machine ask."""
+    """Let anybody who reaches this machine ask, and with --ui look."""
     no_reference_routes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Leave out /evaluate_batch, /evaluate_batch_npy, /gpu_status and /model_info."""
     stream_memory_gb: float = 4.0
@@ -118,8 +122,14 @@ def read_tokens(config: ServeConfig) -> tuple[str, ...]:
     return tokens
 
 
-def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
+def serve(config: ServeConfig, load: Callable[[], RewardModel], pages: Callable[[str, int], Any] | None = None) -> None:
     """Serves a model; see `run_serve`.
+
+    Args:
+        config: How.
+        load: Gives the model.
+        pages: Makes the pages for people, see `robometer_rl.serving.gate.WithPages`, of the address at which they reach
+            the server as one more client of it, and of the most bytes of a request; None for no pages.
 
     Raises:
         OSError: The port is taken.
@@ -129,11 +139,14 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
     for package in ("fastapi", "prometheus_client", "python_multipart"):
         require(package, "serve")
     uvicorn = require("uvicorn", "serve")
+    from robometer_rl.serving.gate import WithPages
     from robometer_rl.serving.service import Settings
 
+    # Pages have a token of their own, and so their own share of the queue.
+    own = secrets.token_urlsafe() if tokens and pages is not None else ""
     settings = Settings(
         limits=config.limits,
-        tokens=tokens,
+        tokens=(*tokens, own) if own else tokens,
         stream_bytes=int(config.stream_memory_gb * 1e9),
         lease_s=config.lease_s,
         exact=config.exact,
@@ -143,15 +156,19 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel]) -> None:
         service = _service(config, load, settings)
         scheme = "http" if config.ssl_certfile is None else "https"
         where = f"{scheme}://{in_address(config.host)}:{listener.getsockname()[1]}"
+        page_app = None
+        if pages is not None:
+            here = f"http://{f':{own}@' if own else ''}{_reached_at(config.host)}:{listener.getsockname()[1]}"
+            page_app = WithPages(service.app, pages(here, config.limits.body), PAGES, service.door)
         options = uvicorn.Config(
-            service.app,
+            page_app or service.app,
             log_level="warning",
             access_log=False,
             timeout_keep_alive=75,
             ssl_certfile=config.ssl_certfile,
             ssl_keyfile=config.ssl_keyfile,
         )
-        asyncio.run(_until_stopped(uvicorn.Server(options), service, listener, config, where))
+        asyncio.run(_until_stopped(uvicorn.Server(options), service, listener, config, where, page_app))
         service.close()
     open_console().print("stopped; clients go on when the server is started again", soft_wrap=True)
 
@@ -193,7 +210,9 @@ def _service(config: ServeConfig, load: Callable[[], RewardModel], settings: Set
     return _Service(application(server), server.door, server.thread.loaded, server.thread.ended, server.thread.close)
 
 
-async def _until_stopped(uvicorn: Any, service: _Service, listener: Any, config: ServeConfig, where: str) -> None:
+async def _until_stopped(
+    uvicorn: Any, service: _Service, listener: Any, config: ServeConfig, where: str, pages: WithPages | None
+) -> None:
     """Answers from the first moment on, with 503 until the model is there."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -209,6 +228,8 @@ async def _until_stopped(uvicorn: Any, service: _Service, listener: Any, config:
     stopped = asyncio.create_task(stopping.wait())
     console = open_console()
     console.print(f"listening at {where}; loading {config.model}", soft_wrap=True)
+    if pages is not None:
+        console.print(f"the studio is at {where}{PAGES}", soft_wrap=True)
     await asyncio.wait({answering, loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if loading.done() and loading.exception() is None:
         # Ray has put handlers of its own before them.
@@ -221,6 +242,8 @@ async def _until_stopped(uvicorn: Any, service: _Service, listener: Any, config:
         uvicorn.should_exit = uvicorn.force_exit = True
         raise broken
     await _drain(service.door, config.grace_s)
+    if pages is not None:
+        pages.end()
     uvicorn.should_exit = True
     await answering
     stopped.cancel()
@@ -255,6 +278,12 @@ def listening(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from error
     listener.listen(1024)
     return listener
+
+
+def _reached_at(host: str) -> str:
+    """Where this machine reaches what listens there, as addresses have it."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return in_address(everywhere.get(host, host))
 
 
 def in_address(host: str) -> str:

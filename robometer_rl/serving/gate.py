@@ -19,7 +19,7 @@ from robometer_rl.serving.limits import Limits
 from robometer_rl.serving.metrics import Metrics
 from robometer_rl.serving.problems import Problem
 
-__all__ = ["Door", "Gate"]
+__all__ = ["Door", "Gate", "WithPages"]
 
 # Always open: whoever watches over processes has no token.
 _OPEN: Final = ("/health", "/ready")
@@ -170,6 +170,60 @@ class Gate:
         self._door.metrics.waiting_bytes.set(self._door.nbytes)
 
 
+class WithPages:
+    """ASGI application: a service, and below a path pages for people, which the same door lets in.
+
+    Args:
+        app: The service, with a gate of its own.
+        pages: A Starlette application.
+        path: What the addresses of all pages begin with, such as ``/ui``; their icon may be asked for without it.
+        door: What decides.
+    """
+
+    def __init__(self, app: Any, pages: Any, path: str, door: Door) -> None:
+        self._app, self._pages, self._path, self._gate = app, pages, path, Gate(pages, door)
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Ends what pages that are open wait for: news, which come for as long as there is a server."""
+        self._ended.set()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """See the ASGI specification."""
+        is_page = f"{scope.get('path', '')}/".startswith((f"{self._path}/", "/favicon.ico/"))
+        if scope["type"] == "lifespan":
+            async with self._pages.router.lifespan_context(self._pages):
+                await self._app(scope, receive, send)
+        elif scope["type"] == "http" and is_page:
+            await self._answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        begun = complete = False
+
+        async def note(message: dict[str, Any]) -> None:
+            nonlocal begun, complete
+            begun = True
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        answer = asyncio.ensure_future(self._gate(scope, receive, note))
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                answer.result()
+        finally:
+            is_cut, _ = answer.cancel(), ended.cancel()
+        if is_cut:
+            await asyncio.wait({answer})
+            if begun and not complete:
+                await send({"type": "http.response.body", "body": b""})
+            elif not begun:
+                await _refuse(send, Problem(503, "draining", "this server is being stopped; ask again", retry_after=1))
+
+
 def _content_length(headers: Mapping[str, str]) -> int:
     length = headers.get("content-length", "0")
     if not length.isascii() or not length.isdecimal() or len(length) > 18:
@@ -206,10 +260,10 @@ async def _discard(receive: Any, scope: Mapping[str, Any]) -> None:
 async def _refuse(send: Any, problem: Problem) -> None:
     body = json.dumps(problem.body).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **problem.headers}
-    if problem.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer, Basic realm="robometer"'
     if problem.status in (408, 413, 503):
         headers["Connection"] = "close"
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    if problem.status == 401:  # a line each, or browsers see the first alone
+        raw += [(b"WWW-Authenticate", each) for each in (b"Bearer", b'Basic realm="robometer"')]
     await send({"type": "http.response.start", "status": problem.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -43,8 +43,9 @@ def application(
     material: Material,
     library: Library,
     notes: Notes,
-    upload_mb: int = 200,
+    upload_bytes: int = 200_000_000,
     hosts: tuple[str, ...] = ("*",),
+    path: str = "/",
 ) -> Any:
     """An ASGI application with all pages.
 
@@ -53,21 +54,25 @@ def application(
         material: Which recordings can be looked at.
         library: Which data sets can be browsed.
         notes: Where flags, answers and preferences are kept.
-        upload_mb: The most megabytes of an upload.
+        upload_bytes: The most bytes of an upload.
         hosts: Names that browsers may call this server by; others are refused, so that no page of the internet can
             have its own name lead here.
+        path: What the addresses of all pages begin with.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(material.uploads)
     gr, fastapi = require("gradio", "ui"), require("fastapi", "ui")
     hosts_only = require("starlette.middleware.trustedhost", "ui").TrustedHostMiddleware
+    redirect = require("starlette.responses", "ui").RedirectResponse
     app = fastapi.FastAPI(openapi_url=None)
     app.add_middleware(hosts_only, allowed_hosts=list(hosts))
     app.add_middleware(_OnlyHere)
+    if path != "/":  # browsers look for the icon there, and Gradio has it below its path
+        app.add_api_route("/favicon.ico", lambda: redirect(f"{path}/favicon.ico"))
     return gr.mount_gradio_app(
         app,
         _pages(models, material, library, notes),
-        path="/",
+        path=path,
         theme=gr.themes.Default(
             primary_hue="blue",
             neutral_hue="slate",
@@ -76,7 +81,7 @@ def application(
         ),
         css=_asset("studio.css"),
         head=f"{replay_head()}<script>\n{_asset('studio.js')}</script>",
-        max_file_size=upload_mb * 10**6,
+        max_file_size=upload_bytes,
         footer_links=[],
         show_error=False,
         ssr_mode=False,

@@ -78,9 +78,17 @@ class Visit:
 
 @contextmanager
 def visiting(
-    url: str, width: int = 1280, height: int = 900, dark: bool = False, at: str = "", ready: str = "role=tab"
+    url: str,
+    width: int = 1280,
+    height: int = 900,
+    dark: bool = False,
+    at: str = "",
+    ready: str = "role=tab",
+    token: str | None = None,
 ) -> Iterator[Visit]:
     """Opens a studio, or another page on which there is ``ready``, in Chromium.
+
+    Where the browser is asked for a password, that is ``token``.
 
     Fails where the page asks anything of another host, or its scripts fail.
     """
@@ -90,7 +98,11 @@ def visiting(
     with playwright.sync_playwright() as program:
         browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         scheme = "dark" if dark else "light"
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page = browser.new_page(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            http_credentials=None if token is None else {"username": "anybody", "password": token},
+        )
         page.set_default_timeout(TIMEOUT_MS)
         visit = Visit(page, url)
         page.on("request", lambda request: visit.asked.append(request.url))
@@ -104,7 +116,7 @@ def visiting(
             browser.close()
     elsewhere = [each for each in visit.asked if not each.startswith((url, "data:", "blob:"))]
     assert elsewhere == []
-    assert visit.problems == []
+    assert visit.problems == [], visit.problems
 
 
 def moving_square(path: Path, num_frames: int = 20, upward: bool = True) -> Path:

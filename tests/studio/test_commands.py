@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tyro
 
-from robometer_rl.studio.commands import UiConfig
+from robometer_rl.studio.commands import ServeConfig, UiConfig
 
 
 def test_the_embedded_model_is_asked_where_nothing_else_is_said() -> None:
@@ -32,3 +32,15 @@ def test_places_may_be_given_as_on_a_command_line(tmp_path: Path) -> None:
     read = tyro.cli(UiConfig, args=["--data", str(tmp_path), str(tmp_path / "a"), "--model", "mini", "clock"])
     assert read.data == (tmp_path, tmp_path / "a")
     assert read.model == ("mini", "clock")
+
+
+def test_a_server_has_the_studio_only_if_that_is_said(tmp_path: Path) -> None:
+    words = ["--ui", "--data", str(tmp_path), "--no-token", "--limits.body", "1000"]
+    read = tyro.cli(ServeConfig, args=words)
+    assert (read.ui, read.data, read.no_token, read.limits.body) == (True, (tmp_path,), True, 1000)
+    with pytest.raises(ValueError, match="say --ui, too"):
+        ServeConfig(data=(tmp_path,))
+    with pytest.raises(ValueError, match="put a proxy in front"):
+        ServeConfig(ui=True, ssl_certfile=tmp_path / "certificate")
+    with pytest.raises(ValueError, match="port"):
+        ServeConfig(port=70_000)

@@ -66,7 +66,7 @@ def studio(models: Models, data: Path, folder: Path, upload_mb: int = 200, hosts
     uploads.mkdir()
     stores = sorted(data.parent.glob("store*"))
     library, notes = Library([*stores, data]), Notes(folder / "notes")
-    return application(models, Material([*stores, data], uploads), library, notes, upload_mb, hosts)
+    return application(models, Material([*stores, data], uploads), library, notes, 10**6 * upload_mb, hosts)
 
 
 @pytest.fixture(scope="module")
