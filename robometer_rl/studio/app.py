@@ -28,8 +28,8 @@ from robometer_rl.studio.scoring import score_page
 __all__ = ["application"]
 
 _POLICY: Final = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; base-uri 'self'; frame-ancestors 'self'"
+_HUB: Final = " https://huggingface.co"  # shows a Space within a page of its own
 _HEADERS: Final = (
-    (b"content-security-policy", _POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
@@ -109,6 +109,7 @@ def _pages(models: Models, material: Material, library: Library, notes: Notes) -
             with gr.Tab("Evaluate", id="evaluate"):
                 results_page(material)
         browse.open_at(blocks)
+    blocks.space_id = None  # or pages of a Space ask for fonts elsewhere
     blocks.queue(max_size=_WAITING, default_concurrency_limit=2)
     return blocks
 
@@ -123,11 +124,13 @@ class _OnlyHere:
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        policy = _POLICY + (_HUB if "SPACE_ID" in os.environ else "")
+        self._headers = ((b"content-security-policy", policy.encode()), *_HEADERS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+                message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
             await send(message)
 
         await self._app(scope, receive, answer)

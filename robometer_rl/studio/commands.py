@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,10 +57,10 @@ class UiConfig(StudioOptions):
     """Address of a reward server, as in http://HOST:8000, whose model is asked."""
     model: tuple[str, ...] = ()
     """Models of this process, loaded when they are first asked; the embedded 'mini' if nothing is given."""
-    host: str = "127.0.0.1"
-    """Address to listen at."""
-    port: int = 7860
-    """Port to listen at; 0 for a free one, which is printed."""
+    host: str = field(default_factory=lambda: os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    """Address to listen at; the environment variable GRADIO_SERVER_NAME if not given."""
+    port: int = field(default_factory=lambda: int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    """Port to listen at, GRADIO_SERVER_PORT if not given; 0 for a free one, which is printed."""
     public: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Listen where others reach it, too: there is no password, and whoever comes sees the data and asks the models."""
     device: str = "cpu"

@@ -115,7 +115,7 @@ def visiting(
         finally:
             browser.close()
     elsewhere = [each for each in visit.asked if not each.startswith((url, "data:", "blob:"))]
-    assert elsewhere == []
+    assert elsewhere == [], elsewhere
     assert visit.problems == [], visit.problems
 
 
