@@ -43,13 +43,14 @@ from robometer_rl.provenance import provenance
 from robometer_rl.rewards import DEFAULT_REWARD
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource
-from robometer_rl.training.config import StageConfig, TrainConfig
+from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.from_scratch import instructions, make_checkpoint
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.record import write_record
 from robometer_rl.training.sampling import Sampler, make_episodes
+from robometer_rl.training.sharding import divide_batch
 from robometer_rl.training.trainable import attach_lora, require_trainable
 from robometer_rl.training.trainer import StageData, last_save, run_stage, training_arguments
 from robometer_rl.training.validation import Validation
@@ -92,13 +93,13 @@ def train(config: TrainConfig) -> Path:
     episodes = make_episodes(kept, config.targets, opened.place_of)
     people = _compared(config, kept, opened.place_of)
     sampler = Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ())
-    data = _Data(kept, sampler, _validation(config, held_out))
+    data = _Data(kept, sampler, _validation(config, held_out), run.report["processes"])
     checkpoint = _start(config, kept)
     tiled = are_tiled(opened.trajectories)
     Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
     _configure(checkpoint, tiled=tiled)
     if config.pretraining.steps:
-        checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, kept, saves))
+        checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, data, saves))
     if config.frozen.steps:
         checkpoint = run.stage("frozen", checkpoint, lambda made, saves: _frozen(config, made, data, saves))
     if config.joint.steps:
@@ -242,11 +243,19 @@ def _tell_success_apart(trajectories: Sequence[Trajectory]) -> bool:
 
 @dataclass(frozen=True)
 class _Data:
-    """What the stages on clips and pairs share."""
+    """What the stages share.
+
+    Attributes:
+        trajectories: To train on.
+        sampler: Of clips and pairs.
+        validation: What is measured during training.
+        processes: How many the run began with, whose number the batch of a step depends on.
+    """
 
     trajectories: Sequence[Trajectory]
     sampler: Sampler
     validation: Validation | None
+    processes: int
 
 
 def _validation(config: TrainConfig, held_out: Sequence[Trajectory]) -> Validation | None:
@@ -299,8 +308,9 @@ class _Run:
         run = cls(config.output)
         if run._report_file.exists():
             run.report = _object(run._report_file)
+        processes = run.report.get("processes") if _has_trained(config.output) else None
         wait_for_everyone()  # before the report is written to
-        run.note(provenance=provenance())
+        run.note(provenance=provenance(), processes=processes or _state().num_processes)
         return run
 
     @property
@@ -419,18 +429,8 @@ def _adapter_base(config: TrainConfig) -> str | None:
     return str(directory.absolute()) if directory == Path(config.start) else config.start
 
 
-def _pretrain(config: TrainConfig, checkpoint: Checkpoint, trajectories: Sequence[Trajectory], saves: Path) -> None:
-    stage = config.pretraining
-    arguments = _arguments(
-        config,
-        saves,
-        steps=stage.steps,
-        batch_size=stage.batch_size,
-        learning_rate=stage.learning_rate,
-        weight_decay=stage.weight_decay,
-        warmup=stage.warmup,
-    )
-    pretrain_vision(checkpoint, trajectories, arguments)
+def _pretrain(config: TrainConfig, checkpoint: Checkpoint, data: _Data, saves: Path) -> None:
+    pretrain_vision(checkpoint, data.trajectories, _arguments(config, config.pretraining, data.processes, saves))
 
 
 def _frozen(config: TrainConfig, checkpoint: Checkpoint, data: _Data, saves: Path) -> None:
@@ -457,12 +457,9 @@ def _train(
 ) -> None:
     arguments = _arguments(
         config,
+        stage,
+        data.processes,
         saves,
-        steps=stage.steps,
-        batch_size=stage.batch_size,
-        learning_rate=stage.learning_rate,
-        weight_decay=stage.weight_decay,
-        warmup=stage.warmup,
         accumulate=stage.accumulate,
         max_grad_norm=stage.max_grad_norm,
         eval_strategy="steps" if data.validation else "no",
@@ -473,9 +470,24 @@ def _train(
     run_stage(checkpoint, samples, stage, config.losses, arguments, data.validation)
 
 
-def _arguments(config: TrainConfig, saves: Path, **settings: Any) -> TrainingArguments:
+def _arguments(
+    config: TrainConfig,
+    stage: VisionPretraining | StageConfig,
+    began: int,
+    saves: Path,
+    accumulate: int = 1,
+    **settings: Any,
+) -> TrainingArguments:
+    """Arguments of a stage; its steps have the samples that they had with as many processes as the run began with."""
+    batch_size, accumulate = divide_batch(stage.batch_size, accumulate, began, _state().num_processes)
     return training_arguments(
         saves,
+        steps=stage.steps,
+        batch_size=batch_size,
+        learning_rate=stage.learning_rate,
+        weight_decay=stage.weight_decay,
+        warmup=stage.warmup,
+        accumulate=accumulate,
         seed=config.seed,
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),

@@ -22,7 +22,7 @@ from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.models.robometer.patches import FramePatcher, PatchedFrames, SquarePatcher
 from robometer_rl.models.robometer.vision import encode_frames
-from robometer_rl.training.trainer import LogLines, SavingTrainer, resumed
+from robometer_rl.training.trainer import LogLines, SavingTrainer, resumed, samples_of
 
 __all__ = ["FrameStates", "StateReader", "pretrain_vision"]
 
@@ -131,8 +131,7 @@ def pretrain_vision(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], 
         arguments: See `robometer_rl.training.trainer.training_arguments`.
     """
     patcher = checkpoint.processor.patcher
-    frames = arguments.max_steps * arguments.per_device_train_batch_size * arguments.world_size
-    dataset = FrameStates(trajectories, frames, arguments.seed)
+    dataset = FrameStates(trajectories, samples_of(arguments), arguments.seed)
     tokens = patcher.tokens(patcher.grid(*trajectories[0].frames.shape[1:3]))
     tower = checkpoint.network.model.visual
     tower.requires_grad_(True)
@@ -140,6 +139,8 @@ def pretrain_vision(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], 
         torch.manual_seed(arguments.seed)
         reader = StateReader(tower, tokens, dataset.width)
     trainer = SavingTrainer(model=reader, args=arguments, train_dataset=dataset, data_collator=_FrameCollator(patcher))
+    if trainer.is_fsdp_enabled:
+        raise ValueError("the vision tower of a new network is pre-trained without FSDP; use a configuration for DDP")
     LogLines.attach(trainer)
     trainer.train(resume_from_checkpoint=resumed(arguments))
     tower.eval()

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from robometer_rl.files import check_regular
@@ -33,6 +33,13 @@ from robometer_rl.training.config import LossWeights, StageConfig
 from robometer_rl.training.objective import Objective, TargetCounts, count_targets
 from robometer_rl.training.samples import Sample
 from robometer_rl.training.sampling import Sampler
+from robometer_rl.training.sharding import (
+    computes_in,
+    gathered_weights,
+    load_optimizer,
+    load_weights,
+    optimizer_state,
+)
 from robometer_rl.training.trainable import choose_trainable, training_precision
 from robometer_rl.training.validation import Validation
 
@@ -47,6 +54,7 @@ __all__ = [
     "last_save",
     "resumed",
     "run_stage",
+    "samples_of",
     "training_arguments",
 ]
 
@@ -142,10 +150,18 @@ class SavingTrainer(Trainer):
     """A Trainer whose saves are whole and can predict, and that says which save it cannot read.
 
     It leaves no half of a save where the disk is full, and ends with a `TrainingDivergedError` where the loss or the
-    norm of the gradient is no number any more, before that is in the weights of a save.
+    norm of the gradient is no number any more, before that is in the weights of a save. Any number of processes goes on
+    from a save, however many wrote it.
     """
 
     _last: tuple[nn.Module, dict[str, Any]] | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """See the Trainer's."""
+        super().create_accelerator_and_postprocess()
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and self.accelerator.mixed_precision == "bf16":
+            plugin.mixed_precision_policy = computes_in(torch.bfloat16)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """See the Trainer's."""
@@ -206,9 +222,27 @@ class SavingTrainer(Trainer):
     def _load_weights(self, save: str, model: nn.Module | None) -> None:
         super()._load_from_checkpoint(save, model)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str | None) -> None:
+        assert output_dir is not None
+        module, optimizer, scheduler = self._parts_of_a_save()
+        state = optimizer_state(module, optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        module, optimizer, scheduler = self._parts_of_a_save()
         with _reading_save(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            load_optimizer(module, optimizer, Path(checkpoint) / OPTIMIZER_NAME)
+            scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _parts_of_a_save(self) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+        """What is trained, its optimizer and its schedule."""
+        assert isinstance(self.model, nn.Module)
+        assert isinstance(self.optimizer, torch.optim.Optimizer)
+        return self.model, self.optimizer, self.lr_scheduler
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         with _reading_save(checkpoint):
@@ -293,16 +327,24 @@ class RobometerTrainer(SavingTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the metrics of the validation, and keeps the checkpoint if it is among the best."""
         assert self.validation is not None
-        with self.autocast():
+        with self.autocast(), self._gathered():
             metrics = self.validation.measure(self.checkpoint)
         named = {f"eval_{name}": value for name, value in metrics.items()}
         self.log(dict(named))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        # All processes have to give their shares, the first one is given the whole.
+        state: Any = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        network = None if state is None else _part(state, "network")
         if self.args.should_save:
             step = self.state.global_step
             stage = Path(str(self.args.output_dir)).parent.name
-            self.validation.best.offer(f"{stage}-{step:06d}", step, metrics, self.checkpoint)
+            self.validation.best.offer(f"{stage}-{step:06d}", step, metrics, self.checkpoint, network)
         return named
+
+    def _gathered(self) -> AbstractContextManager[None]:
+        """All weights in every process, for what reads the network outside of the objective's forward pass."""
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        return nullcontext() if plugin is None else gathered_weights(self.objective, bool(plugin.reshard_after_forward))
 
     def autocast(self) -> AbstractContextManager[None]:
         """Computes in the precision of the forward passes of training."""
@@ -320,18 +362,15 @@ class RobometerTrainer(SavingTrainer):
             write_file(directory / _GROUNDING_FILE, grounding)
 
     def _load_weights(self, save: str, model: nn.Module | None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_weights(save, model)
-            return
         directory, network = Path(save), self.checkpoint.network
         if (directory / ADAPTER_CONFIG_FILE).exists():
             adapter, heads = read_adapter(directory)
             restore_adapter(network, adapter, directory)
             network.load_state_dict(heads, strict=False)
         else:
-            network.load_state_dict(read_file(directory / WEIGHTS_FILE))
+            load_weights(network, read_file(directory / WEIGHTS_FILE))
         if self.objective.grounding is not None:
-            self.objective.grounding.load_state_dict(read_file(directory / _GROUNDING_FILE))
+            load_weights(self.objective.grounding, read_file(directory / _GROUNDING_FILE))
 
 
 @contextmanager
@@ -368,9 +407,8 @@ class StageData:
     tokens: TokenCounts
     number: int
 
-    def samples(self, stage: StageConfig, processes: int, seed: int) -> SampleDataset:
-        """All samples of the stage, for all processes."""
-        total = stage.steps * stage.batch_size * stage.accumulate * processes
+    def samples(self, stage: StageConfig, total: int, seed: int) -> SampleDataset:
+        """All samples of the stage, for all processes; the same however these divide them."""
         order = None
         if stage.bucket_batches > 1:
             draw = partial(self.sampler.sample, self.number)
@@ -393,7 +431,8 @@ def run_stage(
         data: Samples.
         stage: How long and how fast.
         weights: Of the losses.
-        arguments: See `training_arguments`.
+        arguments: See `training_arguments`. They say how the processes divide the batch of a step, which is the stage's
+            unless the stage began with another number of processes.
         validation: What to measure during training.
     """
     network, stored = checkpoint.network, checkpoint.network.dtype
@@ -406,12 +445,13 @@ def run_stage(
             stage.vision_learning_rate,
             validation,
             args=arguments,
-            train_dataset=data.samples(stage, arguments.world_size, arguments.seed),
+            train_dataset=data.samples(stage, samples_of(arguments), arguments.seed),
             data_collator=data.collator,
         )
-        if trainer.is_fsdp_enabled:
-            _refuse_sharding(network, validation)
+        if trainer.is_fsdp_enabled and adapter_of(network) is not None:
+            raise ValueError("a LoRA is small enough to be trained without FSDP; use a configuration for DDP")
         if validation is not None:
+            network.to(arguments.device)  # where FSDP would put no more than a share of it
             with trainer.autocast():
                 logger.info("before training: %s", validation.check(checkpoint))
         trainer.train(resume_from_checkpoint=resumed(arguments))
@@ -421,12 +461,10 @@ def run_stage(
     checkpoint.network.eval()
 
 
-def _refuse_sharding(network: RobometerNetwork, validation: Validation | None) -> None:
-    """What reads the network outside of its forward pass would read one process's share of it."""
-    if validation is not None:
-        raise ValueError("evaluation during training does not work with FSDP; evaluate the saved checkpoints")
-    if adapter_of(network) is not None:
-        raise ValueError("a LoRA is small enough to be trained without FSDP; use a configuration for DDP")
+def samples_of(arguments: TrainingArguments) -> int:
+    """Of all steps, in all processes."""
+    step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return arguments.max_steps * step
 
 
 def _gather(trainer: RobometerTrainer, checkpoint: Checkpoint, dtype: torch.dtype) -> None:

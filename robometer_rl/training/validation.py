@@ -23,6 +23,7 @@ from robometer_rl.evaluation.scoring import Scoring, score_episodes
 from robometer_rl.files import new_directory
 from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
+from robometer_rl.models.robometer.weights import State
 from robometer_rl.training.config import Selection
 
 __all__ = ["METRICS", "BestCheckpoints", "Validation", "choose_episodes"]
@@ -133,7 +134,14 @@ class BestCheckpoints:
         ordered = sorted(records, key=lambda entry: (-entry[0]["score"], entry[0]["step"], entry[1].name))
         return [(record["score"], path) for record, path in ordered]
 
-    def offer(self, name: str, step: int, metrics: Mapping[str, float], checkpoint: Checkpoint) -> Path | None:
+    def offer(
+        self,
+        name: str,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: Checkpoint,
+        gathered: State | None = None,
+    ) -> Path | None:
         """Keeps a checkpoint if it is among the best by the mean of its metrics, and drops the one it displaces.
 
         Args:
@@ -141,6 +149,7 @@ class BestCheckpoints:
             step: At which it was saved.
             metrics: By name.
             checkpoint: To be saved.
+            gathered: Its weights, where the network is spread over several processes.
 
         Returns:
             Where it was saved; None if enough others are as good, or a metric is not a number.
@@ -154,7 +163,7 @@ class BestCheckpoints:
         if sum(other >= score for other, _ in others) >= self._keep:
             return None
         with new_directory(target) as unfinished:
-            save_checkpoint(unfinished, checkpoint)
+            save_checkpoint(unfinished, checkpoint, gathered)
             record = {"step": step, "score": score, "metrics": dict(metrics)}
             (unfinished / _RECORD).write_text(json.dumps(record, indent=2))
             shutil.rmtree(target, ignore_errors=True)

@@ -7,13 +7,17 @@ the vision tower's deepstack features are added to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, apply_rotary_pos_emb
 
-__all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode", "require_masks"]
+__all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode", "decode_chosen", "require_masks"]
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 """Per layer, keys and values (B, key/value heads, length, head_dim), rotary positions applied."""
@@ -46,13 +50,14 @@ class Prefix:
         return mask
 
 
-@dataclass
 class _Recorder:
     """What the attention layers see as their cache: fixed prefixes in front, the new keys and values written down."""
 
-    prefix: Prefix | None
-    keep: bool
-    new: KeyValues = field(default_factory=list)
+    # No dataclass: FSDP hands layers copies of those, and what a copy writes down is lost.
+    def __init__(self, prefix: Prefix | None, keep: bool) -> None:
+        self.prefix = prefix
+        self.keep = keep
+        self.new: KeyValues = []
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object
@@ -66,6 +71,18 @@ class _Recorder:
         if self.prefix.caches is not None:
             keys, values = keys.index_select(0, self.prefix.caches), values.index_select(0, self.prefix.caches)
         return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+
+
+@dataclass
+class _Given:
+    """What an attention layer sees as its cache, where keys and values of all tokens are known already."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def update(self, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the layer attends to; see `transformers.Cache`."""
+        return self.keys, self.values
 
 
 def decode(
@@ -95,13 +112,94 @@ def decode(
         (B, S, hidden) outputs after the final norm, and the new keys and values, empty unless ``keep``.
     """
     recorder = _Recorder(prefix, keep)
-    mask = _mask_for(decoder, prefix, embeddings)
     rotation = decoder.rotary_emb(embeddings, positions)
+    mask = _mask_for(decoder, prefix, embeddings)
+    hidden = _through(decoder.layers, decoder, embeddings, rotation, mask, deepstack, visual_rows, recorder)
+    return decoder.norm(hidden), recorder.new
+
+
+def decode_chosen(
+    decoder: Any,
+    embeddings: torch.Tensor,
+    positions: torch.Tensor,
+    deepstack: torch.Tensor,
+    visual_rows: torch.Tensor,
+    chosen: torch.Tensor,
+) -> torch.Tensor:
+    """Outputs of a few tokens of each row: what is not asked for is left out of the last layer.
+
+    Of a token that nothing is read at the last layer needs keys and values only. In a decoder of four layers that saves
+    more than a fifth of a pass, forwards and backwards.
+
+    Args:
+        decoder: As for `decode`.
+        embeddings: As for `decode`.
+        positions: As for `decode`.
+        deepstack: As for `decode`.
+        visual_rows: As for `decode`.
+        chosen: (B, R) which tokens of each row, none of them a visual one.
+
+    Returns:
+        (B, R, hidden), those that `decode` gives for these tokens.
+    """
+    *layers, last = decoder.layers
+    rotation = decoder.rotary_emb(embeddings, positions)
+    mask = _mask_for(decoder, None, embeddings)
+    if not _can_choose(decoder, last):
+        hidden = _through(decoder.layers, decoder, embeddings, rotation, mask, deepstack, visual_rows, None)
+        return decoder.norm(_of(chosen, hidden))
+    hidden = _through(layers, decoder, embeddings, rotation, mask, deepstack, visual_rows, None)
+    return decoder.norm(_last_layer(last, hidden, rotation, chosen))
+
+
+def _can_choose(decoder: Any, layer: nn.Module) -> bool:
+    """Whether a layer can be asked for some of its tokens.
+
+    It is taken apart for that, which is known of one kind of layers and takes a mask. Gradient checkpointing leaves out
+    caches, and FSDP has a layer's weights together during the layer's own forward only.
+    """
+    if not isinstance(layer, Qwen3VLTextDecoderLayer) or isinstance(layer, FSDPModule):
+        return False
     checkpointing = decoder.gradient_checkpointing and decoder.training
-    if checkpointing and (prefix is not None or keep):
+    return not checkpointing and decoder.config._attn_implementation in ("sdpa", "eager")
+
+
+def _last_layer(
+    layer: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], chosen: torch.Tensor
+) -> torch.Tensor:
+    """(B, R, hidden) outputs of the chosen tokens, which see all tokens up to themselves."""
+    attention = layer.self_attn
+    seen = layer.input_layernorm(hidden)
+    heads = (*seen.shape[:2], -1, attention.head_dim)
+    keys = attention.k_norm(attention.k_proj(seen).view(heads)).transpose(1, 2)
+    keys = apply_rotary_pos_emb(keys, keys, *rotation)[1]
+    given = _Given(keys, attention.v_proj(seen).view(heads).transpose(1, 2))
+    visible = torch.arange(hidden.shape[1], device=hidden.device) <= chosen[:, None, :, None]
+    mask = visible if attention.config._attn_implementation == "sdpa" else _blocking(visible, hidden.dtype)
+    turned = tuple(_of(chosen, part) for part in rotation)
+    return layer(_of(chosen, hidden), position_embeddings=turned, attention_mask=mask, past_key_values=given)
+
+
+def _of(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """(B, R, n) of (B, S, n)."""
+    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _through(
+    layers: Iterable[Any],
+    decoder: Any,
+    hidden: torch.Tensor,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor | None,
+    deepstack: torch.Tensor,
+    visual_rows: torch.Tensor,
+    recorder: _Recorder | None,
+) -> torch.Tensor:
+    """What layers make of their tokens, those of a cache in front of them included."""
+    checkpointing = decoder.gradient_checkpointing and decoder.training
+    if checkpointing and recorder is not None and (recorder.prefix is not None or recorder.keep):
         raise ValueError("a decoder in training with gradient checkpointing has neither prefixes nor a cache")
-    hidden = embeddings
-    for depth, layer in enumerate(decoder.layers):
+    for depth, layer in enumerate(layers):
         if checkpointing:
             # Without the recorder, which the second forward of a checkpointed layer would write to again.
             hidden = checkpoint(layer, hidden, position_embeddings=rotation, attention_mask=mask, use_reentrant=False)
@@ -110,7 +208,7 @@ def decode(
         if depth < len(deepstack):
             flat = hidden.flatten(0, 1).index_add(0, visual_rows, deepstack[depth].to(hidden.dtype))
             hidden = flat.view_as(hidden)
-    return decoder.norm(hidden), recorder.new
+    return hidden
 
 
 def require_masks(decoder: Any) -> None:
@@ -131,9 +229,13 @@ def _mask_for(decoder: Any, prefix: Prefix | None, embeddings: torch.Tensor) -> 
         return None if prefix is None else prefix.mask(length)
     if implementation == "eager":
         causal = torch.ones((1, 1, length, length), dtype=torch.bool, device=embeddings.device).tril()
-        mask = causal if prefix is None else prefix.mask(length)
-        blocked = torch.finfo(embeddings.dtype).min
-        return torch.zeros(mask.shape, dtype=embeddings.dtype, device=mask.device).masked_fill(~mask, blocked)
+        return _blocking(causal if prefix is None else prefix.mask(length), embeddings.dtype)
     if prefix is not None:
         require_masks(decoder)
     return None
+
+
+def _blocking(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to attention weights, so that they are 0 where a token may not look."""
+    added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return added.masked_fill(~visible, torch.finfo(dtype).min)

@@ -13,7 +13,7 @@ from torch import nn
 
 from robometer_rl.models.robometer.backbone import Backbone
 from robometer_rl.models.robometer.config import RobometerConfig
-from robometer_rl.models.robometer.decoder import KeyValues, Prefix, decode
+from robometer_rl.models.robometer.decoder import KeyValues, Prefix, decode, decode_chosen
 from robometer_rl.models.robometer.heads import make_head, pool_frames
 from robometer_rl.models.robometer.patches import PatchedFrames, group_by_grid
 from robometer_rl.models.robometer.processing import RobometerInputs
@@ -117,11 +117,16 @@ class RobometerNetwork(nn.Module):
     def forward(self, inputs: RobometerInputs) -> RobometerOutput:
         """One full pass over clips or pairs."""
         features = inputs.features if inputs.features is not None else self.encode(inputs.frames or [])
-        hidden, _ = self.decode(inputs.input_ids, inputs.position_ids, features)
-        ids = inputs.input_ids
+        ids, positions = inputs.input_ids, inputs.position_ids
         if self.reads_tokens:
+            read = (ids == self.special.progress) | (ids == self.special.preference)
+            # Of each row the tokens that something is read at, in order, and others where a row has fewer of them.
+            chosen = (~read).byte().argsort(dim=1, stable=True)[:, : int(read.sum(dim=1).max())]
+            hidden = self._decode_chosen(ids, positions, features, chosen)
+            ids = ids.gather(1, chosen)
             frames = hidden[ids == self.special.progress]
         else:
+            hidden, _ = self.decode(ids, positions, features)
             pooled = torch.isin(ids, torch.tensor(self.special.pooled, device=ids.device))
             more = len(self.special.pooled) - 1
             frames = self._pool(hidden[pooled], [feature.shape[1] + more for feature in features])
@@ -149,17 +154,30 @@ class RobometerNetwork(nn.Module):
             keep: Whether to return the keys and values of the new tokens.
             rows: `visual_rows` of ``ids``, for callers that know them without asking the device.
         """
-        decoder = self.decoder
-        positions = positions if self.backbone.chat.axes == 3 else positions[0]
-        embeddings = decoder.embed_tokens(ids)
         rows = self.visual_rows(ids) if rows is None else rows
+        return decode(self.decoder, *self._embed(ids, positions, features, rows), rows, prefix, keep)
+
+    def _decode_chosen(
+        self, ids: torch.Tensor, positions: torch.Tensor, features: list[torch.Tensor], chosen: torch.Tensor
+    ) -> torch.Tensor:
+        """What `decode` gives for (B, R) tokens of the rows; see `decoder.decode_chosen`."""
+        # Of a dry run the ids are the only tensor that is not on the meta device.
+        rows, chosen = self.visual_rows(ids).to(self.device), chosen.to(self.device)
+        return decode_chosen(self.decoder, *self._embed(ids, positions, features, rows), rows, chosen)
+
+    def _embed(
+        self, ids: torch.Tensor, positions: torch.Tensor, features: list[torch.Tensor], rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embeddings with visual features in their places, positions as the decoder takes them, deepstack features."""
+        positions = positions if self.backbone.chat.axes == 3 else positions[0]
+        embeddings = self.decoder.embed_tokens(ids)
         if not features:
-            return decode(decoder, embeddings, positions, embeddings.new_zeros(0), rows, prefix, keep)
+            return embeddings, positions, embeddings.new_zeros(0)
         visual = torch.cat(features, dim=1)
         if visual.shape[1] != len(rows):
             raise ValueError(f"{visual.shape[1]} visual features for {len(rows)} image tokens")
         flat = embeddings.flatten(0, 1).index_copy(0, rows, visual[0].to(embeddings.dtype))
-        return decode(decoder, flat.view_as(embeddings), positions, visual[1:], rows, prefix, keep)
+        return flat.view_as(embeddings), positions, visual[1:]
 
     def read(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Progress and success outputs of (F, hidden) frame vectors."""

@@ -7,7 +7,7 @@ import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from robometer_rl.models.robometer.checkpoint import load_checkpoint
-from robometer_rl.models.robometer.decoder import Prefix, UnsupportedAttentionError, decode
+from robometer_rl.models.robometer.decoder import Prefix, UnsupportedAttentionError, decode, decode_chosen
 from tests.golden import CHECKPOINT, tiny
 
 
@@ -73,6 +73,47 @@ def test_padding_on_the_right_changes_nothing_before_it() -> None:
     embeddings[:, 5:] = torch.randn(2, 3, 64)
     changed, _ = decode(decoder(), embeddings, positions, deepstack, visual)
     torch.testing.assert_close(changed[:, :5], hidden[:, :5], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["sdpa", "eager", "checkpointing", "other layers"])
+def test_outputs_of_chosen_tokens_are_those_of_all(case: str) -> None:
+    """Gradients, too, and where the last layer cannot be asked for some of its tokens."""
+    network = load_checkpoint(CHECKPOINT, attn_implementation="eager" if case == "eager" else "sdpa").network
+    model = network.model.language_model.train()
+    if case == "checkpointing":
+        network.model.activation_checkpointing_enable()
+    if case == "other layers":
+        model.layers[-1] = _Wrapped(model.layers[-1])
+    embeddings, positions, deepstack, visual = rows(3, 9)
+    chosen = torch.tensor([[0, 4, 8], [3, 7, 0], [5, 6, 8]])
+    weights = torch.randn((3, 3, 64), generator=torch.Generator().manual_seed(1))
+    outputs, gradients = [], []
+    for few in (True, False):
+        given = embeddings.clone().requires_grad_()
+        if few:
+            hidden = decode_chosen(model, given, positions, deepstack, visual, chosen)
+        else:
+            hidden = decode(model, given, positions, deepstack, visual)[0].gather(
+                1, chosen[..., None].expand(-1, -1, 64)
+            )
+        model.zero_grad()
+        (hidden * weights).sum().backward()
+        outputs.append(hidden.detach())
+        gradients.append({"embeddings": given.grad} | {name: each.grad for name, each in model.named_parameters()})
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-4)
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+class _Wrapped(torch.nn.Module):
+    """A layer of another class."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.layer(*args, **kwargs)
 
 
 def test_an_attention_that_takes_no_masks_cannot_share_prefixes() -> None:
