@@ -69,7 +69,7 @@ class Args:
     hidden: int = 256
     layers: int = 4
     heads: int = 8
-    steps: int = 800
+    steps: int = 500
     batch: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 0.05

@@ -101,6 +101,8 @@ def _cell(estimate: dict[str, Any] | None) -> str:
         return ""
     if estimate["value"] is None:
         return "undefined"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,12 @@ class ReWiND(RewardModel):
             FrameError: More frames than the network has progress tokens for.
         """
         with self.lock:
-            return [self._predict(clip) for clip in clips]
+            found: dict[int, Prediction] = {}
+            by_length = sorted(range(len(clips)), key=lambda number: len(clips[number]))
+            for _, numbers in groupby(by_length, key=lambda number: len(clips[number])):
+                alike = list(numbers)
+                found |= zip(alike, self._predict([clips[number] for number in alike]), strict=True)
+            return [found[number] for number in range(len(clips))]
 
     @torch.inference_mode()
     def compare(self, pairs: Sequence[tuple[Clip, Clip]], both_orders: bool = False) -> NDArray[np.float32]:
@@ -254,21 +260,25 @@ class ReWiND(RewardModel):
                 found = [0.5 * (ahead + 1.0 - behind) for ahead, behind in zip(found, turned, strict=True)]
         return np.array(found, np.float32)
 
-    def _predict(self, clip: Clip) -> Prediction:
-        video, text = self._vectors(clip.read()), self._text(clip.task)
+    def _predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """What is said of clips of one length."""
+        video = torch.cat([self._vectors(clip.read()) for clip in clips])
+        text = torch.cat([self._text(clip.task) for clip in clips])
         if self.network.shape.causal:
             said = self.network(video, text)
-            progress, success = said.progress[0], said.success[0]
+            progress, success = said.progress, said.success
         else:
-            histories = [self.network(video[:, : t + 1], text) for t in range(len(clip))]
-            progress = torch.stack([each.progress[0, -1] for each in histories])
-            success = torch.stack([each.success[0, -1] for each in histories])
+            histories = [self.network(video[:, : t + 1], text) for t in range(video.shape[1])]
+            progress = torch.stack([each.progress[:, -1] for each in histories], dim=1)
+            success = torch.stack([each.success[:, -1] for each in histories], dim=1)
         if self.bins:
             progress, distribution = decode_progress(progress)
         else:
-            distribution = progress.new_zeros(len(progress), 0)
-        arrays = (values.cpu().numpy() for values in (progress, success.sigmoid(), distribution))
-        return Prediction(*arrays, protocol="given", model_id=self.model_id, revision=self.revision)
+            distribution = progress.new_zeros(*progress.shape, 0)
+        arrays = zip(*(each.cpu().numpy() for each in (progress, success.sigmoid(), distribution)), strict=True)
+        return [
+            Prediction(*values, protocol="given", model_id=self.model_id, revision=self.revision) for values in arrays
+        ]
 
     def _first_is_better(self, first: Clip, second: Clip) -> float:
         one, other = (self._vectors(clip.read(self.default_protocol.slots(len(clip) - 1))) for clip in (first, second))

@@ -144,6 +144,10 @@ def test_scores_compares_and_streams_by_its_name(directories: dict[str, Path]) -
     (said,) = model.predict([clip])
     assert said.progress_distribution.shape == (6, 10)
     assert said.success is not None
+    short = Clip(frames(3, seed=2), "close the drawer")
+    together = model.predict([short, clip, other])
+    for alone, batched in zip([*model.predict([short]), said, *model.predict([other])], together, strict=True):
+        np.testing.assert_allclose(batched.progress, alone.progress, atol=1e-6)
     stream = model.stream(["open the drawer"])
     live = np.concatenate([stream.append([frame]).progress for frame in clip.read()])
     (dense,) = model.predict_steps([clip])
