@@ -36,8 +36,9 @@ import tyro
 from robometer_rl.data.reading import EPISODE_DAMAGE, Reading, SourceError, Unreadable, attempt
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.documents import MAX_BYTES, DocumentError, brief, parse_json
-from robometer_rl.formats.conventions import Assumptions, one_or_several
-from robometer_rl.formats.trajectories import episode_id
+from robometer_rl.formats.conventions import Assumptions, Shown, one_or_several, views_of
+from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
+from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.streams import Window
 from robometer_rl.video.decoding import TimedFrames, VideoIndex, index_video
 from robometer_rl.video.lazy import Orientation
@@ -53,6 +54,7 @@ class AgiBotConfig:
         path: Directory with task_info/ and observations/, or its address, as in
             hf://datasets/agibot-world/AgiBotWorld-Beta.
         camera: Videos to read, without their suffix, one trajectory each.
+        tile: Show the cameras in one tiled picture, the first on top, for models that are trained on such.
         tasks: Numbers of the tasks to read; left out, all of which there are shards.
         orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
             "rotate" turns them by 180 degrees.
@@ -63,6 +65,7 @@ class AgiBotConfig:
 
     path: Annotated[str, tyro.conf.arg(metavar="PATH")]
     camera: tuple[str, ...] = ("head_color",)
+    tile: bool = False
     tasks: tuple[int, ...] = ()
     orientation: Orientation | None = None
     quality: QualityLabel | None = None
@@ -107,8 +110,9 @@ def read_agibot(config: AgiBotConfig) -> Reading:
     rest of a shard that breaks off, and the shards of a task whose description is damaged.
 
     Raises:
-        SourceError: There are no shards there, or none of a task that was asked for.
+        SourceError: There are no shards there, none of a task that was asked for, or one camera is to be tiled.
     """
+    views = views_of(config.path, config.camera, config.tile)
     files, root = fsspec.core.url_to_fs(config.path)
     shards: dict[int, list[str]] = {}
     for path in sorted(files.glob(f"{root}/observations/*/*.tar")):
@@ -122,7 +126,7 @@ def read_agibot(config: AgiBotConfig) -> Reading:
             f"{config.path} holds no shards {wanted}; expected task_info/ and observations/ of AgiBot World"
         )
     return _read_tasks(
-        _Dataset(files, root, _with_assumptions(config)),
+        _Dataset(files, root, _with_assumptions(config), views),
         {task: shards[task] for task in config.tasks or sorted(shards)},
     )
 
@@ -140,6 +144,7 @@ class _Dataset:
     files: Any  # an fsspec file system
     root: str
     config: AgiBotConfig
+    views: tuple[Shown, ...]
 
     def relative(self, path: str) -> str:
         return PurePosixPath(path).relative_to(self.root).as_posix()
@@ -179,6 +184,7 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
     wanted = {f"videos/{camera}.mp4": camera for camera in dataset.config.camera}
     address, shard = dataset.files.unstrip_protocol(path), dataset.relative(path)
     held: set[str] = set()
+    found: dict[str, dict[str, _Video]] = {}  # of episodes of which not all cameras have been met
     try:
         _check_file(dataset.files, path)
         with dataset.files.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -198,19 +204,32 @@ def _read_shard(dataset: _Dataset, task: int, path: str, episodes: Mapping[str, 
                 if number not in episodes:
                     yield Unreadable(source, f"task_info/task_{task}.json does not describe the episode {number}")
                     continue
-                video = TarMember(address, member.name, member.offset_data, member.size)
-                yield from _read_episode(
-                    _Episode(dataset.config, task, number, episodes[number], camera, video, source)
-                )
+                videos = found.setdefault(number, {})
+                videos[camera] = _Video(TarMember(address, member.name, member.offset_data, member.size), source)
+                for shown in dataset.views:
+                    if camera in shown and videos.keys() >= set(shown):
+                        chosen = {each: videos[each] for each in shown}
+                        yield from _read_episode(_Episode(dataset.config, task, number, episodes[number], chosen))
+                if len(videos) == len(wanted):
+                    del found[number]
             # A header that is cut short ends the iteration like the empty block that every archive closes with.
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end mark")
         for camera in sorted(set(wanted.values()) - held):
             yield Unreadable(shard, f"it has no camera {camera!r}; it has {', '.join(sorted(held)) or 'no videos'}")
+        for number, videos in found.items() if dataset.config.tile and held >= set(wanted.values()) else ():
+            missing = next(camera for camera in wanted.values() if camera not in videos)
+            yield Unreadable(f"{shard}#{number}", f"it has no camera {missing!r}; it has {', '.join(videos)}")
     # What tarfile makes of a damaged header is an error of any kind.
     except (*EPISODE_DAMAGE, tarfile.TarError) as error:
         yield Unreadable(shard, f"the shard breaks off or is damaged: {error!r}")
+
+
+@dataclass(frozen=True)
+class _Video:
+    member: TarMember
+    source: str
 
 
 @dataclass(frozen=True)
@@ -219,14 +238,17 @@ class _Episode:
     task: int
     number: str
     record: Mapping[str, Any]
-    camera: str
-    video: TarMember
-    source: str
+    videos: Mapping[str, _Video]
 
-    def whole(self, index: VideoIndex) -> Trajectory:
-        return self._trajectory(index, range(len(index)), str(self.record.get("task_name", "")), (), {})
+    @property
+    def source(self) -> str:
+        return next(iter(self.videos.values())).source
 
-    def action(self, index: VideoIndex, number: int, action: Mapping[str, Any]) -> Trajectory:
+    def whole(self, indices: Mapping[str, VideoIndex]) -> Trajectory:
+        length = min(map(len, indices.values()))
+        return self._trajectory(indices, range(length), str(self.record.get("task_name", "")), (), {})
+
+    def action(self, indices: Mapping[str, VideoIndex], number: int, action: Mapping[str, Any]) -> Trajectory:
         """The frames of one action under its own text; `SourceError` if it lacks a field."""
         try:
             text, start, end = action["action_text"], int(action["start_frame"]), int(action["end_frame"])
@@ -236,40 +258,57 @@ class _Episode:
             ) from error
         if not isinstance(text, str):
             raise SourceError(f"action {number} has the text {brief(text)}; expected a string")
-        if not 0 <= start < end <= len(index):
-            raise SourceError(f"action {number} is frames {start} to {end} of a video of {len(index)}")
+        length = min(map(len, indices.values()))
+        if not 0 <= start < end <= length:
+            raise SourceError(f"action {number} is frames {start} to {end} of a video of {length}")
         notes = {"action": number, "start_frame": start, "end_frame": end, "action_skill": action.get("skill")}
-        return self._trajectory(index, range(start, end), text, (f"action{number:02d}",), notes)
+        return self._trajectory(indices, range(start, end), text, (f"action{number:02d}",), notes)
 
     def _trajectory(
-        self, index: VideoIndex, numbers: range, text: str, suffix: tuple[str, ...], notes: Mapping[str, Any]
+        self,
+        indices: Mapping[str, VideoIndex],
+        numbers: range,
+        text: str,
+        suffix: tuple[str, ...],
+        notes: Mapping[str, Any],
     ) -> Trajectory:
-        config = self.config
-        metadata = {"format": "agibot-world", "task_id": self.task, "episode_id": self.number, "camera": self.camera}
-        rate = {} if index.fps is None else {"control_hz": index.fps, "frame_interval": 1}
-        return Trajectory(
-            id=episode_id(config.data_source, str(self.task), self.number, self.camera, *suffix),
-            task=text.strip(),
-            frames=TimedFrames(self.video, index, numbers, config.orientation or "as_stored"),
-            quality_label=config.quality or "successful",
-            data_source=config.data_source,
-            source="-".join((self.source, *suffix)),
-            metadata={**metadata, **rate, "init_scene_text": self.record.get("init_scene_text"), **notes},
+        config, orientation = self.config, self.config.orientation or "as_stored"
+        fps = next(iter(indices.values())).fps
+        metadata = {
+            "format": "agibot-world",
+            "task_id": self.task,
+            "episode_id": self.number,
+            "camera": ", ".join(self.videos),
+            **({} if fps is None else {"control_hz": fps, "frame_interval": 1}),
+            "init_scene_text": self.record.get("init_scene_text"),
+            **notes,
+        }
+        episode = RecordedEpisode(
+            key=self.source,
+            tasks=(text.strip(),),
+            cameras={
+                camera: TimedFrames(video.member, indices[camera], numbers, orientation)
+                for camera, video in self.videos.items()
+            },
+            num_steps=len(numbers),
+            names=(str(self.task), self.number, *self.videos, *suffix),
+            facts=RecordedFacts(source="-".join((self.source, *suffix)), metadata=metadata),
         )
+        return trajectory_of(episode, Stated(config.data_source, config.quality))
 
 
 def _read_episode(episode: _Episode) -> Reading:
     """The whole episode, then its actions; one entry for the video if that is damaged."""
     try:
-        index = index_video(episode.video)
+        indices = {camera: index_video(video.member) for camera, video in episode.videos.items()}
         actions: list[Mapping[str, Any]] = list(episode.record.get("label_info", {}).get("action_config", []))
     except (ValueError, OSError, AttributeError, TypeError) as error:
         yield Unreadable(episode.source, str(error))
         return
-    yield attempt(episode.source, lambda: episode.whole(index))
+    yield attempt(episode.source, lambda: episode.whole(indices))
     for number, action in enumerate(actions):
         name = f"{episode.source}-action{number:02d}"
-        yield attempt(name, lambda number=number, action=action: episode.action(index, number, action))
+        yield attempt(name, lambda number=number, action=action: episode.action(indices, number, action))
 
 
 def _open(address: str) -> BinaryIO:

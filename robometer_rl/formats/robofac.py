@@ -8,9 +8,10 @@
     realworld_data/so100_TASK_error/**/*.mp4
     simulation_data/success_data/TASK/**/*.mp4, simulation_data/failure_data/TASK/**/*.mp4
 
-Every video is a trajectory. Instructions are the answers to the question what task the robot is doing: that about the
-video, or else the most frequent one about videos of its task. Folders say the outcome: ``success...``, or ``fail...``,
-``forget...`` and ``..._error``.
+Every video is a trajectory. Those of an episode by several cameras have one name in folders that are called after the
+camera, ``observation.images.CAMERA`` or ``viewN``; they can be tiled. Instructions are the answers to the question what
+task the robot is doing: that about the video, or else the most frequent one about videos of its task. Folders say the
+outcome: ``success...``, or ``fail...``, ``forget...`` and ``..._error``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.files import inside
+from robometer_rl.formats.conventions import Shown, one_or_several, views_of
 from robometer_rl.formats.dataset import RecordedEpisode, RecordedFacts
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 
@@ -40,6 +42,9 @@ _QUESTION: Final = "what task the robot is doing"
 # Real robots' videos are numbered in every folder anew.
 _REAL: Final = "so100_"
 _NUMBERED: Final = re.compile(r"episode_\d+")
+_FEATURE: Final = "observation.images."
+_CAMERA: Final = re.compile(rf"{re.escape(_FEATURE)}.+|view\d+")
+_VIDEO: Final = "video"  # what the only camera of an episode is called
 _OUTCOMES: Final = ("success", "fail")
 _UNKNOWN: Final = "its folders do not say whether it succeeded; say it with the option 'quality'"
 
@@ -50,40 +55,83 @@ class RoboFACConfig:
 
     Attributes:
         path: The data set, with realworld_data or simulation_data in it.
+        camera: Cameras to read, as in above or view0, one trajectory each; all if none is named.
+        tile: Show the cameras in one tiled picture, the first on top, for models that are trained on such.
         task: The instruction of every episode; by default what its questions and answers say.
         quality: Outcome of every episode; by default what its folders say.
         data_source: Tag of the data set.
     """
 
     path: Path
+    camera: tuple[str, ...] = ()
+    tile: bool = False
     task: str | None = None
     quality: QualityLabel | None = None
     data_source: str = "robofac"
+
+    def __post_init__(self) -> None:
+        one_or_several(self, "camera")
 
 
 def read_robofac(config: RoboFACConfig) -> Reading:
     """Reads the videos in alphabetical order of their paths, of which ids consist.
 
     Raises:
-        SourceError: There are no videos where the data set has them, or its questions and answers cannot be read.
+        SourceError: There are no videos where the data set has them, none of a camera, one camera is to be tiled, or
+            the questions and answers cannot be read.
     """
     videos = sorted(
         video.relative_to(config.path).as_posix() for place in _PLACES for video in (config.path / place).rglob("*.mp4")
     )
     if not videos:
         raise SourceError(f"{config.path} holds no videos in {' or '.join(_PLACES)}, as RoboFAC is published")
+    episodes = _episodes(videos)
+    there = sorted({camera for views in episodes.values() for camera in views})
+    if missing := [camera for camera in config.camera if camera not in there]:
+        raise SourceError(f"{config.path} has no camera {missing[0]!r}; it has {', '.join(there) or 'none'}")
     said = _Instructions.read(config.path)
-    return (attempt(video, lambda video=video: _read(config, video, said)) for video in videos)
+    if config.tile:
+        (shown,) = views_of(config.path, config.camera, tile=True)
+        several = {name: views for name, views in episodes.items() if not views.keys().isdisjoint(shown)}
+        return (
+            attempt(name, lambda views=views: _read(config, _chosen(views, shown), said))
+            for name, views in several.items()
+        )
+    wanted = {video for views in episodes.values() for camera, video in views.items() if camera in config.camera}
+    chosen = [video for video in videos if not config.camera or video in wanted]
+    return (attempt(video, lambda video=video: _read(config, {_VIDEO: video}, said)) for video in chosen)
 
 
-def _read(config: RoboFACConfig, video: str, said: _Instructions) -> Trajectory:
+def _episodes(videos: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The videos of each episode by camera; those in no folder of a camera are left out."""
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for video in videos:
+        *folders, name = video.split("/")
+        cameras = [number for number, folder in enumerate(folders) if _CAMERA.fullmatch(folder)]
+        if cameras:
+            folder = folders.pop(cameras[-1])
+            found["/".join((*folders, name))][folder.removeprefix(_FEATURE)] = video
+    return dict(found)
+
+
+def _chosen(views: Mapping[str, str], shown: Shown) -> dict[str, str]:
+    missing = [camera for camera in shown if camera not in views]
+    if missing:
+        raise SourceError(f"it has no camera {missing[0]!r}; it has {', '.join(views)}")
+    return {camera: views[camera] for camera in shown}
+
+
+def _read(config: RoboFACConfig, videos: Mapping[str, str], said: _Instructions) -> Trajectory:
+    """An episode by its videos, one of each camera that it shows."""
+    video = next(iter(videos.values()))
     task = config.task or said.of(PurePosixPath(video))
     if task is None:
         raise SourceError(
             f"neither {_TRAINING} nor {' nor '.join(_TESTS)} says what the robot was to do; say it with the option "
             "'task'"
         )
-    frames = VideoFrames(inside(config.path, video))
+    cameras = {camera: VideoFrames(inside(config.path, each)) for camera, each in videos.items()}
+    frames = next(iter(cameras.values()))
     facts = RecordedFacts(source=video, metadata={} if frames.fps is None else {"fps": frames.fps})
     quality = _quality(PurePosixPath(video))
     if quality is not None:
@@ -91,9 +139,9 @@ def _read(config: RoboFACConfig, video: str, said: _Instructions) -> Trajectory:
     episode = RecordedEpisode(
         key=video,
         tasks=(task,),
-        cameras={"video": frames},
+        cameras=cameras,
         num_steps=len(frames) - 1,
-        names=(video.removesuffix(".mp4"),),
+        names=(video.removesuffix(".mp4"), *(camera for camera in videos if len(videos) > 1)),
         facts=facts,
     )
     return trajectory_of(episode, Stated(config.data_source, config.quality), _UNKNOWN)

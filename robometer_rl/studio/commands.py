@@ -36,6 +36,8 @@ class StudioOptions:
     """Folders and files that the studio shows; nothing else on the disk is."""
     camera: tuple[str, ...] = ()
     """Cameras of data sets that have several."""
+    tile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show these cameras in one tiled picture, the first on top, to models that were trained on such."""
     notes: Path = Path("outputs/studio")
     """Folder for flags, answers of models, and preferences, as files of one JSON object per line."""
     upload_mb: int = 200
@@ -157,5 +159,5 @@ def _studio(
     from robometer_rl.studio.app import application
 
     hosts = ("*",) if is_open else (host, "localhost", "127.0.0.1")
-    library, notes = Library(options.data, options.camera), Notes(options.notes)
+    library, notes = Library(options.data, options.camera, options.tile), Notes(options.notes)
     return application(models, Material(options.data, uploads), library, notes, most, hosts, path)

@@ -16,10 +16,12 @@ from robometer_rl.data.flags import Flag, data_name
 from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError, Unreadable, unreadable
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
+from robometer_rl.formats.conventions import views_of
 from robometer_rl.formats.dataset import DatasetOptions, Labels, RecordedEpisode, RelabelDataset, StoredLabels
 from robometer_rl.formats.label_lines import default_lines, read_label_lines
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
 from robometer_rl.formats.table import open_dataset
+from robometer_rl.formats.trajectories import tiled
 from robometer_rl.frames import FrameSequence
 from robometer_rl.studio.notes import Said
 
@@ -168,11 +170,12 @@ class Library:
     Args:
         places: Where they are.
         cameras: Those that are shown, of data sets that have several.
+        tile: Whether they are shown in one picture, the first on top.
     """
 
-    def __init__(self, places: Sequence[Path], cameras: tuple[str, ...] = ()) -> None:
+    def __init__(self, places: Sequence[Path], cameras: tuple[str, ...] = (), tile: bool = False) -> None:
         self._places = {data_name(place): place for place in places}
-        self._cameras = cameras
+        self._cameras, self._tile = cameras, tile
         self._opened: dict[str, Episodes] = {}
         self._lock = threading.Lock()
 
@@ -191,30 +194,33 @@ class Library:
             raise ValueError(f"no data set is chosen; the studio has {', '.join(self._places) or 'none: give --data'}")
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = open_episodes_of(self._places[name], self._cameras)
+                self._opened[name] = open_episodes_of(self._places[name], self._cameras, self._tile)
             return self._opened[name]
 
 
-def open_episodes_of(path: Path, cameras: tuple[str, ...] = ()) -> Episodes:
+def open_episodes_of(path: Path, cameras: tuple[str, ...] = (), tile: bool = False) -> Episodes:
     """Opens a store, published data of Robometer, or a data set of any format that ``robometer-rl relabel`` labels.
 
     Args:
         path: Where it is.
         cameras: Those that are shown, of data sets that have several.
+        tile: Whether they are shown in one picture. Stores and published data have one video of each episode, which
+            is tiled or is not.
 
     Raises:
-        SourceError: It is none of these.
+        SourceError: It is none of these, or has one camera that is to be tiled.
         StoreError: A store of another version.
     """
     if (path / "store.json").is_file():
         return _of_store(path)
     try:
-        _, dataset = open_dataset(DatasetOptions(path, cameras))
+        _, dataset = open_dataset(DatasetOptions(path, cameras, tile=tile))
     except SourceError as reason:
         try:
             return _of_published(path)
         except SourceError:
             raise reason from None
+    views_of(path, dataset.cameras, tile)  # raises if there is nothing to tile
     return _of_dataset(data_name(path), dataset)
 
 
@@ -278,12 +284,15 @@ def _of_dataset(name: str, dataset: RelabelDataset) -> Episodes:
 
     def read(key: str) -> Episode:
         recorded = dataset.episode(key)
+        if dataset.options.tile:
+            recorded = tiled(recorded)
         fps = recorded.facts.get("metadata", {}).get("fps")
         known = float(fps) if isinstance(fps, int | float) and 0 < fps < float("inf") else None
         return Episode(
             _entry_of_recorded(name, recorded),
             recorded.cameras,
             recorded.success_of_frames,
+            tiled=dataset.options.tile,
             fps=known,
             task_rewards=recorded.task_rewards,
             labels=dataset.stored_labels(key) or beside(key),

@@ -74,6 +74,10 @@ class Material:
             raise OutsideError(f"{named!r} is in none of the places that the studio was given: {known}")
         return inside(place, rest) if rest else place
 
+    def paths(self, uploaded: Sequence[str], named: Sequence[str]) -> list[Path]:
+        """Several of them, those that were uploaded first; see `path`."""
+        return [*(self.path(each, None) for each in uploaded), *(self.path(None, each) for each in named)]
+
     def _upload(self, uploaded: str) -> Path:
         real, home = Path(os.path.realpath(uploaded)), Path(os.path.realpath(self.uploads))
         if not real.is_relative_to(home):

@@ -162,6 +162,27 @@ def choose_recording(material: Material, name: str, label: str) -> list[Any]:
     return [upload, named]
 
 
+def choose_others(material: Material, name: str) -> list[Any]:
+    """Fields for recordings of other cameras, to be shown in one picture; `Material.paths` takes their values."""
+    gr = require("gradio", "ui")
+    with gr.Accordion("Other cameras", open=False):
+        upload = gr.File(
+            label="Shown below it",
+            file_count="multiple",
+            file_types=list(RECORDINGS),
+            elem_id=f"{name}-others-upload",
+            height=120,
+        )
+        named = gr.Textbox(
+            label="The same, from the data",
+            info="A name a line, in the order of the model's training.",
+            lines=2,
+            elem_id=f"{name}-others-named",
+            visible=bool(material.places),
+        )
+    return [upload, named]
+
+
 def question_inputs(models: Models, name: str, recordings: bool = True) -> list[Any]:
     """Fields for how a model is asked; `read_question` takes their values.
 

@@ -15,13 +15,14 @@ from robometer_rl.prediction import Prediction
 from robometer_rl.report.page import data_table
 from robometer_rl.report.replay import Replay, Series, draw_replay
 from robometer_rl.rewards import RewardSpec
-from robometer_rl.score import scored_series, write_scores
+from robometer_rl.score import scored_series, tiled_recording, write_scores
 from robometer_rl.studio.asking import Asking, Models
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.parts import (
     Question,
     Update,
     busy,
+    choose_others,
     choose_recording,
     done,
     follow,
@@ -44,6 +45,7 @@ class _Scored:
 
     Attributes:
         path: The recording.
+        others: Those of other cameras, which are tiled with it.
         question: How it was asked about.
         tasks: The instructions.
         predictions: One per instruction.
@@ -51,6 +53,7 @@ class _Scored:
     """
 
     path: Path
+    others: Sequence[Path]
     question: Question
     tasks: Sequence[str]
     predictions: Sequence[Prediction]
@@ -68,6 +71,7 @@ def score_page(models: Models, material: Material) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             recording = choose_recording(material, "score", "Recording")
+            others = choose_others(material, "score")
             tasks = gr.Textbox(
                 label="Instructions", info="One a line; each gets a curve.", lines=2, elem_id="score-tasks"
             )
@@ -86,15 +90,18 @@ def score_page(models: Models, material: Material) -> None:
                 files = gr.File(label="Results", visible=False, interactive=False, elem_id="score-files")
     kept = gr.State(None)
 
-    def score(uploaded: str | None, named: str | None, texts: str, *asked: Any) -> Iterator[Update]:
+    def score(
+        uploaded: str | None, named: str | None, more: Sequence[str] | None, listed: str | None, texts: str, *asked: Any
+    ) -> Iterator[Update]:
         yield {line: busy("reading the recording"), files: gr.update(visible=False, value=None)}
         how, path = read_question(*asked), material.path(uploaded, named)
-        read = read_recording(path, how.fps)
+        below = material.paths(more or (), lines_of(listed))
+        read = _read(path, below, how)
         model = yield from load_model(models, how.model, line)
-        asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every, how.tiled)
+        asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every, how.tiled or bool(below))
         yield from follow(asking, line, f"scoring {path.name}")
         threshold = RewardSpec().threshold(model.success_threshold)
-        scored = _Scored(path, how, asking.tasks, asking.predictions, threshold)
+        scored = _Scored(path, below, how, asking.tasks, asking.predictions, threshold)
         series = scored.series(read)
         replay = Replay(path.name, series, [player_of(path.name, read)])
         yield {
@@ -111,7 +118,7 @@ def score_page(models: Models, material: Material) -> None:
         yield {line: done("The files are ready."), files: gr.update(value=str(made), visible=True)}
 
     outputs = [line, shown, table, kept, pack, files]
-    asked = start.click(guarded(line, score), [*recording, tasks, *question], outputs, show_progress="hidden")
+    asked = start.click(guarded(line, score), [*recording, *others, tasks, *question], outputs, show_progress="hidden")
     stop.click(lambda: done("Stopped."), None, line, cancels=[asked], queue=False)
     pack.click(guarded(line, write), kept, [line, files], show_progress="hidden")
 
@@ -136,9 +143,15 @@ def _row(series: Series) -> Sequence[str | bool]:
     )
 
 
+def _read(path: Path, others: Sequence[Path], how: Question) -> Recording:
+    """A recording, with those of other cameras in one picture if there are any."""
+    recording = read_recording(path, how.fps)
+    return tiled_recording(path, recording, others) if others else recording
+
+
 def _write(scored: _Scored, folder: Path) -> Path:
     """An archive with what ``robometer-rl score`` writes, a folder per instruction."""
-    recording = read_recording(scored.path, scored.question.fps)
+    recording = _read(scored.path, scored.others, scored.question)
     made = Path(tempfile.mkdtemp(dir=folder)) / f"{scored.path.stem}.zip"
     answers = zip(scored.series(recording), scored.predictions, strict=True)
     # Videos and pictures are packed already.

@@ -122,6 +122,35 @@ def test_tasks_cameras_and_quality_are_chosen(dataset: Path) -> None:
     assert [entry.metadata["camera"] for entry in both] == ["head_color"] * 3 + ["hand_left_color"] * 3
 
 
+def test_cameras_are_shown_in_one_picture(dataset: Path, video: bytes) -> None:
+    pytest.importorskip("cv2")
+    with pytest.raises(SourceError, match="a tiled picture needs several cameras"):
+        read(dataset, tile=True)
+    cameras = ("hand_left_color", "head_color")
+    found = read(dataset, tasks=(1024,), camera=cameras, tile=True)
+    assert [entry.id for entry in found] == [
+        f"agibotworld-1024-700001-hand_left_color-head_color{suffix}" for suffix in ("", "-action00", "-action01")
+    ]
+    whole, first, _ = found
+    assert isinstance(whole, Trajectory)
+    assert isinstance(first, Trajectory)
+    assert (whole.tiled, whole.metadata["camera"], whole.frames.shape[1:3]) == (
+        True,
+        "hand_left_color, head_color",
+        (96, 64),
+    )
+    assert counters.frame_numbers(first.frames[:][:, :64]) == list(range(2, 9))
+    shard = dataset / "observations/1024/700001-700001.tar"
+    names = ("700001/videos/head_color.mp4", "700002/videos/hand_left_color.mp4")
+    (dataset / "task_info/task_1024.json").write_text(json.dumps([description(700001), description(700002)]))
+    write_shard(shard, dict.fromkeys(names, video))
+    lacking = read(dataset, tasks=(1024,), camera=cameras, tile=True)
+    assert [entry.reason for entry in lacking if isinstance(entry, Unreadable)] == [
+        "it has no camera 'hand_left_color'; it has head_color",
+        "it has no camera 'head_color'; it has hand_left_color",
+    ]
+
+
 def test_shards_are_read_where_they_are(dataset: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(dataset), "/agibot", recursive=True)

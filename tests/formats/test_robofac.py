@@ -86,6 +86,26 @@ def test_answers_say_the_task_and_folders_the_outcome(root: Path) -> None:
     assert {(each.data_source, each.success, each.partial_success) for each in found} == {("robofac", None, None)}
 
 
+def test_each_camera_has_a_trajectory_or_all_have_a_tiled_one(root: Path) -> None:
+    other = VIDEOS[0].replace("images.above", "images.side")
+    (root / other).parent.mkdir(parents=True)
+    write_video(root / other, [np.full((32, 32, 3), 200 + step, np.uint8) for step in range(5)], fps=10)
+    assert len(read(root)) == 5
+    (found,) = read(root, camera="side")
+    assert (found.source, found.task) == (other, "Insert the cylinder into the shelf")
+    with pytest.raises(SourceError, match="has no camera 'wrist'; it has above, side, view0"):
+        read(root, camera=("above", "wrist"))
+    pytest.importorskip("cv2")
+    with pytest.raises(SourceError, match="a tiled picture needs several cameras"):
+        read(root, camera="above", tile=True)
+    tiled, alone = read(root, camera=("side", "above"), tile=True)
+    assert (tiled.tiled, tiled.quality_label, tiled.frames.shape) == (True, "failure", (5, 48, 32, 3))
+    assert tiled.frames[0:1][0, :32].mean() > 190
+    assert tiled.frames[0:1][0, 32:].mean() < 10
+    assert tiled.id.endswith("episode_000000-side-above")
+    assert alone.reason == "it has no camera 'side'; it has above"
+
+
 def test_what_the_user_states_wins(root: Path) -> None:
     assert {(each.task, each.quality_label) for each in read(root, task="do it", quality="suboptimal")} == {
         ("do it", "suboptimal")

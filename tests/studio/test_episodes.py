@@ -184,3 +184,17 @@ def test_disagreement_is_with_the_grade_if_there_is_one() -> None:
     assert disagreement(ENTRIES[2], said("half", 0.0, 0.75)) == pytest.approx(0.25)
     assert np.isnan(disagreement(ENTRIES[3], said("asked", 0.0, 0.75)))
     assert np.isnan(disagreement(ENTRIES[0], None))
+
+
+def test_cameras_are_shown_in_one_picture() -> None:
+    pytest.importorskip("cv2")
+    cameras = ("observation.images.wrist", "observation.images.top")
+    library = Library([FIXTURES / "lerobot_v30"], cameras, tile=True)
+    episodes = library.get("lerobot_v30")
+    list(episodes)
+    shown = episodes.episode(episodes.keys[0])
+    assert shown.tiled
+    assert list(shown.cameras) == ["tiles(observation.images.wrist, observation.images.top)"]
+    assert shown.frames.shape == (12, 96, 64, 3)
+    with pytest.raises(SourceError, match="a tiled picture needs several cameras"):
+        open_episodes_of(FIXTURES / "lerobot_v30", cameras[:1], tile=True)

@@ -50,6 +50,13 @@ class Brightness(BrightnessModel):
         return np.array([0.9 if one > other else 0.2 for one, other in ends], np.float32)
 
 
+class OfTiles(BrightnessModel):
+    """Takes tiled pictures and refuses others."""
+
+    model_id = "of-tiles"
+    tiled = True
+
+
 class Failing(BrightnessModel):
     """Breaks in a way that nobody has foreseen."""
 
@@ -89,7 +96,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(data: Path) -> Iterator[str]:
-    models = Models({"brightness": Brightness, "failing": Failing, "mini": lambda: load_reward_model("mini")})
+    models = Models(
+        {"brightness": Brightness, "of tiles": OfTiles, "failing": Failing, "mini": lambda: load_reward_model("mini")}
+    )
     with answering(studio(models, data, data.parent, upload_mb=1)) as address:
         yield address
 
@@ -181,6 +190,25 @@ def test_long_work_says_how_far_it_is_and_stops_when_told(visit: Visit) -> None:
     visit.page.wait_for_timeout(1500)
     assert "Stopped." in visit.page.locator("#score-line").inner_text()
     assert visit.page.locator("#score-shown .replay").count() == 0
+
+
+def test_recordings_of_other_cameras_are_shown_below_it(visit: Visit, data: Path) -> None:
+    pytest.importorskip("cv2")
+    visit.page.get_by_text("How the model is asked").first.click()
+    visit.fill("score-model", "of tiles")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-named", "mine/rising.mp4")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-tasks", "push the block")
+    visit.click("score-start")
+    visit.says("score-line", "which was trained on several cameras in one picture")
+    visit.page.get_by_text("Other cameras").first.click()
+    visit.upload("score-others-upload", data / "falling.mp4")
+    visit.fill("score-others-named", "mine/rising.mp4")
+    visit.click("score-start")
+    visit.says("score-line", "20 frames of rising.mp4, scored by of-tiles")
+    visit.click("score-pack")
+    visit.says("score-line", "The files are ready.")
 
 
 def test_two_recordings_are_compared_in_both_orders(visit: Visit) -> None:
