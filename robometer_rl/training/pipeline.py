@@ -120,12 +120,13 @@ def train(config: TrainConfig) -> Path:
         train_episodes=len(kept),
         calibration_episodes=len(held_out),
         excluded_episodes=opened.excluded,
+        human_pairs=len(people.pairs) if people else 0,
         frames=sum(map(len, kept)),
     )
     _save(config.output / "checkpoint", checkpoint)
     if is_main_process():
         write_record(config.output / "checkpoint", config, kept, run.report)
-        _tell(config, run.report.get("calibration"), opened.excluded)
+        _tell(config, run.report.get("calibration"), opened.excluded, people)
     return config.output / "checkpoint"
 
 
@@ -134,16 +135,16 @@ def _compared(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping
     if config.preferences is None:
         return None
     names = [place_name(place) for place in config.data]
-    people = compared(config.preferences, kept, [names[place_of[each.id]] for each in kept])
-    logger.info("training on %s", people)
-    return people
+    return compared(config.preferences, kept, [names[place_of[each.id]] for each in kept])
 
 
-def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None, excluded: int) -> None:
+def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None, excluded: int, people: Compared | None) -> None:
     """Says where the checkpoint is, how good it is on what was held out, and what to type next."""
     made = config.output / "checkpoint"
     if config.exclude is not None:
         logger.info("trained without the %d episodes that are flagged in %s", excluded, config.exclude)
+    if people is not None:
+        logger.info("trained on %s", people)
     if calibration is None:
         quality = "nothing was held out to judge it by"
     else:

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from robometer_rl.cli import main
 from robometer_rl.data.judgements import ClipLabel
+from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.studio.asked import labels_of, preferences_of
 from robometer_rl.studio.asking import Models
 from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
+from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.pipeline import train
+from robometer_rl.training.sampling import SamplingConfig
 from tests.fixed_models import BrightnessModel
 from tests.studio.browsers import Visit, answering, moving_square, visiting
+from tests.training.tiny import SHAPE
 
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
@@ -204,3 +210,51 @@ def test_pairs_are_labelled_by_key_and_taken_back(videos: Path, tmp_path: Path) 
         visit.page.get_by_label("How one episode ended").check()
         visit.says("label-line", "Press Begin.")
         assert visit.page.locator("#label-shown video").count() == 0
+
+
+def test_what_people_say_is_imported_trained_on_and_evaluated(videos: Path, tmp_path: Path) -> None:
+    """From the browser to a store, a checkpoint and how often that agrees with people."""
+    notes, store, run = tmp_path / "notes", tmp_path / "stores" / "mine", tmp_path / "run"
+    with labelling(videos, notes) as visit:
+        begin(visit, "ann")
+        for number in range(1, 7):
+            shown = visit.page.locator("#label-shown .replay").get_attribute("data-key")
+            assert shown is not None
+            if shown.endswith("-0.mp4"):  # it gets darker
+                label(visit, "n", done=number)
+            else:
+                label(visit, "End", "ArrowLeft", "f", done=number)
+        visit.page.get_by_label("Which of two episodes is better").check()
+        begin(visit, "ann", clips=False)
+        for number in range(1, 7):
+            visit.page.keyboard.press("ArrowLeft" if number != 6 else "=")
+            visit.says("label-line", f"{number} of 6 pairs.")
+    main(["data", "import", "videos", str(videos), str(store), "--labels", str(notes / "labels.jsonl")])
+    episodes = {each.source: each for each in TrajectoryStore.open(store)}
+    assert {name: each.quality_label for name, each in episodes.items()} == {
+        f"{task}-{number}.mp4": "successful" if number else "failure"
+        for task in ("push", "pull")
+        for number in range(3)
+    }
+    assert {each.success_index for each in episodes.values()} == {None, FRAMES - 2}
+    train(
+        TrainConfig(
+            data=(store,),
+            output=run,
+            shape=SHAPE,
+            pretraining=VisionPretraining(steps=0),
+            frozen=StageConfig(steps=2, batch_size=4),
+            sampling=SamplingConfig(max_frames=4, pair_fraction=0.5),
+            preferences=notes / "preferences.jsonl",
+            validation_fraction=0.0,
+            bf16=False,
+        )
+    )
+    assert json.loads((run / "report.json").read_text())["human_pairs"] == 5
+    output = tmp_path / "evaluation"
+    words = ["--preferences", str(notes / "preferences.jsonl"), "--output", str(output), "--no-controls"]
+    main(["evaluate", "preference", str(run / "checkpoint"), str(store), *words])
+    found = json.loads((output / "evaluation.json").read_text())
+    (judged,) = found["evaluations"]
+    assert (found["preferences"], judged["manifest"]["questions"]) == ("preferences.jsonl", 5)
+    assert 0.0 <= judged["rows"][0]["corrected"]["preference_accuracy_mean"]["value"] <= 1.0

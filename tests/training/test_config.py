@@ -1,10 +1,12 @@
 """Contradictions are refused when a configuration is made, before anything is read."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from robometer_rl.training.config import LoRA, LossWeights, Selection, StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.sampling import PairStrategies, SamplingConfig
 
 START = {"start": "mini", "pretraining": VisionPretraining(steps=0)}
 NAN = float("nan")
@@ -94,6 +96,20 @@ def test_schedules(stage, name, wrong, right):
     for value in wrong:
         with pytest.raises(ValueError, match=f"{name} of {stage.__name__} must be .*, got {value}"):
             stage(**{name: value})
+
+
+def test_pairs_of_people_are_drawn_where_there_are_any():
+    people = Path("preferences.jsonl")
+    assert _config(preferences=people).sampling.pairs.human == pytest.approx(sum(asdict(PairStrategies()).values()))
+    own = SamplingConfig(pairs=PairStrategies(human=0.3))
+    assert _config(preferences=people, sampling=own).sampling is own
+    alone = SamplingConfig(pairs=PairStrategies(0, 0, 0, 0, 0, human=1))
+    assert _config(preferences=people, sampling=alone).sampling is alone
+    assert _config().sampling.pairs.human == 0
+    with pytest.raises(ValueError, match="name them with preferences"):
+        _config(sampling=own)
+    with pytest.raises(ValueError, match=r"set sampling\.pair_fraction above 0"):
+        _config(preferences=people, sampling=SamplingConfig(pair_fraction=0.0))
 
 
 def test_one_place_is_given_by_its_path():

@@ -118,6 +118,34 @@ def test_places_are_drawn_from_by_their_weights(data, tmp_path):
         train(nothing)
 
 
+def test_pairs_that_people_compared_are_trained_on(data, tmp_path, caplog):
+    """Of two failures, say, of which the data do not know which is better."""
+    store = TrajectoryStore.open(data)
+    failures = [key for key in store.ids() if key.startswith("push-") and "expert" not in key and "unseen" not in key]
+    line = {"data": data.name, "task": store[failures[0]].task, "annotator": "ann"}
+    said = [(failures[0], failures[1], "right"), (failures[1], failures[2], "equal"), (failures[0], "absent", "left")]
+    lines = [json.dumps(line | {"left": left, "right": right, "answer": answer}) for left, right, answer in said]
+    path = tmp_path / "preferences.jsonl"
+    path.write_text("".join(f"{each}\n" for each in lines))
+    config = _config(
+        data,
+        tmp_path / "run",
+        pretraining=VisionPretraining(steps=0),
+        frozen=StageConfig(steps=1, batch_size=8),
+        joint=StageConfig(steps=0),
+        validation_fraction=0.0,
+        preferences=path,
+    )
+    assert config.sampling.pairs.human == pytest.approx(1.0)  # as often as all others together
+    caplog.set_level("INFO")
+    train(config)
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["human_pairs"] == 1
+    assert "trained on 1 pairs that people compared (left out: 1 equal, 1 about other episodes)" in caplog.text
+    path.write_text(path.read_text().replace(f'"{data.name}"', '"other"'))
+    with pytest.raises(ValueError, match=f"is about other, and not about {data.name}"):
+        train(replace(config, output=tmp_path / "other"))
+
+
 @pytest.mark.parametrize("success", [None, np.zeros(12, bool)])
 def test_without_recorded_success_a_run_ends_without_a_threshold(tmp_path, caplog, success):
     store = TrajectoryStore(tmp_path / "store")

@@ -311,6 +311,7 @@ def _document(config: PublishedConfig, model: RewardModel, judged: Sequence[Judg
         "unanswered": model.unanswered,
         "seed": config.seed,
         "legacy_only": config.legacy,
+        "preferences": config.preferences.name if isinstance(config, PreferenceConfig) and config.preferences else None,
         "evaluations": [each.as_dict() for each in judged],
         "provenance": provenance(),
     }
@@ -321,6 +322,7 @@ def _facts(document: Mapping[str, Any]) -> dict[str, str]:
     return {
         "Model": f"{document['model']}{revision}, {document['dtype']}",
         "Seed": str(document["seed"]),
+        **({"Better episodes": f"as people said in {said}"} if (said := document["preferences"]) else {}),
         "Versions": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
         "Date": made["date"],
         "Command": made["command"],
