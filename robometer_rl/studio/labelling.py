@@ -236,7 +236,7 @@ class LabelPage:
                 {
                     "How it ended": tuple(_categories(each.outcome) for each in agreed),
                     "First frame of success": tuple(_frames(each.frames, each.seconds) for each in agreed),
-                    "How far it got": tuple(_apart(each.grades, "") for each in agreed),
+                    "How far it got": tuple(_apart(each.grades) for each in agreed),
                 },
             ),
             self.work: clips,
@@ -280,16 +280,20 @@ def _categories(found: Agreement) -> str:
     if not found.pairs:
         return "nothing yet"
     corrected = "not defined" if np.isnan(found.corrected) else f"{found.corrected:.2f}"
-    twice = "" if found.pairs == found.items else f" on {found.items}"
+    twice = "" if found.pairs == found.items else f" about {found.items}"
     return f"{found.same} of {found.pairs}{twice} ({found.share:.0%}), {found.measure} {corrected}"
 
 
-def _apart(found: Difference, unit: str) -> str:
-    return f"{found.mean:.2f}{unit} apart, of {found.items}" if found.pairs else "nothing yet"
+def _apart(found: Difference) -> str:
+    return f"{found.mean:.2f} apart ({_episodes(found.items)})" if found.pairs else "nothing yet"
 
 
 def _frames(frames: Difference, seconds: Difference) -> str:
     if not frames.pairs:
         return "nothing yet"
-    in_seconds = f" ({seconds.mean:.2f} s, of {seconds.items})" if seconds.pairs else ""
-    return f"{frames.mean:.1f} frames apart, of {frames.items}{in_seconds}"
+    in_seconds = f"; {seconds.mean:.2f} s ({_episodes(seconds.items)})" if seconds.pairs else ""
+    return f"{frames.mean:.1f} frames apart ({_episodes(frames.items)}){in_seconds}"
+
+
+def _episodes(count: int) -> str:
+    return f"{count} episode{'' if count == 1 else 's'}"

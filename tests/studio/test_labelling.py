@@ -66,6 +66,7 @@ def begin(visit: Visit, annotator: str, clips: bool = True) -> None:
     visit.fill("label-annotator", annotator)
     visit.click("label-start")
     visit.says("label-line", "clips." if clips else "pairs.")
+    visit.page.locator("#label-keep" if clips else "#label-left").wait_for()
 
 
 def at(visit: Visit, frame: int) -> None:
@@ -162,6 +163,7 @@ def test_letters_that_are_written_are_no_answers(videos: Path, tmp_path: Path) -
 def test_work_goes_on_after_a_restart_and_people_are_told_apart(videos: Path, tmp_path: Path) -> None:
     with labelling(videos, tmp_path) as visit:
         begin(visit, "ann")
+        unsaid(visit)
         for number in range(1, 7):
             label(visit, "y" if number < 6 else "n", done=number)
         visit.says("label-line", "All done: 6 of 6 clips.")
@@ -218,6 +220,7 @@ def test_what_people_say_is_imported_trained_on_and_evaluated(videos: Path, tmp_
     with labelling(videos, notes) as visit:
         begin(visit, "ann")
         for number in range(1, 7):
+            unsaid(visit)
             shown = visit.page.locator("#label-shown .replay").get_attribute("data-key")
             assert shown is not None
             if shown.endswith("-0.mp4"):  # it gets darker
