@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,7 +26,7 @@ __all__ = [
     "krippendorff_alpha",
 ]
 
-Ratings = Mapping[Hashable, Mapping[str, Hashable]]
+Ratings = Mapping[Any, Mapping[str, Hashable]]
 """What was said of each item, by who said it; whoever said nothing of it is left out."""
 
 _KAPPA: Final = "Cohen's kappa"
@@ -141,7 +141,7 @@ class Difference:
     items: int
 
 
-def difference(ratings: Mapping[Hashable, Mapping[str, float]]) -> Difference:
+def difference(ratings: Mapping[Any, Mapping[str, float]]) -> Difference:
     """How far apart raters are on a scale.
 
     Args:

@@ -376,7 +376,7 @@ def draw_replay(replay: Replay) -> str:
     numbers = html_json(replay.as_dict())
     said = "; ".join(_summary(series) for series in replay.series)
     summary = f"<p class='replay-said'>{html(said)}</p>" if said else ""
-    kind = "replay" if replay.series else "replay bare"
+    kind = "replay" if replay.series else "replay plain"
     key = html(replay.key or replay.name)
     description = f"<p class='replay-about'>{html(replay.description)}</p>" if replay.description else ""
     return (

@@ -6,7 +6,7 @@
   const LIGHT = ["#2563eb", "#c2410c", "#be185d", "#4d7c0f", "#6d28d9", "#334155"];
   const DARK = ["#60a5fa", "#fb923c", "#f472b6", "#a3e635", "#c4b5fd", "#cbd5e1"];
   const SUCCESS = { light: "#059669", dark: "#34d399" };
-  const LEFT = 38, RIGHT = 10, TOP = 22, PLOT = 200, BARE = 30, REWARD = 58, GAP = 22, BOTTOM = 34;
+  const LEFT = 38, RIGHT = 10, TOP = 22, PLOT = 200, STRIP = 30, REWARD = 58, GAP = 22, BOTTOM = 34;
 
   const isDark = (node) => {
     if (document.querySelector(".gradio-container")) return document.body.classList.contains("dark");
@@ -46,7 +46,7 @@
       this.frame = 0;
       this.off = new Set();
       this.thumbs = new Map();
-      this.bare = this.data.series.length === 0;  // a recording without curves is looked at frame by frame
+      this.plain = this.data.series.length === 0;  // a recording without curves is looked at frame by frame
       this.marked = this.data.marked;
       this.build();
       new ResizeObserver(() => this.plot()).observe(this.svg.parentElement);
@@ -65,7 +65,7 @@
 
     build() {
       const { videos, series } = this.data;
-      const layout = videos.length === 0 ? " bare" : videos.length > 1 ? " many" : "";
+      const layout = videos.length === 0 ? " bare" : videos.length > 1 || this.plain ? " many" : "";
       this.body = make("div", { class: "replay-body" + layout });
       this.videos = videos.map((video) => {
         const player = make("video", { muted: "", playsinline: "", preload: "auto", "aria-label": video.name });
@@ -97,7 +97,7 @@
       this.now = make("span", { class: "replay-now" });
       const bar = make("div", { class: "replay-bar" }, this.button, this.now);
       this.legend = make("div", { class: "replay-bar", role: "group", "aria-label": "curves" });
-      this.legend.hidden = this.bare;
+      this.legend.hidden = this.plain;
       this.svg = draw("svg", { class: "replay-plot", tabindex: "0", role: "slider", "aria-label": "frame",
                                "aria-valuemin": "0", "aria-valuemax": String(this.data.frames - 1) });
       this.values = make("ul", { class: "replay-values" });
@@ -105,7 +105,7 @@
       this.body.append(side);
       this.root.append(this.body);
       this.buildSeen();
-      if (!this.bare) this.root.append(this.table());
+      if (!this.plain) this.root.append(this.table());
       this.keys();
       this.pointer();
       series.forEach((one, at) => this.switches(one, at));
@@ -146,7 +146,7 @@
       // What is paid, and what was paid before it was relabelled: on scales of their own.
       const paid = [["rewards", "reward", "reward paid"], ["original", "original", "original reward"]]
         .filter(([values]) => this.data.series.some((one) => one[values]));
-      const height = TOP + (this.bare ? BARE : PLOT) + paid.length * (GAP + REWARD) + BOTTOM;
+      const height = TOP + (this.plain ? STRIP : PLOT) + paid.length * (GAP + REWARD) + BOTTOM;
       this.svg.setAttribute("viewBox", `0 0 ${this.width} ${height}`);
       this.svg.setAttribute("height", height);
       this.svg.replaceChildren();
@@ -181,7 +181,7 @@
 
     markedFrame() {
       if (this.marked === null) return;
-      const x = this.x(this.marked), bottom = TOP + (this.bare ? BARE : PLOT), late = x > this.width - 120;
+      const x = this.x(this.marked), bottom = TOP + (this.plain ? STRIP : PLOT), late = x > this.width - 120;
       this.svg.append(
         draw("line", { x1: x, x2: x, y1: TOP - 6, y2: bottom, stroke: "var(--r-good)", "stroke-width": 3 }),
         draw("text", { x: x + (late ? -6 : 6), y: TOP - 8, "text-anchor": late ? "end" : "start",
@@ -189,10 +189,10 @@
     }
 
     axes(y, height) {
-      const area = { x: LEFT, y: TOP, width: this.width - LEFT - RIGHT, height: this.bare ? BARE : PLOT,
+      const area = { x: LEFT, y: TOP, width: this.width - LEFT - RIGHT, height: this.plain ? STRIP : PLOT,
                      fill: "var(--r-plot)" };
       this.svg.append(draw("rect", area));
-      for (const value of this.bare ? [] : [0, 0.25, 0.5, 0.75, 1]) {
+      for (const value of this.plain ? [] : [0, 0.25, 0.5, 0.75, 1]) {
         this.svg.append(
           draw("line", { x1: LEFT, x2: this.width - RIGHT, y1: y(value), y2: y(value), stroke: "var(--r-line)" }),
           draw("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
