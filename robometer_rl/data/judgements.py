@@ -10,6 +10,7 @@ by its source and instruction: an import gives other names than the data set its
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,9 @@ __all__ = [
     "Compared",
     "Judgement",
     "Outcome",
+    "category_of",
     "compared",
+    "drawn_number",
     "labelled",
     "latest",
     "names_of",
@@ -97,8 +100,29 @@ class Judgement:
 
     @property
     def category(self) -> str:
-        """The answer, whichever stood on the left: which of the two in alphabetical order, or ``equal``."""
-        return "equal" if self.better is None else "first" if self.better == min(self.about) else "second"
+        """The answer, whichever stood on the left; see `category_of`."""
+        return category_of(self.about, self.better)
+
+
+def category_of(pair: frozenset[str], better: str | None) -> str:
+    """Which of two episodes is better, as ``first``, ``second`` or ``equal``.
+
+    The first one is drawn, the same at every time: names in alphabetical order often stand in the order of skill, and
+    what all answer always is no agreement beyond chance.
+
+    Args:
+        pair: Both episodes.
+        better: One of them, or None if none is.
+    """
+    if better is None:
+        return "equal"
+    first, _ = sorted(pair, key=lambda name: drawn_number(*sorted(pair), name))
+    return "first" if better == first else "second"
+
+
+def drawn_number(*words: str) -> int:
+    """A number that looks drawn, and is the same at every time for the same words."""
+    return int.from_bytes(hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).digest()[:8])
 
 
 @dataclass(frozen=True)

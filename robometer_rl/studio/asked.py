@@ -5,7 +5,6 @@ Answers are lines of the notes, see `robometer_rl.data.judgements`, in the order
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -20,6 +19,8 @@ from robometer_rl.data.judgements import (
     ClipAnswer,
     ClipLabel,
     Judgement,
+    category_of,
+    drawn_number,
     latest,
 )
 from robometer_rl.evaluation.agreement import Agreement, Difference, agreement, difference
@@ -170,8 +171,8 @@ class Pairs(_Asked[Pair, Judgement]):
         by_key = {entry.key: entry for entry in members}
         keys = sorted(by_key)
         every = list(combinations(keys, 2)) if len(keys) < 200 else list(_some_pairs(keys))
-        for one, other in sorted(every, key=lambda pair: _drawn_number(*pair))[:_MOST]:
-            swapped = _drawn_number(self._annotator, one, other) % 2 == 1
+        for one, other in sorted(every, key=lambda pair: drawn_number(*pair))[:_MOST]:
+            swapped = drawn_number(self._annotator, one, other) % 2 == 1
             yield Pair(*(by_key[key] for key in ((other, one) if swapped else (one, other))))
 
 
@@ -187,7 +188,7 @@ def _some_pairs(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _pair_rank(pair: Pair, said: Mapping[str, Said]) -> tuple[float, int]:
     one, other = said.get(pair.left.key), said.get(pair.right.key)
     apart = float("inf") if one is None or other is None else abs(one.progress[-1] - other.progress[-1])
-    return apart, _drawn_number(*sorted(pair.about))
+    return apart, drawn_number(*sorted(pair.about))
 
 
 def _by_task(entries: Iterable[Entry]) -> list[list[Entry]]:
@@ -195,11 +196,6 @@ def _by_task(entries: Iterable[Entry]) -> list[list[Entry]]:
     for entry in entries:
         groups.setdefault(entry.task, []).append(entry)
     return [members for members in groups.values() if len(members) > 1]
-
-
-def _drawn_number(*words: str) -> int:
-    """A number that looks drawn, and is the same at every start."""
-    return int.from_bytes(hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).digest()[:8])
 
 
 class Clips(_Asked[Entry, ClipLabel]):
@@ -225,7 +221,7 @@ class Clips(_Asked[Entry, ClipLabel]):
 
         def rank(entry: Entry) -> tuple[int, float, int]:
             known = (entry.outcome != UNKNOWN) + (entry.about in others)
-            return known, _sureness(said.get(entry.key)), _drawn_number(annotator, entry.key)
+            return known, _sureness(said.get(entry.key)), drawn_number(annotator, entry.key)
 
         before = (each for each in everybody if each.annotator == annotator)
         super().__init__(LABELS, notes, sorted(entries, key=rank), before)
@@ -285,9 +281,9 @@ def pair_agreement(said: Sequence[Judgement], model: Mapping[str, Said]) -> tupl
     for about, by_annotator in answers.items():
         for who, each in by_annotator.items():
             if each.better is not None and each.left in model and each.right in model:
-                ends = [model[key].progress[-1] for key in sorted(each.about)]
-                better = "equal" if ends[0] == ends[1] else "first" if ends[0] > ends[1] else "second"
-                with_model[about, who] = {"people": each.category, _MODEL: better}
+                left, right = (model[key].progress[-1] for key in (each.left, each.right))
+                better = None if left == right else each.left if left > right else each.right
+                with_model[about, who] = {"people": each.category, _MODEL: category_of(each.about, better)}
     return agreement(people), agreement(with_model)
 
 

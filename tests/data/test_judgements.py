@@ -41,6 +41,21 @@ def preference(left: str, right: str, answer: str, annotator: str = "ann", **fie
     return Judgement(left=left, right=right, answer=answer, annotator=annotator, **given)  # pyright: ignore[reportArgumentType]
 
 
+@given(st.sets(st.text(min_size=1), min_size=2, max_size=2))
+def test_the_category_of_an_answer_does_not_depend_on_the_sides(names: set[str]) -> None:
+    one, other = names
+    said = [preference(one, other, "left"), preference(other, one, "right")]
+    assert len({each.category for each in said}) == 1
+    assert {said[0].category, preference(one, other, "right").category} == {"first", "second"}
+    assert preference(one, other, "equal").category == "equal"
+
+
+def test_which_episode_counts_as_the_first_has_nothing_to_do_with_its_name() -> None:
+    """Else a skill whose name comes first in the alphabet would be a category of its own."""
+    found = [preference("expert", f"hover-{number}", "left").category for number in range(400)]
+    assert 150 < found.count("first") < 250
+
+
 def write(path: Path, *lines: ClipLabel | Judgement) -> Path:
     path.write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     return path

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from robometer_rl.data.judgements import ClipLabel, Judgement
-from robometer_rl.evaluation.agreement import Difference
+from robometer_rl.evaluation.agreement import Difference, cohen_kappa
 from robometer_rl.studio.asked import Clips, Pairs, clip_agreement, labels_of, pair_agreement, preferences_of
 from robometer_rl.studio.episodes import UNKNOWN, Entry
 from robometer_rl.studio.notes import Notes, Said
@@ -96,7 +96,8 @@ def test_agreement_on_pairs_is_counted_between_people_and_with_the_model() -> No
     ]
     people, model = pair_agreement(found, said(push_0=0.1, push_1=0.9, push_2=0.2, push_3=0.3))
     assert (people.same, people.pairs, people.items, people.measure) == (1, 2, 2, "Cohen's kappa")
-    assert people.corrected == pytest.approx(1 / 3)
+    ann, bob = ([found[place].category for place in places] for places in ((0, 2), (1, 3)))
+    assert people.corrected == pytest.approx(cohen_kappa(ann, bob))
     assert (model.same, model.pairs) == (2, 3)
     assert pair_agreement([], {})[0].pairs == 0
 
