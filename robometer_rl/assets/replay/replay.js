@@ -58,6 +58,7 @@
     // The colour of a quantity: with one series, progress and success differ; with several, series do.
     color(series, kind) {
       const dark = isDark(this.root);
+      if (this.data.series.length === 1 && kind === "original") return "var(--r-muted)";
       if (this.data.series.length === 1 && kind === "success") return dark ? SUCCESS.dark : SUCCESS.light;
       const colors = dark ? DARK : LIGHT;
       return colors[series % colors.length];
@@ -166,7 +167,7 @@
         const kind = swatch.dataset.kind, muted = kind === "true", bars = ["reward", "original", "band"].includes(kind);
         swatch.style.borderTopStyle = dashes || muted ? "dashed" : "solid";
         swatch.style.borderTopColor = muted ? "var(--r-muted)"
-          : this.color(+swatch.dataset.series, bars ? "progress" : kind);
+          : this.color(+swatch.dataset.series, bars && kind !== "original" ? "progress" : kind);
         swatch.style.borderTopWidth = bars ? "9px" : "3px";
         swatch.style.opacity = kind === "band" ? 0.3 : 1;
       }
@@ -240,11 +241,13 @@
         const x = this.x(one.fires), color = this.color(at, "success");
         const words = this.data.series.length > 1 ? one.name
           : `success rule fires at ${called(one, one.steps.indexOf(one.fires))}`;
-        const late = x > this.width - 12 - 6.2 * words.length;
+        // On the right of the line where there is room, and in any case inside the axes.
+        const long = 6.2 * words.length, end = this.width - RIGHT - long;
+        const left = Math.max(LEFT + 2, x + 8 <= end ? x + 8 : Math.min(x - 8 - long, end));
         this.svg.append(
           draw("line", { x1: x, x2: x, y1: TOP, y2: TOP + PLOT, stroke: color, "stroke-dasharray": "4 3" }),
           draw("path", { d: `M ${x - 6} ${TOP + PLOT} h 12 l -6 -9 z`, fill: color }),
-          draw("text", { x: x + (late ? -8 : 8), y: TOP + PLOT - 14 - 14 * at, "text-anchor": late ? "end" : "start",
+          draw("text", { x: left, y: TOP + PLOT - 14 - 14 * at,
                          style: `fill:${color};paint-order:stroke;stroke:var(--r-plot);stroke-width:4px` }, words));
       });
     }
@@ -298,7 +301,8 @@
       const width = Math.max(1.5, (this.width - LEFT - RIGHT) / this.data.frames * 0.6);
       for (const [one, at] of paid) {
         const d = one.steps.map((step, i) => `M ${this.x(step)} ${y(0)} V ${y(one[values][i])}`).join(" ");
-        this.svg.append(draw("path", { d, stroke: this.color(at, "progress"), "stroke-width": width, opacity: 0.75 }));
+        const stroke = this.color(at, kind === "original" ? kind : "progress");
+        this.svg.append(draw("path", { d, stroke, "stroke-width": width, opacity: 0.75 }));
       }
     }
 
