@@ -21,8 +21,8 @@ endif
 help:
 	@echo "make demo         run the demonstration; results in outputs/demo"
 	@echo "make test         run the fast tests"
-	@echo "make test-all     run all tests, with the LIBERO simulator (620 MB)"
-	@echo "make test-ui      test the studio and pages in a browser, with Gradio and Playwright (500 MB)"
+	@echo "make test-all     run all tests, with the LIBERO simulator (620 MB), and in a browser (500 MB)"
+	@echo "make test-ui      test the studio and pages in a browser alone, with Gradio and Playwright"
 	@echo "make test-rlds    test the reader of RLDS datasets, with TensorFlow in an environment of its own (3 GB)"
 	@echo "make test-lerobot test the LeRobot formats, models and wrappers beside LeRobot 0.6, on Python 3.12 (6 GB)"
 	@echo "make check        formatting, lint, types, the documentation and the fast tests"
@@ -61,7 +61,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 test: $(DEV)
 	$(PYTEST)
 
-test-all: $(ALL)
+# Both sets of extras get along in one environment: constraints.txt has their versions.
+test-all: $(ALL) $(UI)
 	$(PYTEST) -m "slow or not slow"
 
 $(UI): pyproject.toml constraints.txt tools/setup.sh
@@ -69,7 +70,7 @@ $(UI): pyproject.toml constraints.txt tools/setup.sh
 	@touch $@
 
 test-ui: $(UI)
-	$(PYTEST) -m "slow or not slow" tests/studio tests/report/test_recordings.py
+	$(PYTEST) -m "slow or not slow" tests/studio tests/report/test_component.py tests/report/test_recordings.py
 
 $(RLDS): pyproject.toml constraints.txt tools/setup.sh
 	tools/setup.sh .venv-rlds rlds,dev
