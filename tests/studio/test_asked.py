@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from robometer_rl.data.judgements import ClipLabel, Judgement
+from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.evaluation.agreement import Difference, cohen_kappa
+from robometer_rl.formats.commands import parse_data
 from robometer_rl.studio.asked import Clips, Pairs, clip_agreement, labels_of, pair_agreement, preferences_of
-from robometer_rl.studio.episodes import UNKNOWN, Entry
+from robometer_rl.studio.episodes import UNKNOWN, Entry, open_episodes_of
 from robometer_rl.studio.notes import Notes, Said
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 ENTRIES = [Entry(f"push-{n}", "push", "failure", "one", 5) for n in range(4)] + [
     Entry("pull-0", "pull", "failure", "one", 5)
@@ -182,3 +186,29 @@ def test_agreement_on_clips_is_counted_between_people_and_with_the_model() -> No
     silent = clip_agreement(labels, {key: replace(each, success=None) for key, each in model.items()})[1]
     assert (silent.outcome.pairs, silent.frames.pairs, silent.grades.pairs) == (0, 0, 2)
     assert math.isnan(silent.frames.mean)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "path", "camera", "options"),
+    [
+        ("libero_hdf5", "h5py", "libero_hdf5", "agentview_rgb", ()),
+        ("lerobot", "pyarrow", "lerobot_v30", "observation.images.top", ("--quality", "suboptimal")),
+        ("rbm", "pyarrow", "rbm_dataset/processed_datasets", None, ()),
+    ],
+)
+def test_labels_fit_what_is_imported_of_every_format(
+    tmp_path: Path, name: str, package: str, path: str, camera: str | None, options: tuple[str, ...]
+) -> None:
+    """What the studio calls an episode leads to its trajectory, whatever the import calls that."""
+    pytest.importorskip(package)
+    place, store = FIXTURES / path, tmp_path / "store"
+    episodes = open_episodes_of(place, () if camera is None else (camera,))
+    list(episodes)
+    asked = Clips(episodes.name, episodes.entries, "ann", Notes(tmp_path), {})
+    while (entry := asked.next()) is not None:
+        asked.answer(entry, "failure", partial_success=0.25, note=entry.key)
+    words = ["import", name, str(place), str(store), "--labels", str(tmp_path / "labels.jsonl"), *options]
+    parse_data([*words, *(() if camera is None else ("--camera", camera))], "robometer-rl data")()
+    found = list(TrajectoryStore.open(store))
+    assert {each.metadata["notes"][0] for each in found} == {entry.key for entry in episodes.entries}
+    assert all((each.quality_label, each.partial_success) == ("failure", 0.25) for each in found)

@@ -12,10 +12,10 @@ import pytest
 from robometer_rl.cli import main
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.evaluation.published.answers import Answerer, answerers
-from robometer_rl.evaluation.published.commands import parse_evaluate
+from robometer_rl.evaluation.published.commands import open_datasets, parse_evaluate
 from robometer_rl.evaluation.published.journal import Journal
 from robometer_rl.evaluation.published.judging import Kind, judge, manifest_of, tables
-from robometer_rl.evaluation.published.questions import Dataset, Drawing, alignment_questions
+from robometer_rl.evaluation.published.questions import Dataset, Drawing, alignment_questions, preference_pairs
 from robometer_rl.models.controls import BLIND
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.evaluation.published.recorded import PixelReader, dataset
@@ -154,3 +154,24 @@ def test_numbers_out_of_range_are_refused_at_once(tmp_path: Path) -> None:
     for words in (["ranking", "clock", "s", "--graded", "1"], ["alignment", "clock", "s", "--prefixes", "-1"]):
         with pytest.raises(SystemExit):
             parse_evaluate([*words, "--output", str(tmp_path)], "evaluate")
+
+
+def test_people_say_which_episode_is_better_in_place_of_quality(tmp_path: Path) -> None:
+    """Pairs of two stores, judged one by one and as one set: of each, what people said of its own episodes."""
+    paths, lines = [], []
+    for name in ("one", "two"):
+        store = TrajectoryStore(tmp_path / name)
+        for episode in make_episodes_of_two_tasks(2):
+            store.append(replace(episode, id=f"{name}-{episode.id}"))
+        one, other, third = [each for each in store if each.task == store[0].task][:3]
+        paths.append(store.path)
+        said = {"data": name, "task": one.task, "annotator": "ann", "left": one.id}
+        lines.append(json.dumps(said | {"right": other.id, "answer": "right"}) + "\n")
+        lines.append(json.dumps(said | {"right": third.id, "answer": "equal"}) + "\n")
+    (tmp_path / "preferences.jsonl").write_text("".join(lines))
+    for joint in (False, True):
+        sets = open_datasets(paths, joint, preferences=tmp_path / "preferences.jsonl")
+        pairs = [pair for each in sets for pair in preference_pairs(each, Drawing(pairs=None))]
+        assert [pair.better.episode.id for pair in pairs] == [json.loads(line)["right"] for line in lines[::2]]
+        assert [pair.worse.episode.id for pair in pairs] == [json.loads(line)["left"] for line in lines[::2]]
+    assert len(preference_pairs(open_datasets(paths, joint=True)[0], Drawing(pairs=None))) > 2
