@@ -2,19 +2,22 @@
 
     python -m benchmarks.data --rows 1000 100000 1000000
 
-Every number of rows is opened in a process of its own, so that memory is that of these rows alone. The rows are real;
-all of them share one file of frames, since what is measured is the opening and not the disk.
+Every place is opened in a process of its own, so that memory is that of these rows alone. The rows are real; all of
+them share one file of frames, since what is measured is the opening and not the disk. Seconds are those of the clock
+and those of the processor, which say the same where nothing else runs.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +28,19 @@ from numpy.typing import NDArray
 
 from benchmarks.recording import write_result
 from robometer_rl.data.arrow import write_sealed
-from robometer_rl.data.frame_files import file_sha256
-from robometer_rl.data.rows import FrameFile, Row
+from robometer_rl.data.pack import PackConfig, pack
+from robometer_rl.data.rows import Row
 from robometer_rl.data.store import TrajectoryStore
-from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.formats.importing import InPlaceOptions, import_trajectories
 from robometer_rl.formats.opening import open_episodes
 from robometer_rl.formats.rbm.export import RbmExportConfig, export_rbm
 from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
+from robometer_rl.training.collate import PixelSource
+from robometer_rl.training.episodes import make_episodes
+from robometer_rl.training.pipeline import split_episodes
+from robometer_rl.training.samples import ClipSample
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 
 __all__ = ["DataConfig", "main", "measure", "write_cache"]
 
@@ -51,14 +59,16 @@ class DataConfig:
         clips: Clips that are read for frames per second.
         height: Of frames.
         width: Of frames.
+        folder: Where a temporary directory is made; the system's own if None. A million rows take 3 GB.
         name: Of the file in ``benchmarks/results``; none is written if it is empty.
     """
 
-    rows: tuple[int, ...] = (1_000, 100_000)
+    rows: tuple[int, ...] = (1_000, 100_000, 1_000_000)
     episodes: int = 1_000
     clips: int = 200
     height: int = 240
     width: int = 320
+    folder: Path | None = None
     name: str = "data"
 
 
@@ -98,7 +108,7 @@ def write_cache(folder: Path, num_rows: int, files: int, height: int, width: int
                     [
                         {
                             "id": f"row-{number:08d}",
-                            "task": f"open drawer {number % 1000}",
+                            "task": _task(number),
                             "data_source": "drawers",
                             "frames": f"./processed_datasets/{KEY}/frames/trajectory_{number % files}.npz",
                             "quality_label": ("successful", "failure")[number % 2],
@@ -112,84 +122,121 @@ def write_cache(folder: Path, num_rows: int, files: int, height: int, width: int
             )
 
 
-def write_store(cache: Path, path: Path) -> None:
-    """Writes a sealed store with the rows of a cache, as an import in place would, with one file for all of them."""
-    store = TrajectoryStore.create(path)
+def _task(number: int) -> str:
+    """Twenty attempts at each."""
+    return f"open drawer {number // 20}"
+
+
+def write_packed(cache: Path, path: Path, num_rows: int) -> None:
+    """Writes a packed store with so many rows, as an import and `pack` would; one frame file stands for all of them."""
     first = next(read_rbm(RbmConfig(cache)))
     assert isinstance(first, Trajectory)
-    store.append(first)
-    file = next((path / "frames").glob("*.npz"))
-    frames = FrameFile(f"frames/{file.name}", first.clip().frames.shape, file_sha256(file))  # type: ignore[arg-type]
-    (path / "rows" / f"{first.id}.json").unlink()
-    found = (each for each in read_rbm(RbmConfig(cache)) if isinstance(each, Trajectory))
-    write_sealed(path / "rows.arrow", (Row.of(each, frames) for each in found))
+    loose = TrajectoryStore.create(path.with_name("loose"))
+    loose.append(first)
+    packed = pack(PackConfig(loose.path, path))
+    row = packed.row(first.id)
+    assert row.frames.place is not None
+    outcomes: tuple[QualityLabel, QualityLabel] = ("successful", "failure")
+    runs = (
+        replace(first, id=f"row-{number:08d}", task=_task(number), quality_label=outcomes[number % 2])
+        for number in range(num_rows)
+    )
+    rows = (Row.of(run, replace(row.frames, place=None)).placed(row.frames.place) for run in runs)
+    write_sealed(path / "rows.arrow", rows, packed=True)
 
 
-def opened(kind: str, path: Path) -> dict[str, float]:
-    """Seconds until a place is open, and until a random batch of 16 clips has been read, and memory in MB."""
-    start = time.perf_counter()
-    if kind == "store":
-        store = TrajectoryStore.open(path)
-        count = len(store)
-    else:
-        found = open_episodes([f"rbm:{path}"]).trajectories
-        count = len(found)
-    open_s = time.perf_counter() - start
-    rng = np.random.default_rng(0)
-    for number in rng.integers(count, size=16).tolist():
-        trajectory = store[number] if kind == "store" else found[number]
-        trajectory.frames[np.arange(CLIP)]  # type: ignore[index]
-    batch_s = time.perf_counter() - start - open_s
+def opened(place: str) -> dict[str, float]:
+    """What a training does before its first step: it opens its data, plans what to draw, and reads a batch of 16."""
+    watch = _Watch()
+    found = open_episodes([place], lambda each: each.split == "train").trajectories
+    numbers = {"rows": len(found), **watch.lap("open")}
+    kept, _ = split_episodes(found, 0.001, seed=0)
+    sampler = Sampler(make_episodes(kept), SamplingConfig(max_frames=CLIP))
+    numbers |= watch.lap("plan")
+    source = PixelSource(kept, augment=False, seed=0)
+    for number in range(16):
+        sample = sampler.sample(0, number)
+        for side in (sample,) if isinstance(sample, ClipSample) else (sample.first, sample.second):
+            source.frames(side)
+    numbers |= watch.lap("batch")
     # What `resource` says is at least that of the process which started this one.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return {"rows": count, "open_s": open_s, "batch_s": batch_s, "memory_mb": int(peak.split()[1]) / 1e3}
+    return {**numbers, "memory_mb": int(peak.split()[1]) / 1e3}
 
 
-def frames_per_second(trajectories: Sequence[Trajectory], clips: int) -> float:
-    """Frames per second of one worker that reads clips of random episodes."""
+class _Watch:
+    """Seconds of the clock and of the processor."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter(), time.process_time()
+
+    def lap(self, name: str) -> dict[str, float]:
+        """Seconds since the last lap."""
+        now = time.perf_counter(), time.process_time()
+        wall, cpu = (one - other for one, other in zip(now, self._last, strict=True))
+        self._last = now
+        return {f"{name}_s": wall, f"{name}_cpu_s": cpu}
+
+
+def frames_per_second(trajectories: Sequence[Trajectory], clips: int) -> dict[str, float]:
+    """Frames per second of one worker that reads clips of random episodes, of the clock and of the processor."""
     rng = np.random.default_rng(0)
-    start = time.perf_counter()
+    watch = _Watch()
     for number in rng.integers(len(trajectories), size=clips).tolist():
         trajectories[number].frames[np.sort(rng.integers(FRAMES, size=CLIP))]  # type: ignore[index]
-    return clips * CLIP / (time.perf_counter() - start)
+    spent = watch.lap("read")
+    return {"wall": clips * CLIP / spent["read_s"], "cpu": clips * CLIP / spent["read_cpu_s"]}
 
 
 def measure(config: DataConfig) -> dict[str, Any]:
     """Measures everything in a temporary directory."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=config.folder) as name:
         folder = Path(name)
-        rows = [_rows_in_a_process(folder, kind, count, config) for count in config.rows for kind in ("rbm", "store")]
-        return {"opening": rows, "import": _imported(folder, config), "frames_per_s": _read(folder, config)}
+        numbers = {"frames_per_s": _read(folder, config), "import": _imported(folder, config), "opening": []}
+        for count in config.rows:
+            for each in _openings(folder / str(count), count, config):
+                numbers["opening"].append(each)
+                if config.name:  # the largest take long, and the machine may be wanted meanwhile
+                    write_result(config.name, numbers)
+        return numbers
 
 
-def _rows_in_a_process(folder: Path, kind: str, count: int, config: DataConfig) -> dict[str, Any]:
-    cache, store = folder / str(count) / KEY, folder / str(count) / "store"
-    if not cache.exists():
-        write_cache(cache, count, 1, config.height, config.width)
-        write_store(cache, store)
-    path = cache if kind == "rbm" else store
-    code = "import sys, json; from pathlib import Path; from benchmarks.data import opened; " + (
-        "print(json.dumps(opened(sys.argv[1], Path(sys.argv[2]))))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, kind, str(path)], capture_output=True, text=True, check=True)
-    return {"place": kind, **json.loads(done.stdout.splitlines()[-1])}
+def _openings(folder: Path, count: int, config: DataConfig) -> Iterator[dict[str, Any]]:
+    """A packed store, and published data in place for the first time and again, with so many rows."""
+    cache, packed = folder / KEY, folder / "packed"
+    write_cache(cache, count, 1, config.height, config.width)
+    index = folder / "cache"
+    write_packed(cache, packed, count)
+    for kind, place in (("packed", str(packed)), ("rbm, first time", f"rbm:{cache}"), ("rbm", f"rbm:{cache}")):
+        found = _in_a_process(place, index)
+        files = [packed / "rows.arrow"] if kind == "packed" else index.rglob("*.arrow")
+        yield {"place": kind, **found, "index_bytes_per_row": sum(file.stat().st_size for file in files) / count}
+    shutil.rmtree(folder)
+
+
+def _in_a_process(place: str, cache: Path) -> dict[str, Any]:
+    code = "import sys, json; from benchmarks.data import opened; print(json.dumps(opened(sys.argv[1])))"
+    environment = os.environ | {"ROBOMETER_CACHE": str(cache)}
+    command = [sys.executable, "-c", code, place]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _imported(folder: Path, config: DataConfig) -> dict[str, float]:
     """What an import in place adds to the disk, of what its source has."""
     cache, store = folder / "source" / KEY, folder / "imported"
     write_cache(cache, config.episodes, config.episodes, 64, 64)
-    start = time.perf_counter()
+    watch = _Watch()
     import_trajectories(read_rbm(RbmConfig(cache)), InPlaceOptions(store))
-    seconds = time.perf_counter() - start
+    spent = watch.lap("import")
     source = {path.stat().st_ino: path.stat().st_size for path in cache.rglob("*") if path.is_file()}
     added = [path.stat() for path in store.rglob("*") if path.is_file()]
     extra = sum(status.st_size for status in added if status.st_ino not in source)
-    return {"episodes": config.episodes, "seconds": seconds, "added_fraction": extra / sum(source.values())}
+    return {"episodes": config.episodes, **spent, "added_fraction": extra / sum(source.values())}
 
 
-def _read(folder: Path, config: DataConfig) -> dict[str, float]:
-    """Frames per second of packed arrays, PNG images and videos of the same episodes."""
+def _read(folder: Path, config: DataConfig) -> dict[str, Any]:
+    """Frames per second, and bytes of an episode, of arrays, PNG images and videos, in files and in shards."""
     cache = folder / "read" / KEY
     write_cache(cache, 16, 16, config.height, config.width)
     packed = [each for each in read_rbm(RbmConfig(cache)) if isinstance(each, Trajectory)]
@@ -199,11 +246,22 @@ def _read(folder: Path, config: DataConfig) -> dict[str, float]:
     images = TrajectoryStore(folder / "images")
     for each in videos:
         images.append(each)
-    kinds = {"npz": packed, "png": list(images), "video": videos}
-    for trajectories in kinds.values():
+    kept = TrajectoryStore(folder / "kept")
+    for each in videos:
+        kept.append(each, keep_video=True)
+    stores = {"npz": TrajectoryStore.open(folder / "packed"), "png": images, "video": kept}
+    kinds: dict[str, Sequence[Trajectory]] = {"npz in place": packed, "video in place": videos}
+    numbers: dict[str, Any] = {}
+    for name, store in stores.items():
+        kinds[name] = list(store)
+        shards = pack(PackConfig(store.path, folder / f"shards_{name}"))
+        kinds[f"shards of {name}"] = list(shards)
+        numbers[f"shards of {name}"] = {"bytes_per_episode": sum(shards.shards.values()) / len(shards)}
+    for name, trajectories in kinds.items():
         for each in trajectories:
             each.frames[0:1]  # what is done once for a file is not what a worker does all day
-    return {name: frames_per_second(trajectories, config.clips) for name, trajectories in kinds.items()}
+        numbers.setdefault(name, {}).update(frames_per_second(trajectories, config.clips))
+    return numbers
 
 
 def main(config: DataConfig) -> None:

@@ -31,8 +31,10 @@ from robometer_rl.formats.opening import open_episodes
 from robometer_rl.models.baselines.rewind import ReWiNDCheckpoint, ReWiNDNetwork, ReWiNDShape, write_rewind
 from robometer_rl.models.baselines.vectors import EFFICIENTNET, MINILM, FrameVectors, TextVectors, VectorCache
 from robometer_rl.models.devices import usable_device
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.losses import preference_loss, progress_loss, success_loss
-from robometer_rl.training.sampling import ClipSample, PairSample, Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.samples import ClipSample, PairSample
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 
 BINS = 10
 MAX_FRAMES = 8

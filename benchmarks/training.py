@@ -40,11 +40,12 @@ from robometer_rl.models.robometer.checkpoint import Checkpoint
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource, TrainingBatch
 from robometer_rl.training.config import LossWeights, NetworkShape, StageConfig
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.from_scratch import make_checkpoint
 from robometer_rl.training.objective import Objective
 from robometer_rl.training.samples import PairSample, Sample
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from robometer_rl.training.trainable import choose_trainable
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
 

@@ -22,6 +22,7 @@ __all__ = [
     "NO_ROOM",
     "OutsideError",
     "append_line",
+    "cache_folder",
     "check_destination",
     "check_outside",
     "check_regular",
@@ -136,6 +137,12 @@ def write_bytes(destination: str | Path, content: bytes) -> None:
     """Writes a file, see `new_file`."""
     with new_file(destination) as path:
         path.write_bytes(content)
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: ``ROBOMETER_CACHE``, or a folder in the user's cache."""
+    own = os.environ.get("ROBOMETER_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robometer_rl"
 
 
 def append_line(destination: str | Path, line: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # No test depends on how fast or how busy the machine is, and each does the same every time.
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+# What is kept for the next time is that of the tests, and goes with them; read here and in every process of a test.
+CACHE = tempfile.TemporaryDirectory(prefix="robometer-tests-")
+os.environ["ROBOMETER_CACHE"] = CACHE.name
 
 GIGABYTES_OF_A_WORKER = 2.5
 

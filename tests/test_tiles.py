@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robometer_rl.data.trajectory import TrajectoryError, are_tiled
+from robometer_rl.data.trajectories import are_tiled
+from robometer_rl.data.trajectory import TrajectoryError
 from robometer_rl.evaluation.calibration import score_success
 from robometer_rl.evaluation.scoring import Scoring, score_episodes
 from robometer_rl.frames import FrameError, UniformFrames

@@ -35,7 +35,7 @@ from robometer_rl.adapting.proposals import Proposal, propose
 from robometer_rl.adapting.success_rule import SuccessRule, choose_success_rule
 from robometer_rl.adapting.survey import Survey, look_at
 from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge, success_evidence
-from robometer_rl.data.trajectory import are_tiled
+from robometer_rl.data.trajectories import are_tiled
 from robometer_rl.files import write_text
 from robometer_rl.formats.opening import OpenedEpisodes, open_episodes
 from robometer_rl.frames import as_frames

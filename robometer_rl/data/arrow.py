@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
+from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.rows import (
     ID,
     LATER,
@@ -28,12 +31,13 @@ from robometer_rl.data.rows import (
     are_plausible,
     with_arrays,
 )
+from robometer_rl.data.trajectories import FIELDS, JUDGED, Facts
 from robometer_rl.files import check_regular, new_file
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["SealedRows", "join_sealed", "sealed_schema", "write_sealed"]
+__all__ = ["SealedRows", "join_sealed", "sealed_schema", "sort_sealed", "write_sealed"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ _PLACE: Final = ("frames_shard", "frames_start", "frames_size")  # columns that 
 
 # Rows per record batch: few, because the offsets of lists have 32 bits within a batch.
 _BATCH: Final = 100
+_SORTED: Final = 10_000  # rows that are brought into order at once
 
 
 class SealedRows:
@@ -82,6 +87,10 @@ class SealedRows:
         self._starts = [0, *accumulate(batch.num_rows for batch in self.batches)]
         self._sound: set[int] = set()
 
+    def __reduce__(self) -> tuple[type[SealedRows], tuple[Path]]:
+        """Another process maps the file itself."""
+        return SealedRows, (self._path,)
+
     def __contains__(self, trajectory_id: str) -> bool:
         position = bisect_left(self.ids, trajectory_id)
         return position < len(self.ids) and self.ids[position] == trajectory_id
@@ -104,6 +113,21 @@ class SealedRows:
             raise ChecksumError(
                 f"trajectory {trajectory_id!r}: its row in {self._path} is damaged ({error}); record it again"
             ) from error
+
+    def facts(self) -> Iterator[Facts | Unreadable]:
+        """What is known of all rows without looking at what they say of single frames, in order of ids."""
+        for number, batch in enumerate(self.batches):
+            try:
+                found = _facts(batch)
+            except _damage():
+                found = [self._facts_of(name) for name in self.ids[self._starts[number] : self._starts[number + 1]]]
+            yield from found
+
+    def _facts_of(self, trajectory_id: str) -> Facts | Unreadable:
+        try:
+            return Facts.of(self[trajectory_id])
+        except ChecksumError as error:
+            return Unreadable(trajectory_id, str(error))
 
     def columns(self, *names: str) -> dict[str, list[Any]]:
         """Some fields of all rows, and ``id``, in order of ids; rows that cannot be read are left out."""
@@ -162,6 +186,32 @@ def join_sealed(path: Path, parts: Sequence[Path]) -> None:
             writer.close()
 
 
+def sort_sealed(path: Path, unsorted: Path) -> list[str]:
+    """Writes the rows of such a file in the order of their ids.
+
+    Args:
+        path: Where to.
+        unsorted: The file, whose rows have any order.
+
+    Returns:
+        Ids that came again; only the first row with an id stays.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with pa.memory_map(str(unsorted)) as file:
+        table = pa.ipc.open_stream(file).read_all()
+        order = pc.sort_indices(table, sort_keys=[("id", "ascending")]).to_numpy()  # type: ignore[attr-defined]
+        ids = table.column("id").take(order).to_pylist()
+        again = [number for number in range(1, len(ids)) if ids[number] == ids[number - 1]]
+        kept = np.delete(order, again)
+        with new_file(path) as temporary, pa.ipc.new_stream(str(temporary), table.schema) as writer:
+            for start in range(0, len(kept), _SORTED):
+                part = table.take(kept[start : start + _SORTED]).combine_chunks()
+                writer.write_table(part, max_chunksize=_BATCH)
+    return [ids[number] for number in again]
+
+
 def _installed(package: str, purpose: str) -> Any:
     """A package that takes long to import and is needed for sealed rows only."""
     try:
@@ -184,6 +234,32 @@ def _values(batch: pyarrow.RecordBatch, name: str) -> list[Any]:
     column = batch.column(name)
     column.validate(full=True)
     return column.to_pylist()
+
+
+def _facts(batch: pyarrow.RecordBatch) -> list[Facts]:
+    """The facts of all rows of a batch; raises one of `_damage` if one of them is damaged."""
+    shown = batch.select([*FIELDS, "instructions", "metadata", "frames_shape"])
+    shown.validate(full=True)
+    needed = ("id", "task", "quality_label", "data_source", "is_robot", "split", "instructions", "metadata")
+    if any(shown.column(name).null_count for name in (*needed, "frames_shape")):
+        raise ValueError("some rows lack what every trajectory has")
+    shapes = shown.column("frames_shape").flatten().to_numpy().reshape(batch.num_rows, 4)
+    if (shapes <= 0).any() or (shapes[:, 3] != 3).any():
+        raise ValueError("some frames have no shape that frames have")
+    judged = np.zeros(batch.num_rows, bool)
+    for name in JUDGED:
+        column = batch.column(name) if name in batch.schema.names else None
+        if column is not None and column.null_count < batch.num_rows:
+            judged |= column.is_valid().to_numpy(zero_copy_only=False)
+    return [
+        Facts(*values, tuple(texts), tuple(shape), is_judged, noted)
+        for *values, texts, noted, shape, is_judged in zip(
+            *(shown.column(name).to_pylist() for name in (*FIELDS, "instructions", "metadata")),
+            shapes.tolist(),
+            judged.tolist(),
+            strict=True,
+        )
+    ]
 
 
 def _check_schema(found: pyarrow.Schema) -> None:

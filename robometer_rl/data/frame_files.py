@@ -54,6 +54,9 @@ _UNREADABLE = (
 )
 
 
+_known: set[int] = set()  # of what is in shards, see `StoredFrames._is_known`
+
+
 class StoredFrames(ABC):
     """Frames of one stored trajectory, decoded when they are asked for.
 
@@ -108,7 +111,7 @@ class StoredFrames(ABC):
         """Raises `ChecksumError` unless the file is the one that was written and holds every frame."""
 
     def _compare_once(self) -> None:
-        if self._expected is None:
+        if self._expected is None or self._is_known():
             return
         try:
             found = file_sha256(self.source)
@@ -121,7 +124,18 @@ class StoredFrames(ABC):
                 f"trajectory {self._name!r}: {self.source} has the checksum {found}, expected {self._expected}; "
                 "record it again"
             )
+        if isinstance(self.source, Source):
+            _known.add(hash((self.source, self.source.version(), self._expected)))
         self._expected = None
+
+    def _is_known(self) -> bool:
+        """Whether this process has compared this part of a shard before: trajectories of large stores come and go."""
+        if not isinstance(self.source, Source):
+            return False
+        try:
+            return hash((self.source, self.source.version(), self._expected)) in _known
+        except OSError:  # comparing says so
+            return False
 
     def _undecodable(self, reason: object) -> ChecksumError:
         return ChecksumError(f"trajectory {self._name!r}: {self.source} cannot be decoded: {reason}; record it again")

@@ -24,8 +24,9 @@ The reference goes by time alone: `robometer_rl.training.clip_targets`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from robometer_rl.data.targets import (
     success_labels,
     supervises_progress,
 )
+from robometer_rl.data.trajectories import Described, Trajectories
 from robometer_rl.data.trajectory import Trajectory, linear_progress
 from robometer_rl.data.worth import STATE_PARTS, UNDONE_CEILING, Measured, measured_progress
 
@@ -84,7 +86,7 @@ class FrameLabels:
         )
 
 
-def group_key(trajectory: Trajectory) -> str:
+def group_key(trajectory: Described) -> str:
     """What makes two trajectories attempts at the same thing: the simulator's task if there is one, else the text.
 
     The instructions of one trajectory fit all trajectories of a simulator's task, so ``environment`` must name a task,
@@ -97,8 +99,11 @@ def label_trajectories(
     trajectories: Sequence[Trajectory],
     references: Iterable[Trajectory] | None = None,
     config: TargetConfig | None = None,
-) -> list[FrameLabels]:
+) -> Sequence[FrameLabels]:
     """Labels every trajectory by what was recorded.
+
+    Trajectories of which single frames were judged are labelled now. All that is known of others is an outcome,
+    of which labels are made when they are asked for: there may be a million of them.
 
     Args:
         trajectories: What to label.
@@ -113,13 +118,55 @@ def label_trajectories(
         CutoffError: The table of cutoffs cannot be read.
     """
     settings = config or TargetConfig()
+    many = Trajectories.of(trajectories)
+    judged = [index for index, each in enumerate(many.facts()) if each.judged]
+    members = [many[index] for index in judged]
+    others = members if references is None else [each for each in references if each.judged]
+    labels = _label_judged(members, others, settings)
+    return _Labels(many, dict(zip(judged, labels, strict=True)), settings)
+
+
+class _Labels(Sequence[FrameLabels]):
+    """Labels of trajectories, some of which are made when they are asked for."""
+
+    def __init__(self, trajectories: Trajectories, known: Mapping[int, FrameLabels], settings: TargetConfig) -> None:
+        self._trajectories = trajectories
+        self._known = known
+        self._settings = settings
+        self._cutoffs = settings.table()
+
+    def __len__(self) -> int:
+        return len(self._trajectories)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameLabels: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[FrameLabels]: ...
+    def __getitem__(self, index: int | slice) -> FrameLabels | list[FrameLabels]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index]
+        if number in self._known:
+            return self._known[number]
+        trajectory = self._trajectories[number]
+        labels = _label_by_quality(trajectory, success_cutoff(trajectory.data_source, self._cutoffs))
+        return _without_progress(labels) if trajectory.data_source in self._settings.preference_only else labels
+
+
+def _without_progress(labels: FrameLabels) -> FrameLabels:
+    return replace(labels, progress_known=np.zeros(len(labels.progress), bool))
+
+
+def _label_judged(
+    trajectories: Sequence[Trajectory], references: Sequence[Trajectory], settings: TargetConfig
+) -> list[FrameLabels]:
     cutoffs = settings.table()
     experts: dict[str, list[Trajectory]] = {}
-    for trajectory in trajectories if references is None else references:
+    for trajectory in references:
         if _defines_progress(trajectory) and has_known_layout(trajectory):
             experts.setdefault(group_key(trajectory), []).append(trajectory)
     states = {key: ExpertStates.of(members, settings.reaching) for key, members in experts.items()}
-    measured = _measured(trajectories, trajectories if references is None else references, settings.reaching)
+    measured = _measured(trajectories, references, settings.reaching)
     labelled: list[FrameLabels] = []
     for trajectory, found in zip(trajectories, measured, strict=True):
         cutoff = success_cutoff(trajectory.data_source, cutoffs)
@@ -128,7 +175,7 @@ def label_trajectories(
         else:
             labels = _label(trajectory, states.get(group_key(trajectory)), cutoff, settings.reaching)
         if trajectory.data_source in settings.preference_only:
-            labels = replace(labels, progress_known=np.zeros(len(trajectory), bool))
+            labels = _without_progress(labels)
         labelled.append(labels)
     return labelled
 

@@ -195,9 +195,9 @@ class Row:
         """The row once its frame file has been packed."""
         return replace(self, frames=replace(self.frames, place=place))
 
-    def trajectory(self, frames: FrameSequence) -> Trajectory:
-        """The trajectory, with ``frames``."""
-        values = {**self.values, "instructions": tuple(self.values["instructions"])}
+    def trajectory(self, frames: FrameSequence, **changes: Any) -> Trajectory:
+        """The trajectory, with ``frames``, and other values of some fields."""
+        values = {**self.values, "instructions": tuple(self.values["instructions"]), **changes}
         return Trajectory(frames=frames, **values)
 
     def to_json(self) -> bytes:

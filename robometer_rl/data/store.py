@@ -37,7 +37,9 @@ from robometer_rl.data.frame_files import (
     open_frames,
     write_frames,
 )
+from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.rows import ID, SHARDS, ChecksumError, Row, StoreError
+from robometer_rl.data.trajectories import Facts
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.documents import DocumentError, brief, parse_json, read_text
 from robometer_rl.files import OutsideError, inside, new_file, remove_all_left_over, write_bytes, write_text
@@ -159,6 +161,22 @@ class TrajectoryStore:
         """Ids in the order of iteration."""
         self._require()
         return tuple(self._ids)
+
+    def facts(self) -> Iterator[tuple[int, Facts | Unreadable]]:
+        """What is known of all trajectories besides what is known of their frames, by position, in order of ids."""
+        self._require()
+        sealed = iter(()) if self._sealed is None else zip(self._sealed.ids, self._sealed.facts(), strict=True)
+        name, found = next(sealed, (None, None))
+        for position, trajectory_id in enumerate(self._ids):
+            while name is not None and name < trajectory_id:  # which another process has sealed since
+                name, found = next(sealed, (None, None))
+            if found is not None and name == trajectory_id:
+                yield position, found
+                continue
+            try:
+                yield position, Facts.of(self._row(trajectory_id))
+            except ChecksumError as error:
+                yield position, Unreadable(trajectory_id, str(error))
 
     def columns(self, *names: str) -> dict[str, list[Any]]:
         """Some fields of all trajectories, without reading the others where the store is sealed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Final, Literal, get_args
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robometer_rl.documents import brief
 from robometer_rl.frames import Clip, FrameSequence, as_array, check_task
 
-__all__ = ["DISCRETE_ACTIONS", "TILED", "QualityLabel", "Trajectory", "TrajectoryError", "are_tiled", "linear_progress"]
+__all__ = ["DISCRETE_ACTIONS", "TILED", "QualityLabel", "Trajectory", "TrajectoryError", "linear_progress"]
 
 TILED: Final = "tiled"
 """The entry of `Trajectory.metadata` that is true where frames show several cameras, see `robometer_rl.tiles`."""
@@ -183,6 +183,16 @@ class Trajectory:
         return len(self.frames)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its frames."""
+        return self.clip().size
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything is known of single frames: success, progress, state or distance."""
+        return any(values is not None for values in (self.success, self.progress, self.state, self.distance))
+
+    @property
     def tiled(self) -> bool:
         """Whether its frames show several cameras in one picture, see `robometer_rl.tiles`."""
         return self.metadata.get(TILED) is True
@@ -197,21 +207,6 @@ class Trajectory:
     def clip(self, task: str | None = None) -> Clip:
         """The frames with the instruction, or with another ``task``, as a model is asked about them."""
         return Clip(self.frames, self.task if task is None else task)
-
-
-def are_tiled(trajectories: Iterable[Trajectory]) -> bool:
-    """Whether trajectories that are learned from together show tiled pictures.
-
-    Raises:
-        TrajectoryError: Some do and some do not.
-    """
-    kinds = {trajectory.tiled: trajectory for trajectory in trajectories}
-    if len(kinds) > 1:
-        raise TrajectoryError(
-            f"trajectory {kinds[True].id!r} shows several cameras in one picture and {kinds[False].id!r} shows one; a "
-            "model learns from one kind: choose them by their data sources, or keep them in stores of their own"
-        )
-    return True in kinds
 
 
 def linear_progress(num_frames: int, success_index: int) -> NDArray[np.float32]:

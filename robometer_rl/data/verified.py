@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 from rich.progress import Progress
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
+from robometer_rl.data.trajectories import Described, Listing, Trajectories
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.report.terminal import open_console
 
-__all__ = ["VerifiedTrajectories", "open_verified", "verify_store", "warn_of_skipped"]
+__all__ = ["VerifiedTrajectories", "open_verified", "selected", "verify_store", "warn_of_skipped"]
 
 logger = logging.getLogger(__name__)
+
+_VERIFIED: Final = 10_000
+"""Trajectories in a store of which the frame files are all read before it is used; those of larger ones are compared
+with their checksums when they are used."""
 
 _LISTED = 20  # of the trajectories that are skipped, how many the log names
 
@@ -27,19 +35,21 @@ class VerifiedTrajectories:
     """The sound trajectories of a store, and the others.
 
     Attributes:
-        trajectories: In order of their ids; their frame files are not compared again when they are decoded.
+        trajectories: In order of their ids; frame files that were compared now are not when they are decoded.
         skipped: Those that are damaged, by id, with what is wrong with each.
     """
 
-    trajectories: tuple[Trajectory, ...]
+    trajectories: Trajectories
     skipped: tuple[Unreadable, ...]
 
 
-def open_verified(path: str | Path, wanted: Callable[[Trajectory], bool] | None = None) -> VerifiedTrajectories:
-    """Reads the trajectories of a store that are as they were written; counts and lists the others in the log.
+def open_verified(path: str | Path, wanted: Callable[[Described], bool] | None = None) -> VerifiedTrajectories:
+    """Opens the trajectories of a store that are as they were written; counts and lists the others in the log.
 
     Checksums and frame files of all of them are read before this returns, so that training does not meet a bad file
-    after hours. One bad trajectory among thousands is no reason to stop.
+    after hours. One bad trajectory among thousands is no reason to stop. In stores of more than 10,000 trajectories,
+    and in packed ones, that would take hours itself: there rows are looked at and the sizes of shards, a checksum is
+    compared when its trajectory is used, and ``robometer-rl data verify`` compares all of them.
 
     Args:
         path: Directory of the store; nothing is created there.
@@ -50,7 +60,8 @@ def open_verified(path: str | Path, wanted: Callable[[Trajectory], bool] | None 
     """
     store = TrajectoryStore.open(path)
     _require_shards(store)
-    found = verify_store(store, wanted)
+    is_large = store.shards or len(store) > _VERIFIED
+    found = selected(store, wanted) if is_large else verify_store(store, wanted)
     warn_of_skipped(found.skipped, len(found.trajectories), path)
     return found
 
@@ -79,7 +90,23 @@ def warn_of_skipped(skipped: Sequence[Unreadable], sound: int, place: str | Path
         logger.warning("%s are damaged and skipped:\n%s", of_all, _listed(skipped))
 
 
-def verify_store(store: TrajectoryStore, wanted: Callable[[Trajectory], bool] | None = None) -> VerifiedTrajectories:
+def selected(place: Listing, wanted: Callable[[Described], bool] | None = None) -> VerifiedTrajectories:
+    """The trajectories of a place by what is known of them; nothing is verified but that it can be read.
+
+    Args:
+        place: Where they are.
+        wanted: Which are meant, all of them if None.
+    """
+    positions, damaged = array("q"), list[Unreadable]()
+    for position, found in place.facts():
+        if isinstance(found, Unreadable):
+            damaged.append(found)
+        elif wanted is None or wanted(found):
+            positions.append(position)
+    return VerifiedTrajectories(Trajectories([(place, np.asarray(positions, np.int64))]), tuple(damaged))
+
+
+def verify_store(store: TrajectoryStore, wanted: Callable[[Described], bool] | None = None) -> VerifiedTrajectories:
     """Compares all checksums of a store, and looks at every frame file, see `StoredFrames.verify`.
 
     Args:
@@ -96,7 +123,7 @@ def verify_store(store: TrajectoryStore, wanted: Callable[[Trajectory], bool] | 
                 damaged.append(row)
             else:
                 sound.append(row)
-    return VerifiedTrajectories(tuple(sound), tuple(damaged))
+    return VerifiedTrajectories(Trajectories.of(sound), tuple(damaged))
 
 
 def _rows(store: TrajectoryStore) -> Iterator[Trajectory | Unreadable]:

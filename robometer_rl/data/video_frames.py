@@ -57,10 +57,39 @@ class VideoFrames(LazyFrames):
             super().__init__(recording.frames.shape, orientation)
             self.fps, self._seconds = recording.fps, recording.seconds
 
+    @classmethod
+    def known(cls, path: Path, shape: tuple[int, ...], fps: float | None) -> VideoFrames:
+        """Frames of a video that was opened before, and had this shape; it is decoded when they are asked for.
+
+        Args:
+            path: The file, a video.
+            shape: ``(T, H, W, 3)``.
+            fps: Frames per second.
+
+        Raises:
+            VideoError: There is nothing at ``path``.
+            FrameError: Frames of this shape are not RGB.
+        """
+        frames = cls.__new__(cls)
+        LazyFrames.__init__(frames, shape)
+        frames.path, frames._version, frames.fps = path, _version(path), fps
+        frames._index = frames._seconds = None
+        return frames
+
+    def _indexed(self) -> VideoIndex | None:
+        """The index of a video; None for other recordings."""
+        if self._index is None and self.path.suffix.lower() in VIDEO_SUFFIXES and self.path.is_file():
+            index = check_file(self.path)
+            if (len(index), index.height, index.width) != self.shape[:3]:
+                raise VideoError(f"{self.path} has {len(index)} frames; expected the shape {self.shape}")
+            self._index = index
+        return self._index
+
     @property
     def seconds(self) -> NDArray[np.float64] | None:
         """(T,) when each frame is shown, since the first one; None where the format stores no times."""
-        return self._seconds if self._index is None else self._index.seconds - self._index.seconds[0]
+        index = self._indexed()
+        return self._seconds if index is None else index.seconds - index.seconds[0]
 
     def __str__(self) -> str:
         return str(self.path)
@@ -68,9 +97,10 @@ class VideoFrames(LazyFrames):
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         if _version(self.path) != self._version:
             raise VideoError(f"{self.path} has changed since it was opened, when it had {len(self)} frames")
-        if self._index is None:
+        index = self._indexed()
+        if index is None:
             return _decode_version(self.path, *self._version).frames[rows]
-        return TimedFrames(VideoFile(self.path), self._index, rows)[:]
+        return TimedFrames(VideoFile(self.path), index, rows)[:]
 
 
 def _version(path: Path) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.targets import TargetConfig
+from robometer_rl.data.trajectories import Described
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.metrics import Estimate, plain_metrics
@@ -119,7 +120,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     from robometer_rl.models.loading import load_reward_model
 
     model = load_reward_model(config.model, config.device, config.dtype)
-    return evaluate(config, model, opened.trajectories, opened.excluded)
+    return evaluate(config, model, list(opened.trajectories), opened.excluded)
 
 
 def select_episodes(config: EvaluateConfig) -> OpenedEpisodes:
@@ -130,7 +131,7 @@ def select_episodes(config: EvaluateConfig) -> OpenedEpisodes:
         ValueError: The store has no such episodes.
     """
 
-    def wanted(episode: Trajectory) -> bool:
+    def wanted(episode: Described) -> bool:
         sources = config.data_sources
         return episode.split in config.split and (not sources or episode.data_source in sources)
 

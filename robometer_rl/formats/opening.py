@@ -12,9 +12,11 @@ from typing import Final
 from robometer_rl.data.flags import Exclusion, data_name
 from robometer_rl.data.published import data_path
 from robometer_rl.data.reading import Reading, Unreadable
+from robometer_rl.data.trajectories import Described, Trajectories
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.data.verified import VerifiedTrajectories, open_verified, warn_of_skipped
-from robometer_rl.formats.rbm.reader import RbmConfig, read_rbm
+from robometer_rl.data.verified import VerifiedTrajectories, open_verified, selected, warn_of_skipped
+from robometer_rl.formats.rbm.index import open_in_place
+from robometer_rl.formats.rbm.reader import RbmConfig
 from robometer_rl.formats.roboreward import RoboRewardConfig, read_roboreward
 
 __all__ = ["IN_PLACE", "ROBOREWARD", "OpenedEpisodes", "open_episodes", "place_name"]
@@ -38,20 +40,26 @@ class OpenedEpisodes:
         trajectories: Those that are wanted and sound, place by place.
         skipped: Those that are damaged.
         held: How many sound ones there are, wanted or not, by split and data source.
-        place_of: Number of the place that each of the trajectories comes from, by its id.
+        counts: How many of the trajectories come from each place.
         excluded: How many are wanted and flagged, and hence left out.
     """
 
-    trajectories: tuple[Trajectory, ...]
+    trajectories: Trajectories
     skipped: tuple[Unreadable, ...]
     held: Mapping[tuple[str, str], int]
-    place_of: Mapping[str, int]
+    counts: tuple[int, ...]
     excluded: int
+
+    @property
+    def place_of(self) -> dict[str, int]:
+        """Number of the place that each of the trajectories comes from, by its id."""
+        numbers = (number for number, count in enumerate(self.counts) for _ in range(count))
+        return {each.id: number for each, number in zip(self.trajectories.facts(), numbers, strict=True)}
 
 
 def open_episodes(
     places: Sequence[str | Path],
-    wanted: Callable[[Trajectory], bool] | None = None,
+    wanted: Callable[[Described], bool] | None = None,
     select: Sequence[str] = (),
     exclude: Path | None = None,
 ) -> OpenedEpisodes:
@@ -81,31 +89,25 @@ def open_episodes(
     if select and not any(in_place):
         raise ValueError(f"got the selection {', '.join(select)} and no published data, as in {IN_PLACE}DIRECTORY")
     held: Counter[tuple[str, str]] = Counter()
-    taken: dict[str, Trajectory] = {}
+    taken: set[str] = set()
+    opened: list[Trajectories] = []
     skipped: list[Unreadable] = []
 
     exclusion = Exclusion(exclude, [place_name(each) for each in places])
 
-    def noting(trajectory: Trajectory) -> bool:
+    def noting(trajectory: Described) -> bool:
         held[trajectory.split, trajectory.data_source] += 1
         return exclusion.lets_in(trajectory.id, wanted is None or wanted(trajectory))
 
-    place_of: dict[str, int] = {}
-    for number, (place, is_published) in enumerate(zip(places, in_place, strict=True)):
+    for place, is_published in zip(places, in_place, strict=True):
         if is_published or str(place).startswith(ROBOREWARD):
             found = _open_published(str(place), noting, select)
         else:
             found = open_verified(place, noting)
-        repeated = [each.id for each in found.trajectories if each.id in taken]
-        if repeated:
-            said = "%d trajectories of %s have ids of a place before it and are left out, the first %s"
-            logger.warning(said, len(repeated), place, repeated[0])
-        for each in found.trajectories:
-            taken.setdefault(each.id, each)
-            place_of.setdefault(each.id, number)
+        opened.append(_new(found.trajectories, taken, place) if len(places) > 1 else found.trajectories)
         skipped += found.skipped
     exclusion.end((each.name for each in skipped), are_all_there=not select)
-    return OpenedEpisodes(tuple(taken.values()), tuple(skipped), held, place_of, exclusion.count)
+    return OpenedEpisodes(Trajectories.joined(opened), tuple(skipped), held, tuple(map(len, opened)), exclusion.count)
 
 
 def place_name(place: str | Path) -> str:
@@ -120,20 +122,37 @@ def _published_path(place: str) -> Path:
     return Path(name) if (name := place.removeprefix(IN_PLACE)) else data_path("processed")
 
 
-def _open_published(place: str, wanted: Callable[[Trajectory], bool], select: Sequence[str]) -> VerifiedTrajectories:
+def _new(found: Trajectories, taken: set[str], place: str | Path) -> Trajectories:
+    """Those whose ids are not taken, which they then are; says so of others."""
+    repeated: list[str] = []
+    kept: list[int] = []
+    for number, each in enumerate(found.facts()):
+        if each.id in taken:
+            repeated.append(each.id)
+        else:
+            taken.add(each.id)
+            kept.append(number)
+    if repeated:
+        said = "%d trajectories of %s have ids of a place before it and are left out, the first %s"
+        logger.warning(said, len(repeated), place, repeated[0])
+    return found.subset(kept) if repeated else found
+
+
+def _open_published(place: str, wanted: Callable[[Described], bool], select: Sequence[str]) -> VerifiedTrajectories:
+    if place.startswith(ROBOREWARD):
+        found = _read(read_roboreward(RoboRewardConfig(Path(place.removeprefix(ROBOREWARD)))), wanted)
+    else:
+        found = selected(open_in_place(RbmConfig(_published_path(place), tuple(select))), wanted)
+    warn_of_skipped(found.skipped, len(found.trajectories), place)
+    return found
+
+
+def _read(reading: Reading, wanted: Callable[[Described], bool]) -> VerifiedTrajectories:
     sound: list[Trajectory] = []
     skipped: list[Unreadable] = []
-    for each in _read(place, select):
+    for each in reading:
         if isinstance(each, Unreadable):
             skipped.append(each)
         elif wanted(each):
             sound.append(each)
-    found = VerifiedTrajectories(tuple(sound), tuple(skipped))
-    warn_of_skipped(skipped, len(sound), place)
-    return found
-
-
-def _read(place: str, select: Sequence[str]) -> Reading:
-    if place.startswith(ROBOREWARD):
-        return read_roboreward(RoboRewardConfig(Path(place.removeprefix(ROBOREWARD))))
-    return read_rbm(RbmConfig(_published_path(place), tuple(select)))
+    return VerifiedTrajectories(Trajectories.of(sound), tuple(skipped))

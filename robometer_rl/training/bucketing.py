@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from robometer_rl.data.trajectories import Trajectories
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from robometer_rl.training.samples import ClipSample, PairSample, Sample
@@ -52,13 +53,15 @@ class TokenCounts:
 
     def __init__(self, processor: RobometerProcessor, trajectories: Sequence[Trajectory]) -> None:
         patcher = processor.patcher
-        self._per_frame = [patcher.tokens(patcher.grid(*episode.frames.shape[1:3])) for episode in trajectories]
+        of_size = lru_cache(maxsize=None)(lambda size: patcher.tokens(patcher.grid(*size)))
+        facts = Trajectories.of(trajectories).facts()
+        self._per_frame = np.fromiter((of_size(each.size) for each in facts), np.int64, len(trajectories))
         self._words = lru_cache(maxsize=None)(lambda task: len(processor.tokenizer.encode(task)))
 
     def __call__(self, sample: Sample) -> int:
         """Frames and instruction; what all prompts have in common is left out."""
         sides = (sample,) if isinstance(sample, ClipSample) else (sample.first, sample.second)
-        frames = sum(len(side) * self._per_frame[side.episode] for side in sides)
+        frames = sum(len(side) * int(self._per_frame[side.episode]) for side in sides)
         return frames + self._words(sides[0].task)
 
 

@@ -31,7 +31,8 @@ from transformers import TrainingArguments
 
 from robometer_rl.data.judgements import Compared, compared
 from robometer_rl.data.labels import group_key
-from robometer_rl.data.trajectory import Trajectory, are_tiled
+from robometer_rl.data.trajectories import Described, Trajectories, are_tiled
+from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.calibration import SuccessCalibration, calibrate_success
 from robometer_rl.files import remove_all_left_over, write_text
@@ -44,12 +45,13 @@ from robometer_rl.rewards import DEFAULT_REWARD
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.from_scratch import instructions, make_checkpoint
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.record import write_record
-from robometer_rl.training.sampling import Sampler, make_episodes
+from robometer_rl.training.sampling import Sampler
 from robometer_rl.training.sharding import divide_batch
 from robometer_rl.training.trainable import attach_lora, require_trainable
 from robometer_rl.training.trainer import StageData, last_save, run_stage, training_arguments
@@ -90,12 +92,13 @@ def train(config: TrainConfig) -> Path:
     run = _Run.open(config)
     kept, held_out = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
-    episodes = make_episodes(kept, config.targets, opened.place_of)
-    people = _compared(config, kept, opened.place_of)
+    place_of = opened.place_of if config.weights or config.preferences else {}
+    episodes = make_episodes(kept, config.targets, place_of)
+    people = _compared(config, kept, place_of)
     sampler = Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ())
     data = _Data(kept, sampler, _validation(config, held_out), run.report["processes"])
     checkpoint = _start(config, kept)
-    tiled = are_tiled(opened.trajectories)
+    tiled = are_tiled(opened.trajectories.facts())
     Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
     _configure(checkpoint, tiled=tiled)
     if config.pretraining.steps:
@@ -121,7 +124,7 @@ def train(config: TrainConfig) -> Path:
         calibration_episodes=len(held_out),
         excluded_episodes=opened.excluded,
         human_pairs=len(people.pairs) if people else 0,
-        frames=sum(map(len, kept)),
+        frames=sum(map(len, kept.facts())),
     )
     _save(config.output / "checkpoint", checkpoint)
     if is_main_process():
@@ -167,13 +170,13 @@ def select_trajectories(config: TrainConfig) -> OpenedEpisodes:
         ValueError: It has no such trajectories, or one of several weighted stores has none.
     """
 
-    def wanted(trajectory: Trajectory) -> bool:
+    def wanted(trajectory: Described) -> bool:
         sources = config.data_sources
         return trajectory.split == config.split and (not sources or trajectory.data_source in sources)
 
     opened = open_episodes(config.data, wanted, config.select, config.exclude)
     chosen = opened.trajectories
-    missing = set(config.data_sources) - {trajectory.data_source for trajectory in chosen}
+    missing = set(config.data_sources) - {source for split, source in opened.held if split == config.split}
     if missing or not chosen:
         places = ", ".join(map(str, config.data))
         raise ValueError(
@@ -182,7 +185,7 @@ def select_trajectories(config: TrainConfig) -> OpenedEpisodes:
             + (f" and the data sources {sorted(missing)}" if missing else "")
             + f"; it holds (split, data source): {sorted(opened.held)}"
         )
-    empty = sorted(set(range(len(config.weights))) - set(opened.place_of.values()))
+    empty = [number for number, _ in enumerate(config.weights) if not opened.counts[number]]
     if empty:
         raise ValueError(
             f"{config.data[empty[0]]} has the weight {config.weights[empty[0]]:g} and no trajectories of the split "
@@ -191,12 +194,11 @@ def select_trajectories(config: TrainConfig) -> OpenedEpisodes:
     return opened
 
 
-def split_episodes(
-    trajectories: Sequence[Trajectory], fraction: float, seed: int
-) -> tuple[list[Trajectory], list[Trajectory]]:
+def split_episodes(trajectories: Sequence[Trajectory], fraction: float, seed: int) -> tuple[Trajectories, Trajectories]:
     """Splits off a part of the successful and of the other episodes of each task; the same part for the same seed."""
+    many = Trajectories.of(trajectories)
     groups: dict[tuple[str, bool], list[int]] = {}
-    for index, trajectory in enumerate(trajectories):
+    for index, trajectory in enumerate(many.facts()):
         groups.setdefault((group_key(trajectory), trajectory.quality_label == "successful"), []).append(index)
     rng = np.random.default_rng(seed)
     held_out: set[int] = set()
@@ -204,8 +206,8 @@ def split_episodes(
         members = groups[key]
         count = int(fraction * len(members) + 0.5) if len(members) > 1 else 0
         held_out.update(rng.choice(members, size=count, replace=False).tolist())
-    kept = [trajectory for index, trajectory in enumerate(trajectories) if index not in held_out]
-    return kept, [trajectories[index] for index in sorted(held_out)]
+    kept = np.delete(np.arange(len(many)), sorted(held_out))
+    return many.subset(kept), many.subset(sorted(held_out))
 
 
 def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> SuccessCalibration:
@@ -391,7 +393,8 @@ def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoin
         if config.lora.rank:
             attach_lora(checkpoint, config.lora, _adapter_base(config), config.seed)
         return checkpoint
-    texts = sorted({text for episode in trajectories for text in (episode.task, *episode.instructions)})
+    known = Trajectories.of(trajectories).facts()
+    texts = sorted({text for each in known for text in (each.task, *each.instructions)})
     checkpoint = make_checkpoint(config.shape, [*instructions(), *texts], config.seed, config.sampling.max_frames)
     size = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     logger.info("made a network of %.2f M parameters", size / 1e6)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robometer_rl.data.labels import group_key
+from robometer_rl.data.trajectories import Trajectories
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.files import write_text
 from robometer_rl.provenance import RECORD_FILE
@@ -45,15 +46,21 @@ def write_record(
 
 def _data(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """How much of what there was, by data source."""
-    sources: dict[str, Any] = {}
-    for source in sorted({trajectory.data_source for trajectory in trajectories}):
-        members = [trajectory for trajectory in trajectories if trajectory.data_source == source]
-        sources[source] = {
-            "tasks": len({group_key(trajectory) for trajectory in members}),
-            "frames": sum(map(len, members)),
-            "episodes": dict(sorted(Counter(trajectory.quality_label for trajectory in members).items())),
+    tasks: dict[str, set[str]] = {}
+    frames: Counter[str] = Counter()
+    episodes: dict[str, Counter[str]] = {}
+    for each in Trajectories.of(trajectories).facts():
+        tasks.setdefault(each.data_source, set()).add(group_key(each))
+        frames[each.data_source] += len(each)
+        episodes.setdefault(each.data_source, Counter())[each.quality_label] += 1
+    return {
+        source: {
+            "tasks": len(tasks[source]),
+            "frames": frames[source],
+            "episodes": dict(sorted(episodes[source].items())),
         }
-    return sources
+        for source in sorted(tasks)
+    }
 
 
 def _without_directory(start: str | None) -> str | None:

@@ -14,30 +14,25 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.data.labels import FrameLabels, group_key, label_trajectories
-from robometer_rl.data.targets import TargetConfig
-from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import MAX_FRAMES, NestedFrames, UniformFrames, scored_steps
 from robometer_rl.ranges import require_counts, require_numbers
-from robometer_rl.training.clip_targets import ClipTargets
+from robometer_rl.training.episodes import Episode
 from robometer_rl.training.samples import ClipSample, PairSample, Sample
 
 __all__ = [
     "ClipStrategies",
-    "Episode",
     "PairStrategies",
     "Sampler",
     "SamplingConfig",
     "SamplingError",
     "clip_path",
-    "make_episodes",
 ]
 
 _LONGEST_INTERVAL: Final = 1_000_000  # frames; ten hours of video
@@ -46,72 +41,6 @@ _ROUNDING: Final = 1e-9  # grades such as 0.6 and 0.4 are 0.2 apart, whatever th
 
 class SamplingError(ValueError):
     """A data set in which a requested strategy has nothing to work on; the message says what is missing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Episode:
-    """A trajectory as the sampler sees it: everything but its frames.
-
-    Attributes:
-        index: Its position in the data set.
-        task: What it is an attempt at; two episodes with the same value are attempts at the same thing.
-        instructions: The ways to say it, the first being the recorded one.
-        successful: Whether the task is done in its last frame.
-        labels: Ground truth of its frames.
-        grade: Graded outcome in [0, 1], if the source grades.
-        clip_targets: Makes the targets of clips in the place of ``labels``, where training goes by a rule of the
-            reference.
-        source: Number of the source that it comes from, where samples are drawn from several by weights.
-    """
-
-    index: int
-    task: str
-    instructions: tuple[str, ...]
-    successful: bool
-    labels: FrameLabels
-    grade: float | None = None
-    clip_targets: ClipTargets | None = None
-    source: int = 0
-
-    def __len__(self) -> int:
-        return len(self.labels.progress)
-
-    def targets(self, indices: NDArray[np.int64], strategy: str) -> FrameLabels:
-        """What the frames at ``indices`` should say in a clip that is made by ``strategy``."""
-        return self.labels.at(indices) if self.clip_targets is None else self.clip_targets(indices, strategy)
-
-
-def make_episodes(
-    trajectories: Sequence[Trajectory],
-    targets: TargetConfig | None = None,
-    source_of: Mapping[str, int] | None = None,
-) -> list[Episode]:
-    """Labels trajectories and keeps what the sampler needs.
-
-    Args:
-        trajectories: In the order in which the sampler is to number them.
-        targets: Which rule their targets follow; what was recorded if None.
-        source_of: `Episode.source` by id; one source if None.
-
-    Raises:
-        CutoffError: The table of success cutoffs cannot be read.
-    """
-    config = targets or TargetConfig()
-    cutoffs = config.table()
-    labelled = zip(trajectories, label_trajectories(trajectories, config=config), strict=True)
-    return [
-        Episode(
-            index=index,
-            task=group_key(trajectory),
-            instructions=(trajectory.task, *trajectory.instructions),
-            successful=trajectory.quality_label == "successful",
-            labels=labels,
-            grade=trajectory.partial_success,
-            clip_targets=ClipTargets.of(trajectory, config, cutoffs),
-            source=0 if source_of is None else source_of[trajectory.id],
-        )
-        for index, (trajectory, labels) in enumerate(labelled)
-    ]
 
 
 @dataclass(frozen=True)
@@ -264,9 +193,10 @@ class Sampler:
         self.seed = seed
         self._by_task = _by_task(episodes)
         self.tasks = sorted(self._by_task)
+        self._number = {task: number for number, task in enumerate(self.tasks)}
         self._successful = [task for task in self.tasks if self._by_task[task][0]]
         self._alike = _alike(self._by_task)
-        by_index = {each.index: each for each in episodes}
+        by_index = {each.index: each for each in episodes} if compared else {}
         self._compared = [(by_index[better], by_index[worse]) for better, worse in compared]
         self._sources = [
             self._source([each for each in episodes if not weights or each.source == number], weight)
@@ -292,8 +222,8 @@ class Sampler:
             "successful": successful,
             "failed": sorted(task for task, (_, failed) in by_task.items() if failed),
             "contrasted": [task for task in successful if self._by_task[task][1]],
-            "other": [task for task in successful if any(self._others(task, self.tasks))],
-            "successful other": [task for task in successful if any(self._others(task, self._successful))],
+            "other": [task for task in successful if self._has_others(task, self.tasks)],
+            "successful other": [task for task in successful if self._has_others(task, self._successful)],
             "graded": list(graded),
             "human": sorted(compared),
         }
@@ -363,7 +293,7 @@ class Sampler:
 
     def _success_clip(self, rng: np.random.Generator, episode: Episode, task: str, strategy: str) -> ClipSample:
         if strategy == "other_task":
-            other = _pick(rng, list(self._others(task, self.tasks)))
+            other = self._other(rng, task, self.tasks)
             return self._history(rng, episode, strategy, self._instruction(rng, other))
         instruction = self._instruction(rng, task)
         if strategy == "success":
@@ -382,7 +312,7 @@ class Sampler:
         if strategy == "failure":
             worse = self._history(rng, _pick(rng, self._by_task[task][1]), strategy, instruction, whole=True)
         elif strategy == "other_task":
-            other = _pick(rng, list(self._others(task, self._successful)))
+            other = self._other(rng, task, self._successful)
             stranger = _pick(rng, self._by_task[other][0])
             worse = self._history(rng, stranger, strategy, instruction, whole=True)
         else:
@@ -397,9 +327,22 @@ class Sampler:
         better, worse = (self._history(rng, episode, strategy, instruction, whole=True) for episode in chosen)
         return _in_random_order(rng, better, worse, strategy)
 
-    def _others(self, task: str, names: Sequence[str]) -> Iterator[str]:
-        """Those of ``names`` that no instruction of ``task`` names."""
-        return (name for name in names if name not in self._alike[task])
+    def _has_others(self, task: str, names: Sequence[str]) -> bool:
+        """Whether some of ``names`` are of tasks that no instruction of ``task`` names."""
+        return len(names) > len(self._places(task, names))
+
+    def _other(self, rng: np.random.Generator, task: str, names: Sequence[str]) -> str:
+        """One of ``names``, in alphabetical order, that no instruction of ``task`` names."""
+        alike = self._places(task, names)
+        number = int(rng.integers(len(names) - len(alike)))
+        for place in alike:  # a list of all others would take longer than all the rest of a sample
+            number += place <= number
+        return names[number]
+
+    def _places(self, task: str, names: Sequence[str]) -> list[int]:
+        """Where in ``names`` those are that an instruction of ``task`` names."""
+        places = ((bisect_left(names, name), name) for name in self._alike[task])
+        return sorted(place for place, name in places if place < len(names) and names[place] == name)
 
     def _instruction(self, rng: np.random.Generator, task: str) -> _Instruction:
         done, failed = self._by_task[task]
@@ -456,8 +399,8 @@ class Sampler:
             success=nothing if wrong else targets.success,
             success_known=known if wrong else targets.success_known,
             strategy=strategy,
-            said=self.tasks.index(instruction.task),
-            shown=self.tasks.index(episode.task),
+            said=self._number[instruction.task],
+            shown=self._number[episode.task],
             view=int(rng.integers(1 << 16)),
         )
 

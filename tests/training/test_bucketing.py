@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from robometer_rl.training.bucketing import Buckets, TokenCounts, bucketed_order
 from robometer_rl.training.collate import Collator, PixelSource
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.samples import PairSample
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from robometer_rl.training.trainer import SampleDataset
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny

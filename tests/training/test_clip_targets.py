@@ -9,8 +9,9 @@ from robometer_rl.data.labels import FrameLabels
 from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.training.clip_targets import ClipTargets
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.samples import PairSample
-from robometer_rl.training.sampling import ClipStrategies, Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import ClipStrategies, Sampler, SamplingConfig
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "robometer_tiny" / "progress_targets.json").read_text())

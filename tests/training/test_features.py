@@ -6,9 +6,10 @@ import torch
 
 from robometer_rl.data.augment import augment_frames
 from robometer_rl.training.collate import Collator, PixelSource
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.features import FeatureCache
 from robometer_rl.training.samples import ClipSample
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.training.tiny import make_tiny
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from robometer_rl.frames import UniformFrames
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.samples import ClipSample, PairSample
 from robometer_rl.training.sampling import (
     ClipStrategies,
@@ -15,7 +16,6 @@ from robometer_rl.training.sampling import (
     SamplingConfig,
     SamplingError,
     clip_path,
-    make_episodes,
 )
 from tests.data.episodes import TASKS, make_episodes_of_two_tasks
 

@@ -14,8 +14,9 @@ from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LoRA, LossWeights, StageConfig
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.objective import Objective
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from robometer_rl.training.trainable import attach_lora, choose_trainable, training_precision
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
 from tests.data.episodes import make_episodes_of_two_tasks

@@ -12,8 +12,9 @@ from robometer_rl.models.loading import load_reward_model
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, StageConfig
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.objective import Objective, count_targets
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from robometer_rl.training.trainer import (
     DamagedSaveError,
     SampleDataset,

@@ -11,7 +11,8 @@ from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, Selection, StageConfig
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.episodes import make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
 from robometer_rl.training.validation import METRICS, BestCheckpoints, Validation, choose_episodes
 from tests.data.episodes import make_episode, make_episodes_of_two_tasks

@@ -18,9 +18,10 @@ from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, PixelSource
 from robometer_rl.training.config import LossWeights, StageConfig, TrainConfig
+from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.objective import Objective, count_targets
 from robometer_rl.training.pipeline import train
-from robometer_rl.training.sampling import Sampler, SamplingConfig, make_episodes
+from robometer_rl.training.sampling import Sampler, SamplingConfig
 from robometer_rl.training.trainable import choose_trainable
 from robometer_rl.training.trainer import StageData, run_stage, training_arguments
 from tests.data.episodes import make_episodes_of_two_tasks

@@ -11,6 +11,7 @@ from pathlib import Path
 from robometer_rl.collecting.collect import CollectConfig, collect
 from robometer_rl.data.published import published
 from robometer_rl.data.reading import SourceError
+from robometer_rl.data.trajectories import Described
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.data.verified import open_verified
 from robometer_rl.evaluation.benchmark.definitions import Benchmark, Recordings
@@ -63,7 +64,8 @@ def _recorded(name: str, recordings: Recordings, folder: Path, limit: int | None
     )
     collect(config)
     # A run with another limit may have left more.
-    return Dataset((name,), open_verified(folder, lambda each: each.metadata["environment"] in tasks).trajectories)
+    found = open_verified(folder, lambda each: each.metadata["environment"] in tasks)
+    return Dataset((name,), tuple(found.trajectories))
 
 
 def _published(benchmark: Benchmark, data: Sequence[str]) -> Iterator[Dataset]:
@@ -79,7 +81,7 @@ def _published(benchmark: Benchmark, data: Sequence[str]) -> Iterator[Dataset]:
             missing.append(str(error))
             continue
         found += 1
-        yield Dataset(keys, episodes)
+        yield Dataset(keys, tuple(episodes))
     if not found:
         raise SourceError(
             f"no set of the benchmark {benchmark.name} is there: {missing[0]}; get them with `robometer-rl data "
@@ -104,10 +106,10 @@ def _given(benchmark: Benchmark, data: Sequence[str]) -> Iterator[Dataset]:
             of = f" of the split {benchmark.split}" if benchmark.split else ""
             raise ValueError(f"{place} has no episodes of robots{of}, which the benchmark {benchmark.name} is about")
         name = benchmark.name if len(data) == 1 else f"{benchmark.name} {place.partition(':')[2] or place}"
-        yield Dataset((name,), episodes)
+        yield Dataset((name,), tuple(episodes))
 
 
-def _of_robots(episode: Trajectory) -> bool:
+def _of_robots(episode: Described) -> bool:
     return episode.is_robot
 
 

@@ -242,7 +242,7 @@ def open_datasets(
             raise ValueError(
                 f"{path} has no episodes of robots" + (f" of the split {' or '.join(split)}" if split else "")
             )
-        found.append(Dataset((path.resolve().name,), rows))
+        found.append(Dataset((path.resolve().name,), tuple(rows)))
         called.append([data_name(path)] * len(rows))
     if joint:
         names = tuple(name for each in found for name in each.names)

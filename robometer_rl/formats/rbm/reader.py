@@ -19,7 +19,7 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -35,7 +35,7 @@ from robometer_rl.formats.rbm.layout import FoundCollection, find_collections
 from robometer_rl.formats.trajectories import episode_id
 from robometer_rl.frames import FrameSequence
 
-__all__ = ["QUALITIES", "RbmConfig", "read_rbm"]
+__all__ = ["QUALITIES", "RbmConfig", "read_collection", "read_rbm", "selected_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +92,20 @@ def read_rbm(config: RbmConfig) -> Reading:
     """
     require("pyarrow", "data")
     found = find_collections(config.path, config.videos)
-    chosen = _selected(found, config, published()) if config.select else found
-    return _read_all(chosen, config)
+    chosen = set(selected_keys([each.key for each in found if isinstance(each, FoundCollection)], config, published()))
+    return _read_all([each for each in found if isinstance(each, Unreadable) or each.key in chosen], config)
 
 
-def _selected(
-    found: list[FoundCollection | Unreadable], config: RbmConfig, table: Published
-) -> list[FoundCollection | Unreadable]:
-    held = {each.key for each in found if isinstance(each, FoundCollection)}
+def selected_keys(there: Sequence[str], config: RbmConfig, table: Published) -> list[str]:
+    """Keys of the collections that are selected, in their order, of those that are there.
+
+    Raises:
+        SourceError: None of the selected ones is.
+        UnknownGroupError: There is no such group or collection.
+    """
+    if not config.select:
+        return list(there)
+    held = set(there)
     keys: list[str] = []
     for wanted in _known_keys(config.select, held, table):
         key = wanted
@@ -119,7 +125,7 @@ def _selected(
         if len(missing) == len(keys):
             raise SourceError(f"{said}{'; '.join(reasons)}; it holds {', '.join(sorted(held)) or 'none'}")
         logger.warning("%s%s", said, "; ".join(reasons))
-    return [each for each in found if isinstance(each, Unreadable) or each.key in set(keys)]
+    return [key for key in there if key in set(keys)]
 
 
 def _known_keys(names: tuple[str, ...], held: set[str], table: Published) -> list[str]:
@@ -138,10 +144,11 @@ def _read_all(found: list[FoundCollection | Unreadable], config: RbmConfig) -> R
         if isinstance(each, Unreadable):
             yield each
         else:
-            yield from _read_collection(each, published().split_of(each.key, config.select))
+            yield from read_collection(each, published().split_of(each.key, config.select))
 
 
-def _read_collection(found: FoundCollection, split: str) -> Reading:
+def read_collection(found: FoundCollection, split: str) -> Reading:
+    """Reads the rows of a collection in their own order; its trajectories are said to be of ``split``."""
     most = _most_frames(found)
     for name, opener in found.tables:
         try:
