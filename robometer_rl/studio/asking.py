@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from robometer_rl.frames import Clip, FrameProtocol, FrameSequence, as_frames, check_task, scored_steps
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.prediction import Prediction, StepPrediction
+from robometer_rl.serving.calls import Attempt
 
-__all__ = ["Asking", "Models", "Preference", "prefer"]
+__all__ = ["Asking", "Models", "Preference", "in_background", "prefer"]
+
+T = TypeVar("T")
+
+
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """What a call gives, or raises, from a thread of its own; the program may end before it does."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        with Attempt() as attempt:
+            future.set_result(call())
+        if attempt.error is not None:
+            future.set_exception(attempt.error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class Models:
-    """Models by name, loaded when they are first asked.
+    """Models by name, loaded when they are first asked, or before.
 
     Args:
         loaders: What loads each; the first is asked where nothing else is said.
@@ -27,8 +46,22 @@ class Models:
             raise ValueError("the studio needs at least one model; got none")
         self.names = tuple(loaders)
         self._loaders = loaders
-        self._loaded: dict[str, RewardModel] = {}
+        self._loading: dict[str, Future[RewardModel]] = {}
         self._lock = threading.Lock()
+
+    def begin(self, name: str) -> Future[RewardModel]:
+        """Loads the model called ``name`` in the background, if it is not there; again where that has failed.
+
+        Raises:
+            ValueError: It is none of `names`.
+        """
+        if name not in self.names:
+            raise ValueError(f"the studio was not given the model {name!r}; it has {', '.join(self.names)}")
+        with self._lock:
+            found = self._loading.get(name)
+            if found is None or (found.done() and found.exception() is not None):
+                found = self._loading[name] = in_background(self._loaders[name])
+            return found
 
     def get(self, name: str) -> RewardModel:
         """The model called ``name``.
@@ -37,16 +70,12 @@ class Models:
             ValueError: It is none of `names`, or cannot be loaded.
             ConnectionError: Its server cannot be reached.
         """
-        if name not in self.names:
-            raise ValueError(f"the studio was not given the model {name!r}; it has {', '.join(self.names)}")
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = self._loaders[name]()
-            return self._loaded[name]
+        return self.begin(name).result()
 
     def is_loaded(self, name: str) -> bool:
         """Whether `get` answers at once."""
-        return name in self._loaded
+        found = self._loading.get(name)
+        return found is not None and found.done() and found.exception() is None
 
 
 class Asking:

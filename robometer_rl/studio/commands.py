@@ -58,7 +58,7 @@ class UiConfig(StudioOptions):
     server: str | None = None
     """Address of a reward server, as in http://HOST:8000, whose model is asked."""
     model: tuple[str, ...] = ()
-    """Models of this process, loaded when they are first asked; the embedded 'mini' if nothing is given."""
+    """Models of this process, loaded when they are needed; the embedded 'mini' if nothing is given."""
     host: str = field(default_factory=lambda: os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     """Address to listen at; the environment variable GRADIO_SERVER_NAME if not given."""
     port: int = field(default_factory=lambda: int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
@@ -102,6 +102,8 @@ def run_ui(config: UiConfig) -> None:
     with _uploads() as uploads, listening(config.host, config.port) as listener:
         app = _studio(config, models, uploads, config.host, 10**6 * config.upload_mb, is_open=config.public)
         where = f"http://{in_address(config.host)}:{listener.getsockname()[1]}"
+        if not config.data:  # there is nothing to be done but to ask a model
+            models.begin(models.names[0])
         open_console().print(f"the studio is at {where}; Ctrl-C ends it", soft_wrap=True)
         options = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
         uvicorn.Server(options).run(sockets=[listener])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from robometer_rl.extras import require
 from robometer_rl.models.reward_model import RewardModel, UnsupportedByModelError
 from robometer_rl.report.markup import html
 from robometer_rl.report.page import data_table
-from robometer_rl.report.replay import Replay, Series, draw_replay
+from robometer_rl.report.replay import Replay, Series, Video, draw_replay
 from robometer_rl.rewards import RewardSpec
 from robometer_rl.score import scored_series
 from robometer_rl.studio.asking import Asking, Models, Preference, prefer
@@ -45,9 +46,9 @@ def compare_page(models: Models, material: Material) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             kind = gr.Radio(kinds, value=_RECORDINGS, label="What is compared", elem_id="compare-kind")
-            first = choose_recording(material, "compare-first", "Recording A")
+            first = choose_recording(models, material, "compare-first", "Recording A")
             with gr.Column() as second_recording:
-                second = choose_recording(material, "compare-second", "Recording B")
+                second = choose_recording(models, material, "compare-second", "Recording B")
             task = gr.Textbox(label="Instruction", elem_id="compare-task")
             other_task = gr.Textbox(label="Other instruction", elem_id="compare-other-task", visible=False)
             question = question_inputs(models, "compare")
@@ -113,12 +114,13 @@ class _Comparison:
         self._line, self._how, self._models = line, how, models
         self._series: list[Series] = []
         self._shown: list[tuple[str, Recording]] = []
+        self._players: list[Future[Video]] = []
         self._preference = ""
         self.said = ""
 
     def recordings(self, named: Sequence[tuple[str, Recording]], task: str) -> Iterator[Update]:
         """Two recordings under one instruction, and which of them is preferred."""
-        self._shown = [(f"{letter}: {name}", recording) for letter, (name, recording) in zip("AB", named, strict=True)]
+        self._show([(f"{letter}: {name}", recording) for letter, (name, recording) in zip("AB", named, strict=True)])
         model = yield from load_model(self._models, self._how.model, self._line)
         for number, (name, recording) in enumerate(self._shown):
             yield from self._score(model, recording, [task], [name], number)
@@ -128,14 +130,14 @@ class _Comparison:
 
     def instructions(self, named: tuple[str, Recording], tasks: Sequence[str]) -> Iterator[Update]:
         """One recording under two instructions."""
-        self._shown = [named]
+        self._show([named])
         model = yield from load_model(self._models, self._how.model, self._line)
         yield from self._score(model, named[1], tasks, tasks, 0)
         self.said = f"{named[0]} under two instructions, scored by {model.model_id}."
 
     def models(self, named: tuple[str, Recording], task: str, names: Sequence[str]) -> Iterator[Update]:
         """One recording, asked of two models."""
-        self._shown = [named]
+        self._show([named])
         for name in names:
             model = yield from load_model(self._models, name, self._line)
             yield from self._score(model, named[1], [task], [name], 0)
@@ -143,12 +145,16 @@ class _Comparison:
 
     def replay(self) -> Replay:
         """Both series on one axis."""
-        videos = [player_of(name, recording) for name, recording in self._shown]
+        videos = [player.result() for player in self._players]
         return Replay(" and ".join(name for name, _ in self._shown), self._series, videos)
 
     def table(self) -> str:
         """Their numbers, and the preference where there is one."""
         return table_of(self._series) + self._preference
+
+    def _show(self, named: Sequence[tuple[str, Recording]]) -> None:
+        self._shown = list(named)
+        self._players = [player_of(name, recording) for name, recording in named]
 
     def _score(
         self, model: RewardModel, recording: Recording, tasks: Sequence[str], names: Sequence[str], video: int

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import partial, wraps
+from threading import BoundedSemaphore
 from time import monotonic
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.report.markup import html
 from robometer_rl.report.replay import PLAYBACK_FPS, Video, video_address
 from robometer_rl.score import shown_seconds
-from robometer_rl.studio.asking import Asking, Models
+from robometer_rl.studio.asking import Asking, Models, in_background
 from robometer_rl.studio.material import RECORDINGS, Material
 from robometer_rl.video import Recording
 
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 Update = Mapping[Any, Any]
 """What a page's handler yields: new values by component."""
 
+_ENCODERS: Final = BoundedSemaphore(2)  # videos that are encoded at a time, whoever has gone away meanwhile
 _SAID_EVERY: Final = 0.25  # seconds between two words about progress
 _OWN_FAULT: Final = "This is an error of the program itself; where the studio was started, the log says more."
 _OWN: Final = "the model's own"
@@ -146,8 +149,11 @@ def read_question(model: str, protocol: str, every: float | None, fps: float | N
     return Question(model, chosen, int(every), fps or None, bool(tiled))
 
 
-def choose_recording(material: Material, name: str, label: str) -> list[Any]:
-    """Fields for one recording: an upload, and the name of one in the data; `Material.path` takes their values."""
+def choose_recording(models: Models, material: Material, name: str, label: str) -> list[Any]:
+    """Fields for one recording: an upload, and the name of one in the data; `Material.path` takes their values.
+
+    Whoever chooses one is about to ask a model, and has words to write before that: loading the first one begins.
+    """
     gr = require("gradio", "ui")
     upload = gr.File(label=label, file_types=list(RECORDINGS), elem_id=f"{name}-upload", height=120)
     named = gr.Dropdown(
@@ -159,7 +165,13 @@ def choose_recording(material: Material, name: str, label: str) -> list[Any]:
         elem_id=f"{name}-named",
         visible=bool(material.places),
     )
+    for chosen in (upload.upload, named.input):
+        chosen(partial(_begin, models), None, None, queue=False, show_progress="hidden")
     return [upload, named]
+
+
+def _begin(models: Models) -> None:
+    models.begin(models.names[0])
 
 
 def choose_others(material: Material, name: str) -> list[Any]:
@@ -222,10 +234,15 @@ def load_model(models: Models, name: str, line: Any) -> Generator[Update, None, 
     return models.get(name)
 
 
-def player_of(name: str, recording: Recording) -> Video:
-    """A recording as pages play it, inside the page."""
-    address = video_address(recording.frames, recording.playback_fps or PLAYBACK_FPS, recording.times)
-    return Video(name, address, shown_seconds(recording))
+def player_of(name: str, recording: Recording) -> Future[Video]:
+    """A recording as pages play it, inside the page; encoded while a model is asked about it."""
+
+    def encode() -> Video:
+        with _ENCODERS:
+            address = video_address(recording.frames, recording.playback_fps or PLAYBACK_FPS, recording.times)
+        return Video(name, address, shown_seconds(recording))
+
+    return in_background(encode)
 
 
 def play(name: str, address: str, at_once: bool = False) -> str:

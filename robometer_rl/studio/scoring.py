@@ -70,7 +70,7 @@ def score_page(models: Models, material: Material) -> None:
     gr = require("gradio", "ui")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
-            recording = choose_recording(material, "score", "Recording")
+            recording = choose_recording(models, material, "score", "Recording")
             others = choose_others(material, "score")
             tasks = gr.Textbox(
                 label="Instructions", info="One a line; each gets a curve.", lines=2, elem_id="score-tasks"
@@ -97,13 +97,14 @@ def score_page(models: Models, material: Material) -> None:
         how, path = read_question(*asked), material.path(uploaded, named)
         below = material.paths(more or (), lines_of(listed))
         read = _read(path, below, how)
+        player = player_of(path.name, read)
         model = yield from load_model(models, how.model, line)
         asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every, how.tiled or bool(below))
         yield from follow(asking, line, f"scoring {path.name}")
         threshold = RewardSpec().threshold(model.success_threshold)
         scored = _Scored(path, below, how, asking.tasks, asking.predictions, threshold)
         series = scored.series(read)
-        replay = Replay(path.name, series, [player_of(path.name, read)])
+        replay = Replay(path.name, series, [player.result()])
         yield {
             line: done(f"{len(read)} frames of {path.name}, scored by {model.model_id}, {asking.protocol}."),
             shown: draw_replay(replay),

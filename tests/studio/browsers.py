@@ -17,7 +17,7 @@ import pytest
 
 from robometer_rl.video import write_video
 
-TIMEOUT_MS = 40_000
+TIMEOUT_MS = 120_000  # of a machine that has other things to do, too
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""

@@ -91,9 +91,27 @@ def test_a_model_that_does_not_compare_says_so() -> None:
 def test_models_are_loaded_once_and_by_their_names_only() -> None:
     models = Models({"bright": BrightnessModel})
     assert not models.is_loaded("bright")
-    assert models.get("bright") is models.get("bright")
+    assert models.begin("bright").result() is models.get("bright") is models.get("bright")
     assert models.is_loaded("bright")
     with pytest.raises(ValueError, match="it has bright"):
         models.get("another")
     with pytest.raises(ValueError, match="at least one"):
         Models({})
+
+
+def test_loading_that_failed_in_the_background_is_tried_again_and_then_said() -> None:
+    tries: list[int] = []
+
+    def load() -> BrightnessModel:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise ConnectionError(f"try {len(tries)}")
+        return BrightnessModel()
+
+    models = Models({"bright": load})
+    assert isinstance(models.begin("bright").exception(), ConnectionError)
+    assert not models.is_loaded("bright")
+    with pytest.raises(ConnectionError, match="try 2"):
+        models.get("bright")
+    assert models.get("bright") is models.get("bright")
+    assert len(tries) == 3
