@@ -8,7 +8,6 @@ store. Labels that people gave in the studio say how episodes ended, whatever th
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,8 +36,6 @@ __all__ = [
     "import_trajectories",
     "unreadable_path",
 ]
-
-logger = logging.getLogger(__name__)
 
 _LISTED = 20
 _LIST = "unreadable.jsonl"

@@ -41,8 +41,9 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, get_args
 
@@ -105,11 +106,14 @@ class VideosConfig:
         path: The JSONL file, or a folder with a videos.jsonl in it.
         orientation: "as_stored" for pictures that are upright, which is taken for granted; "flip" reverses their rows;
             "rotate" turns them by 180 degrees.
+        task: The instruction of every recording in a folder that has no videos.jsonl; how they ended is then known
+            from labels alone.
         data_source: Tag of the data set, as training and evaluation name it.
     """
 
     path: Path
     orientation: Orientation | None = None
+    task: str | None = None
     data_source: str = "videos"
 
 
@@ -159,23 +163,32 @@ class _Listed(NamedTuple):
 
 
 def read_videos(config: VideosConfig) -> Reading:
-    """Reads the videos of a JSONL file in the order of its lines; the module describes the file.
+    """Reads the videos of a JSONL file in the order of its lines, or of a folder; the module describes the file.
 
     Ids consist of the data source, the path of the video and a fingerprint of the task, so they stay the same when
     lines are added or moved, and one video may be listed with several tasks.
 
     Raises:
-        SourceError: There is no such file, or it does not consist of JSON objects.
+        SourceError: There is no such file, or it does not consist of JSON objects, or says the tasks that are given.
     """
     path = config.path / FILE_NAME if config.path.is_dir() else config.path
-    lines = read_lines(path)
+    if config.task is None:
+        found = [(line.name, partial(_listed_on, line, path.parent)) for line in read_lines(path)]
+    elif path.is_file():
+        raise SourceError(f"the tasks are said in {path}; leave out the option 'task'")
+    else:
+        videos = _listed_in(config.path, (config.task,))
+        found = [(name, partial(videos.__getitem__, name)) for name in videos]
     shown: Orientation = Assumptions(config.path).orientation(config.orientation)
 
-    def read(line: Line) -> Trajectory:
-        listed = _read_line(check_record(line.record(), FIELDS), path.parent)
-        return trajectory_of(_recorded(line.name, listed, shown), Stated(config.data_source), _UNKNOWN)
+    def read(name: str, listed: Callable[[], _Listed]) -> Trajectory:
+        return trajectory_of(_recorded(name, listed(), shown), Stated(config.data_source), _UNKNOWN)
 
-    return (attempt(line.name, lambda line=line: read(line)) for line in lines)
+    return (attempt(name, partial(read, name, listed)) for name, listed in found)
+
+
+def _listed_on(line: Line, folder: Path) -> _Listed:
+    return _read_line(check_record(line.record(), FIELDS), folder)
 
 
 def is_format(path: Path) -> bool:
@@ -192,6 +205,16 @@ def open_dataset(options: DatasetOptions) -> VideoDataset:
         SourceError: There are no videos, the JSONL file is none, or nobody says what the task is.
     """
     return VideoDataset(options)
+
+
+def _listed_in(folder: Path, tasks: tuple[str, ...]) -> dict[str, _Listed]:
+    """The recordings directly in a folder, by their names."""
+    videos = _recordings(folder) if folder.is_dir() else []
+    if not videos:
+        raise SourceError(f"{folder} holds neither a {FILE_NAME} nor videos")
+    if not tasks:
+        raise SourceError(f"{folder} has no {FILE_NAME} that says what the task is; give it")
+    return {path.name: _Listed(inside(path.parent, path.name), tasks, {}) for path in videos}
 
 
 def _read_line(values: Mapping[str, Any], folder: Path) -> _Listed:
@@ -255,7 +278,7 @@ class VideoDataset(RelabelDataset):
             self._listed = self._from_lines(path)
             self._files = [path]
         else:
-            self._listed = self._from_folder()
+            self._listed = _listed_in(options.path, options.tasks)
             self._files = []
         self.keys = tuple(self._listed)
 
@@ -289,14 +312,6 @@ class VideoDataset(RelabelDataset):
         if seconds is None or len(seconds) != num_frames:
             return [""] * num_frames
         return [round(second, 6) for second in seconds.tolist()]
-
-    def _from_folder(self) -> dict[str, _Listed]:
-        videos = _recordings(self.options.path)
-        if not videos:
-            raise SourceError(f"{self.options.path} holds neither a {FILE_NAME} nor videos")
-        if not self.options.tasks:
-            raise SourceError(f"{self.options.path} has no {FILE_NAME} that says what the task is; give it")
-        return {path.name: _Listed(inside(path.parent, path.name), self.options.tasks, {}) for path in videos}
 
     def _from_lines(self, path: Path) -> dict[str, _Listed]:
         found: dict[str, _Listed] = {}

@@ -38,6 +38,8 @@ class StudioOptions:
     """Cameras of data sets that have several."""
     tile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show these cameras in one tiled picture, the first on top, to models that were trained on such."""
+    task: tuple[str, ...] = ()
+    """Instruction of every episode, in place of those of the data; needed by videos without a videos.jsonl."""
     notes: Path = Path("outputs/studio")
     """Folder for flags, answers of models, and preferences, as files of one JSON object per line."""
     upload_mb: int = 200
@@ -161,5 +163,5 @@ def _studio(
     from robometer_rl.studio.app import application
 
     hosts = ("*",) if is_open else (host, "localhost", "127.0.0.1")
-    library, notes = Library(options.data, options.camera, options.tile), Notes(options.notes)
+    library, notes = Library(options.data, options.camera, options.tile, options.task), Notes(options.notes)
     return application(models, Material(options.data, uploads), library, notes, most, hosts, path)

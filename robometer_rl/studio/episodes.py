@@ -171,11 +171,19 @@ class Library:
         places: Where they are.
         cameras: Those that are shown, of data sets that have several.
         tile: Whether they are shown in one picture, the first on top.
+        tasks: The instruction of every episode, or several ways to say it, in place of those that data sets hold;
+            stores and published data keep theirs.
     """
 
-    def __init__(self, places: Sequence[Path], cameras: tuple[str, ...] = (), tile: bool = False) -> None:
+    def __init__(
+        self,
+        places: Sequence[Path],
+        cameras: tuple[str, ...] = (),
+        tile: bool = False,
+        tasks: tuple[str, ...] = (),
+    ) -> None:
         self._places = {data_name(place): place for place in places}
-        self._cameras, self._tile = cameras, tile
+        self._shown = cameras, tile, tasks
         self._opened: dict[str, Episodes] = {}
         self._lock = threading.Lock()
 
@@ -194,11 +202,13 @@ class Library:
             raise ValueError(f"no data set is chosen; the studio has {', '.join(self._places) or 'none: give --data'}")
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = open_episodes_of(self._places[name], self._cameras, self._tile)
+                self._opened[name] = open_episodes_of(self._places[name], *self._shown)
             return self._opened[name]
 
 
-def open_episodes_of(path: Path, cameras: tuple[str, ...] = (), tile: bool = False) -> Episodes:
+def open_episodes_of(
+    path: Path, cameras: tuple[str, ...] = (), tile: bool = False, tasks: tuple[str, ...] = ()
+) -> Episodes:
     """Opens a store, published data of Robometer, or a data set of any format that ``robometer-rl relabel`` labels.
 
     Args:
@@ -206,6 +216,7 @@ def open_episodes_of(path: Path, cameras: tuple[str, ...] = (), tile: bool = Fal
         cameras: Those that are shown, of data sets that have several.
         tile: Whether they are shown in one picture. Stores and published data have one video of each episode, which
             is tiled or is not.
+        tasks: The instruction of every episode, in place of those that the data set holds.
 
     Raises:
         SourceError: It is none of these, or has one camera that is to be tiled.
@@ -214,7 +225,7 @@ def open_episodes_of(path: Path, cameras: tuple[str, ...] = (), tile: bool = Fal
     if (path / "store.json").is_file():
         return _of_store(path)
     try:
-        _, dataset = open_dataset(DatasetOptions(path, cameras, tile=tile))
+        _, dataset = open_dataset(DatasetOptions(path, cameras, tasks, tile=tile))
     except SourceError as reason:
         try:
             return _of_published(path)

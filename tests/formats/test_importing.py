@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robometer_rl.data.reading import Unreadable
+from robometer_rl.data.reading import SourceError, Unreadable
 from robometer_rl.data.store import StoreError, TrajectoryStore
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.formats.commands import parse_data
@@ -125,6 +125,26 @@ def test_the_command_takes_labels_of_the_data_set_that_it_reads(tmp_path, capsys
     words[2] = str(tmp_path / "store")
     with pytest.raises(ValueError, match="is about mine, and not about store"):
         parse_data(["import", "store", *words[2:3], str(tmp_path / "new"), *words[4:]], "robometer-rl data")()
+
+
+def test_a_folder_of_videos_needs_nothing_but_a_task_and_labels(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(2):
+        write_video(folder / f"{number}.mp4", np.full((6, 32, 32, 3), 80 * number, np.uint8), fps=10)
+    said = {"task": "push", "frames": 6}
+    (tmp_path / "labels.jsonl").write_text(
+        label("0.mp4", "successful", success_frame=2, source="0.mp4", **said)
+        + label("1.mp4", "failure", source="1.mp4", **said)
+    )
+    words = ["import", "videos", str(folder), str(tmp_path / "store"), "--task", "push"]
+    with pytest.raises(NothingImportedError, match="'quality' is missing"):
+        parse_data(words, "robometer-rl data")()
+    parse_data([*words, "--labels", str(tmp_path / "labels.jsonl")], "robometer-rl data")()
+    assert [each.quality_label for each in TrajectoryStore.open(tmp_path / "store")] == ["successful", "failure"]
+    (folder / "videos.jsonl").write_text('{"video": "0.mp4", "task": "pull"}')
+    with pytest.raises(SourceError, match="leave out the option 'task'"):
+        parse_data(words, "robometer-rl data")()
 
 
 def test_an_import_goes_on_where_it_was(tmp_path):

@@ -192,6 +192,7 @@ def test_agreement_on_clips_is_counted_between_people_and_with_the_model() -> No
     ("name", "package", "path", "camera", "options"),
     [
         ("libero_hdf5", "h5py", "libero_hdf5", "agentview_rgb", ()),
+        ("robomimic_hdf5", "h5py", "robomimic_hdf5", "agentview_image", ("--task", "lift the cube")),
         ("lerobot", "pyarrow", "lerobot_v30", "observation.images.top", ("--quality", "suboptimal")),
         ("rbm", "pyarrow", "rbm_dataset/processed_datasets", None, ()),
     ],
@@ -202,7 +203,8 @@ def test_labels_fit_what_is_imported_of_every_format(
     """What the studio calls an episode leads to its trajectory, whatever the import calls that."""
     pytest.importorskip(package)
     place, store = FIXTURES / path, tmp_path / "store"
-    episodes = open_episodes_of(place, () if camera is None else (camera,))
+    tasks = options[1:] if options[:1] == ("--task",) else ()
+    episodes = open_episodes_of(place, () if camera is None else (camera,), tasks=tasks)
     list(episodes)
     asked = Clips(episodes.name, episodes.entries, "ann", Notes(tmp_path), {})
     while (entry := asked.next()) is not None:
