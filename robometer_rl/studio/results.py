@@ -58,7 +58,8 @@ def results_page(material: Material) -> None:
         if not paths:
             raise ValueError("no results are chosen; upload a JSON file that robometer-rl evaluate has written")
         results = {name: read_results(path) for name, path in zip(called, paths, strict=True)}
-        yield {line: done(f"{len(results)} results side by side."), shown: side_by_side(results)}
+        said = "1 result." if len(results) == 1 else f"{len(results)} results side by side."
+        yield {line: done(said), shown: side_by_side(results)}
 
     start.click(guarded(line, show), [uploads, named], [line, shown], show_progress="hidden")
 
