@@ -151,10 +151,10 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "features of frames that were looked at are kept beside the store; give the same command again",
     ),
     Train: _Home(
-        "robometer_rl.training.config:TrainConfig",
-        "robometer_rl.training.pipeline:train",
+        "robometer_rl.training.recipes:Training",
+        "robometer_rl.training.dry_run:run_training",
         "finished stages and the last save are kept in the output; the same command goes on from there",
-        "robometer_rl.training.recipes:parse_training",
+        "robometer_rl.training.recipes:parse_command",
     ),
     Evaluate: _Home(
         None,

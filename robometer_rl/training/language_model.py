@@ -11,14 +11,14 @@ from transformers import AddedToken, AutoTokenizer
 
 from robometer_rl.files import new_files
 from robometer_rl.models.robometer.backbone import BACKBONE_FILE, read_backbone
-from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE
+from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, Checkpoint, build_network
 from robometer_rl.models.robometer.config import CheckpointError, RobometerConfig
 from robometer_rl.models.robometer.heads import make_head
 from robometer_rl.models.robometer.processing import PREPROCESSOR_FILE, RobometerProcessor
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS
 from robometer_rl.models.robometer.weights import WEIGHTS_FILE, normalise_keys, read_weights, write_file
 
-__all__ = ["is_language_model", "write_start"]
+__all__ = ["is_language_model", "start_on_meta", "write_start"]
 
 _EMBEDDING = "model.language_model.embed_tokens.weight"
 
@@ -50,29 +50,49 @@ def write_start(source: Path, name: str, target: Path, max_frames: int, seed: in
     Raises:
         CheckpointError: A file is missing, or its weights are those of something else.
     """
+    backbone_json, processor = _described(source, name, max_frames)
+    state = normalise_keys(read_weights(source))
+    if _EMBEDDING not in state:
+        raise CheckpointError(f"the weights in {source} have no {_EMBEDDING}; expected those of a Qwen3-VL")
+    state[_EMBEDDING] = _resized(state[_EMBEDDING], len(processor.tokenizer))
+    hidden = state[_EMBEDDING].shape[1]
+    state |= _heads(hidden, processor.config, state[_EMBEDDING].dtype, seed)
+
+    # The settings come last: with them a checkpoint is complete.
+    with new_files(target, last=SETTINGS_FILE) as files:
+        (files / BACKBONE_FILE).write_text(backbone_json)
+        write_file(files / WEIGHTS_FILE, state)
+        processor.save(files)
+        (files / SETTINGS_FILE).write_text(processor.config.to_yaml())
+
+
+def start_on_meta(source: Path, name: str, max_frames: int) -> Checkpoint:
+    """What `write_start` makes of a Qwen3-VL, without weights: these need not be there.
+
+    Args:
+        source: Directory with the Qwen3-VL's settings, tokenizer and preprocessor.
+        name: What the checkpoint's settings call it.
+        max_frames: Most frames shown at once.
+
+    Raises:
+        CheckpointError: A file is missing.
+    """
+    backbone_json, processor = _described(source, name, max_frames)
+    return Checkpoint(build_network(processor), processor, backbone_json)
+
+
+def _described(source: Path, name: str, max_frames: int) -> tuple[str, RobometerProcessor]:
+    """The backbone's settings, with the new tokens in its vocabulary, and what writes prompts with them."""
     preprocessor = source / PREPROCESSOR_FILE
     if not preprocessor.is_file():
         raise CheckpointError(f"{source} has no {PREPROCESSOR_FILE}; a start needs its tokenizer and preprocessor")
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in EXTRA_TOKENS])
-    state = normalise_keys(read_weights(source))
-    if _EMBEDDING not in state:
-        raise CheckpointError(f"the weights in {source} have no {_EMBEDDING}; expected those of a Qwen3-VL")
-    state[_EMBEDDING] = _resized(state[_EMBEDDING], len(tokenizer))
-    config = RobometerConfig(max_frames=max_frames, base_model=name)
-    hidden = state[_EMBEDDING].shape[1]
-    state |= _heads(hidden, config, state[_EMBEDDING].dtype, seed)
     settings = json.loads((source / BACKBONE_FILE).read_text())
     settings["text_config"]["vocab_size"] = len(tokenizer)
-
-    # The settings come last: with them a checkpoint is complete.
-    with new_files(target, last=SETTINGS_FILE) as files:
-        backbone_json = json.dumps(settings, indent=2)
-        (files / BACKBONE_FILE).write_text(backbone_json)
-        write_file(files / WEIGHTS_FILE, state)
-        processor = RobometerProcessor(tokenizer, preprocessor.read_text(), config, read_backbone(backbone_json))
-        processor.save(files)
-        (files / SETTINGS_FILE).write_text(config.to_yaml())
+    backbone_json = json.dumps(settings, indent=2)
+    config = RobometerConfig(max_frames=max_frames, base_model=name)
+    return backbone_json, RobometerProcessor(tokenizer, preprocessor.read_text(), config, read_backbone(backbone_json))
 
 
 def _resized(table: Tensor, rows: int) -> Tensor:

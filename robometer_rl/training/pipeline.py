@@ -63,8 +63,10 @@ if TYPE_CHECKING:
 __all__ = [
     "TrainConfig",
     "calibrate",
+    "compared_by_people",
     "is_main_process",
     "main_process_first",
+    "make_sampler",
     "select_trajectories",
     "split_episodes",
     "train",
@@ -93,9 +95,8 @@ def train(config: TrainConfig) -> Path:
     kept, held_out = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     place_of = opened.place_of if config.weights or config.preferences else {}
-    episodes = make_episodes(kept, config.targets, place_of)
-    people = _compared(config, kept, place_of)
-    sampler = Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ())
+    people = compared_by_people(config, kept, place_of)
+    sampler = make_sampler(config, kept, place_of, people)
     data = _Data(kept, sampler, _validation(config, held_out), run.report["processes"])
     checkpoint = _start(config, kept)
     tiled = are_tiled(opened.trajectories.facts())
@@ -133,7 +134,22 @@ def train(config: TrainConfig) -> Path:
     return config.output / "checkpoint"
 
 
-def _compared(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int]) -> Compared | None:
+def make_sampler(
+    config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int], people: Compared | None
+) -> Sampler:
+    """What draws the samples of a training.
+
+    Args:
+        config: Of the training.
+        kept: The trajectories that are trained on.
+        place_of: Number of the place that each id is from.
+        people: Pairs of people among them.
+    """
+    episodes = make_episodes(kept, config.targets, place_of)
+    return Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ())
+
+
+def compared_by_people(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int]) -> Compared | None:
     """The pairs of people among the episodes that are trained on."""
     if config.preferences is None:
         return None

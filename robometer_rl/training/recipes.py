@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -26,7 +26,7 @@ from robometer_rl.documents import DocumentError, brief, read_text
 from robometer_rl.training.config import TrainConfig
 from robometer_rl.yaml_documents import parse_yaml
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "parse_training", "recipe_names"]
+__all__ = ["Recipe", "RecipeError", "Training", "load_recipe", "parse_command", "parse_training", "recipe_names"]
 
 _SHIPPED = files("robometer_rl") / "recipes"
 _SUMMARY = "summary"
@@ -78,7 +78,22 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(name, summary.strip(), cast(TrainConfig, _build(TrainConfig, settings, name)))
 
 
-def parse_training(words: Sequence[str], program: str) -> TrainConfig:
+@dataclass(frozen=True)
+class Training:
+    """What ``robometer-rl train`` is asked to do.
+
+    Attributes:
+        config: The recipe with the options that override its own.
+        dry_run: Say what the training would need of each GPU, and train nothing.
+        gpus: Of a dry run, on how many.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    gpus: tuple[int, ...] = (1, 8)
+
+
+def parse_command(words: Sequence[str], program: str) -> Training:
     """Reads what follows ``robometer-rl train`` on the command line: a recipe, then options that override its own.
 
     Args:
@@ -93,12 +108,17 @@ def parse_training(words: Sequence[str], program: str) -> TrainConfig:
         _explain(words, program)
     recipe = load_recipe(words[0])
     return tyro.cli(
-        TrainConfig,
-        default=recipe.config,
+        Training,
+        default=Training(recipe.config),
         args=list(words[1:]),
         prog=f"{program} {words[0]}",
         description=recipe.summary,
     )
+
+
+def parse_training(words: Sequence[str], program: str) -> TrainConfig:
+    """What is to be trained, of `parse_command`."""
+    return parse_command(words, program).config
 
 
 def _explain(words: Sequence[str], program: str) -> None:
