@@ -286,6 +286,8 @@ class TrainConfig:
             to calibrate the success threshold.
         seed: Everything random is drawn from it.
         bf16: Compute in bfloat16; weights that are trained stay in float32.
+        workers: Processes of each training process that read frames and make batches while it computes; 0 for none, so
+            that it waits for every batch. They change nothing else, and a run goes on with another number of them.
         save_every: Steps between saves.
         log_every: Steps between log lines.
         report_to: Where the Trainer reports losses and metrics besides: ``tensorboard``, ``wandb``, or another of its
@@ -317,6 +319,7 @@ class TrainConfig:
     validation_fraction: float = 0.1
     seed: int = 0
     bf16: bool = True
+    workers: int = 0
     save_every: int = 200
     log_every: int = 25
     report_to: tuple[str, ...] = ()
@@ -334,6 +337,7 @@ class TrainConfig:
             raise ValueError(f"weights must be numbers above 0, got {self.weights}; leave out what is not to be drawn")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        require_counts(self, 0, "workers")
         require_counts(self, 1, "save_every", "log_every", "feature_views")
         require_numbers(self, "[0, 1)", "validation_fraction")
         if self.frozen.vision_learning_rate is not None:

@@ -307,7 +307,8 @@ class _Run:
     @classmethod
     def open(cls, config: TrainConfig) -> _Run:
         """Starts a run, or goes on with one of the same configuration."""
-        settings = json.dumps(asdict(config), indent=2, default=str)
+        asked = {name: value for name, value in asdict(config).items() if name != "workers"}  # what a run depends on
+        settings = json.dumps(asked, indent=2, default=str)
         file = config.output / "config.json"
         if file.exists() and file.read_text() != settings and _has_trained(config.output):
             differing = _differing(_object(file), json.loads(settings))
@@ -510,6 +511,7 @@ def _arguments(
         accumulate=accumulate,
         seed=config.seed,
         bf16=config.bf16,
+        dataloader_num_workers=config.workers,
         use_cpu=not torch.cuda.is_available(),
         save_steps=config.save_every,
         logging_steps=config.log_every,

@@ -70,7 +70,8 @@ def test_inference_compares_every_method(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_is_compared_with_a_straight_loop(tmp_path: Path) -> None:
     arguments = ["--shape", "tiny", "--steps", "2", "--warmup", "1", "--batch-size", "4", "--rounds", "1"]
-    result = run(tmp_path, "training", *arguments, "--episodes", "1")
+    result = run(tmp_path, "training", *arguments, "--episodes", "1", "--clips", "3")
     (numbers,) = result["rounds"]
     assert result["ratio"] == numbers["library"]["samples_per_second"] / numbers["straight"]["samples_per_second"]
     assert all(numbers[method]["peak_mb"] > 0 for method in ("library", "straight"))
+    assert set(result["loading"]) == {"png", "video", "npz"}

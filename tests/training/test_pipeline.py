@@ -192,6 +192,7 @@ def test_an_output_belongs_to_one_configuration(data, tmp_path):
     train(config)
     with pytest.raises(ValueError, match="another configuration: seed was 0 and is 1"):
         train(replace(config, seed=1))
+    assert train(replace(config, workers=1)) == tmp_path / "checkpoint"
 
 
 def test_a_start_that_failed_does_not_refuse_the_corrected_one(data, tmp_path):

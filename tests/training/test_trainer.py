@@ -173,6 +173,21 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(sampler, trajec
         torch.testing.assert_close(fresh.network.state_dict()[key], tensor, atol=1e-6, rtol=1e-5, msg=key)
 
 
+def test_workers_make_the_batches_of_a_process_without_them(sampler, trajectories, tmp_path):
+    weights = []
+    for workers in (0, 2):
+        checkpoint = make_tiny()
+        stage = StageConfig(steps=3, batch_size=2, accumulate=2, vision_learning_rate=1e-4, bucket_batches=2)
+        data = StageData(
+            sampler, _collator(checkpoint, trajectories), TokenCounts(checkpoint.processor, trajectories), 0
+        )
+        changes = {"batch_size": 2, "accumulate": 2, "dataloader_num_workers": workers}
+        run_stage(checkpoint, data, stage, LossWeights(), _arguments(tmp_path / str(workers), steps=3, **changes))
+        weights.append(checkpoint.network.state_dict())
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, atol=1e-6, rtol=1e-5, msg=key)
+
+
 @pytest.mark.parametrize("file", ["rng_state.pth", "optimizer.pt", "scheduler.pt", "model.safetensors"])
 def test_a_damaged_save_is_named(checkpoint, sampler, trajectories, tmp_path, file):
     collate = _collator(checkpoint, trajectories)
