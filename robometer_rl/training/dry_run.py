@@ -33,7 +33,7 @@ from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig
 from robometer_rl.training.from_scratch import instructions, make_checkpoint
 from robometer_rl.training.language_model import is_language_model, start_on_meta
-from robometer_rl.training.pipeline import compared_by_people, make_sampler, select_trajectories, split_episodes, train
+from robometer_rl.training.pipeline import make_sampler, select_trajectories, split_episodes, train
 from robometer_rl.training.recipes import Training
 from robometer_rl.training.samples import ClipSample, PairSample, Sample
 from robometer_rl.training.trainable import attach_lora, choose_trainable, require_trainable, training_precision
@@ -128,8 +128,7 @@ def dry_run(config: TrainConfig, gpus: Sequence[int] = (1, 8)) -> DryRun:
         raise ValueError(f"gpus must be numbers of GPUs from 1, got {tuple(gpus)}")
     opened = select_trajectories(config)
     kept, _ = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
-    people = compared_by_people(config, kept, opened.place_of)
-    sampler = make_sampler(config, kept, opened.place_of, people)
+    sampler, _ = make_sampler(config, opened, kept)
     checkpoint = _start(config, kept)
     network = checkpoint.network
     name, stage = ("joint", config.joint) if config.joint.steps else ("frozen", config.frozen)

@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TrainConfig",
     "calibrate",
-    "compared_by_people",
     "is_main_process",
     "main_process_first",
     "make_sampler",
@@ -94,9 +93,7 @@ def train(config: TrainConfig) -> Path:
     run = _Run.open(config)
     kept, held_out = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
-    place_of = opened.place_of if config.weights or config.preferences else {}
-    people = compared_by_people(config, kept, place_of)
-    sampler = make_sampler(config, kept, place_of, people)
+    sampler, people = make_sampler(config, opened, kept)
     data = _Data(kept, sampler, _validation(config, held_out), run.report["processes"])
     checkpoint = _start(config, kept)
     tiled = are_tiled(opened.trajectories.facts())
@@ -135,21 +132,22 @@ def train(config: TrainConfig) -> Path:
 
 
 def make_sampler(
-    config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int], people: Compared | None
-) -> Sampler:
-    """What draws the samples of a training.
+    config: TrainConfig, opened: OpenedEpisodes, kept: Sequence[Trajectory]
+) -> tuple[Sampler, Compared | None]:
+    """What draws the samples of a training, and the pairs of people among them.
 
     Args:
         config: Of the training.
-        kept: The trajectories that are trained on.
-        place_of: Number of the place that each id is from.
-        people: Pairs of people among them.
+        opened: See `select_trajectories`.
+        kept: Those of them that are trained on, see `split_episodes`.
     """
+    place_of = opened.place_of if config.weights or config.preferences else {}
     episodes = make_episodes(kept, config.targets, place_of)
-    return Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ())
+    people = _compared(config, kept, place_of)
+    return Sampler(episodes, config.sampling, config.seed, config.weights, people.pairs if people else ()), people
 
 
-def compared_by_people(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int]) -> Compared | None:
+def _compared(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping[str, int]) -> Compared | None:
     """The pairs of people among the episodes that are trained on."""
     if config.preferences is None:
         return None

@@ -120,7 +120,7 @@ def _kept_by_a_real_pass(config):
     opened = select_trajectories(config)
     kept, _ = split_episodes(opened.trajectories, config.validation_fraction, config.seed)
     checkpoint = load_checkpoint(CHECKPOINT)
-    sampler = make_sampler(config, kept, opened.place_of, None)
+    sampler, _ = make_sampler(config, opened, kept)
     data = StageData(sampler, _same, TokenCounts(checkpoint.processor, kept), 0)
     batch = _longest(config.joint, data, config.seed)
     inputs = Collator(checkpoint.processor, PixelSource(kept, False, 0))(batch)["batch"]
