@@ -28,12 +28,13 @@ from robometer_rl.data.subsampling import ChosenFrames
 from robometer_rl.data.video_frames import VideoFrames
 from robometer_rl.files import NO_ROOM, OutsideError, check_regular, new_file
 from robometer_rl.frames import FrameError, FrameSequence, as_frames
+from robometer_rl.models.locations import HubError
 from robometer_rl.streams import Source
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 from robometer_rl.video.decoding import TimedFrames, check_file
 from robometer_rl.video.index import VideoFile
 
-__all__ = ["StoredFrames", "link_file", "link_frames", "open_frames", "opened", "write_frames"]
+__all__ = ["StoredFrames", "frames_in", "link_file", "link_frames", "open_frames", "opened", "write_frames"]
 
 FRAMES: Final = "frames"
 VIDEOS: Final = "videos"
@@ -82,6 +83,7 @@ class StoredFrames(ABC):
 
         Raises:
             ChecksumError: The file is missing or changed.
+            HubError: The file is on the Hub, which cannot be reached or refuses.
             IndexError: There is no such frame.
         """
         chosen = np.arange(len(self))[index]
@@ -111,6 +113,13 @@ class StoredFrames(ABC):
         """Raises `ChecksumError` unless the file is the one that was written and holds every frame."""
 
     def _compare_once(self) -> None:
+        if isinstance(self.source, Source):
+            try:
+                self.source.open().close()  # what is far away is fetched now
+            except HubError:
+                raise  # a Hub that does not answer has damaged nothing
+            except OSError:
+                pass  # reading says what is wrong
         if self._expected is None or self._is_known():
             return
         try:
@@ -261,11 +270,15 @@ def open_frames(root: Path, frames: FrameFile, name: str) -> StoredFrames:
     Raises:
         ChecksumError: They are said to be elsewhere than in the store.
     """
-    kind = _KINDS.get(Path(frames.file).suffix, _VideoFrames)
     try:
-        return kind(frames.source(root), frames, name)
+        return frames_in(frames.source(root), frames, name)
     except OutsideError as error:
         raise ChecksumError(f"trajectory {name!r}: its row is not the one that was written: {error}") from error
+
+
+def frames_in(source: Path | Source, frames: FrameFile, name: str) -> StoredFrames:
+    """The frames of the trajectory ``name``, whose file is at ``source``; nothing is read yet."""
+    return _KINDS.get(Path(frames.file).suffix, _VideoFrames)(source, frames, name)
 
 
 def write_frames(path: Path, name: str, frames: FrameSequence) -> FrameFile:

@@ -30,6 +30,7 @@ from robometer_rl.data.frame_files import StoredFrames, opened
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.rows import SHARDS, Row, ShardPlace
 from robometer_rl.data.store import PACKING, StoreError, TrajectoryStore, locked, packed_header
+from robometer_rl.data.streaming import open_store
 from robometer_rl.data.verified import warn_of_skipped
 from robometer_rl.documents import parse_json, read_text
 from robometer_rl.files import check_outside, new_file, remove_all_left_over, write_text
@@ -74,7 +75,7 @@ def pack(config: PackConfig) -> TrajectoryStore:
         ModuleNotFoundError: The package ``datasets`` is not installed.
         OSError: No space is left; the same command goes on when there is.
     """
-    store = TrajectoryStore.open(config.path)
+    store = open_store(config.path)
     check_outside(config.output, config.path)
     config.output.mkdir(parents=True, exist_ok=True)
     try:

@@ -26,7 +26,7 @@ from bisect import insort
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from robometer_rl.data.arrow import SealedRows, write_sealed
 from robometer_rl.data.frame_files import (
@@ -82,6 +82,9 @@ class TrajectoryStore:
         >>> store = TrajectoryStore.open("recordings")                    # doctest: +SKIP
         >>> experts = [t for t in store if t.skill == "expert"]           # doctest: +SKIP
     """
+
+    remote: ClassVar[bool] = False
+    """Whether frames come from somewhere else than a disk."""
 
     def __init__(self, path: str | Path) -> None:
         """Opens the store at ``path`` to append to it; where the directory is missing or empty, one is to begin there.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
-from robometer_rl.data.rows import PER_FRAME, Row
+from robometer_rl.data.rows import Row
 from robometer_rl.data.trajectory import TILED, Trajectory, TrajectoryError
 
 __all__ = ["FIELDS", "JUDGED", "Described", "Facts", "Listing", "Trajectories", "are_tiled"]
@@ -84,7 +84,7 @@ Described = Trajectory | Facts
 FIELDS = ("id", "task", "quality_label", "data_source", "is_robot", "partial_success", "skill", "split")
 """Fields of `Facts` with one value that are columns of a store."""
 
-JUDGED = tuple(name for name in PER_FRAME if name != "steps")
+JUDGED = ("success", "progress", "state", "distance")
 """Fields of `Trajectory` by which single frames are judged."""
 
 

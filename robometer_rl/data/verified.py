@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.store import StoredFrames, StoreError, TrajectoryStore
+from robometer_rl.data.streaming import open_store
 from robometer_rl.data.trajectories import Described, Listing, Trajectories
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.report.terminal import open_console
@@ -48,19 +49,19 @@ def open_verified(path: str | Path, wanted: Callable[[Described], bool] | None =
 
     Checksums and frame files of all of them are read before this returns, so that training does not meet a bad file
     after hours. One bad trajectory among thousands is no reason to stop. In stores of more than 10,000 trajectories,
-    and in packed ones, that would take hours itself: there rows are looked at and the sizes of shards, a checksum is
-    compared when its trajectory is used, and ``robometer-rl data verify`` compares all of them.
+    in packed ones and in those on the Hub, that would take hours itself: there rows are looked at and the sizes of
+    shards, a checksum is compared when its trajectory is used, and ``robometer-rl data verify`` compares all of them.
 
     Args:
-        path: Directory of the store; nothing is created there.
+        path: Directory of the store, or its address, see `open_store`; nothing is created there.
         wanted: Which trajectories are meant, all of them if None. Frames of the others are not looked at.
 
     Raises:
         StoreError: There is no store, all that is wanted of it is damaged, or a shard is missing or cut short.
     """
-    store = TrajectoryStore.open(path)
+    store = open_store(path)
     _require_shards(store)
-    is_large = store.shards or len(store) > _VERIFIED
+    is_large = store.remote or store.shards or len(store) > _VERIFIED
     found = selected(store, wanted) if is_large else verify_store(store, wanted)
     warn_of_skipped(found.skipped, len(found.trajectories), path)
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robometer_rl.data.reading import Reading, SourceError, attempt
-from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.data.streaming import open_store
 
 __all__ = ["StoredConfig", "read_stored"]
 
@@ -16,7 +16,7 @@ class StoredConfig:
     """Another store of trajectories.
 
     Attributes:
-        path: Directory of the store.
+        path: Directory of the store, or its address, as in hf://datasets/OWNER/NAME.
         split: Only episodes of these splits; of all if none is named.
     """
 
@@ -31,7 +31,7 @@ def read_stored(config: StoredConfig) -> Reading:
         StoreError: There is no such store.
         SourceError: It has no episodes of a split that is asked for.
     """
-    store = TrajectoryStore.open(config.path)
+    store = open_store(config.path)
     columns = store.columns("split")
     splits = dict(zip(columns["id"], columns["split"], strict=True))
     missing = sorted(set(config.split) - set(splits.values()))

@@ -98,10 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.failures[name] = (left - 1, status)
             self._send(status, b"{}")
             return
-        start = 0 if wanted is None else int(wanted.removeprefix("bytes=").split("-")[0])
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self._send(206 if start else 200, content[start:], headers, most=self.hub.cut.pop(name, None))
+        start, _, last = ("0-" if wanted is None else wanted.removeprefix("bytes=")).partition("-")
+        part = content[int(start) : int(last) + 1] if last else content[int(start) :]
+        is_part = len(part) < len(content)
+        if is_part:
+            headers["Content-Range"] = f"bytes {start}-{int(start) + len(part) - 1}/{len(content)}"
+        self._send(206 if is_part else 200, part, headers, most=self.hub.cut.pop(name, None))
 
     def _send(
         self,
