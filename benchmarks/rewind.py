@@ -1,6 +1,12 @@
 r"""Trains a ReWiND to hold against other models, since the published weights cannot be had everywhere.
 
-    python -m benchmarks.rewind --data outputs/ablation/recordings --output outputs/rewind --text-encoder DIRECTORY
+    robometer-rl collect --output outputs/recordings --seed 15 --tasks assembly box-close button-press \
+        button-press-topdown button-press-topdown-wall coffee-pull coffee-push disassemble door-close door-lock \
+        door-open drawer-close drawer-open faucet-close faucet-open hammer handle-pull lever-pull peg-insert-side \
+        peg-unplug-side pick-place plate-slide push sweep --episodes.expert 4 --episodes.noisy 2 \
+        --episodes.stop-halfway 2 --episodes.wrong-place 1 --episodes.random 1 --episodes.hover 1 --episodes.undo 1 \
+        --episodes.wrong-push 1 --episodes.flail 1
+    python -m benchmarks.rewind --data outputs/recordings --output outputs/rewind --text-encoder DIRECTORY
     robometer-rl benchmark metaworld --model mini --model clock --model rewind:outputs/rewind
 
 The network is the published one in small (`robometer_rl.models.baselines.rewind`), its samples and losses are those of

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from robometer_rl.documents import parse_json, read_text
+from robometer_rl.documents import DocumentError, parse_json, read_text
 from robometer_rl.evaluation.metrics import Estimate
 
 __all__ = ["LEAST_EPISODES", "Check", "EvaluationVerdict", "GateError", "check", "judge_metrics", "read_gate"]
@@ -147,7 +147,10 @@ def read_gate(path: Path) -> dict[str, dict[str, float]]:
         ValueError: The file says something else.
         OSError: It cannot be read.
     """
-    gate = parse_json(read_text(path))
+    try:
+        gate = parse_json(read_text(path))
+    except DocumentError as error:
+        raise ValueError(f"{path} states no limits: {error}") from error
     if not isinstance(gate, dict) or not gate:
         raise ValueError(f"{path} states no limits; expected a JSON object of metrics")
     for name, limits in gate.items():

@@ -68,6 +68,9 @@ def test_a_gate_is_read_before_anything_is_scored(tmp_path):
     gate = tmp_path / "gate.json"
     gate.write_text(json.dumps({"stall_rise": {"at_most": 0.1}}))
     assert read_gate(gate) == {"stall_rise": {"at_most": 0.1}}
+    gate.write_text("{oops")
+    with pytest.raises(ValueError, match=r"gate\.json states no limits: it is not valid JSON"):
+        read_gate(gate)
     for wrong in ({}, {"stall_rise": {"below": 1}}, {"stall_rise": {}}, {"stall_rise": {"at_most": "x"}}, [1]):
         gate.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=r"gate\.json"):
