@@ -207,8 +207,9 @@ def _training(args: Args, start: Path, arm: str, seed: int) -> TrainConfig:
 
 
 def _judged(args: Args, checkpoint: Path) -> dict[str, Any]:
-    """Everything that the benchmark measures of a checkpoint, by set."""
-    asked = benchmark("metaworld")
+    """What the benchmark measures of a checkpoint frame by frame and of pairs, by set."""
+    whole = benchmark("metaworld")
+    asked = replace(whole, kinds={"preference": whole.kinds["preference"]})
     everybody = answerers([load_reward_model(checkpoint)], checkpoint.parent / "answers.jsonl", controls=False)
     datasets = benchmark_sets(asked, (), args.output / "benchmark", args.limit, args.workers)
     sets = [ask_everybody(asked, dataset, everybody) for dataset in datasets]
