@@ -124,7 +124,7 @@ class Judged:
         name: Short name of the set.
         frame_rule: Which frames of a clip were shown.
         manifest: SHA-256 of the ids, tasks and frames that were asked about.
-        asked: The questions: corrected ones, unless only the reference's were asked.
+        asked: The questions, or the pairs of them: corrected ones, unless only the reference's were asked.
         said: What the first model answered to them, see `Answerer.progress` and `Answerer.preferences`.
         rows: Numbers; the first model first.
         legacy: What the reference would write of the first model.
@@ -135,7 +135,7 @@ class Judged:
     name: str
     frame_rule: str
     manifest: str
-    asked: Sequence[Question | Pair]
+    asked: Sequence[Any]
     said: Any
     rows: Sequence[Row]
     legacy: Legacy

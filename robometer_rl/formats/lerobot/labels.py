@@ -198,7 +198,7 @@ def sidecar_labels(directory: Path, index: int) -> EpisodeLabels | None:
         raise ValueError(f"{path} lacks the columns {sorted(missing)}, which files of labels have")
     is_own = require("pyarrow.compute", "lerobot").equal(table["episode_index"], index)
     rows = table.filter(is_own).sort_by("frame_index")
-    names = {name: _IN_SIDECAR.get(name, name) for name in rows.column_names}
+    names = {str(name): _IN_SIDECAR.get(name, str(name)) for name in rows.column_names}
     arrays = {own: column_values(rows[name]) for name, own in names.items() if own in LABEL_ARRAYS}
     return EpisodeLabels.read(episode_key(index), arrays)
 
