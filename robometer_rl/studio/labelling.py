@@ -193,12 +193,11 @@ class LabelPage:
         if outcome is None:
             raise ValueError("how did it end? Y for a success, P for partly, N for a failure, or S to skip it")
         answer, (entry, fps) = _OUTCOMES[outcome], asked
-        if frame is not None and (answer != "successful" or frame != int(frame)):
-            raise ValueError(
-                f"success from frame {frame:g} does not go with {outcome.split(maxsplit=1)[1]!r}; clear one of the two"
-                if answer != "successful"
-                else f"success begins with a whole frame, got {frame:g}"
-            )
+        if frame is not None and answer != "successful":
+            said = outcome.split(maxsplit=1)[1]
+            raise ValueError(f"success from frame {frame:g} does not go with {said!r}; clear one of the two")
+        if frame is not None and frame != int(frame):
+            raise ValueError(f"success begins with a whole frame, got {frame:g}")
         clips.answer(entry, answer, None if frame is None else int(frame), grade, (note or "").strip(), fps)
         yield self._next_clip(self.library.get(data), model, clips)
 
