@@ -153,22 +153,22 @@ def serve(config: ServeConfig, load: Callable[[], RewardModel], pages: Callable[
         reference_routes=not config.no_reference_routes,
     )
     with listening(config.host, config.port) as listener:
+        port = listener.getsockname()[1]
+        here = f"http://{f':{own}@' if own else ''}{_reached_at(config.host)}:{port}"
+        shown = None if pages is None else pages(here, config.limits.body)  # or why not, before a model is loaded
         service = _service(config, load, settings)
+        with_pages = None if shown is None else WithPages(service.app, shown, PAGES, service.door)
         scheme = "http" if config.ssl_certfile is None else "https"
-        where = f"{scheme}://{in_address(config.host)}:{listener.getsockname()[1]}"
-        page_app = None
-        if pages is not None:
-            here = f"http://{f':{own}@' if own else ''}{_reached_at(config.host)}:{listener.getsockname()[1]}"
-            page_app = WithPages(service.app, pages(here, config.limits.body), PAGES, service.door)
+        where = f"{scheme}://{in_address(config.host)}:{port}"
         options = uvicorn.Config(
-            page_app or service.app,
+            with_pages or service.app,
             log_level="warning",
             access_log=False,
             timeout_keep_alive=75,
             ssl_certfile=config.ssl_certfile,
             ssl_keyfile=config.ssl_keyfile,
         )
-        asyncio.run(_until_stopped(uvicorn.Server(options), service, listener, config, where, page_app))
+        asyncio.run(_until_stopped(uvicorn.Server(options), service, listener, config, where, with_pages))
         service.close()
     open_console().print("stopped; clients go on when the server is started again", soft_wrap=True)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tyro
 
+from robometer_rl.cli import main
 from robometer_rl.studio.commands import ServeConfig, UiConfig
 
 
@@ -44,3 +45,13 @@ def test_a_server_has_the_studio_only_if_that_is_said(tmp_path: Path) -> None:
         ServeConfig(ui=True, ssl_certfile=tmp_path / "certificate")
     with pytest.raises(ValueError, match="port"):
         ServeConfig(port=70_000)
+
+
+def test_data_that_is_not_there_is_said_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gradio")
+    pytest.importorskip("prometheus_client")
+    words = ["--ui", "--data", str(tmp_path / "absent"), "--port", "0", "--model", "no-such-model"]
+    assert main(["serve", *words]) == 2
+    assert "there is nothing at" in capsys.readouterr().err
