@@ -4,6 +4,7 @@
     python examples/sb3_metaworld.py --task drawer-close --arm robometer
     python examples/sb3_metaworld.py --task drawer-close --arm sparse
     tensorboard --logdir outputs/sb3_metaworld
+    robometer-rl ui --live outputs/sb3_metaworld
 
 The policy sees the simulator's state; the reward model sees rendered frames and the instruction. Arms:
 
@@ -293,7 +294,9 @@ def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
-    honesty = [RewardHonestyCallback(record=directory / "honesty.jsonl")] if args.watched else []
+    honesty = []
+    if args.watched:
+        honesty.append(RewardHonestyCallback(record=directory / "honesty.jsonl", live=directory / "live"))
     left = args.decisions - agent.num_timesteps
     agent.learn(
         left, callback=[EvaluateAndSave(args, progress, directory), *honesty, *callbacks], tb_log_name=args.name,

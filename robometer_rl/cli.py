@@ -93,7 +93,7 @@ class Serve:
 
 @dataclass(frozen=True)
 class Ui:
-    """Open a studio in the browser: score, compare, browse and label recordings."""
+    """Open a studio in the browser: score, compare, browse and label recordings, watch training."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +52,7 @@ class Begun:
         key: Its name among the episodes of the run, see `key_of`.
         environment: In which environment of a vector it runs.
         steps: Steps that the run had made when it began, over all environments.
+        time: When that was, in seconds since 1970; with the key it tells episodes of all runs apart.
         tasks: The instruction of each stage.
         threshold: Of the success rule; None of a model that says no success.
         every: Scoring interval.
@@ -61,6 +63,7 @@ class Begun:
     key: str
     environment: int
     steps: int
+    time: float
     tasks: Sequence[str]
     threshold: float | None
     every: int
@@ -74,6 +77,7 @@ class Begun:
             raise TypeError(f"tasks of Begun is {self.tasks!r:.80}")
         require_counts(self, 0, "environment", "steps")
         require_counts(self, 1, "every")
+        require_numbers(self, "[0, inf)", "time")
         if self.threshold is not None:
             require_numbers(self, "[0, 1]", "threshold")
 
@@ -87,6 +91,7 @@ class Point:
         steps: Steps that the run has made, over all environments.
         progress: In [0, 1].
         success: Probability; None of a model that says none.
+        uncertainty: Of progress, see `robometer_rl.prediction.progress_uncertainty`; None of a model that does not say.
         detected: Whether the success rule holds.
         paid: Sum of what the episode was paid until now.
         achieved: Whether the task was done after any step until now; None as long as the environment has not said.
@@ -98,6 +103,7 @@ class Point:
     steps: int
     progress: float
     success: float | None
+    uncertainty: float | None
     detected: bool
     paid: float
     achieved: bool | None
@@ -107,8 +113,9 @@ class Point:
     def __post_init__(self) -> None:
         require_counts(self, 0, "step", "steps", "stage")
         require_numbers(self, "(-inf, inf)", "progress", "paid")
-        if self.success is not None:
-            require_numbers(self, "(-inf, inf)", "success")
+        for name in ("success", "uncertainty"):
+            if getattr(self, name) is not None:
+                require_numbers(self, "(-inf, inf)", name)
         _require(self, bool, "detected")
         _require(self, (bool, type(None)), "achieved")
 
@@ -258,7 +265,10 @@ class RunFolder:
     @property
     def written(self) -> float | None:
         """When something was last written, in seconds since 1970; None if there is nothing."""
-        times = [path.stat().st_mtime for name in (LIVE, _RUNNING) if (path := self.path / name).exists()]
+        times: list[float] = []
+        for name in (LIVE, _RUNNING):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                times.append((self.path / name).stat().st_mtime)
         return max(times, default=None)
 
     def read(self) -> Run:
@@ -297,7 +307,10 @@ class RunFolder:
         Raises:
             ValueError: The file holds something else.
         """
-        return _read(self.path / _RUNNING) if (self.path / _RUNNING).exists() else None
+        try:
+            return _read(self.path / _RUNNING)
+        except FileNotFoundError:
+            return None
 
     def write_running(self, episode: LiveEpisode, after: int = 0) -> None:
         """Writes the newest episode; those of its points ``after`` so many, and its end, where the others are there."""

@@ -11,8 +11,8 @@ import pytest
 from robometer_rl.files import OutsideError
 from robometer_rl.live import LIVE, Begun, Ended, Failure, LiveEpisode, Point, Run, RunFolder
 
-BEGUN = Begun("000000000-0", 0, 0, ["open the drawer"], 0.65, 1, "nested(8)", "mini")
-POINT = Point(0, 0, 0.25, None, False, 0.0, None, 0, b"\xff\xd8")
+BEGUN = Begun("000000000-0", 0, 0, 1e9, ["open the drawer"], 0.65, 1, "nested(8)", "mini")
+POINT = Point(0, 0, 0.25, None, 0.1, False, 0.0, None, 0, b"\xff\xd8")
 ENDED = Ended(9, 9, 0.5, None, False)
 
 

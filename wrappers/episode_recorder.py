@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ class Said:
         stage: (n,) which of them applies.
         progress: (n,).
         success: (n,); None of a model that says none.
+        uncertainty: (n,) of progress; None of a model that does not say.
         detected: (n,) whether the success rule holds.
         paid: (n,) sum over the episode until now.
         task_returns: (n,) likewise of the environments' own rewards.
@@ -51,6 +53,7 @@ class Said:
     stage: NDArray[np.int64]
     progress: NDArray[np.float64]
     success: NDArray[np.float64] | None
+    uncertainty: NDArray[np.float64] | None
     detected: NDArray[np.bool_]
     paid: NDArray[np.float64]
     task_returns: NDArray[np.float64]
@@ -137,7 +140,7 @@ class EpisodeRecorder:
         episode = self._episodes[index]
         if episode is None:  # it begins, or began before anybody looked
             key = key_of(self.steps, index)
-            begun = Begun(key=key, environment=index, steps=self.steps, tasks=said.tasks[index], **self._about)
+            begun = Begun(key, index, self.steps, time.time(), said.tasks[index], **self._about)
             episode = self._episodes[index] = LiveEpisode(begun)
             self._seen[index] = 0
             if index == self.environment:
@@ -159,6 +162,7 @@ class EpisodeRecorder:
             steps=self.steps,
             progress=round(float(said.progress[index]), 6),
             success=None if said.success is None else round(float(said.success[index]), 6),
+            uncertainty=None if said.uncertainty is None else round(float(said.uncertainty[index]), 6),
             detected=bool(said.detected[index]),
             paid=round(float(said.paid[index]), 6),
             achieved=moment.achieved[index],

@@ -258,6 +258,7 @@ class EpisodeScorer:
             stage=self._stage,
             progress=self._progress.mean(axis=1),
             success=self._success.mean(axis=1) if self.model.has_success else None,
+            uncertainty=self._uncertainty if self._says_uncertainty else None,
             detected=detected,
             paid=self._returns,
             task_returns=self._task_returns,

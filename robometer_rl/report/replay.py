@@ -190,6 +190,7 @@ class Replay:
         values: A row of the page's table, the same columns for all that have one; booleans become "yes" and "no".
         key: What it is called in addresses; the name if empty.
         marked: A frame that is marked on the axis; None for none.
+        pictures: Addresses of a picture per frame, in place of videos, of a recording that may still grow.
     """
 
     name: str
@@ -199,6 +200,7 @@ class Replay:
     values: Mapping[str, str | bool] = field(default_factory=dict)
     key: str = ""
     marked: int | None = None
+    pictures: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.series and not self.videos:
@@ -209,11 +211,12 @@ class Replay:
         ends = [int(series.steps[-1]) + 1 for series in self.series]
         return {
             "name": printable(self.name),
-            "frames": max(ends + [len(video.seconds) for video in self.videos]),
+            "frames": max([*ends, *(len(video.seconds) for video in self.videos), len(self.pictures)]),
             "fps": PLAYBACK_FPS,
             "marked": self.marked,
             "series": [series.as_dict() for series in self.series],
             "videos": [video.as_dict() for video in self.videos],
+            "pictures": list(self.pictures),
         }
 
 

@@ -19,6 +19,7 @@ from robometer_rl.studio.browsing import BrowsePage
 from robometer_rl.studio.comparing import compare_page
 from robometer_rl.studio.episodes import Library
 from robometer_rl.studio.labelling import LabelPage
+from robometer_rl.studio.live import Runs, live_page, live_routes
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
 from robometer_rl.studio.parts import markup
@@ -33,6 +34,7 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
+_SCRIPTS: Final = ("studio.js", "live.js", "webcam.js")
 _SWEEP_S: Final = 600
 _KEPT_S: Final = 3600
 _WAITING: Final = 32  # questions that may stand in the queue
@@ -46,6 +48,7 @@ def application(
     upload_bytes: int = 200_000_000,
     hosts: tuple[str, ...] = ("*",),
     path: str = "/",
+    runs: Runs | None = None,
 ) -> Any:
     """An ASGI application with all pages.
 
@@ -58,6 +61,7 @@ def application(
         hosts: Names that browsers may call this server by; others are refused, so that no page of the internet can
             have its own name lead here.
         path: What the addresses of all pages begin with.
+        runs: Which training runs are shown; none if None.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(material.uploads)
@@ -69,9 +73,10 @@ def application(
     app.add_middleware(_OnlyHere)
     if path != "/":  # browsers look for the icon there, and Gradio has it below its path
         app.add_api_route("/favicon.ico", lambda: redirect(f"{path}/favicon.ico"))
+    live_routes(app, runs or Runs(()), path)
     return gr.mount_gradio_app(
         app,
-        _pages(models, material, library, notes),
+        _pages(models, material, library, notes, at_first="live" if runs and not material.places else "score"),
         path=path,
         theme=gr.themes.Default(
             primary_hue="blue",
@@ -80,7 +85,7 @@ def application(
             font_mono=["ui-monospace", "monospace"],
         ),
         css=_asset("studio.css"),
-        head=f"{replay_head()}<script>\n{_asset('studio.js')}</script>",
+        head="".join([replay_head(), *(f"<script>\n{_asset(name)}</script>" for name in _SCRIPTS)]),
         max_file_size=upload_bytes,
         footer_links=[],
         show_error=False,
@@ -91,13 +96,13 @@ def application(
     )
 
 
-def _pages(models: Models, material: Material, library: Library, notes: Notes) -> Any:
+def _pages(models: Models, material: Material, library: Library, notes: Notes, at_first: str) -> Any:
     gr = require("gradio", "ui")
     with gr.Blocks(
         title="Robometer studio", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S), fill_width=True
     ) as blocks:
         markup("<h1 class='studio-title'>Robometer studio</h1>")
-        with gr.Tabs(elem_id="studio-tabs", overflow_behavior="wrap"):
+        with gr.Tabs(elem_id="studio-tabs", overflow_behavior="wrap", selected=at_first):
             with gr.Tab("Score", id="score"):
                 score_page(models, material)
             with gr.Tab("Compare", id="compare"):
@@ -106,6 +111,8 @@ def _pages(models: Models, material: Material, library: Library, notes: Notes) -
                 browse = BrowsePage(library, models, notes)
             with gr.Tab("Label", id="label"):
                 LabelPage(library, models, notes)
+            with gr.Tab("Live", id="live"):
+                live_page()
             with gr.Tab("Evaluate", id="evaluate"):
                 results_page(material)
         browse.open_at(blocks)

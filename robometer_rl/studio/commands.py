@@ -22,6 +22,7 @@ from robometer_rl.serving.commands import PAGES, in_address, is_loopback, listen
 from robometer_rl.serving.connection import without_token
 from robometer_rl.studio.asking import Models
 from robometer_rl.studio.episodes import Library
+from robometer_rl.studio.live import Runs
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
 
@@ -40,6 +41,8 @@ class StudioOptions:
     """Show these cameras in one tiled picture, the first on top, to models that were trained on such."""
     task: tuple[str, ...] = ()
     """Instruction of every episode, in place of those of the data; needed by videos without a videos.jsonl."""
+    live: tuple[Path, ...] = ()
+    """Folders of training runs to watch, or folders above them; they may begin later."""
     notes: Path = Path("outputs/studio")
     """Folder for flags, answers of models, and preferences, as files of one JSON object per line."""
     upload_mb: int = 200
@@ -52,7 +55,7 @@ class StudioOptions:
 
 @dataclass(frozen=True)
 class UiConfig(StudioOptions):
-    """Open a studio in the browser: score, compare, browse and label recordings (docs/studio.md).
+    """Open a studio in the browser: score, compare, browse and label recordings, watch training (docs/studio.md).
 
     Works offline: nothing is asked of the internet, and nothing is reported.
     """
@@ -125,8 +128,8 @@ class ServeConfig(StudioOptions, commands.ServeConfig):
     def __post_init__(self) -> None:
         StudioOptions.__post_init__(self)
         commands.ServeConfig.__post_init__(self)
-        if self.data and not self.ui:
-            raise ValueError("data is what the studio shows: say --ui, too")
+        if (self.data or self.live) and not self.ui:
+            raise ValueError("data and live are what the studio shows: say --ui, too")
         if self.ui and self.ssl_certfile is not None:
             raise ValueError("the studio asks this server without encryption: put a proxy in front for https")
 
@@ -164,4 +167,5 @@ def _studio(
 
     hosts = ("*",) if is_open else (host, "localhost", "127.0.0.1")
     library, notes = Library(options.data, options.camera, options.tile, options.task), Notes(options.notes)
-    return application(models, Material(options.data, uploads), library, notes, most, hosts, path)
+    runs = Runs(options.live) if options.live else None
+    return application(models, Material(options.data, uploads), library, notes, most, hosts, path, runs)

@@ -12,7 +12,7 @@ from robometer_rl.data.flags import data_name
 from robometer_rl.files import OutsideError, inside
 from robometer_rl.video import VIDEO_SUFFIXES, VideoError
 
-__all__ = ["RECORDINGS", "Material"]
+__all__ = ["RECORDINGS", "Material", "called", "files_in", "located"]
 
 RECORDINGS: Final = (*VIDEO_SUFFIXES, ".gif", ".npz")
 """How files end that `robometer_rl.video.read_recording` reads."""
@@ -45,9 +45,9 @@ class Material:
         """Names of files with such ends in all places, as `path` takes them; the first thousand."""
         found = []
         for place in self.places:
-            for path in sorted(_files(place, _DEPTH)):
+            for path in sorted(files_in(place)):
                 if path.suffix.lower() in suffixes:
-                    found.append(data_name(place) if path == place else f"{data_name(place)}/{path.relative_to(place)}")
+                    found.append(called(place, path))
                 if len(found) == _LISTED:
                     return found
         return found
@@ -67,12 +67,7 @@ class Material:
             return self._upload(uploaded)
         if not named or not named.strip():
             raise VideoError("no recording is chosen; upload a video, a GIF or an .npz, or name one in the data")
-        head, _, rest = named.strip().partition("/")
-        place = next((place for place in self.places if data_name(place) == head), None)
-        if place is None:
-            known = ", ".join(map(data_name, self.places)) or "none"
-            raise OutsideError(f"{named!r} is in none of the places that the studio was given: {known}")
-        return inside(place, rest) if rest else place
+        return located(self.places, named.strip())
 
     def paths(self, uploaded: Sequence[str], named: Sequence[str]) -> list[Path]:
         """Several of them, those that were uploaded first; see `path`."""
@@ -87,11 +82,30 @@ class Material:
         return real
 
 
-def _files(place: Path, depth: int) -> Iterator[Path]:
+def called(place: Path, path: Path) -> str:
+    """What pages call a file or folder in a place, ``PLACE/FOLDER/FILE``."""
+    return data_name(place) if path == place else f"{data_name(place)}/{path.relative_to(place)}"
+
+
+def located(places: Sequence[Path], named: str) -> Path:
+    """The inverse of `called`.
+
+    Raises:
+        OutsideError: It is in none of the places.
+    """
+    head, _, rest = named.partition("/")
+    place = next((place for place in places if data_name(place) == head), None)
+    if place is None:
+        known = ", ".join(map(data_name, places)) or "none"
+        raise OutsideError(f"{named!r} is in none of the places that the studio was given: {known}")
+    return inside(place, rest) if rest else place
+
+
+def files_in(place: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """The files in a place, but those that are hidden or behind links."""
     if place.is_file():
         yield place
     elif depth and place.is_dir():
         for each in place.iterdir():
             if not each.is_symlink() and not each.name.startswith("."):
-                yield from _files(each, depth - 1)
+                yield from files_in(each, depth - 1)

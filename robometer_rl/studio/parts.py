@@ -24,6 +24,7 @@ from robometer_rl.video import Recording
 
 __all__ = [
     "FIELDS",
+    "OWN_FAULT",
     "Question",
     "Update",
     "busy",
@@ -49,8 +50,17 @@ Update = Mapping[Any, Any]
 
 _ENCODERS: Final = BoundedSemaphore(2)  # videos that are encoded at a time, whoever has gone away meanwhile
 _SAID_EVERY: Final = 0.25  # seconds between two words about progress
-_OWN_FAULT: Final = "This is an error of the program itself; where the studio was started, the log says more."
+OWN_FAULT: Final = "This is an error of the program itself; where the studio was started, the log says more."
 _OWN: Final = "the model's own"
+_WEBCAM: Final = """
+<div class='studio-webcam'>
+<button type='button' class='webcam-open'>Record with the webcam</button>
+<div class='webcam-stage' hidden><video muted playsinline aria-label='What the webcam shows'></video>
+<button type='button' class='webcam-record'>● Start</button>
+<button type='button' class='webcam-close'>Close the webcam</button></div>
+<p class='studio-line' role='status'></p>
+</div>
+"""
 
 
 def done(text: str) -> str:
@@ -83,12 +93,12 @@ def guarded(line: Any, handler: Callable[..., Iterator[Update]]) -> Callable[...
             yield from handler(*values)
         except FIXABLE as error:
             said = explain(error)
-            yield {line: trouble(said or _OWN_FAULT)}
+            yield {line: trouble(said or OWN_FAULT)}
             if said is None:
                 raise
             logger.debug("the error came from here:", exc_info=True)
         except Exception:
-            yield {line: trouble(_OWN_FAULT)}
+            yield {line: trouble(OWN_FAULT)}
             raise
 
     return answer
@@ -152,10 +162,13 @@ def read_question(model: str, protocol: str, every: float | None, fps: float | N
 def choose_recording(models: Models, material: Material, name: str, label: str) -> list[Any]:
     """Fields for one recording: an upload, and the name of one in the data; `Material.path` takes their values.
 
+    What the browser's webcam shows can be recorded, too, and becomes the upload.
+
     Whoever chooses one is about to ask a model, and has words to write before that: loading the first one begins.
     """
     gr = require("gradio", "ui")
     upload = gr.File(label=label, file_types=list(RECORDINGS), elem_id=f"{name}-upload", height=120)
+    markup(_WEBCAM, elem_id=f"{name}-webcam", js_on_load=f"robometerWebcam(element, '{name}-upload')")
     named = gr.Dropdown(
         material.listed(RECORDINGS),
         value=None,

@@ -96,7 +96,9 @@ def visiting(
     if not CHROMIUM:
         pytest.skip("there is no Chromium to look with")
     with playwright.sync_playwright() as program:
-        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # A webcam that shows a moving picture, and leave to use it.
+        webcam = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *webcam])
         scheme = "dark" if dark else "light"
         page = browser.new_page(
             viewport={"width": width, "height": height},

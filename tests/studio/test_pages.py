@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 import zipfile
@@ -132,6 +133,31 @@ def test_an_upload_is_scored_under_several_instructions_and_written(visit: Visit
     names = zipfile.ZipFile(tmp_path / "files.zip").namelist()
     assert {"1-push-the-block/prediction.npz", "1-push-the-block/overlay.mp4"} <= set(names)
     assert sum(name.endswith("prediction.csv") for name in names) == 2
+
+
+def test_the_webcam_is_recorded_and_scored_as_an_upload(visit: Visit, data: Path) -> None:
+    webcam, upload = visit.page.locator("#score-webcam"), visit.page.locator("#score-upload")
+    for _ in range(2):  # the second recording takes the place of the first
+        webcam.get_by_text("Record with the webcam").click()
+        webcam.get_by_text("● Start").click()
+        webcam.get_by_text(re.compile(r"Stop \((?![0-2] )")).wait_for()
+        webcam.get_by_text("■ Stop").click()
+        webcam.get_by_text("s were recorded.").wait_for()
+        upload.get_by_text("webcam").first.wait_for()
+        assert webcam.locator("video").evaluate("video => video.srcObject") is None
+    visit.fill("score-tasks", "push")
+    visit.click("score-start")
+    visit.says("score-line", "frames of webcam.webm, scored by brightness")
+    visit.page.locator("#score-shown .replay").get_by_text("Play").wait_for()
+    kept = [path.name for path in (data.parent / "uploads").rglob("webcam*")]
+    assert len(kept) == 2
+    # Closed before its end, nothing is uploaded.
+    webcam.get_by_text("Record with the webcam").click()
+    webcam.get_by_text("● Start").click()
+    webcam.get_by_text("Close the webcam").click()
+    webcam.get_by_text("Record with the webcam").wait_for()
+    visit.page.wait_for_timeout(500)
+    assert [path.name for path in (data.parent / "uploads").rglob("webcam*")] == kept
 
 
 def test_a_recording_of_the_data_is_scored_with_the_embedded_model(visit: Visit) -> None:

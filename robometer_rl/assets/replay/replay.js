@@ -65,8 +65,8 @@
     }
 
     build() {
-      const { videos, series } = this.data;
-      const layout = videos.length === 0 ? " bare" : videos.length > 1 || this.plain ? " many" : "";
+      const { videos, series, pictures } = this.data;
+      const layout = pictures.length ? "" : videos.length === 0 ? " bare" : videos.length > 1 || this.plain ? " many" : "";
       this.body = make("div", { class: "replay-body" + layout });
       this.videos = videos.map((video) => {
         const player = make("video", { muted: "", playsinline: "", preload: "auto", "aria-label": video.name });
@@ -92,6 +92,10 @@
         this.master = this.videos[lengths.indexOf(Math.max(...lengths))];
         this.master.addEventListener("ended", () => this.pause());
       }
+      if (pictures.length) {
+        this.picture = make("img", { alt: "" });
+        this.body.append(make("div", { class: "replay-videos" }, make("figure", {}, this.picture)));
+      }
       const side = make("div");
       this.button = make("button", { type: "button", class: "replay-play" }, "▶ Play");
       this.button.addEventListener("click", () => this.toggle());
@@ -105,8 +109,9 @@
       side.append(bar, this.legend, this.svg, this.values);
       this.body.append(side);
       this.root.append(this.body);
+      this.details = this.table();
+      if (!this.plain) this.root.append(this.details);
       this.buildSeen();
-      if (!this.plain) this.root.append(this.table());
       this.keys();
       this.pointer();
       series.forEach((one, at) => this.switches(one, at));
@@ -344,9 +349,43 @@
     go(frame) {
       this.frame = Math.max(0, Math.min(this.data.frames - 1, Math.round(frame)));
       if (!this.playing) this.videos.forEach((player, at) => this.seek(player, at));
+      if (this.picture) this.look();
       this.mark();
       this.seen();
       this.root.dispatchEvent(new CustomEvent("replay-frame", { bubbles: true, detail: this.frame }));
+    }
+
+    // New numbers of a recording that goes on: who looks at its end stays there, who looks elsewhere stays too.
+    update(data) {
+      const follows = this.frame >= this.data.frames - 1 || data.pictures[0] !== this.data.pictures[0];
+      if (data.pictures[0] !== this.data.pictures[0]) this.thumbs.clear();
+      this.data = data;
+      this.svg.setAttribute("aria-valuemax", String(data.frames - 1));
+      const details = this.table();
+      details.open = this.details.open;
+      this.details.replaceWith(details);
+      this.details = details;
+      this.buildSeen();
+      this.plot();
+      if (!this.playing) this.go(follows ? data.frames - 1 : this.frame);
+    }
+
+    // Pictures are fetched when they are wanted. One that is gone meanwhile leaves the one before it where it is.
+    load(frame, then) {
+      const address = this.data.pictures[frame], image = new Image();
+      image.addEventListener("load", () => then(image, address));
+      image.addEventListener("error", () => then(null, address));
+      image.src = address;
+    }
+
+    look() {
+      const shown = () => Math.min(this.frame, this.data.pictures.length - 1);
+      this.load(shown(), (image, address) => {
+        if (!image || this.data.pictures[shown()] !== address) return;
+        image.alt = `frame ${shown()}`;
+        this.picture.replaceWith(image);
+        this.picture = image;
+      });
     }
 
     seek(player, at) {
@@ -439,7 +478,9 @@
 
     // --- the frames that the model saw ---
     buildSeen() {
-      this.watched = this.data.series.findIndex((one) => one.shown && this.data.videos[one.video]);
+      const pictures = this.data.pictures.length > 0;
+      this.watched = this.data.series.findIndex((one) => one.shown && (pictures || this.data.videos[one.video]));
+      this.shown?.remove();
       if (this.watched < 0) return;
       const one = this.data.series[this.watched];
       this.caption = make("p");
@@ -450,7 +491,9 @@
         this.strip.append(make("figure", {}, canvas, label));
         return { canvas, label };
       });
-      this.root.append(make("div", { class: "replay-seen" }, this.caption, this.strip));
+      this.shown = make("div", { class: "replay-seen" }, this.caption, this.strip);
+      if (this.plain) this.root.append(this.shown); else this.details.before(this.shown);
+      if (pictures) return;
       // A second player looks for the frames, so that the one on show stays where it is.
       this.finder = make("video", { muted: "", preload: "auto" });
       this.finder.muted = true;
@@ -463,11 +506,18 @@
       if (player !== this.finder && player !== this.videos[at]) return;
       const frame = known ?? last(this.data.videos[at].seconds, player.currentTime + 1e-3);
       if (frame < 0 || this.thumbs.has(frame)) return;
-      const height = Math.round(120 * player.videoHeight / player.videoWidth) || 90;
-      const canvas = make("canvas", { width: 120, height });
-      canvas.getContext("2d").drawImage(player, 0, 0, 120, height);
-      this.thumbs.set(frame, canvas);
+      this.keep(frame, player, player.videoHeight / player.videoWidth);
     }
+
+    keep(key, source, ratio) {
+      const height = Math.round(120 * ratio) || 90;
+      const canvas = make("canvas", { width: 120, height });
+      canvas.getContext("2d").drawImage(source, 0, 0, 120, height);
+      this.thumbs.set(key, canvas);
+    }
+
+    // A picture whose place in the recording may change is known by its address.
+    thumb(frame) { return this.thumbs.get(this.data.pictures.length ? this.data.pictures[frame] : frame); }
 
     seen() {
       if (this.watched < 0) return;
@@ -481,13 +531,24 @@
         canvas.parentElement.style.visibility = frame < 0 ? "hidden" : "visible";
         if (frame < 0) return;
         label.textContent = at && frame === wanted[at - 1] ? "again" : String(frame);
-        const thumb = this.thumbs.get(frame);
+        const thumb = this.thumb(frame);
         if (!thumb) { missing ??= frame; return; }
         canvas.height = thumb.height;
         canvas.getContext("2d").drawImage(thumb, 0, 0);
         canvas.style.opacity = at && frame === wanted[at - 1] ? 0.4 : 1;
       });
-      if (missing === null || this.playing || this.finder.seeking) return;
+      if (missing === null || this.playing) return;
+      if (this.data.pictures.length) {
+        if (this.looking === this.data.pictures[missing]) return;
+        this.looking = this.data.pictures[missing];
+        this.load(missing, (image, address) => {
+          if (!image) return;
+          this.keep(address, image, image.naturalHeight / image.naturalWidth);
+          this.seen();
+        });
+        return;
+      }
+      if (this.finder.seeking) return;
       if (this.finder.readyState < 1) {
         this.finder.addEventListener("loadedmetadata", () => this.seen(), { once: true });
         return;
