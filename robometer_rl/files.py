@@ -48,11 +48,16 @@ class OutsideError(ValueError):
 
 
 @contextmanager
-def new_file(destination: str | Path) -> Iterator[Path]:
+def new_file(destination: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """A path to write to, whose content takes the place of ``destination`` when the block ends without an error.
 
     The path ends as ``destination`` does. A file that is replaced leaves its permissions to the new one. A symbolic
     link is kept, and what it points to is replaced. A device or a pipe is written to when the content is complete.
+
+    Args:
+        destination: Where it belongs.
+        lasting: Whether to wait until the disk has it. What is written every second and is of use for as long need not
+            outlast a power cut, and a busy disk takes its time.
 
     Raises:
         OSError: There is no such folder, it cannot be written to, or no space is left; the message names
@@ -71,9 +76,11 @@ def new_file(destination: str | Path) -> Iterator[Path]:
         yield partial
         if status is not None:
             partial.chmod(stat.S_IMODE(status.st_mode))
-        _sync(partial)
+        if lasting:
+            _sync(partial)
         os.replace(partial, place)
-        _sync(place.parent)
+        if lasting:
+            _sync(place.parent)
 
 
 @contextmanager
@@ -128,14 +135,14 @@ def new_files(directory: str | Path, last: str) -> Iterator[Path]:
         _sync(directory)
 
 
-def write_text(destination: str | Path, text: str) -> None:
+def write_text(destination: str | Path, text: str, *, lasting: bool = True) -> None:
     """Writes a file of UTF-8 text, see `new_file`."""
-    write_bytes(destination, text.encode("utf-8"))
+    write_bytes(destination, text.encode("utf-8"), lasting=lasting)
 
 
-def write_bytes(destination: str | Path, content: bytes) -> None:
+def write_bytes(destination: str | Path, content: bytes, *, lasting: bool = True) -> None:
     """Writes a file, see `new_file`."""
-    with new_file(destination) as path:
+    with new_file(destination, lasting=lasting) as path:
         path.write_bytes(content)
 
 

@@ -295,7 +295,7 @@ class RunFolder:
 
     def write(self, run: Run) -> None:
         """Says how the run goes, and removes failures that it no longer names."""
-        write_text(self.path / LIVE, json.dumps({"version": _VERSION, **asdict(run)}))
+        write_text(self.path / LIVE, json.dumps({"version": _VERSION, **asdict(run)}), lasting=False)
         named = {failure.key for failure in run.failures}
         for path in (self.path / _FAILURES).glob("*.jsonl"):
             if _KEY.fullmatch(path.stem) and path.stem not in named:
@@ -315,7 +315,7 @@ class RunFolder:
     def write_running(self, episode: LiveEpisode, after: int = 0) -> None:
         """Writes the newest episode; those of its points ``after`` so many, and its end, where the others are there."""
         if not after:
-            write_text(self.path / _RUNNING, episode.lines())
+            write_text(self.path / _RUNNING, episode.lines(), lasting=False)
             return
         for line in (*episode.points[after:], *([episode.ended] if episode.ended else ())):
             append_line(self.path / _RUNNING, _line(line))
@@ -333,7 +333,7 @@ class RunFolder:
     def write_failure(self, episode: LiveEpisode) -> None:
         """Keeps a failure."""
         (self.path / _FAILURES).mkdir(exist_ok=True)
-        write_text(self.path / _FAILURES / f"{episode.begun.key}.jsonl", episode.lines())
+        write_text(self.path / _FAILURES / f"{episode.begun.key}.jsonl", episode.lines(), lasting=False)
 
 
 def key_of(steps: int, environment: int) -> str:

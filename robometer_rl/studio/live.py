@@ -227,7 +227,7 @@ def _description(episode: LiveEpisode) -> str:
     if ended is None:
         return f"{where}{last.step} steps so far, paid {last.paid:+.3f}{kept}."
     truth = {None: "nobody says whether the task was done", True: "the task was done", False: "the task was not done"}
-    own = "" if ended.task_return is None else f", its own reward is {ended.task_return:.3f}"
+    own = "" if ended.task_return is None else f", own reward {ended.task_return:.3f}"
     return f"{where}{ended.length} steps, paid {ended.paid:+.3f}{own}; {truth[ended.achieved]}{kept}."
 
 

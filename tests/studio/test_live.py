@@ -71,7 +71,7 @@ def test_what_was_paid_is_what_is_drawn(tmp_path: Path) -> None:
     assert series.true_success is not None
     assert not series.true_success.any()
     assert len(replay.pictures) == 13
-    assert f"paid {sum(paid):+.3f}, its own reward is 12.000; the task was not done" in replay.description
+    assert f"paid {sum(paid):+.3f}, own reward 12.000; the task was not done" in replay.description
 
 
 def test_runs_are_found_in_and_below_what_was_given(tmp_path: Path) -> None:

@@ -492,7 +492,7 @@
         return { canvas, label };
       });
       this.shown = make("div", { class: "replay-seen" }, this.caption, this.strip);
-      if (this.plain) this.root.append(this.shown); else this.details.before(this.shown);
+      this.details.before(this.shown);
       if (pictures) return;
       // A second player looks for the frames, so that the one on show stays where it is.
       this.finder = make("video", { muted: "", preload: "auto" });

@@ -21,7 +21,12 @@ window.robometerLive = (root) => {
   };
   const follow = (markup) => {
     const replay = running.querySelector(".replay");
-    if (!markup || !replay?.replay) { put(running, markup); return; }
+    if (!markup || !replay) { put(running, markup); return; }
+    if (!replay.replay) return;  // it is drawn when it comes near the screen
+    if (!replay.dataset.watched) {
+      replay.dataset.watched = "";
+      replay.replay.go(replay.replay.data.frames - 1);
+    }
     const holder = document.createElement("template");
     holder.innerHTML = markup;
     const fresh = holder.content.firstElementChild;
