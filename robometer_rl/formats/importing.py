@@ -8,6 +8,7 @@ store. Labels that people gave in the studio say how episodes ended, whatever th
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,11 +103,13 @@ class ImportReport:
         imported: Episodes written.
         present: Episodes that the store held already.
         unreadable: Episodes that could not be read, or stand in the store otherwise.
+        outcomes: How many of those written ended how, by quality label.
     """
 
     imported: int = 0
     present: int = 0
     unreadable: list[Unreadable] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         return f"{self.imported} imported, {self.present} already there, {len(self.unreadable)} unreadable"
@@ -223,6 +226,8 @@ def import_and_report(reading: Reading, options: ImportOptions, people: LabelOpt
     report, output = import_trajectories(reading if labels is None else iter(labels), options), options.output
     console = open_console()
     console.print(f"{report} ({output})", soft_wrap=True)
+    if report.outcomes:
+        console.print(f"imported: {', '.join(f'{count} {name}' for name, count in report.outcomes.most_common())}")
     if labels is not None:
         console.print(f"{labels}", soft_wrap=True)
         if report.present:
@@ -233,6 +238,7 @@ def import_and_report(reading: Reading, options: ImportOptions, people: LabelOpt
             table.add_row(entry.name, entry.reason)
         console.print(table)
         console.print(f"all {len(report.unreadable)} are listed in {unreadable_path(output)}", soft_wrap=True)
+    console.print(f"next: robometer-rl data inspect {output} draws a contact sheet; look at it", soft_wrap=True)
 
 
 def unreadable_path(output: Path) -> Path:
@@ -279,6 +285,7 @@ class _Importer:
         except ValueError as error:  # whatever decodes frames, checks them and writes rows has errors of this kind
             return Unreadable(name, str(error))
         self.report.imported += 1
+        self.report.outcomes[episode.quality_label] += 1
         return None
 
     def _difference(self, episode: Trajectory) -> str | None:

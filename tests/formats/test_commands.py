@@ -30,7 +30,10 @@ def videos(tmp_path):
 def test_from_a_folder_of_videos_to_a_store_that_is_looked_at(videos, tmp_path, capsys):
     store = str(tmp_path / "store")
     assert main(["data", "import", "videos", str(videos), store, "--max-frames", "5", "--data-source", "mine"]) == 0
-    assert "3 imported, 0 already there, 1 unreadable" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 imported, 0 already there, 1 unreadable" in said
+    assert "imported: 3 successful" in said
+    assert f"next: robometer-rl data inspect {tmp_path / 'store'} draws a contact sheet" in said
     assert (tmp_path / "store" / "unreadable.jsonl").is_file()
     assert {len(run) for run in TrajectoryStore.open(store)} == {5}
     assert main(["data", "import", "videos", str(videos), store, "--max-frames", "5", "--data-source", "mine"]) == 0

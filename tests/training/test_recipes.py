@@ -1,11 +1,15 @@
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import tyro
 
+from robometer_rl.data.published import published
+from robometer_rl.evaluation.published.commands import parse_evaluate
 from robometer_rl.training.config import TrainConfig
 from robometer_rl.training.recipes import RecipeError, load_recipe, parse_training, recipe_names
+from tests.library import ROOT
 
 WHERE = ["--data", "store", "--output", "run"]
 
@@ -46,9 +50,57 @@ def test_the_published_settings_are_those_of_the_reference():
     )
     assert stage.vision_learning_rate is None
     assert load_recipe("rbm-1m").config.sampling.max_frames == 8
-    assert load_recipe("libero").config.frozen.steps == 5000
+    libero = load_recipe("libero").config
+    stage = libero.frozen
+    assert (stage.steps, stage.batch_size, stage.learning_rate, stage.warmup, stage.max_grad_norm) == (
+        5000,
+        16,
+        2e-5,
+        0.1,
+        10.0,
+    )
+    assert (libero.sampling.max_frames, libero.start) == (8, "robometer/Robometer-4B")
     lora = load_recipe("lora").config
     assert (lora.lora.rank, lora.lora.alpha, lora.lora.dropout, lora.frozen.steps) == (32, 64, 0.05, 1000)
+
+
+def commands_in(page: str, beginning: str) -> list[list[str]]:
+    """The words of the commands on a page of the documentation that begin so."""
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith(f"robometer-rl {beginning}")]
+
+
+def test_the_documented_commands_are_the_published_trainings():
+    configs = [
+        parse_training(words, "robometer-rl train")
+        for words in commands_in("training.md", "train")
+        if words[-1] in ("runs/rbm-1m", "runs/libero")
+    ]
+    assert [config.select for config in configs] == [("rbm-1m-id", "rbm-1m-ood"), ("libero_pi0",)]
+    assert [config.joint.steps + config.frozen.steps for config in configs] == [15000, 5000]
+    assert {(str(*config.data), config.sampling.max_frames, config.data_sources) for config in configs} == {
+        ("rbm:processed_datasets", 8, ())
+    }
+
+
+def test_the_documented_commands_are_the_published_evaluations():
+    configs = [
+        parse_evaluate(words, "robometer-rl evaluate")
+        for words in commands_in("evaluation.md", "evaluate")
+        if "--select" in words
+    ]
+    keys = published().keys(["rbm-1m-ood"])
+    found = [(config.kind, config.split, getattr(config, "prefixes", None)) for config in configs]
+    assert found == [
+        ("alignment", ("test",), 5),
+        ("ranking", (), False),
+        ("confusion", (), None),
+        ("alignment", ("test",), None),
+        ("ranking", ("test",), False),
+    ]
+    assert [getattr(config, "trajectories", None) for config in configs] == [30, None, None, 100, None]
+    assert [getattr(config, "per_quality", None) for config in configs] == [None, 1000, None, None, 20]
+    assert (configs[2].joint, len(set(configs[2].select) & set(keys))) == (True, 3)
 
 
 def test_a_cpu_starts_from_the_embedded_model_with_one_task_and_saves_before_its_end():

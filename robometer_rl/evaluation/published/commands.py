@@ -11,9 +11,8 @@ from typing import Annotated, Any, ClassVar, Final
 
 import tyro
 
-from robometer_rl.data.flags import data_name
 from robometer_rl.data.judgements import compared
-from robometer_rl.data.verified import open_verified
+from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.evaluate import EvaluateConfig, run_evaluate
 from robometer_rl.evaluation.published.judging import (
     Judged,
@@ -25,6 +24,7 @@ from robometer_rl.evaluation.published.judging import (
 )
 from robometer_rl.evaluation.published.questions import Dataset, Drawing
 from robometer_rl.files import write_text
+from robometer_rl.formats.opening import IN_PLACE, open_episodes, place_name
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
 from robometer_rl.report.recordings import MOST_SHOWN
@@ -57,7 +57,9 @@ class PublishedConfig:
 
     Attributes:
         model: What `load_reward_model` takes.
-        data: Stores of trajectories, each a data set that is called like its folder.
+        data: Stores of trajectories, each a data set that is called like its folder, or published data where it lies,
+            as in ``rbm:processed_datasets``, of which each collection is a data set.
+        select: Of published data only these groups or collections, as in ``rbm-1m-ood``.
         joint: Judge all stores as one set.
         split: The splits of them to evaluate on; all by default, as in the reference.
         max_frames: Most frames of a clip, T; as many as the model is shown by its own rule if None.
@@ -76,6 +78,7 @@ class PublishedConfig:
 
     model: tyro.conf.Positional[str]
     data: tyro.conf.Positional[tuple[Path, ...]]
+    select: tuple[str, ...] = ()
     joint: bool = False
     split: tuple[str, ...] = ()
     max_frames: int | None = None
@@ -212,38 +215,56 @@ def run_any_evaluate(config: EvaluateConfig | PublishedConfig) -> None:
         run_evaluate(config)
         return
     preferences = config.preferences if isinstance(config, PreferenceConfig) else None
-    datasets = open_datasets(config.data, config.joint, config.split, preferences)
+    datasets = open_datasets(config.data, config.joint, config.split, preferences, config.select)
     from robometer_rl.models.loading import load_reward_model
 
     judge_stores(config, load_reward_model(config.model, config.device, config.dtype), datasets)
 
 
 def open_datasets(
-    stores: Sequence[Path], joint: bool, split: Sequence[str] = (), preferences: Path | None = None
+    places: Sequence[Path],
+    joint: bool,
+    split: Sequence[str] = (),
+    preferences: Path | None = None,
+    select: Sequence[str] = (),
 ) -> list[Dataset]:
     """The sets that are judged.
 
     Args:
-        stores: Folders of stores.
+        places: Folders of stores, or published data in place, see `open_episodes`.
         joint: All of them are one set.
         split: Splits of them; all if none is named.
         preferences: Answers of people, which say what is better in place of quality.
+        select: Groups and collections of published data.
 
     Raises:
         DocumentError: A line of ``preferences`` is none.
         StoreError: There is no such store, or it is damaged throughout.
-        ValueError: A store has no such episodes of robots, or people compared none of them.
+        SourceError: There is no such published data, or nothing of it that is selected.
+        ValueError: A place has no such episodes of robots, people compared none of them, or a selection of nothing.
     """
     found: list[Dataset] = []
     called: list[list[str]] = []  # what notes call the store of each episode
-    for path in stores:
-        rows = open_verified(path, lambda each: each.is_robot and (not split or each.split in split)).trajectories
+    if select and not any(str(place).startswith(IN_PLACE) for place in places):
+        raise ValueError(f"got the selection {', '.join(select)} and no published data, as in {IN_PLACE}DIRECTORY")
+    for place in places:
+        is_published = str(place).startswith(IN_PLACE)
+        rows = open_episodes(
+            [place],
+            lambda each: each.is_robot and (not split or each.split in split),
+            select if is_published else (),
+        ).trajectories
         if not rows:
             raise ValueError(
-                f"{path} has no episodes of robots" + (f" of the split {' or '.join(split)}" if split else "")
+                f"{place} has no episodes of robots" + (f" of the split {' or '.join(split)}" if split else "")
             )
-        found.append(Dataset((path.resolve().name,), tuple(rows)))
-        called.append([data_name(path)] * len(rows))
+        collections: dict[str, list[Trajectory]] = {}
+        for each in rows:
+            # Published data say themselves which collection an episode is of.
+            name = (each.source or "").partition("#")[0] if is_published else place.resolve().name
+            collections.setdefault(name, []).append(each)
+        found += [Dataset((name,), tuple(members)) for name, members in collections.items()]
+        called += [[place_name(place)] * len(members) for members in collections.values()]
     if joint:
         names = tuple(name for each in found for name in each.names)
         found = [Dataset(names, tuple(episode for each in found for episode in each.episodes))]

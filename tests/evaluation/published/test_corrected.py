@@ -19,6 +19,7 @@ from robometer_rl.evaluation.published.questions import Dataset, Drawing, alignm
 from robometer_rl.models.controls import BLIND
 from tests.data.episodes import make_episodes_of_two_tasks
 from tests.evaluation.published.recorded import PixelReader, dataset
+from tests.library import ROOT
 
 PREFIXES = Drawing(max_frames=8, prefixes=5, trajectories=None)
 
@@ -144,6 +145,19 @@ def test_the_command_judges_stores(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert said["set"] == "one_two"
     assert said["matrix"]["rows"] == ["pull the rope", "push the block"]
     assert (output / "confusion_matrix" / "one_two_confusion_matrix.png").exists()
+
+
+def test_collections_of_published_data_are_judged_where_they_lie(tmp_path: Path) -> None:
+    caches = f"rbm:{ROOT / 'tests' / 'fixtures' / 'rbm_dataset' / 'processed_datasets'}"
+    graded = "jesbu1_roboreward_rfm_high_res_roboreward_train"
+    assert [each.names for each in open_datasets([Path(caches)], joint=False)] == [
+        ("abraranwar_libero_rfm_libero256_10",),
+        (graded,),
+    ]
+    (only,) = open_datasets([Path(caches)], joint=False, select=(graded,))
+    assert (only.names, len(only.episodes)) == ((graded,), 4)
+    with pytest.raises(ValueError, match=r"got the selection mw and no published data, as in rbm:DIRECTORY"):
+        open_datasets([tmp_path], joint=False, select=("mw",))
 
 
 def test_a_model_in_a_folder_named_like_a_kind_is_still_a_model() -> None:
