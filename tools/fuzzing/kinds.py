@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from fuzzing.trying import attempt
 from tests.data.episodes import make_episodes_of_two_tasks
+from tests.formats.hdf5 import aloha_files, maniskill_files
 from tests.library import ROOT
 from tests.relabeling import kinds as labelled
 
 FIXTURES: Final = ROOT / "tests" / "fixtures"
+RBM: Final = FIXTURES / "rbm_dataset"
 CHECKPOINT: Final = FIXTURES / "robometer_tiny" / "checkpoint"
 TINY: Final = ("--model", str(CHECKPOINT))
 TASK: Final = ("--task", "open the drawer")
@@ -132,6 +135,56 @@ def _agibot(path: Path) -> None:
         archive.addfile(member, io.BytesIO(content))
 
 
+def _roboarena(path: Path) -> None:
+    folder = path / "evaluation_sessions" / "0a1b"
+    policies = {
+        "A": {"policy_name": "pi0", "partial_success": 1.0},
+        "B": {"policy_name": "fast", "partial_success": 0.2},
+    }
+    for number, policy in policies.items():
+        place = folder / f"{number}_{policy['policy_name']}"
+        place.mkdir(parents=True)
+        _video(place / "2025_06_01_left.mp4")
+        _video(place / "2025_06_01_right.mp4")
+    metadata = {"language_instruction": "put the pen into the cup", "preference": "A", "policies": policies}
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+
+
+def _robofac(path: Path) -> None:
+    videos = [
+        f"realworld_data/so100_place_cube_error/videos/chunk-000/observation.images.{camera}/episode_000000.mp4"
+        for camera in ("above", "side")
+    ]
+    for video in (*videos, "simulation_data/success_data/PlaceCube/view0/1f2e.mp4"):
+        (path / video).parent.mkdir(parents=True)
+        _video(path / video)
+    turns = [
+        {"from": "human", "value": "<video>\nCan you identify what task the robot is doing?"},
+        {"from": "assistant", "value": "Place the cube"},
+    ]
+    entry = {"id": "0", "video": videos[0].removeprefix("realworld_data/"), "task": "PlaceCube", "conversations": turns}
+    (path / "training_qa.json").write_text(json.dumps([entry]))
+
+
+def _maniskill(path: Path) -> None:
+    path.mkdir()
+    maniskill_files.record(path / "trajectory.h5")
+
+
+def _aloha(path: Path) -> None:
+    path.mkdir()
+    for number, compress in enumerate((False, True)):
+        aloha_files.record(path / f"episode_{number}.hdf5", compress=compress)
+
+
+def _hdf5_folder(path: Path) -> None:
+    """Files of several layouts, of which the first decides."""
+    path.mkdir()
+    shutil.copyfile(next((FIXTURES / "libero_hdf5").glob("*.hdf5")), path / "a_demo.hdf5")
+    maniskill_files.record(path / "b.h5")
+    aloha_files.record(path / "c.hdf5", compress=True)
+
+
 def _store(path: Path) -> None:
     from robometer_rl.data.store import TrajectoryStore
 
@@ -237,6 +290,7 @@ DONE = ("--quality", "successful")
 MINARI = ("relabel", "@", *TINY, *TASK, "--output", "%-v1")
 LEROBOT = ("--camera", "observation.images.top")
 CAMERAS = ("--cameras", "observation.images.top")
+HIGH = ("--camera", "cam_high")
 STORE = (
     ("data", "inspect", "@", "--output", "%.png"),
     ("data", "verify", "@"),
@@ -259,6 +313,8 @@ def _import(name: str, *options: str) -> tuple[str, ...]:
     return ("data", "import", name, "@", "%", *options)
 
 
+PUBLISHED = (_import("rbm"), _import("rbm", "--no-keep-videos"))
+
 KINDS: Final[dict[str, Kind]] = {
     "mp4": Kind(_video, TIMED, "take.mp4"),
     "gif": Kind(_gif, TIMED, "take.gif"),
@@ -279,6 +335,33 @@ KINDS: Final[dict[str, Kind]] = {
             _relabel("--cameras", "agentview_image"),
         ),
         "image.hdf5",
+    ),
+    "ManiSkill": Kind(
+        _maniskill,
+        (_import("maniskill", *TASK), _import("hdf5", *TASK), _relabel(), _relabel("--write", "jsonl")),
+        given="trajectory.h5",
+    ),
+    "ManiSkill's list": Kind(_maniskill, (_import("maniskill", *TASK), _relabel()), given="trajectory.json"),
+    "ALOHA": Kind(_aloha, (_import("aloha", *TASK, *HIGH, *DONE), _relabel("--cameras", "cam_high"))),
+    "HDF5 by content": Kind(
+        _hdf5_folder,
+        (
+            _import("hdf5", *TASK, "--camera", "agentview_rgb", "--quality", "successful"),
+            _relabel("--cameras", "agentview_rgb"),
+        ),
+    ),
+    "RoboArena": Kind(_roboarena, (_import("roboarena"), _import("roboarena", "--keep-videos"))),
+    "RoboFAC": Kind(
+        _robofac, (_import("robofac"), _import("robofac", "--camera", "above", "side", "--tile", "--keep-videos"))
+    ),
+    "RBM caches": Kind(
+        _copy(RBM / "processed_datasets"), (*PUBLISHED, (*TRAINING, "--data", "rbm:@", "--output", "%"))
+    ),
+    "RBM archives": Kind(_copy(RBM / "tars"), (*PUBLISHED, (*TRAINING, "--data", "rbm:@", "--output", "%"))),
+    "RBM repositories": Kind(_copy(RBM / "robometer_dataset"), PUBLISHED),
+    "RBM conversion": Kind(
+        _copy(RBM / "save_to_disk"),
+        (_import("rbm", "--videos", str(RBM / "robometer_dataset" / "libero_rfm" / "libero256_10")),),
     ),
     "Minari HDF5": Kind(_labelled("minari"), (_import("minari", *TASK), MINARI), "reach-v0"),
     "Minari Arrow": Kind(_labelled("minari_arrow"), (_import("minari", *TASK), MINARI), "reach-v0"),
