@@ -101,6 +101,7 @@ def test_the_page_of_the_benchmark_is_that_of_its_results() -> None:
     assert results["limit"] is None
     assert results["manifest"]["frozen"]
     assert results["manifest"]["sha256"] == benchmark("metaworld").manifest, "what is asked has changed: run it again"
+    assert "<!-- numbers: ablation/metaworld/progress_only" in page, "the ablation belongs to the page, too"
     for judged in results["sets"]:
         assert f"## {judged['set']}: " in page
         shown = [metrics["success_above_failure"] for metrics in judged["metrics"].values()]
