@@ -23,7 +23,7 @@ window.robometerLive = (root) => {
     const replay = running.querySelector(".replay");
     if (!markup || !replay) { put(running, markup); return; }
     if (!replay.replay) return;  // it is drawn when it comes near the screen
-    if (!replay.dataset.watched) {
+    if (!("watched" in replay.dataset)) {
       replay.dataset.watched = "";
       replay.replay.go(replay.replay.data.frames - 1);
     }
