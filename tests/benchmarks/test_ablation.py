@@ -42,7 +42,7 @@ def test_the_ablation_runs_on_its_smallest_sizes_and_goes_on(tmp_path: Path) -> 
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
     (file,) = (tmp_path / "benchmarks" / "results").glob("*.json")
     first = json.loads(file.read_text())
-    assert [(run["arm"], run["seed"]) for run in first["runs"]] == [(arm, seed) for seed in (1, 2) for arm in ARMS]
+    assert [(run["arm"], run["seed"]) for run in first["runs"]] == [(arm, 1) for arm in ARMS]
     for judged in first["sets"]:
         assert set(judged["metrics"]) == {*ARMS, DIFFERENCE}
         assert set(METRICS) - set(judged["metrics"]["both_losses"]) <= {"wrong_task_progress"}, "there is one task"
