@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import numpy as np
 import tyro
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, sync_playwright  # pyright: ignore[reportMissingImports]
 from rich.console import Console
 
 from benchmarks.recording import RESULTS, write_result

@@ -282,7 +282,7 @@ def moving(seed: int) -> NDArray[np.uint8]:
     """32 frames of what a camera might have seen: large coloured patches that move, and a little noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (FRAME[0] // 16, FRAME[1] // 16, 3), dtype=np.uint8))
-    picture = np.asarray(coarse.resize(FRAME[::-1]), np.float32)
+    picture = np.asarray(coarse.resize((FRAME[1], FRAME[0])), np.float32)
     noise = rng.normal(0, 3, (32, *FRAME, 3))
     return np.clip([np.roll(picture, step, 1) for step in range(32)] + noise, 0, 255).astype(np.uint8)
 

@@ -252,7 +252,7 @@ def _facts(batch: pyarrow.RecordBatch) -> list[Facts]:
         if column is not None and column.null_count < batch.num_rows:
             judged |= column.is_valid().to_numpy(zero_copy_only=False)
     return [
-        Facts(*values, tuple(texts), tuple(shape), is_judged, noted)
+        Facts(*values, instructions=tuple(texts), shape=tuple(shape), judged=is_judged, noted=noted)
         for *values, texts, noted, shape, is_judged in zip(
             *(shown.column(name).to_pylist() for name in (*FIELDS, "instructions", "metadata")),
             shapes.tolist(),

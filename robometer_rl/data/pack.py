@@ -17,7 +17,7 @@ import io
 import json
 import logging
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -152,7 +152,7 @@ def _write_shards(store: TrajectoryStore, config: PackConfig) -> list[Unreadable
 _Sound = tuple[Row, StoredFrames]
 
 
-def _sound(store: TrajectoryStore, ids: Iterator[str], skipped: list[Unreadable]) -> Iterator[_Sound]:
+def _sound(store: TrajectoryStore, ids: Iterable[str], skipped: list[Unreadable]) -> Iterator[_Sound]:
     for name in ids:
         try:
             row = store.row(name)

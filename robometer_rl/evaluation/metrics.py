@@ -90,7 +90,7 @@ def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Estimate]:
         return {
             name: Estimate(
                 *(float("nan" if found[key] is None else found[key]) for key in ("value", "low", "high")),
-                int(found["count"]),
+                count=int(found["count"]),
             )
             for name, found in metrics.items()
         }

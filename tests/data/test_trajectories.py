@@ -1,6 +1,7 @@
 """Many trajectories as one sequence: equal to the list of them, whatever is taken of it."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def store(tmp_path_factory):
     pytest.importorskip("datasets")
     made = TrajectoryStore(tmp_path_factory.mktemp("many") / "store")
     for number in (0, 2, 3, 1, 4, 5):
-        fields = UNJUDGED if number % 2 else {}
+        fields: dict[str, Any] = UNJUDGED if number % 2 else {}
         made.append(trajectory(f"run.{number}", seed=number, **fields))
         if number == 3:
             made.seal()

@@ -82,7 +82,7 @@ class Matrix:
                 f"the matrix has values of shape {values.shape} for {len(names[0])} rows and {len(names[1])} columns; "
                 f"expected as many of each, at most {_MOST}"
             )
-        return cls(about, *names, values)
+        return cls(about, names[0], names[1], values)
 
 
 def _means(
