@@ -139,7 +139,10 @@ def from_info(observation: Any, info: Any) -> str:
     return info["instruction"]
 
 
-@pytest.mark.parametrize("task", [TaskFromInfo("instruction"), TaskFromAttribute("instruction"), from_info], ids=str)
+TASKS = {"info": TaskFromInfo("instruction"), "attribute": TaskFromAttribute("instruction"), "callable": from_info}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_task_of_each_episode(kind: str, task: Any) -> None:
     model, spec = PixelModel(), RewardSpec(success_threshold=0.6, patience=1, terminate_on_success=True)
