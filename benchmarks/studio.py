@@ -6,8 +6,8 @@
 The studio is ``robometer-rl ui`` in a process of its own, and Chromium (``make test-ui`` installs what it takes) looks
 at it on the same machine:
 
-    first       from the upload of a video to its curve, as soon as the studio says where it is: the model may still be
-                on its way
+    first       from the upload of a video to its curve, of as many frames as have been answered, and to the whole of
+                it, as soon as the studio says where it is: the model may still be on its way
     later       the same again, on pages that are opened anew (median of the rounds)
     memory      of the studio that lists a store page by page, and searches it, without having asked a model
 
@@ -141,9 +141,12 @@ def upload(asked: Studio, video: Path) -> dict[str, float]:
         page.locator("#score-tasks textarea").fill(TASK)
         page.locator("#score-start").click()
         page.locator("#score-shown .replay-plot").wait_for()
+        curve = time.perf_counter() - start
+        page.locator("#score-line").get_by_text(f"frames of {video.name}, scored by").first.wait_for()
         return {
             "upload_s": uploaded,
-            "curve_s": time.perf_counter() - start,
+            "curve_s": curve,
+            "whole_s": time.perf_counter() - start,
             "processor_s": asked.processor_s - spent,
         }
 
@@ -198,8 +201,11 @@ def show(found: dict[str, Any]) -> None:
     """What was found out, in sentences."""
     console = Console()
     for name in ("first", "later"):
-        curve_s, processor_s = found[name]["curve_s"], found[name]["processor_s"]
-        console.print(f"{name}: {curve_s:.1f} s from the upload to the curve, {processor_s:.1f} s of the processor")
+        curve_s, whole_s, processor_s = (found[name][each] for each in ("curve_s", "whole_s", "processor_s"))
+        console.print(
+            f"{name}: {curve_s:.1f} s from the upload to the curve, {whole_s:.1f} s to the whole of it, "
+            f"{processor_s:.1f} s of the processor"
+        )
     memory = found["memory"]
     console.print(f"browsing: listed in {memory['listed_s']:.1f} s; {memory['peak_mb']:.0f} MB at most")
 

@@ -119,6 +119,7 @@ class Asking:
         self.protocol = protocol or model.default_protocol
         self._steps = scored_steps(len(frames), every)
         self.total = len(self._steps) if model.causal else len(self.tasks)
+        self._said: list[StepPrediction] = []
         self._predictions: list[Prediction] = []
 
     def __iter__(self) -> Iterator[int]:
@@ -132,14 +133,27 @@ class Asking:
             raise RuntimeError("the model has not been asked to the end")
         return self._predictions
 
+    @property
+    def so_far(self) -> tuple[int, list[Prediction]]:
+        """How many frames have been answered, and one prediction of these per instruction; none while there is nothing.
+
+        The numbers are those that stand at the same frames in the end: a frame is scored with those before it.
+        """
+        if not self._said:
+            return 0, []
+        return int(self._steps[len(self._said) - 1]) + 1, self._joined_rows()
+
     def _as_stream(self) -> Iterator[int]:
         stream = self.model.stream(self.tasks, self.protocol)
-        said: list[StepPrediction] = []
+        self._said = []
         for step in self._steps.tolist():
             frame = as_frames(self.frames[step : step + 1])[0]
-            said.append(stream.append([frame] * len(self.tasks)))
-            yield len(said)
-        self._predictions = [self._joined(said, row) for row in range(len(self.tasks))]
+            self._said.append(stream.append([frame] * len(self.tasks)))
+            yield len(self._said)
+        self._predictions = self._joined_rows()
+
+    def _joined_rows(self) -> list[Prediction]:
+        return [self._joined(self._said, row) for row in range(len(self.tasks))]
 
     def _joined(self, said: Sequence[StepPrediction], row: int) -> Prediction:
         success = [step.success[row] for step in said if step.success is not None]

@@ -8,7 +8,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from robometer_rl.extras import require
 from robometer_rl.prediction import Prediction
@@ -37,6 +38,9 @@ from robometer_rl.studio.parts import (
 from robometer_rl.video import Recording, read_recording
 
 __all__ = ["score_page", "table_of"]
+
+_FIRST_LOOK: Final = 1.0
+"""Seconds of asking before what has been answered is drawn; it is drawn anew after twice as long, and so on."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,25 @@ def score_page(models: Models, material: Material) -> None:
     def score(
         uploaded: str | None, named: str | None, more: Sequence[str] | None, listed: str | None, texts: str, *asked: Any
     ) -> Iterator[Update]:
-        yield {line: busy("reading the recording"), files: gr.update(visible=False, value=None)}
+        yield {line: busy("reading the recording"), shown: "", table: "", files: gr.update(visible=False, value=None)}
         how, path = read_question(*asked), material.path(uploaded, named)
         below = material.paths(more or (), lines_of(listed))
         read = _read(path, below, how)
         player = player_of(path.name, read)
         model = yield from load_model(models, how.model, line)
         asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every, how.tiled or bool(below))
-        yield from follow(asking, line, f"scoring {path.name}")
         threshold = RewardSpec().threshold(model.success_threshold)
+        due, wait = monotonic() + _FIRST_LOOK, _FIRST_LOOK
+        for said in follow(asking, line, f"scoring {path.name}"):
+            if monotonic() < due:
+                yield said
+                continue
+            answered, predictions = asking.so_far
+            part = _Scored(path, below, how, asking.tasks, predictions, threshold)
+            grown = Replay(path.name, part.series(read.beginning(answered)), description=f"{answered} frames so far")
+            yield said | ({shown: draw_replay(grown)} if predictions else {})
+            wait *= 2  # a long recording is not drawn over and over
+            due = monotonic() + wait
         scored = _Scored(path, below, how, asking.tasks, asking.predictions, threshold)
         series = scored.series(read)
         replay = Replay(path.name, series, [player.result()])

@@ -8,7 +8,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -67,6 +67,11 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def beginning(self, count: int) -> Recording:
+        """The first ``count`` frames."""
+        parts = {name: getattr(self, name) for name in ("frames", "numbers", "times", "true_success")}
+        return replace(self, **{name: None if part is None else part[:count] for name, part in parts.items()})
 
     @property
     def seconds(self) -> NDArray[np.float64] | None:

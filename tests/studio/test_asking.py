@@ -32,6 +32,18 @@ def test_the_answers_are_those_of_whole_episodes(protocol: NestedFrames | None, 
         assert (found.protocol, found.every, found.model_id) == (wanted.protocol, wanted.every, wanted.model_id)
 
 
+def test_what_was_answered_so_far_is_the_beginning_of_the_whole() -> None:
+    asking = Asking(PixelModel(), FRAMES, TASKS, every=4)
+    assert asking.so_far == (0, [])
+    seen = []
+    for _ in asking:
+        frames, predictions = asking.so_far
+        seen.append((frames, [each.progress.tolist() for each in predictions]))
+    assert [frames for frames, _ in seen] == [1, 5, 9, 11]
+    for number, (_, progress) in enumerate(seen, 1):
+        assert progress == [each.progress[:number].tolist() for each in asking.predictions]
+
+
 def test_a_model_that_looks_at_whole_episodes_is_asked_about_whole_episodes() -> None:
     asking = Asking(load_control("clock"), FRAMES, TASKS)
     assert list(asking) == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -58,6 +59,16 @@ class OfTiles(BrightnessModel):
     tiled = True
 
 
+class Slow(BrightnessModel):
+    """Takes its time."""
+
+    model_id = "slow"
+
+    def predict(self, clips: Sequence[Clip]) -> list[Prediction]:
+        time.sleep(0.2)
+        return super().predict(clips)
+
+
 class Failing(BrightnessModel):
     """Breaks in a way that nobody has foreseen."""
 
@@ -98,7 +109,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(data: Path) -> Iterator[str]:
     models = Models(
-        {"brightness": Brightness, "of tiles": OfTiles, "failing": Failing, "mini": lambda: load_reward_model("mini")}
+        {
+            "brightness": Brightness,
+            "of tiles": OfTiles,
+            "failing": Failing,
+            "slow": Slow,
+            "mini": lambda: load_reward_model("mini"),
+        }
     )
     with answering(studio(models, data, data.parent, upload_mb=1)) as address:
         yield address
@@ -133,6 +150,26 @@ def test_an_upload_is_scored_under_several_instructions_and_written(visit: Visit
     names = zipfile.ZipFile(tmp_path / "files.zip").namelist()
     assert {"1-push-the-block/prediction.npz", "1-push-the-block/overlay.mp4"} <= set(names)
     assert sum(name.endswith("prediction.csv") for name in names) == 2
+
+
+def test_the_curve_grows_while_a_slow_model_is_asked_and_stays_where_it_is_stopped(visit: Visit) -> None:
+    visit.fill("score-named", "mine/rising.mp4")
+    visit.page.keyboard.press("Enter")
+    visit.fill("score-tasks", "push")
+    visit.page.get_by_text("How the model is asked").first.click()
+    visit.fill("score-model", "slow")
+    visit.page.keyboard.press("Enter")
+    visit.click("score-start")
+    shown = visit.page.locator("#score-shown .replay")
+    shown.get_by_text("frames so far").wait_for()
+    assert int(shown.get_by_role("slider").get_attribute("aria-valuemax") or 19) < 19
+    visit.click("score-stop")
+    visit.says("score-line", "Stopped.")
+    assert shown.get_by_text("frames so far").count() == 1
+    visit.click("score-start")
+    visit.says("score-line", "20 frames of rising.mp4, scored by slow")
+    shown.locator("video").wait_for()
+    assert shown.get_by_text("frames so far").count() == 0
 
 
 def test_the_webcam_is_recorded_and_scored_as_an_upload(visit: Visit, data: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robometer_rl.frames import Clip, FrameError
-from robometer_rl.video import VideoError, read_recording, write_video
+from robometer_rl.video import Recording, VideoError, read_recording, write_video
 from robometer_rl.video import recording as recording_module
 
 Frames = NDArray[np.uint8]
@@ -71,6 +71,20 @@ def test_a_video_is_thinned_evenly_and_keeps_both_ends(tmp_path: Path) -> None:
     assert recording.playback_fps == pytest.approx(10 / 2.2)
     # More than the file has is all that the file has.
     assert len(read_recording(tmp_path / "clip.mp4", fps=100)) == 12
+
+
+def test_the_beginning_of_a_recording_is_a_recording() -> None:
+    times = np.array([0.0, 0.1, 0.4])
+    whole = Recording(
+        np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 2, 5]), 10.0, times, np.array([False, False, True])
+    )
+    part = whole.beginning(2)
+    assert (len(part), part.fps, part.numbers.tolist()) == (2, 10.0, [0, 2])
+    assert part.seconds is not None
+    assert part.seconds.tolist() == [0.0, 0.1]
+    assert part.true_success is not None
+    assert not part.true_success.any()
+    assert Recording(whole.frames, whole.numbers).beginning(1).seconds is None
 
 
 def test_a_gif_keeps_its_frames_and_its_speed(tmp_path: Path) -> None:
