@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -105,18 +106,9 @@ def score_page(models: Models, material: Material) -> None:
         model = yield from load_model(models, how.model, line)
         asking = Asking(model, read.frames, lines_of(texts), how.protocol, how.every, how.tiled or bool(below))
         threshold = RewardSpec().threshold(model.success_threshold)
-        due, wait = monotonic() + _FIRST_LOOK, _FIRST_LOOK
-        for said in follow(asking, line, f"scoring {path.name}"):
-            if monotonic() < due:
-                yield said
-                continue
-            answered, predictions = asking.so_far
-            part = _Scored(path, below, how, asking.tasks, predictions, threshold)
-            grown = Replay(path.name, part.series(read.beginning(answered)), description=f"{answered} frames so far")
-            yield said | ({shown: draw_replay(grown)} if predictions else {})
-            wait *= 2  # a long recording is not drawn over and over
-            due = monotonic() + wait
-        scored = _Scored(path, below, how, asking.tasks, asking.predictions, threshold)
+        scored = _Scored(path, below, how, asking.tasks, (), threshold)
+        yield from _growing(follow(asking, line, f"scoring {path.name}"), shown, partial(_so_far, scored, asking, read))
+        scored = replace(scored, predictions=asking.predictions)
         series = scored.series(read)
         replay = Replay(path.name, series, [player.result()])
         yield {
@@ -136,6 +128,26 @@ def score_page(models: Models, material: Material) -> None:
     asked = start.click(guarded(line, score), [*recording, *others, tasks, *question], outputs, show_progress="hidden")
     stop.click(lambda: done("Stopped."), None, line, cancels=[asked], queue=False)
     pack.click(guarded(line, write), kept, [line, files], show_progress="hidden")
+
+
+def _so_far(scored: _Scored, asking: Asking, read: Recording) -> str:
+    """The curves of what has been answered; nothing where there are none yet."""
+    frames, predictions = asking.so_far
+    series = replace(scored, predictions=predictions).series(read.beginning(frames)) if predictions else []
+    return draw_replay(Replay(scored.path.name, series, description=f"{frames} frames so far")) if series else ""
+
+
+def _growing(updates: Iterable[Update], shown: Any, draw: Callable[[], str]) -> Iterator[Update]:
+    """Adds what has been answered to some of the updates, ever more seldom: a long recording takes long to draw."""
+    wait = _FIRST_LOOK
+    due = monotonic() + wait
+    for update in updates:
+        if monotonic() < due:
+            yield update
+        else:
+            yield {**update, shown: draw()}
+            wait *= 2
+            due = monotonic() + wait
 
 
 def table_of(series: Sequence[Series]) -> str:
