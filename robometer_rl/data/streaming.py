@@ -17,10 +17,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
-
 from robometer_rl.data.frame_files import StoredFrames, frames_in
 from robometer_rl.data.rows import SHARDS, Row, StoreError
 from robometer_rl.data.store import TrajectoryStore
@@ -85,6 +81,9 @@ class HubPart(Source):
         return f"hf://datasets/{self.repo}@{self.revision[:7]}/{self.name}"
 
     def _fetch(self) -> bytes:
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
         url = hf_hub_url(self.repo, self.name, repo_type="dataset", revision=self.revision)
         last = "" if self.size is None else self.start + self.size - 1
         headers = {**build_hf_headers(), "Range": f"bytes={self.start}-{last}"}
@@ -130,6 +129,9 @@ class HubStore(TrajectoryStore):
 
     def broken_shards(self) -> dict[str, str]:
         """See `TrajectoryStore.broken_shards`."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
+
         if not self.shards:
             return {}
         with hub_errors(f"list the dataset {self.repo}"):
@@ -167,6 +169,8 @@ def open_store(place: str | Path) -> TrajectoryStore:
     name = str(place)
     if not name.startswith("hf:/"):
         return TrajectoryStore.open(place)
+    from huggingface_hub import HfApi, hf_hub_download
+
     match = _ADDRESS.fullmatch(name)
     if match is None:
         raise StoreError(f"got the address {name!r}; expected hf://datasets/OWNER/NAME[@REVISION][/FOLDER]")

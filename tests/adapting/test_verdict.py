@@ -55,11 +55,11 @@ def test_a_model_that_is_right_is_usable(examples: list[Example]) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"progress": np.linspace(0, 1, LENGTH)}, "success above failure is 0.50, expected at least 0.90"),
+        ({"progress": np.linspace(0, 1, LENGTH)}, "success above failure is 0.500, expected at least 0.9"),
         ({"progress": np.linspace(0, 1, LENGTH)}, "final progress of random motion is 1.00"),
         ({"progress": np.zeros(LENGTH)}, "final progress of successes is 0.00"),
         ({"success": np.linspace(0, 1, LENGTH)}, "success AUROC is"),
-        ({"still": 0.4}, "progress that a still picture makes is 0.40, expected at most 0.10"),
+        ({"still": 0.4}, "progress that a still picture makes is 0.400, expected at most 0.1"),
         ({"progress": np.full(LENGTH, 0.9)}, "failures paid above their worth"),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_cannot_be_measured_is_not_enough(examples: list[Example]) -> None:
     experts = [right(each) for each in examples if each.succeeds]
     found = judge(experts, SURVEY, None)
     assert not found.usable
-    assert any("success above failure is nan" in reason for reason in found.reasons)
+    assert any("success above failure could not be measured" in reason for reason in found.reasons)
     assert judge([], SURVEY, None).usable is False
     assert found.threshold is None
 

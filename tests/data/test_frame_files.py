@@ -25,7 +25,7 @@ def video(tmp_path):
 
 
 def run_of(video, name="a", **fields):
-    plain = dict.fromkeys(("success", "progress", "distance", "steps"))
+    plain = dict.fromkeys(("success", "progress", "distance", "steps", "proprioception", "actions"))
     return trajectory(name, frames=VideoFrames(video), **plain, **fields)
 
 

@@ -23,7 +23,7 @@ CHECKPOINT = ROOT / "tests" / "fixtures" / "robometer_tiny" / "checkpoint"
 def test_the_programs_run(tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(programs) == 6
+    assert len(programs) == 7
     variables = {**os.environ, "MUJOCO_GL": "egl"}
     # A checkpoint of random numbers will do to show that they run.
     runs = [
@@ -38,8 +38,8 @@ def test_the_programs_run(tmp_path: Path) -> None:
         for program in programs
     ]
     answers = [run.communicate() for run in runs]
-    assert [run.returncode for run in runs] == [0] * 6, [stderr for _, stderr in answers]
-    assert [len(stdout.splitlines()) for stdout, _ in answers] == [2, 0, 0, 1, 1, 1]
+    assert [run.returncode for run in runs] == [0] * 7, [stderr for _, stderr in answers]
+    assert [len(stdout.splitlines()) for stdout, _ in answers] == [2, 0, 0, 0, 1, 1, 1]
 
 
 def test_the_table_lists_the_info_keys() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -334,8 +335,10 @@ def test_prediction_goes_on_in_passes_of_the_token_budget(model: Robometer, monk
     predictions, preferences = model.predict(clips), model.compare(pairs, both_orders=True)
     monkeypatch.setattr(model, "token_budget", 600)
     sizes = []
-    decode = model.network.decode
-    monkeypatch.setattr(model.network, "decode", lambda ids, *rest: sizes.append(ids.numel()) or decode(ids, *rest))
+    for name in ("decode", "_decode_chosen"):
+        decode = getattr(model.network, name)
+        watched = partial(lambda decode, ids, *rest: sizes.append(ids.numel()) or decode(ids, *rest), decode)
+        monkeypatch.setattr(model.network, name, watched)
     assert_equal(model.predict(clips), predictions)
     np.testing.assert_allclose(model.compare(pairs, both_orders=True), preferences, atol=TOLERANCE)
     assert len(sizes) > 6

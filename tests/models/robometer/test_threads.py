@@ -60,13 +60,14 @@ def elsewhere(work: Callable[[], T]) -> T:
 def watch(model: Robometer, monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """The numbers of threads that the network's passes run on, filled as they run."""
     seen: set[int] = set()
-    decode = model.network.decode
+    for name in ("decode", "_decode_chosen"):
+        decode = getattr(model.network, name)
 
-    def watched(*args: object, **kwargs: object) -> object:
-        seen.add(torch.get_num_threads())
-        return decode(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+        def watched(*args: object, decode: Callable[..., object] = decode, **kwargs: object) -> object:
+            seen.add(torch.get_num_threads())
+            return decode(*args, **kwargs)
 
-    monkeypatch.setattr(model.network, "decode", watched)
+        monkeypatch.setattr(model.network, name, watched)
     return seen
 
 
