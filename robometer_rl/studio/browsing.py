@@ -25,6 +25,7 @@ from robometer_rl.studio.asking import Asking, Models
 from robometer_rl.studio.episodes import ORDERS, OUTCOMES, Entry, Episode, Episodes, Library, Wanted, chosen
 from robometer_rl.studio.notes import Notes, Said
 from robometer_rl.studio.parts import (
+    AGAIN,
     FIELDS,
     Question,
     Update,
@@ -177,7 +178,7 @@ class BrowsePage:
         episode = [self.line, self.opened, self.shown, self.flag, self.note]
 
         def on(event: Any, handler: Callable[..., Iterator[Update]], inputs: list[Any], outputs: list[Any]) -> Any:
-            return event(guarded(self.line, handler), inputs, outputs, show_progress="hidden")
+            return event(guarded(self.line, handler), inputs, outputs, show_progress="hidden", trigger_mode=AGAIN)
 
         long = [
             on(self.show.click, partial(self._list, turn=None), [self.page, *listed], listing),

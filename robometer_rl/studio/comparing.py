@@ -16,6 +16,7 @@ from robometer_rl.score import scored_series
 from robometer_rl.studio.asking import Asking, Models, Preference, prefer
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.parts import (
+    AGAIN,
     Question,
     Update,
     busy,
@@ -83,7 +84,8 @@ def compare_page(models: Models, material: Material) -> None:
 
     kind.change(fit, kind, [second_recording, other_task, other_model], show_progress="hidden")
     inputs = [kind, *first, *second, task, other_task, *question, other_model]
-    asked = start.click(guarded(line, compare), inputs, [line, shown, table], show_progress="hidden")
+    outputs = [line, shown, table]
+    asked = start.click(guarded(line, compare), inputs, outputs, show_progress="hidden", trigger_mode=AGAIN)
     stop.click(lambda: done("Stopped."), None, line, cancels=[asked], queue=False)
 
 

@@ -23,6 +23,7 @@ from robometer_rl.studio.material import RECORDINGS, Material
 from robometer_rl.video import Recording
 
 __all__ = [
+    "AGAIN",
     "FIELDS",
     "OWN_FAULT",
     "Question",
@@ -82,6 +83,10 @@ def busy(text: str, part: float | None = None) -> str:
 def markup(value: str = "", **options: Any) -> Any:
     """A place for markup of ours, which the style of Gradio's own texts leaves alone."""
     return require("gradio", "ui").HTML(value, apply_default_css=False, **options)
+
+
+AGAIN: Final = "multiple"
+"""How clicks on what can be stopped are taken; else Gradio counts what was stopped as running, and takes no more."""
 
 
 def guarded(line: Any, handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:

@@ -21,6 +21,7 @@ from robometer_rl.score import scored_series, tiled_recording, write_scores
 from robometer_rl.studio.asking import Asking, Models
 from robometer_rl.studio.material import Material
 from robometer_rl.studio.parts import (
+    AGAIN,
     Question,
     Update,
     busy,
@@ -125,7 +126,8 @@ def score_page(models: Models, material: Material) -> None:
         yield {line: done("The files are ready."), files: gr.update(value=str(made), visible=True)}
 
     outputs = [line, shown, table, kept, pack, files]
-    asked = start.click(guarded(line, score), [*recording, *others, tasks, *question], outputs, show_progress="hidden")
+    inputs = [*recording, *others, tasks, *question]
+    asked = start.click(guarded(line, score), inputs, outputs, show_progress="hidden", trigger_mode=AGAIN)
     stop.click(lambda: done("Stopped."), None, line, cancels=[asked], queue=False)
     pack.click(guarded(line, write), kept, [line, files], show_progress="hidden")
 
