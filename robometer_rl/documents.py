@@ -23,6 +23,7 @@ __all__ = [
     "brief",
     "options_of",
     "parse_json",
+    "parse_object",
     "parse_options",
     "read_records",
     "read_text",
@@ -78,6 +79,18 @@ def parse_json(text: str, *, nan: bool = False) -> Any:
         return json.loads(text, parse_constant=None if nan else _refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"it is not valid JSON: {error}") from error
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Reads JSON that is an object, see `parse_json`.
+
+    Raises:
+        DocumentError: Something else.
+    """
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise DocumentError(f"it holds {type(found).__name__}; expected an object")
+    return found
 
 
 def options_of(kind: type[T], values: Mapping[str, Any]) -> T:

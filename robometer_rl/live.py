@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from robometer_rl.documents import DocumentError, options_of, parse_json, read_text
+from robometer_rl.documents import DocumentError, options_of, parse_object, read_text
 from robometer_rl.files import append_line, inside, write_text
 from robometer_rl.ranges import require_counts, require_numbers
 
@@ -174,7 +174,7 @@ class LiveEpisode:
         Raises:
             ValueError: Something else.
         """
-        first, *others = (_object(line) for line in text.split("\n")[:-1] or [""])
+        first, *others = (parse_object(line) for line in text.split("\n")[:-1] or [""])
         interval = first.pop("interval", None)
         if not isinstance(interval, int) or interval < 1:
             raise DocumentError("its first line is none of an episode")
@@ -280,7 +280,7 @@ class RunFolder:
         """
         path = self.path / LIVE
         try:
-            values = _object(read_text(path))
+            values = parse_object(read_text(path))
             if (version := values.pop("version", None)) != _VERSION:
                 raise DocumentError(f"it has the version {version!r:.20}; this release reads {_VERSION}")
             return options_of(Run, values)
@@ -346,16 +346,6 @@ def _line(part: Point | Ended) -> str:
     if isinstance(part, Point):
         values["picture"] = base64.b64encode(part.picture).decode("ascii")
     return json.dumps(values)
-
-
-def _object(text: str) -> dict[str, Any]:
-    return _mapping(parse_json(text))
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DocumentError(f"got {value!r:.60}; expected a JSON object")
-    return value
 
 
 def _bytes(value: Any) -> bytes:

@@ -15,12 +15,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     GenerationConfig,
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -28,14 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from robometer_rl.documents import parse_json, read_text
+from robometer_rl.documents import parse_object, read_text
 from robometer_rl.extras import require
-from robometer_rl.files import inside, new_directory
-from robometer_rl.models.baselines.vlm import Question
+from robometer_rl.files import check_regular, new_directory
+from robometer_rl.models.baselines.vlm import Question, load_pretrained
 from robometer_rl.models.devices import precision, usable_device
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.config import CheckpointError, blamed_on
 from robometer_rl.models.robometer.prompts import TURN_END, TURN_START, check_prompt_task
+from robometer_rl.models.robometer.weights import State, check_coverage, read_weights
 
 __all__ = ["LocalInternVL", "convert", "weighed"]
 
@@ -105,21 +103,13 @@ class LocalInternVL:
         found = locate(where, FILES)
         directory = found.directory
         with blamed_on(directory):
-            model_type = _mapping(directory / "config.json").get("model_type")
+            model_type = parse_object(read_text(directory / "config.json")).get("model_type")
             if model_type != "internvl":
                 raise CheckpointError(
                     f"{directory} holds a {model_type!r}, not an InternVL of transformers; the published VLAC is made "
                     f"one by: robometer-rl convert vlac {where} OUTPUT"
                 )
-            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-            loaded: Any = InternVLForConditionalGeneration.from_pretrained(
-                directory, config=config, dtype=kind or "auto", local_files_only=True, output_loading_info=True
-            )
-            network, report = loaded
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        # transformers makes up what it does not find.
-        if missing := sorted(report["missing_keys"]):
-            raise CheckpointError(f"{directory} has no weights for {', '.join(missing[:8])}")
+            network, tokenizer = load_pretrained(InternVLForConditionalGeneration, directory, kind)
         return cls(network.to(target), tokenizer, found.model_id, found.revision)
 
     def check_task(self, task: str) -> str:
@@ -222,17 +212,14 @@ def convert(where: str, output: Path, about: str) -> None:
     """
     directory = locate(where, FILES).directory
     with blamed_on(directory):
-        published = _mapping(directory / "config.json")
+        published = parse_object(read_text(directory / "config.json"))
         names, tokenizer = _tokenizer(directory)
         config = _config(published, names.index(CONTEXT))
         with torch.device("meta"):
             network = InternVLForConditionalGeneration(config)
-        state = dict(_renamed(_weights(directory), config))
-        missing, unknown = network.load_state_dict(state, strict=False, assign=True)
-        if missing or unknown:
-            raise CheckpointError(
-                f"has no weights for {missing[:4]}" if missing else f"has weights of no known use: {unknown[:4]}"
-            )
+        state = dict(_renamed(read_weights(directory), config))
+        check_coverage(network.state_dict(), state, directory)
+        network.load_state_dict(state, assign=True)
     with new_directory(output) as folder:
         network.save_pretrained(folder)
         tokenizer.save(str(folder / "tokenizer.json"))
@@ -315,9 +302,9 @@ _OTHERS: Final = {
 _PROJECTOR: Final = {"0": "layer_norm", "1": "linear_1", "3": "linear_2"}
 
 
-def _renamed(weights: Iterator[tuple[str, torch.Tensor]], config: InternVLConfig) -> Iterator[tuple[str, torch.Tensor]]:
+def _renamed(weights: State, config: InternVLConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """Published weights under transformers' names."""
-    for name, tensor in weights:
+    for name, tensor in weights.items():
         words = name.split(".")
         if name in _OTHERS:
             yield _OTHERS[name], tensor
@@ -355,17 +342,6 @@ def _grouped(joint: torch.Tensor, config: Any) -> dict[str, torch.Tensor]:
     return {name: part.reshape(-1, *joint.shape[1:]).clone() for name, part in found.items()}
 
 
-def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    index = directory / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    if index.exists():
-        files = sorted(set(_mapping(index)["weight_map"].values()))
-    for name in files:
-        with safe_open(inside(directory, name), framework="pt") as shard:
-            for key in shard.keys():  # noqa: SIM118  # it is no mapping
-                yield key, shard.get_tensor(key)
-
-
 def _tokenizer(directory: Path) -> tuple[list[str], Tokenizer]:
     """A tokenizer that cuts texts as the sentencepiece model of a checkpoint does, with the tokens added to it.
 
@@ -377,7 +353,9 @@ def _tokenizer(directory: Path) -> tuple[list[str], Tokenizer]:
 
     messages: Any = import_protobuf()
     proto = messages.ModelProto()
-    proto.ParseFromString((directory / "tokenizer.model").read_bytes())
+    path = directory / "tokenizer.model"
+    check_regular(path)
+    proto.ParseFromString(path.read_bytes())
     names = [piece.piece for piece in proto.pieces]
     normal = {piece.piece: piece.score for piece in proto.pieces if piece.type == 1}
     added = _added(directory)
@@ -404,12 +382,5 @@ def _tokenizer(directory: Path) -> tuple[list[str], Tokenizer]:
 
 
 def _added(directory: Path) -> dict[int, str]:
-    settings = _mapping(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
+    settings = parse_object(read_text(directory / "tokenizer_config.json")).get("added_tokens_decoder", {})
     return {int(number): str(each["content"]) for number, each in settings.items()}
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    found = parse_json(read_text(path))
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no object")
-    return found

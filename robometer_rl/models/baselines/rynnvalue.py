@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import Qwen3VLConfig
 
-from robometer_rl.documents import DocumentError, brief, parse_json, read_text
+from robometer_rl.documents import brief, parse_object, read_text
 from robometer_rl.frames import Clip, NestedFrames
 from robometer_rl.models.baselines.prompted import PromptedModel
 from robometer_rl.models.baselines.vlm import FILES, LocalVLM, Prompt
@@ -336,7 +336,4 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     with blamed_on(path):
-        found = parse_json(read_text(path))
-        if not isinstance(found, dict):
-            raise DocumentError(f"it holds {type(found).__name__}; expected an object")
-    return found
+        return parse_object(read_text(path))

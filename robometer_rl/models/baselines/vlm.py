@@ -42,7 +42,18 @@ from robometer_rl.models.robometer.prompts import (
     check_prompt_task,
 )
 
-__all__ = ["FILES", "Film", "LocalVLM", "Picture", "Prompt", "Question", "Video", "pair_seconds", "sha256_of"]
+__all__ = [
+    "FILES",
+    "Film",
+    "LocalVLM",
+    "Picture",
+    "Prompt",
+    "Question",
+    "Video",
+    "load_pretrained",
+    "pair_seconds",
+    "sha256_of",
+]
 
 FILES: Final = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 """What is wanted of a checkpoint on the Hub."""
@@ -211,15 +222,8 @@ class LocalVLM:
                     f"{directory} holds a {config.model_type!r}; expected one of {', '.join(_KINDS)} (others can be "
                     "asked behind an endpoint, as in NAME@https://HOST/v1)"
                 )
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                directory, config=config, dtype=kind or "auto", local_files_only=True, output_loading_info=True
-            )
-            network, report = loaded
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            network, tokenizer = load_pretrained(AutoModelForImageTextToText, directory, kind, config=config)
             patcher = FramePatcher.from_json(read_text(directory / "preprocessor_config.json"), min_pixels, max_pixels)
-        # transformers makes up what it does not find.
-        if missing := sorted(report["missing_keys"]):
-            raise CheckpointError(f"{directory} has no weights for {', '.join(missing[:8])}")
         return cls(network.to(target), tokenizer, patcher, found.model_id, found.revision)
 
     def check_task(self, task: str) -> str:
@@ -338,6 +342,29 @@ class LocalVLM:
             batch.append(prompt)
         if batch:
             yield batch
+
+
+def load_pretrained(
+    kind: Any, directory: Path, dtype: torch.dtype | None, **options: Any
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A network and its tokenizer, from the files of a checkpoint alone.
+
+    Args:
+        kind: transformers' class of the network.
+        directory: Where the files are.
+        dtype: Precision; as stored if None.
+        options: Of ``kind.from_pretrained``.
+
+    Raises:
+        CheckpointError: Some weights are missing.
+    """
+    network, report = kind.from_pretrained(
+        directory, dtype=dtype or "auto", local_files_only=True, output_loading_info=True, **options
+    )
+    # transformers makes up what it does not find.
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{directory} has no weights for {', '.join(missing[:8])}")
+    return network, AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def pair_seconds(seconds: Sequence[float]) -> list[float]:
