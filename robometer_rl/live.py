@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from robometer_rl.documents import DocumentError, options_of, parse_object, read_text
 from robometer_rl.files import append_line, inside, write_text
-from robometer_rl.ranges import require_counts, require_numbers
+from robometer_rl.ranges import require_counts, require_numbers, require_texts
 
 __all__ = ["LIVE", "Begun", "Ended", "Failure", "LiveEpisode", "Point", "Run", "RunFolder", "key_of"]
 
@@ -71,7 +71,7 @@ class Begun:
     model: str
 
     def __post_init__(self) -> None:
-        _require(self, str, "key", "protocol", "model")
+        require_texts(self, "key", "protocol", "model")
         _require(self, (list, tuple), "tasks")
         if not self.tasks or not all(isinstance(task, str) for task in self.tasks):
             raise TypeError(f"tasks of Begun is {self.tasks!r:.80}")
@@ -206,7 +206,7 @@ class Failure:
     ended: Ended
 
     def __post_init__(self) -> None:
-        _require(self, str, "key", "task")
+        require_texts(self, "key", "task")
         _require(self, bool, "detected")
         require_counts(self, 0, "environment")
         if isinstance(self.ended, dict):
