@@ -21,10 +21,6 @@ from robometer_rl.serving import commands
 from robometer_rl.serving.commands import PAGES, in_address, is_loopback, listening
 from robometer_rl.serving.connection import without_token
 from robometer_rl.studio.asking import Models
-from robometer_rl.studio.episodes import Library
-from robometer_rl.studio.live import Runs
-from robometer_rl.studio.material import Material
-from robometer_rl.studio.notes import Notes
 
 __all__ = ["ServeConfig", "StudioOptions", "UiConfig", "run_serve", "run_ui"]
 
@@ -163,7 +159,12 @@ def _uploads() -> Iterator[Path]:
 def _studio(
     options: StudioOptions, models: Models, uploads: Path, host: str, most: int, is_open: bool, path: str = "/"
 ) -> Any:
+    # A server without pages does not wait for what reads data sets and videos.
     from robometer_rl.studio.app import application
+    from robometer_rl.studio.episodes import Library
+    from robometer_rl.studio.live import Runs
+    from robometer_rl.studio.material import Material
+    from robometer_rl.studio.notes import Notes
 
     hosts = ("*",) if is_open else (host, "localhost", "127.0.0.1")
     library, notes = Library(options.data, options.camera, options.tile, options.task), Notes(options.notes)
