@@ -107,14 +107,7 @@ def tiled_recording(path: Path, recording: Recording, others: Sequence[Path]) ->
             )
         views.append(found.frames[recording.numbers[recording.numbers < len(found)]])
     frames = TiledFrames(views)[:]
-    count = len(frames)
-    return replace(
-        recording,
-        frames=frames,
-        numbers=recording.numbers[:count],
-        times=None if recording.times is None else recording.times[:count],
-        true_success=None if recording.true_success is None else recording.true_success[:count],
-    )
+    return replace(recording.beginning(len(frames)), frames=frames)
 
 
 def _protocol(config: ScoreConfig) -> FrameProtocol | None:
