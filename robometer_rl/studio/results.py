@@ -52,9 +52,9 @@ def results_page(material: Material) -> None:
             shown = markup(elem_id="results-shown")
 
     def show(uploaded: Sequence[str] | None, names: Sequence[str] | None) -> Iterator[Update]:
-        paths = [material.path(each, None) for each in uploaded or ()]
-        called = unlike([*(path.name for path in paths), *(names or ())])
-        paths += [material.path(None, each) for each in names or ()]
+        uploaded, names = uploaded or (), names or ()
+        paths = material.paths(uploaded, names)
+        called = unlike([*(path.name for path in paths[: len(uploaded)]), *names])
         if not paths:
             raise ValueError("no results are chosen; upload a JSON file that robometer-rl evaluate has written")
         results = {name: read_results(path) for name, path in zip(called, paths, strict=True)}
