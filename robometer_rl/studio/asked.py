@@ -24,8 +24,6 @@ from robometer_rl.data.judgements import (
     latest,
 )
 from robometer_rl.evaluation.agreement import Agreement, Difference, agreement, difference
-from robometer_rl.frames import scored_steps
-from robometer_rl.rewards import DEFAULT_REWARD, success_holds
 from robometer_rl.studio.episodes import UNKNOWN, Entry
 from robometer_rl.studio.notes import Notes, Said
 
@@ -312,31 +310,29 @@ def clip_agreement(said: Sequence[ClipLabel], model: Mapping[str, Said]) -> tupl
         model: What a model said, by episode.
     """
     labels = latest(said)
-    people = _Clips()
+    people = _ClipAnswers()
     for about, by_annotator in labels.items():
         for who, each in by_annotator.items():
             people.add(about, who, each.answer, each.success_frame, each.partial_success, each.fps)
-    with_model = _Clips()
+    with_model = _ClipAnswers()
     for about, by_annotator in labels.items():
         for who, each in by_annotator.items():
             if (known := model.get(each.episode)) is None:
                 continue
-            fires = _fires_at(known, each.frames)
-            if known.success is not None:
-                with_model.outcomes[about, who] = {
-                    "people": each.answer == "successful",
-                    _MODEL: fires is not None,
-                }
-            with_model.add((about, who), "people", None, each.success_frame, each.partial_success, each.fps)
-            with_model.add((about, who), _MODEL, None, fires, known.progress[-1], each.fps)
+            fires_at = known.fires_at(each.frames)
+            ended, fires = (
+                (None, None) if known.success is None else (each.answer == "successful", fires_at is not None)
+            )
+            with_model.add((about, who), "people", ended, each.success_frame, each.partial_success, each.fps)
+            with_model.add((about, who), _MODEL, fires, fires_at, known.progress[-1], each.fps)
     return people.agreement(), with_model.agreement()
 
 
-class _Clips:
+class _ClipAnswers:
     """What was said of clips, by clip and rater."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[Hashable, dict[str, Hashable]] = {}
+        self._outcomes: dict[Hashable, dict[str, Hashable]] = {}
         self._frames: dict[Hashable, dict[str, float]] = {}
         self._seconds: dict[Hashable, dict[str, float]] = {}
         self._grades: dict[Hashable, dict[str, float]] = {}
@@ -345,13 +341,13 @@ class _Clips:
         self,
         about: Hashable,
         rater: str,
-        outcome: str | None,
+        outcome: str | bool | None,
         frame: int | None,
         grade: float | None,
         fps: float | None,
     ) -> None:
         if outcome is not None:
-            self.outcomes.setdefault(about, {})[rater] = outcome
+            self._outcomes.setdefault(about, {})[rater] = outcome
         if frame is not None:
             self._frames.setdefault(about, {})[rater] = frame
         if frame is not None and fps is not None:
@@ -361,13 +357,5 @@ class _Clips:
 
     def agreement(self) -> ClipAgreement:
         return ClipAgreement(
-            agreement(self.outcomes), difference(self._frames), difference(self._seconds), difference(self._grades)
+            agreement(self._outcomes), difference(self._frames), difference(self._seconds), difference(self._grades)
         )
-
-
-def _fires_at(said: Said, num_frames: int) -> int | None:
-    """The frame in which a model's success rule holds first; None if it never does, or the model says no success."""
-    if said.success is None:
-        return None
-    holds = np.flatnonzero(success_holds(said.success, said.threshold, DEFAULT_REWARD.patience))
-    return int(scored_steps(num_frames, said.every)[holds[0]]) if len(holds) else None

@@ -23,6 +23,7 @@ import numpy as np
 from robometer_rl.data.flags import FLAGS, Flag
 from robometer_rl.documents import brief, read_records
 from robometer_rl.files import append_line, drop_half_line
+from robometer_rl.frames import scored_steps
 from robometer_rl.prediction import Prediction
 from robometer_rl.ranges import require_counts, require_numbers, require_texts
 from robometer_rl.rewards import DEFAULT_REWARD, success_holds
@@ -76,9 +77,19 @@ class Said:
     @property
     def fires(self) -> bool | None:
         """Whether the success rule ever holds; None of a model that says no success."""
+        return None if self.success is None else self._first_held() is not None
+
+    def fires_at(self, num_frames: int) -> int | None:
+        """The frame in which it holds first, of an episode of so many; None if it never does, or nothing is said."""
+        first = self._first_held()
+        return None if first is None else int(scored_steps(num_frames, self.every)[first])
+
+    def _first_held(self) -> int | None:
+        """Which of the scored frames that is."""
         if self.success is None:
             return None
-        return bool(success_holds(self.success, self.threshold, DEFAULT_REWARD.patience).any())
+        held = np.flatnonzero(success_holds(self.success, self.threshold, DEFAULT_REWARD.patience))
+        return int(held[0]) if len(held) else None
 
     def prediction(self) -> Prediction:
         """The same as models give it, without a distribution."""
