@@ -287,8 +287,9 @@ def _of_dataset(name: str, dataset: RelabelDataset) -> Episodes:
 
     def beside(key: str) -> StoredLabels | None:
         found = lines()
-        known = None if found is None else found.episodes.get(key)
-        return None if found is None or known is None else StoredLabels(known, found.provenance)
+        if found is None or key not in found.episodes:
+            return None
+        return StoredLabels(found.episodes[key], found.provenance)
 
     def entry(key: str) -> Entry:
         return _entry_of_recorded(name, dataset.episode(key))
