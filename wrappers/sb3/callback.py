@@ -236,16 +236,21 @@ class RewardHonestyCallback(BaseCallback):
             self._call_rewards("stop_live")
 
     def _show(self, folder: Path) -> None:
-        around = any(isinstance(layer, VecRobometerReward) for layer in layers(self.training_env))
+        # Inside sub-environments a wrapper counts the steps of its own.
+        around = self._reward_wrapper() is not None
         per_decision = 1 if around else steps_per_decision(self.training_env) / self.training_env.num_envs
         self._call_rewards("record_live", folder, steps=int(self.num_timesteps * per_decision))
 
+    def _reward_wrapper(self) -> VecRobometerReward | None:
+        """The reward wrapper around all environments; None where each has its own."""
+        return next((layer for layer in layers(self.training_env) if isinstance(layer, VecRobometerReward)), None)
+
     def _call_rewards(self, method: str, *args: Any, **kwargs: Any) -> None:
         """Calls a method of the reward wrapper, that of the first environment where each has its own."""
-        for layer in layers(self.training_env):
-            if isinstance(layer, VecRobometerReward):
-                getattr(layer, method)(*args, **kwargs)
-                return
+        wrapper = self._reward_wrapper()
+        if wrapper is not None:
+            getattr(wrapper, method)(*args, **kwargs)
+            return
         self.training_env.env_method(method, *args, indices=[0], **kwargs)
 
     def _catch_up(self, wait: bool) -> None:
