@@ -44,7 +44,7 @@ from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE, load_checkpoint, save_checkpoint
 from robometer_rl.training.config import NetworkShape, TrainConfig
 from robometer_rl.training.features import FeatureCache
-from robometer_rl.training.from_scratch import instructions, make_checkpoint
+from robometer_rl.training.from_scratch import instructions_with, make_checkpoint
 from robometer_rl.training.pipeline import select_trajectories, train
 from robometer_rl.training.recipes import load_recipe
 
@@ -152,9 +152,8 @@ def _start(args: Args, seed: int) -> Path:
     """A checkpoint with mini's vision tower, and everything else from random numbers."""
     made = args.output / f"start-{seed}"
     if not (made / SETTINGS_FILE).exists():
-        episodes = TrajectoryStore.open(args.recordings.output)
-        texts = sorted({text for episode in episodes for text in (episode.task, *episode.instructions)})
-        checkpoint = make_checkpoint(NetworkShape(), [*instructions(), *texts], seed)
+        texts = instructions_with(TrajectoryStore.open(args.recordings.output))
+        checkpoint = make_checkpoint(NetworkShape(), texts, seed)
         mini = load_checkpoint(locate("mini").directory)
         checkpoint.network.model.visual.load_state_dict(mini.network.model.visual.state_dict())
         save_checkpoint(made, checkpoint)

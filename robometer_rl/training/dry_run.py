@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
 
+from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.models.locations import TOKENIZER_FILES, locate
 from robometer_rl.models.robometer.checkpoint import Checkpoint, load_checkpoint
 from robometer_rl.models.robometer.patches import PatchedFrames
@@ -31,7 +32,7 @@ from robometer_rl.report.terminal import open_console
 from robometer_rl.training.bucketing import TokenCounts
 from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig
-from robometer_rl.training.from_scratch import instructions, make_checkpoint
+from robometer_rl.training.from_scratch import instructions_with, make_checkpoint
 from robometer_rl.training.language_model import is_language_model, start_on_meta
 from robometer_rl.training.pipeline import make_sampler, select_trajectories, split_episodes, train
 from robometer_rl.training.recipes import Training
@@ -135,7 +136,7 @@ def dry_run(config: TrainConfig, gpus: Sequence[int] = (1, 8)) -> DryRun:
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     source: FrameSource = PixelSource(kept, config.augment, config.seed)
     if name == "frozen":
-        source = _UnknownFeatures(checkpoint, [episode.frames.shape[1:3] for episode in kept], dtype)
+        source = _UnknownFeatures(checkpoint, kept, dtype)
     batch = _longest(stage, StageData(sampler, _same, TokenCounts(checkpoint.processor, kept), 0), config.seed)
     choose_trainable(network, stage.vision_learning_rate is not None, config.sampling.pair_fraction > 0)
     with training_precision(network, config.bf16):
@@ -201,11 +202,11 @@ def _copies_shared(network: nn.Module, dtype: torch.dtype) -> int:
     return dtype.itemsize * whole + (dtype.itemsize + torch.float32.itemsize) * gradients
 
 
-def _start(config: TrainConfig, trajectories: Sequence[Any]) -> Checkpoint:
+def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
     """The network that is trained first, on the meta device."""
     if config.start is None:
-        texts = sorted({text for episode in trajectories for text in (episode.task, *episode.instructions)})
-        checkpoint = make_checkpoint(config.shape, [*instructions(), *texts], config.seed, config.sampling.max_frames)
+        texts = instructions_with(trajectories)
+        checkpoint = make_checkpoint(config.shape, texts, config.seed, config.sampling.max_frames)
         checkpoint.network.to(_META)
         return checkpoint
     described = locate(config.start, (*TOKENIZER_FILES, "*.yaml")).directory
@@ -244,18 +245,17 @@ def _same(samples: Sequence[Sample]) -> dict[str, Any]:
 class _UnknownFeatures:
     """What a frozen tower would make of frames: its size."""
 
-    def __init__(self, checkpoint: Checkpoint, sizes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
-        patcher, network = checkpoint.processor.patcher, checkpoint.network
-        self._grids = [patcher.grid(*size) for size in sizes]
-        levels = 1 + len(network.model.visual.deepstack_visual_indexes)
-        hidden = network.model.language_model.config.hidden_size
-        self._features = [
-            torch.empty((levels, patcher.tokens(grid), hidden), dtype=dtype, device=_META) for grid in self._grids
-        ]
+    def __init__(self, checkpoint: Checkpoint, trajectories: Sequence[Trajectory], dtype: torch.dtype) -> None:
+        model = checkpoint.network.model
+        self._patcher, self._trajectories, self._dtype = checkpoint.processor.patcher, trajectories, dtype
+        self._levels = 1 + len(model.visual.deepstack_visual_indexes)
+        self._hidden = model.language_model.config.hidden_size
 
     def frames(self, sample: ClipSample) -> EncodedFrames:
         """See `robometer_rl.training.collate.FrameSource.frames`."""
-        return EncodedFrames([self._features[sample.episode]] * len(sample), self._grids[sample.episode])
+        grid = self._patcher.grid(*self._trajectories[sample.episode].size)
+        shape = (self._levels, self._patcher.tokens(grid), self._hidden)
+        return EncodedFrames([torch.empty(shape, dtype=self._dtype, device=_META)] * len(sample), grid)
 
 
 def _activations(

@@ -14,6 +14,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import AddedToken, Qwen2Tokenizer
 
+from robometer_rl.data.trajectories import Trajectories
+from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.frames import NestedFrames
 from robometer_rl.models.robometer.backbone import read_backbone
 from robometer_rl.models.robometer.checkpoint import Checkpoint
@@ -31,7 +33,7 @@ from robometer_rl.models.robometer.prompts import (
 )
 from robometer_rl.training.config import HEAD_DIM, VISION_HEAD_DIM, NetworkShape
 
-__all__ = ["QWEN_TOKENS", "instructions", "make_checkpoint", "train_tokenizer"]
+__all__ = ["QWEN_TOKENS", "instructions", "instructions_with", "make_checkpoint", "train_tokenizer"]
 
 _PATCH, _MERGE = 16, 2
 _MROPE_SECTION = [12, 10, 10]  # time, height, width: half of a head's dimensions
@@ -210,6 +212,12 @@ def instructions() -> list[str]:
         for sentence in (_entries(_SENTENCES)[index % 9],)
     ]
     return [*simple, *coloured, *placed]
+
+
+def instructions_with(trajectories: Iterable[Trajectory]) -> list[str]:
+    """`instructions`, then those of trajectories in alphabetical order."""
+    known = Trajectories.of(trajectories).facts()
+    return [*instructions(), *sorted({text for each in known for text in (each.task, *each.instructions)})]
 
 
 QWEN_TOKENS = (

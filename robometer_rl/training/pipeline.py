@@ -47,7 +47,7 @@ from robometer_rl.training.collate import Collator, FrameSource, PixelSource
 from robometer_rl.training.config import StageConfig, TrainConfig, VisionPretraining
 from robometer_rl.training.episodes import make_episodes
 from robometer_rl.training.features import FeatureCache
-from robometer_rl.training.from_scratch import instructions, make_checkpoint
+from robometer_rl.training.from_scratch import instructions_with, make_checkpoint
 from robometer_rl.training.language_model import is_language_model, write_start
 from robometer_rl.training.pretrain import pretrain_vision
 from robometer_rl.training.record import write_record
@@ -152,7 +152,7 @@ def _compared(config: TrainConfig, kept: Sequence[Trajectory], place_of: Mapping
     if config.preferences is None:
         return None
     names = [place_name(place) for place in config.data]
-    return compared(config.preferences, kept, [names[place_of[each.id]] for each in kept])
+    return compared(config.preferences, kept, [names[place_of[each.id]] for each in Trajectories.of(kept).facts()])
 
 
 def _tell(config: TrainConfig, calibration: Mapping[str, Any] | None, excluded: int, people: Compared | None) -> None:
@@ -408,9 +408,8 @@ def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoin
         if config.lora.rank:
             attach_lora(checkpoint, config.lora, _adapter_base(config), config.seed)
         return checkpoint
-    known = Trajectories.of(trajectories).facts()
-    texts = sorted({text for each in known for text in (each.task, *each.instructions)})
-    checkpoint = make_checkpoint(config.shape, [*instructions(), *texts], config.seed, config.sampling.max_frames)
+    texts = instructions_with(trajectories)
+    checkpoint = make_checkpoint(config.shape, texts, config.seed, config.sampling.max_frames)
     size = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     logger.info("made a network of %.2f M parameters", size / 1e6)
     return checkpoint
