@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import nn
 
 from robometer_rl.documents import DocumentError, brief, read_text
@@ -25,7 +24,13 @@ from robometer_rl.models.locations import locate
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.models.robometer.config import CheckpointError, SettingsLoader
 from robometer_rl.models.robometer.heads import decode_progress, make_head
-from robometer_rl.models.robometer.weights import WEIGHTS_FILE, check_coverage, read_weights, require_finite
+from robometer_rl.models.robometer.weights import (
+    WEIGHTS_FILE,
+    check_coverage,
+    read_weights,
+    require_finite,
+    write_file,
+)
 from robometer_rl.prediction import Prediction
 from robometer_rl.yaml_documents import parse_yaml
 
@@ -399,8 +404,7 @@ def write_rewind(directory: Path, checkpoint: ReWiNDCheckpoint) -> None:
         if text.is_dir():
             shutil.copytree(text, unfinished / _TEXT_FOLDER)
         (unfinished / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-        save_file(state, unfinished / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_file(unfinished / WEIGHTS_FILE, network.state_dict())
 
 
 def _mapping(value: Any, name: str | None = None) -> dict[str, Any]:
