@@ -197,15 +197,19 @@ class Sampler:
         self._successful = [task for task in self.tasks if self._by_task[task][0]]
         self._alike = _alike(self._by_task)
         by_index = {each.index: each for each in episodes} if compared else {}
-        self._compared = [(by_index[better], by_index[worse]) for better, worse in compared]
+        pairs = [(by_index[better], by_index[worse]) for better, worse in compared]
         self._sources = [
-            self._source([each for each in episodes if not weights or each.source == number], weight)
+            self._source(
+                [each for each in episodes if not weights or each.source == number],
+                [pair for pair in pairs if not weights or pair[0].source == number],
+                weight,
+            )
             for number, weight in enumerate(weights or (1.0,))
         ]
         self._check()
         self._protocols = (NestedFrames(config.max_frames), UniformFrames(config.max_frames))
 
-    def _source(self, episodes: Sequence[Episode], weight: float) -> _Source:
+    def _source(self, episodes: Sequence[Episode], pairs: Sequence[tuple[Episode, Episode]], weight: float) -> _Source:
         by_task = _by_task(episodes)
         graded = {
             task: found
@@ -213,10 +217,8 @@ class Sampler:
             if (found := _Graded.of([*done, *failed], self.config.grade_margin)).worse
         }
         compared: dict[str, list[tuple[Episode, Episode]]] = {}
-        own = {each.index for each in episodes}
-        for better, worse in self._compared:
-            if better.index in own:
-                compared.setdefault(better.task, []).append((better, worse))
+        for better, worse in pairs:
+            compared.setdefault(better.task, []).append((better, worse))
         successful = sorted(task for task, (done, _) in by_task.items() if done)
         tasks = {
             "successful": successful,
