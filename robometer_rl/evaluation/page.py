@@ -26,6 +26,7 @@ __all__ = [
     "episode_series",
     "metric_rows",
     "number_with_interval",
+    "production_facts",
     "write_evaluation_page",
     "write_ranking_page",
 ]
@@ -266,15 +267,27 @@ def _verdict(verdict: EvaluationVerdict) -> str:
 
 
 def _how(facts: Mapping[str, Any]) -> dict[str, str]:
-    made = facts["provenance"]
-    revision = f"@{facts['revision']}" if facts["revision"] else ""
-    return {
-        "Model": f"{facts['model']}{revision}, {facts['dtype']}",
+    about = {
         "Frame protocol": f"{facts['protocol']}, every {facts['every']} frames",
         "Reward": "the change of progress since the scored frame before",
         "Success threshold": f"{facts['success_threshold']:.3f}",
         "Episodes": ", ".join(f"{skill} ({count})" for skill, count in facts["episodes"].items())
         + (f"; {facts['excluded']} flagged ones are left out" if facts.get("excluded") else ""),
+    }
+    return production_facts(facts, about)
+
+
+def production_facts(document: Mapping[str, Any], about: Mapping[str, str]) -> dict[str, str]:
+    """What a page says of how its numbers were made: by which model, ``about`` how it was asked, and in which run.
+
+    Args:
+        document: What is written beside the page: ``model``, ``revision``, ``dtype`` and ``provenance``.
+        about: Names and values.
+    """
+    made, revision = document["provenance"], f"@{document['revision']}" if document["revision"] else ""
+    return {
+        "Model": f"{document['model']}{revision}, {document['dtype']}",
+        **about,
         "Versions": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
         "Date": made["date"],
         "Command": made["command"],

@@ -14,6 +14,7 @@ import tyro
 from robometer_rl.data.judgements import compared
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.evaluation.evaluate import EvaluateConfig, run_evaluate
+from robometer_rl.evaluation.page import production_facts
 from robometer_rl.evaluation.published.judging import (
     Judged,
     Kind,
@@ -339,12 +340,7 @@ def _document(config: PublishedConfig, model: RewardModel, judged: Sequence[Judg
 
 
 def _facts(document: Mapping[str, Any]) -> dict[str, str]:
-    made, revision = document["provenance"], f"@{document['revision']}" if document["revision"] else ""
-    return {
-        "Model": f"{document['model']}{revision}, {document['dtype']}",
-        "Seed": str(document["seed"]),
-        **({"Better episodes": f"as people said in {said}"} if (said := document["preferences"]) else {}),
-        "Versions": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
-        "Date": made["date"],
-        "Command": made["command"],
-    }
+    about = {"Seed": str(document["seed"])}
+    if document["preferences"]:
+        about["Better episodes"] = f"as people said in {document['preferences']}"
+    return production_facts(document, about)
