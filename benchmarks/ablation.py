@@ -36,7 +36,8 @@ from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.evaluation.benchmark.asking import ask_everybody, manifest, manifest_differences
 from robometer_rl.evaluation.benchmark.definitions import benchmark
 from robometer_rl.evaluation.benchmark.sets import benchmark_sets
-from robometer_rl.evaluation.metrics import Estimate, plain_metrics
+from robometer_rl.evaluation.metrics import Estimate, plain_metrics, read_metrics
+from robometer_rl.evaluation.page import number_with_interval
 from robometer_rl.evaluation.published.answers import answerers
 from robometer_rl.files import write_text
 from robometer_rl.models.loading import load_reward_model
@@ -278,17 +279,11 @@ def _names(found: Mapping[int, Mapping[str, Any]]) -> list[str]:
 def _table(judged: Mapping[str, Any]) -> Table:
     arms = [*ARMS, DIFFERENCE]
     table = Table("", *arms, title=judged["set"], title_justify="left")
+    found = [read_metrics(judged["metrics"][arm]) for arm in arms]
     for metric in METRICS:
-        cells = [judged["metrics"][arm].get(metric) for arm in arms]
-        table.add_row(metric, *(_cell(cell) for cell in cells))
+        cells = [each.get(metric) for each in found]
+        table.add_row(metric, *("" if cell is None or not cell.count else number_with_interval(cell) for cell in cells))
     return table
-
-
-def _cell(estimate: Mapping[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
-        return ""
-    interval = "" if estimate["low"] is None else f" ({estimate['low']:.3f} to {estimate['high']:.3f})"
-    return f"{estimate['value']:.3f}{interval}"
 
 
 if __name__ == "__main__":
