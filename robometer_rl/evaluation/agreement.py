@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 __all__ = [
     "Agreement",
@@ -153,9 +152,4 @@ def difference(ratings: Mapping[Any, Mapping[str, float]]) -> Difference:
     """
     shared = [list(by_rater.values()) for by_rater in ratings.values() if len(by_rater) > 1]
     apart = [abs(one - other) for values in shared for one, other in combinations(values, 2)]
-    return Difference(_mean(apart), len(apart), len(shared))
-
-
-def _mean(values: ArrayLike) -> float:
-    array = np.asarray(values, np.float64)
-    return float(array.mean()) if array.size else float("nan")
+    return Difference(float(np.mean(apart)) if apart else float("nan"), len(apart), len(shared))

@@ -54,11 +54,6 @@ class Matrix:
     columns: Sequence[str]
     values: NDArray[np.float64]
 
-    @property
-    def names(self) -> tuple[Sequence[str], Sequence[str]]:
-        """Of the rows, and of the columns."""
-        return self.rows, self.columns
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what was not asked is None."""
         values = [[None if value != value else value for value in row] for row in self.values.tolist()]
@@ -153,7 +148,9 @@ def preference_matrix(dataset: Dataset, pairs: Sequence[Pair], said: NDArray[np.
 
 def draw_matrix(matrix: Matrix, title: str, theme: Theme = LIGHT) -> Image.Image:
     """A matrix with its names and its values; what was not asked stays empty."""
-    left, below = (min(_NAMES, 16 + max(text_width(name, _SIZE) for name in names)) for names in matrix.names)
+    left, below = (
+        min(_NAMES, 16 + max(text_width(name, _SIZE) for name in names)) for names in (matrix.rows, matrix.columns)
+    )
     wide, high = _CELL * len(matrix.columns), _CELL * len(matrix.rows)
     width = max(wide + left + 2 * MARGIN, 520)
     with house_style(theme):
