@@ -52,9 +52,7 @@ def divide_batch(batch_size: int, accumulate: int, began: int, processes: int) -
     total = batch_size * accumulate * began
     share, rest = divmod(total, processes)
     if rest:
-        fitting = [
-            number for number in range(1, total + 1) if total % number == 0 and number <= 2 * max(began, processes)
-        ]
+        fitting = [number for number in range(1, 2 * max(began, processes) + 1) if total % number == 0]
         raise ValueError(
             f"this training began with {began} processes and batches of {total} samples, of which {processes} "
             f"processes cannot have equal shares; go on with {', '.join(map(str, fitting))} processes"

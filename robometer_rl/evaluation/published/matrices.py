@@ -84,8 +84,9 @@ def _means(
     about: str, rows: Sequence[str], columns: Sequence[str], found: Mapping[tuple[str, str], list[float]]
 ) -> Matrix:
     values = np.full((len(rows), len(columns)), np.nan)
+    row_of, column_of = ({name: place for place, name in enumerate(names)} for names in (rows, columns))
     for (row, column), numbers in found.items():
-        values[rows.index(row), columns.index(column)] = np.mean(numbers)
+        values[row_of[row], column_of[column]] = np.mean(numbers)
     return Matrix(about, rows, columns, values)
 
 
@@ -106,13 +107,14 @@ def alignment_matrix(dataset: Dataset, questions: Sequence[Question], answers: S
     """Mean progress of successful episodes by task and by what it should be: of a good model it grows along a row."""
     found: dict[tuple[str, str], list[float]] = {}
     for each, said in zip(questions, answers, strict=True):
+        if each.episode.quality_label != "successful":
+            continue
         # Of a prefix its last frame is asked about, of a whole clip every frame that is no padding.
         places = [each.real - 1] if each.last is not None else range(each.real)
         targets = each.targets(corrected=True)
-        if each.episode.quality_label == "successful":
-            for place in places:
-                part = _PARTS[min(int(targets[place] * len(_PARTS)), len(_PARTS) - 1)]
-                found.setdefault((each.task, part), []).append(float(said[place]))
+        for place in places:
+            part = _PARTS[min(int(targets[place] * len(_PARTS)), len(_PARTS) - 1)]
+            found.setdefault((each.task, part), []).append(float(said[place]))
     about = "mean progress that is seen, by task (rows) and true progress (columns)"
     return _means(about, _tasks(questions), _PARTS, found)
 
@@ -126,7 +128,8 @@ def ranking_matrix(dataset: Dataset, questions: Sequence[Question], answers: Seq
     columns = [f"level {level + 1}" for level in range(_LEVELS)] if dataset.graded else list(QUALITY_RANKS)
     kind = "graded outcome" if dataset.graded else "quality"
     about = f"mean progress in the last frame, by task (rows) and {kind} (columns)"
-    return _means(about, _tasks(questions), [name for name in columns if any(name == key[1] for key in found)], found)
+    there = {quality for _, quality in found}
+    return _means(about, _tasks(questions), [name for name in columns if name in there], found)
 
 
 def _quality(dataset: Dataset, question: Question) -> str:
