@@ -17,6 +17,9 @@ import pytest
 
 from robometer_rl.video import write_video
 
+HOSTILE = "open ${1+1} {{value}} <img src=x onerror=alert(1)>"
+"""An instruction that no page may take for anything but text."""
+
 TIMEOUT_MS = 120_000  # of a machine that has other things to do, too
 
 CHROMIUM = next(
@@ -67,6 +70,20 @@ class Visit:
 
     def fill(self, name: str, text: str) -> None:
         self.page.locator(f"#{name}").locator("textarea, input").first.fill(text)
+
+    def choose(self, name: str, text: str) -> None:
+        """Writes into the field called ``name`` what is to be chosen or looked for, and confirms it."""
+        self.fill(name, text)
+        self.page.keyboard.press("Enter")
+
+    def score(self, named: str, task: str, model: str | None = None) -> None:
+        """Has a recording of the data scored: by ``model``, or the one that is asked where nothing is said."""
+        self.choose("score-named", named)
+        self.fill("score-tasks", task)
+        if model is not None:
+            self.page.get_by_text("How the model is asked").first.click()
+            self.choose("score-model", model)
+        self.click("score-start")
 
     def click(self, name: str) -> None:
         self.page.locator(f"#{name}").click()

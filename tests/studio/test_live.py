@@ -23,10 +23,8 @@ from robometer_rl.studio.material import Material
 from robometer_rl.studio.notes import Notes
 from robometer_rl.wrappers import RobometerReward
 from tests.fixed_models import BrightnessModel
-from tests.studio.browsers import Visit, answering, visiting
+from tests.studio.browsers import HOSTILE, Visit, answering, visiting
 from tests.wrappers.worlds import BrightnessWorld
-
-HOSTILE = "open ${1+1} {{value}} <img src=x onerror=alert(1)>"
 
 
 class Hopeless(BrightnessWorld):

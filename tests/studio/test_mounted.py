@@ -16,7 +16,7 @@ from robometer_rl.studio.notes import Notes
 from tests.library import ROOT
 from tests.serving.servers import Process
 from tests.serving.servers import start as start_server
-from tests.studio.browsers import Visit, moving_square, visiting
+from tests.studio.browsers import moving_square, visiting
 
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
@@ -63,13 +63,6 @@ def guarded(folder: Path) -> Iterator[Process]:
 def ask(url: str, token: str | None = None, **fields: object) -> urllib.request.addinfourl:
     shown = {} if token is None else {"Authorization": "Basic " + base64.b64encode(f":{token}".encode()).decode()}
     return urllib.request.urlopen(urllib.request.Request(url, headers=shown, **fields))  # pyright: ignore
-
-
-def score(visit: Visit) -> None:
-    visit.fill("score-named", "mine/rising.mp4")
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-tasks", "push")
-    visit.click("score-start")
 
 
 def test_who_has_the_token_sees_the_studio_and_the_served_model_is_asked(guarded: Process, folder: Path) -> None:
@@ -124,7 +117,7 @@ def test_other_routes_are_as_they_were(guarded: Process) -> None:
 def test_an_error_of_the_server_is_a_sentence_and_ctrl_c_ends_both(folder: Path) -> None:
     process = start(folder, "failing")
     with visiting(process.url, at="ui/") as visit:
-        score(visit)
+        visit.score("mine/rising.mp4", "push")
         visit.page.locator("#score-line [role=alert]").wait_for()
         assert (
             "the server has a bug: RuntimeError: a bug of the model" in visit.page.locator("#score-line").inner_text()

@@ -33,13 +33,11 @@ from tests.data.episodes import make_episodes_of_two_tasks
 from tests.data.runs import trajectory
 from tests.fixed_models import BrightnessModel
 from tests.library import ROOT
-from tests.studio.browsers import Visit, answering, moving_square, visiting
+from tests.studio.browsers import HOSTILE, Visit, answering, moving_square, visiting
 
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
 pytestmark = pytest.mark.slow
-
-HOSTILE = "open ${1+1} {{value}} <img src=x onerror=alert(1)>"
 
 
 class Brightness(BrightnessModel):
@@ -153,13 +151,7 @@ def test_an_upload_is_scored_under_several_instructions_and_written(visit: Visit
 
 
 def test_the_curve_grows_while_a_slow_model_is_asked_and_stays_where_it_is_stopped(visit: Visit) -> None:
-    visit.fill("score-named", "mine/rising.mp4")
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-tasks", "push")
-    visit.page.get_by_text("How the model is asked").first.click()
-    visit.fill("score-model", "slow")
-    visit.page.keyboard.press("Enter")
-    visit.click("score-start")
+    visit.score("mine/rising.mp4", "push", "slow")
     shown = visit.page.locator("#score-shown .replay")
     shown.get_by_text("frames so far").wait_for()
     assert int(shown.get_by_role("slider").get_attribute("aria-valuemax") or 19) < 19
@@ -198,12 +190,10 @@ def test_the_webcam_is_recorded_and_scored_as_an_upload(visit: Visit, data: Path
 
 
 def test_a_recording_of_the_data_is_scored_with_the_embedded_model(visit: Visit) -> None:
-    visit.fill("score-named", "mine/noise.npz")
-    visit.page.keyboard.press("Enter")
+    visit.choose("score-named", "mine/noise.npz")
     visit.fill("score-tasks", "open the drawer")
     visit.page.get_by_text("How the model is asked").first.click()
-    visit.fill("score-model", "mini")
-    visit.page.keyboard.press("Enter")
+    visit.choose("score-model", "mini")
     visit.fill("score-every", "2")
     visit.click("score-start")
     visit.says("score-line", "6 frames of noise.npz, scored by robometer-mini, nested(8)")
@@ -221,32 +211,20 @@ def test_a_recording_of_the_data_is_scored_with_the_embedded_model(visit: Visit)
     ],
 )
 def test_what_goes_wrong_is_a_sentence_on_the_page(visit: Visit, named: str, tasks: str, said: str) -> None:
-    visit.fill("score-named", named)
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-tasks", tasks)
-    visit.click("score-start")
+    visit.score(named, tasks)
     visit.page.locator("#score-line [role=alert]").wait_for()
     assert said in visit.page.locator("#score-line").inner_text()
     assert "Traceback" not in visit.page.content()
 
 
 def test_a_bug_of_the_program_is_owned_up_to(visit: Visit) -> None:
-    visit.fill("score-named", "mine/rising.mp4")
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-tasks", "push")
-    visit.page.get_by_text("How the model is asked").first.click()
-    visit.fill("score-model", "failing")
-    visit.page.keyboard.press("Enter")
-    visit.click("score-start")
+    visit.score("mine/rising.mp4", "push", "failing")
     visit.says("score-line", "This is an error of the program itself")
     assert "a bug of the model" not in visit.page.content()
 
 
 def test_long_work_says_how_far_it_is_and_stops_when_told(visit: Visit) -> None:
-    visit.fill("score-named", "mine/long.mp4")
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-tasks", "push")
-    visit.click("score-start")
+    visit.score("mine/long.mp4", "push")
     visit.page.locator("#score-line progress[value]").wait_for()
     visit.click("score-stop")
     visit.says("score-line", "Stopped.")
@@ -258,12 +236,8 @@ def test_long_work_says_how_far_it_is_and_stops_when_told(visit: Visit) -> None:
 def test_recordings_of_other_cameras_are_shown_below_it(visit: Visit, data: Path) -> None:
     pytest.importorskip("cv2")
     visit.page.get_by_text("How the model is asked").first.click()
-    visit.fill("score-model", "of tiles")
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-named", "mine/rising.mp4")
-    visit.page.keyboard.press("Enter")
-    visit.fill("score-tasks", "push the block")
-    visit.click("score-start")
+    visit.choose("score-model", "of tiles")
+    visit.score("mine/rising.mp4", "push the block")
     visit.says("score-line", "which was trained on several cameras in one picture")
     visit.page.get_by_text("Other cameras").first.click()
     visit.upload("score-others-upload", data / "falling.mp4")
@@ -277,8 +251,7 @@ def test_recordings_of_other_cameras_are_shown_below_it(visit: Visit, data: Path
 def test_two_recordings_are_compared_in_both_orders(visit: Visit) -> None:
     visit.tab("Compare")
     for side, name in (("first", "rising"), ("second", "falling")):
-        visit.fill(f"compare-{side}-named", f"mine/{name}.mp4")
-        visit.page.keyboard.press("Enter")
+        visit.choose(f"compare-{side}-named", f"mine/{name}.mp4")
     visit.fill("compare-task", "push")
     visit.click("compare-start")
     visit.says("compare-line", "Both under the instruction 'push'")
@@ -291,8 +264,7 @@ def test_two_recordings_are_compared_in_both_orders(visit: Visit) -> None:
 def test_one_recording_is_compared_under_two_instructions_and_two_models(visit: Visit) -> None:
     visit.tab("Compare")
     visit.page.get_by_label("One recording, two instructions").check()
-    visit.fill("compare-first-named", "mine/rising.mp4")
-    visit.page.keyboard.press("Enter")
+    visit.choose("compare-first-named", "mine/rising.mp4")
     visit.fill("compare-task", "push")
     visit.fill("compare-other-task", "pull")
     visit.click("compare-start")
@@ -333,10 +305,7 @@ def test_an_error_of_the_server_is_a_sentence_on_the_page(data: Path, tmp_path: 
     with servers.serving(Failing) as server:
         models = Models({server.url: lambda: load_reward_model(server.url, patience=1.0)})
         with answering(studio(models, data, tmp_path)) as address, visiting(address) as visit:
-            visit.fill("score-named", "mine/rising.mp4")
-            visit.page.keyboard.press("Enter")
-            visit.fill("score-tasks", "push")
-            visit.click("score-start")
+            visit.score("mine/rising.mp4", "push")
             visit.page.locator("#score-line [role=alert]").wait_for()
             assert server.url in visit.page.locator("#score-line").inner_text()
 
@@ -344,10 +313,7 @@ def test_an_error_of_the_server_is_a_sentence_on_the_page(data: Path, tmp_path: 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, True)])
 def test_phones_and_the_dark_have_room_for_everything(url: str, width: int, dark: bool) -> None:
     with visiting(url, width, 800, dark) as visit:
-        visit.fill("score-named", "mine/rising.mp4")
-        visit.page.keyboard.press("Enter")
-        visit.fill("score-tasks", "push")
-        visit.click("score-start")
+        visit.score("mine/rising.mp4", "push")
         visit.says("score-line", "20 frames")
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
         surface = visit.page.locator("#score-shown .replay").evaluate("node => getComputedStyle(node).backgroundColor")
@@ -356,8 +322,7 @@ def test_phones_and_the_dark_have_room_for_everything(url: str, width: int, dark
 
 def browse(visit: Visit, order: str = "as recorded") -> None:
     visit.tab("Browse")
-    visit.fill("browse-order", order)
-    visit.page.keyboard.press("Enter")
+    visit.choose("browse-order", order)
     visit.click("browse-start")
     visit.says("browse-line", "episodes of store")
 
@@ -370,8 +335,7 @@ def test_episodes_are_listed_filtered_asked_about_and_flagged(visit: Visit, data
     browse(visit)
     visit.says("browse-line", "13 of 13 episodes of store.")
     assert HOSTILE in visit.page.locator("#browse-list").inner_text()
-    visit.fill("browse-text", "push")
-    visit.page.keyboard.press("Enter")
+    visit.choose("browse-text", "push")
     visit.says("browse-line", "6 of 13 episodes of store.")
     visit.click("browse-ask-all")
     visit.page.locator("#browse-list").get_by_text("never").first.wait_for()
@@ -397,8 +361,7 @@ def test_episodes_are_listed_filtered_asked_about_and_flagged(visit: Visit, data
 
 def test_a_damaged_episode_among_many_is_passed_over_and_named(visit: Visit) -> None:
     browse(visit)
-    visit.fill("browse-text", "pull-stop")
-    visit.page.keyboard.press("Enter")
+    visit.choose("browse-text", "pull-stop")
     visit.says("browse-line", "3 of 13 episodes of store.")
     visit.click("browse-ask-all")
     visit.says("browse-line", "1 episodes cannot be read and were passed over: pull-stop_halfway-2")
@@ -415,8 +378,7 @@ def test_an_address_leads_to_an_episode_which_is_shown_before_a_model_was_asked(
 
 def test_episodes_that_cannot_be_read_are_counted(visit: Visit) -> None:
     visit.tab("Browse")
-    visit.fill("browse-data", "mine")
-    visit.page.keyboard.press("Enter")
+    visit.choose("browse-data", "mine")
     visit.click("browse-start")
     visit.says("browse-line", "0 of 0 episodes of mine; 1 cannot be read.")
 
@@ -438,8 +400,7 @@ def test_a_store_of_thousands_is_browsed_page_by_page(tmp_path: Path) -> None:
         visit.click("browse-forth")
         visit.says("browse-line", "26 to 50 of them")
         assert first_episode(visit) == "episode-0025"
-        visit.fill("browse-text", "episode-4999")
-        visit.page.keyboard.press("Enter")
+        visit.choose("browse-text", "episode-4999")
         visit.says("browse-line", "1 of 5000 episodes of store.")
 
 
