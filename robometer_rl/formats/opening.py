@@ -19,7 +19,7 @@ from robometer_rl.formats.rbm.index import open_in_place
 from robometer_rl.formats.rbm.reader import RbmConfig
 from robometer_rl.formats.roboreward import RoboRewardConfig, read_roboreward
 
-__all__ = ["IN_PLACE", "ROBOREWARD", "OpenedEpisodes", "open_episodes", "place_name"]
+__all__ = ["IN_PLACE", "ROBOREWARD", "OpenedEpisodes", "are_published", "open_episodes", "place_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +85,7 @@ def open_episodes(
     Examples:
         >>> open_episodes(["mine", "rbm:processed_datasets"], select=["mw"])    # doctest: +SKIP
     """
-    in_place = [str(place).startswith(IN_PLACE) for place in places]
-    if select and not any(in_place):
-        raise ValueError(f"got the selection {', '.join(select)} and no published data, as in {IN_PLACE}DIRECTORY")
+    in_place = are_published(places, select)
     held: Counter[tuple[str, str]] = Counter()
     taken: set[str] = set()
     opened: list[Trajectories] = []
@@ -108,6 +106,18 @@ def open_episodes(
         skipped += found.skipped
     exclusion.end((each.name for each in skipped), are_all_there=not select)
     return OpenedEpisodes(Trajectories.joined(opened), tuple(skipped), held, tuple(map(len, opened)), exclusion.count)
+
+
+def are_published(places: Sequence[str | Path], select: Sequence[str]) -> list[bool]:
+    """Which places are published data, of which a selection may be taken.
+
+    Raises:
+        ValueError: There is a selection, and nothing to select from.
+    """
+    found = [str(place).startswith(IN_PLACE) for place in places]
+    if select and not any(found):
+        raise ValueError(f"got the selection {', '.join(select)} and no published data, as in {IN_PLACE}DIRECTORY")
+    return found
 
 
 def place_name(place: str | Path) -> str:

@@ -25,7 +25,7 @@ from robometer_rl.evaluation.published.judging import (
 )
 from robometer_rl.evaluation.published.questions import Dataset, Drawing
 from robometer_rl.files import write_text
-from robometer_rl.formats.opening import IN_PLACE, open_episodes, place_name
+from robometer_rl.formats.opening import are_published, open_episodes, place_name
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.provenance import provenance
 from robometer_rl.report.recordings import MOST_SHOWN
@@ -246,10 +246,7 @@ def open_datasets(
     """
     found: list[Dataset] = []
     called: list[list[str]] = []  # what notes call the store of each episode
-    if select and not any(str(place).startswith(IN_PLACE) for place in places):
-        raise ValueError(f"got the selection {', '.join(select)} and no published data, as in {IN_PLACE}DIRECTORY")
-    for place in places:
-        is_published = str(place).startswith(IN_PLACE)
+    for place, is_published in zip(places, are_published(places, select), strict=True):
         rows = open_episodes(
             [place],
             lambda each: each.is_robot and (not split or each.split in split),
