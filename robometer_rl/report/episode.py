@@ -47,9 +47,14 @@ class EpisodeScores:
         return len(self.numbers)
 
     @property
+    def first_detected(self) -> int | None:
+        """Which of the N frames is the first in which the success rule holds, None if there is none."""
+        return int(np.argmax(self.success_detected)) if self.success_detected.any() else None
+
+    @property
     def success_frame(self) -> int | None:
-        """Number of the first frame in which the success rule holds, None if there is none."""
-        return int(self.numbers[np.argmax(self.success_detected)]) if self.success_detected.any() else None
+        """Number of that frame."""
+        return None if self.first_detected is None else int(self.numbers[self.first_detected])
 
     def hold(self, numbers: NDArray[np.int64]) -> EpisodeScores:
         """The values at other frames, none before the first: between frames the last value is held."""

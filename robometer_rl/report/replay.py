@@ -144,8 +144,8 @@ class Series:
     @property
     def fires_at(self) -> str | None:
         """What the first frame in which the success rule holds is called; None if there is none."""
-        detected = np.flatnonzero(self.scores.success_detected)
-        return self.called(detected[0]) if len(detected) else None
+        first = self.scores.first_detected
+        return None if first is None else self.called(first)
 
     def _first_success(self) -> int | None:
         """First frame in which it is known to have succeeded, beyond the last one if it never does; None: unknown."""
@@ -157,7 +157,7 @@ class Series:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the script."""
         scores = self.scores
-        detected = np.flatnonzero(scores.success_detected)
+        first = scores.first_detected
         return {
             "name": printable(self.name),
             "task": printable(scores.task),
@@ -167,7 +167,7 @@ class Series:
             "progress": _rounded(scores.progress),
             "success": None if scores.success is None else _rounded(scores.success),
             "threshold": None if scores.success is None else round(float(scores.threshold), _DIGITS),
-            "fires": None if not len(detected) else int(self.steps[detected[0]]),
+            "fires": None if first is None else int(self.steps[first]),
             "rewards": None if self.rewards is None else _rounded(self.rewards),
             "original": None if self.original is None else _rounded(self.original),
             "band": None if self.band is None else [_rounded(self.band[:, 0]), _rounded(self.band[:, 1])],
