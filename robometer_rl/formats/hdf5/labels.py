@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.files import check_destination, check_outside, new_directory, new_file, write_bytes
 from robometer_rl.formats.dataset import (
+    LABEL_ARRAYS,
     DirectoryWriter,
     EpisodeError,
     EpisodeLabels,
@@ -48,11 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HDF5FileWriter", "HDF5FolderWriter", "is_labelled", "provenance_in", "read_labels"]
 
-_ARRAYS: Final[Mapping[str, type[np.generic]]] = {
-    **dict.fromkeys(("progress", "success"), np.float32),
-    **dict.fromkeys(("returns", "advantages"), np.float64),
-    **dict.fromkeys(("success_detected", "imputed"), np.bool_),
-}
+# The new rewards are where the old ones were.
+_ARRAYS: Final = {name: kind for name, kind in LABEL_ARRAYS.items() if name != "rewards"}
 _FIRST_ARRAYS: Final = ("progress", "success", "success_detected", "imputed")  # of labels since the first release
 _PROVENANCE: Final = "robometer"
 _SKIPPED: Final = "robometer_skipped"
