@@ -55,7 +55,6 @@ from robometer_rl.formats.hdf5.files import (
     open_hdf5,
     original_rewards,
     read_array,
-    read_values,
     selection,
 )
 from robometer_rl.formats.trajectories import Stated, trajectory_of
@@ -256,11 +255,8 @@ def _frames(config: AlohaConfig, assumed: Assumptions, path: Path, file: h5py.Fi
 
 def _language(file: h5py.File) -> str | None:
     """The instruction that some keep as a data set."""
-    import h5py
-
-    if file.get("language_raw", getclass=True) is not h5py.Dataset:
+    stored = read_array(file, "language_raw")
+    if stored is None or not stored.size:
         return None
-    stored: Any = file["language_raw"]
-    values = np.ravel(read_values(stored))
-    text = values[0] if len(values) else b""
+    text = stored.flat[0]
     return (text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip() or None
