@@ -31,7 +31,8 @@ from robometer_rl.data.rows import (
     are_plausible,
     with_arrays,
 )
-from robometer_rl.data.trajectories import FIELDS, JUDGED, Facts
+from robometer_rl.data.trajectories import FIELDS, Facts
+from robometer_rl.data.trajectory import JUDGED
 from robometer_rl.files import check_regular, new_file
 
 if TYPE_CHECKING:

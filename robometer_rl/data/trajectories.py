@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.reading import Unreadable
 from robometer_rl.data.rows import Row
-from robometer_rl.data.trajectory import TILED, Trajectory, TrajectoryError
+from robometer_rl.data.trajectory import JUDGED, TILED, Trajectory, TrajectoryError
 
-__all__ = ["FIELDS", "JUDGED", "Described", "Facts", "Listing", "Trajectories", "are_tiled"]
+__all__ = ["FIELDS", "Described", "Facts", "Listing", "Trajectories", "are_tiled"]
 
 
 @dataclass(slots=True, eq=False)  # not frozen, which would make a million of them take twice as long
@@ -83,9 +83,6 @@ Described = Trajectory | Facts
 
 FIELDS = ("id", "task", "quality_label", "data_source", "is_robot", "partial_success", "skill", "split")
 """Fields of `Facts` with one value that are columns of a store."""
-
-JUDGED = ("success", "progress", "state", "distance")
-"""Fields of `Trajectory` by which single frames are judged."""
 
 
 class Listing(Protocol):

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from robometer_rl.documents import brief
 from robometer_rl.frames import Clip, FrameSequence, as_array, check_task
 
-__all__ = ["DISCRETE_ACTIONS", "TILED", "QualityLabel", "Trajectory", "TrajectoryError", "linear_progress"]
+__all__ = ["DISCRETE_ACTIONS", "JUDGED", "TILED", "QualityLabel", "Trajectory", "TrajectoryError", "linear_progress"]
 
 TILED: Final = "tiled"
 """The entry of `Trajectory.metadata` that is true where frames show several cameras, see `robometer_rl.tiles`."""
+
+JUDGED: Final = ("success", "progress", "state", "distance")
+"""Fields of `Trajectory` by which single frames are judged."""
 
 DISCRETE_ACTIONS: Final = "discrete_actions"
 """The entry of `Trajectory.metadata` that says of how many actions one is chosen, where actions are its numbers."""
@@ -190,7 +193,7 @@ class Trajectory:
     @property
     def judged(self) -> bool:
         """Whether anything is known of single frames: success, progress, state or distance."""
-        return any(values is not None for values in (self.success, self.progress, self.state, self.distance))
+        return any(getattr(self, name) is not None for name in JUDGED)
 
     @property
     def tiled(self) -> bool:

@@ -293,7 +293,7 @@ class _Importer:
         if episode.id not in self._held:
             return "its row there is damaged"
         kept = len(kept_frames(len(episode), self._options.every, self._options.max_frames))
-        shape = [kept, *episode.clip().size, 3]
+        shape = [kept, *episode.size, 3]
         found = (*(getattr(episode, name) for name in _COMPARED), shape)
         for name, there, here in zip((*_COMPARED, "shape"), self._held[episode.id], found, strict=True):
             if there != here:
