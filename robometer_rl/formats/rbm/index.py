@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -135,7 +135,7 @@ def _open(config: RbmConfig, folder: Path, temporary: tempfile.TemporaryDirector
             "stamp": stamp,
             "place": str(config.path),
             "keys": [each.key for each in found if isinstance(each, FoundCollection)],
-            "unreadable": [asdict(each) for each in found if isinstance(each, Unreadable)],
+            "unreadable": [each.as_dict() for each in found if isinstance(each, Unreadable)],
         }
         write_text(folder / "index.json", json.dumps(noted))
     keys = selected_keys(noted["keys"], config, published())
@@ -162,7 +162,7 @@ def _index(found: FoundCollection, folder: Path) -> None:
     for repeated in sort_sealed(about.with_suffix(".arrow"), unsorted):
         unreadable.append(Unreadable(repeated, f"another episode of {found.key} has the id {repeated!r}, too"))
     unsorted.unlink()
-    write_text(about, json.dumps([asdict(each) for each in unreadable]))
+    write_text(about, json.dumps([each.as_dict() for each in unreadable]))
 
 
 def _rows(found: FoundCollection, unreadable: list[Unreadable]) -> Iterator[Row]:
