@@ -135,14 +135,12 @@ def write_packed(cache: Path, path: Path, num_rows: int) -> None:
     loose.append(first)
     packed = pack(PackConfig(loose.path, path))
     row = packed.row(first.id)
-    assert row.frames.place is not None
     outcomes: tuple[QualityLabel, QualityLabel] = ("successful", "failure")
     runs = (
         replace(first, id=f"row-{number:08d}", task=_task(number), quality_label=outcomes[number % 2])
         for number in range(num_rows)
     )
-    rows = (Row.of(run, replace(row.frames, place=None)).placed(row.frames.place) for run in runs)
-    write_sealed(path / "rows.arrow", rows, packed=True)
+    write_sealed(path / "rows.arrow", (Row.of(run, row.frames) for run in runs), packed=True)
 
 
 def opened(place: str) -> dict[str, float]:
