@@ -39,7 +39,7 @@ from robometer_rl.formats.conventions import (
     views_of,
 )
 from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RecordedFacts
-from robometer_rl.formats.hdf5.dataset import Layout
+from robometer_rl.formats.hdf5.dataset import EpisodePlace, Layout
 from robometer_rl.formats.hdf5.demonstrations import (
     UNKNOWN_OUTCOME,
     find_files,
@@ -165,15 +165,13 @@ class AlohaLayout(Layout):
             AlohaConfig(options.path, next(iter(options.tasks), None), (), False, options.orientation)
         )
 
-    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
+    def cameras(self, file: h5py.File, place: EpisodePlace) -> Cameras:
         """See `Layout.cameras`."""
-        with open_hdf5(path) as file:
-            return _cameras(file)
+        return _cameras(file)
 
-    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
+    def episode(self, file: h5py.File, place: EpisodePlace, cameras: tuple[str, ...]) -> RecordedEpisode:
         """See `Layout.episode`."""
-        with open_hdf5(path) as file:
-            episode = self._reader.read(path, file_name, file, cameras)
+        episode = self._reader.read(place.path, place.file_name, file, cameras)
         return replace(episode, tasks=self._tasks or episode.tasks)
 
 

@@ -7,10 +7,10 @@ are, which cameras, and what writes labels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from robometer_rl.data.reading import EPISODE_DAMAGE, SourceError, Unreadable
 from robometer_rl.formats.conventions import Cameras, choose_cameras
@@ -29,7 +29,24 @@ from robometer_rl.formats.hdf5.demonstrations import find_files
 from robometer_rl.formats.hdf5.files import DAMAGE, Places, open_hdf5
 from robometer_rl.formats.hdf5.labels import HDF5FileWriter, HDF5FolderWriter, is_labelled, provenance_in, read_labels
 
-__all__ = ["HDF5Dataset", "Layout"]
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["EpisodePlace", "HDF5Dataset", "Layout"]
+
+
+class EpisodePlace(NamedTuple):
+    """Where an episode is.
+
+    Attributes:
+        path: The file.
+        file_name: What it is called below the dataset.
+        name: Of the episode in it, see `Places.names`.
+    """
+
+    path: Path
+    file_name: str
+    name: str
 
 
 class Layout(ABC):
@@ -42,18 +59,12 @@ class Layout(ABC):
     places: ClassVar[Places]
 
     @abstractmethod
-    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
-        """The pictures of an episode; raises one of `EPISODE_DAMAGE` if it cannot be read."""
+    def cameras(self, file: h5py.File, place: EpisodePlace) -> Cameras:
+        """The pictures of an episode of an open file; raises one of `EPISODE_DAMAGE` if it cannot be read."""
 
     @abstractmethod
-    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
-        """An episode of the file at ``path``, which is called ``file_name`` below the dataset."""
-
-
-class _Place(NamedTuple):
-    path: Path
-    file_name: str
-    name: str
+    def episode(self, file: h5py.File, place: EpisodePlace, cameras: tuple[str, ...]) -> RecordedEpisode:
+        """An episode of an open file; its frames open the file themselves when they are read."""
 
 
 class HDF5Dataset(RelabelDataset):
@@ -76,7 +87,7 @@ class HDF5Dataset(RelabelDataset):
         self.options = options
         self.layout = layout
         self.files = find_files(options.path)
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, EpisodePlace] = {}
         cameras: dict[str, None] = {}
         refused: dict[str, str] = {}
         skipped: list[Unreadable] = []
@@ -95,10 +106,11 @@ class HDF5Dataset(RelabelDataset):
 
     def episode(self, key: str) -> RecordedEpisode:
         """See `RelabelDataset.episode`."""
+        place = self._places[key]
         try:
-            with self.group(key) as group:
-                is_labelled(group)  # raises where somebody else uses the name
-            return self.layout.episode(*self._places[key], self.cameras)
+            with open_hdf5(place.path) as file:
+                is_labelled(self.layout.places.group(file, place.name))  # raises where somebody else uses the name
+                return self.layout.episode(file, place, self.cameras)
         except (KeyError, RuntimeError) as error:
             raise EpisodeError(f"the file is damaged: {error}") from error
 
@@ -141,16 +153,16 @@ class HDF5Dataset(RelabelDataset):
     def _list_episodes(self, path: Path, file_name: str) -> Cameras:
         """Notes the episodes of a file, and returns the cameras of the first of them that can be read."""
         with open_hdf5(path) as file:
-            names = self.layout.places.names(file)
-        cameras = self._first_cameras(path, file_name, names)
-        self._places |= {self.layout.places.key(file_name, name): _Place(path, file_name, name) for name in names}
+            places = [EpisodePlace(path, file_name, name) for name in self.layout.places.names(file)]
+            cameras = self._first_cameras(file, places)
+        self._places |= {self.layout.places.key(file_name, place.name): place for place in places}
         return cameras
 
-    def _first_cameras(self, path: Path, file_name: str, names: list[str]) -> Cameras:
+    def _first_cameras(self, file: h5py.File, places: Sequence[EpisodePlace]) -> Cameras:
         damage = ""
-        for name in names:
+        for place in places:
             try:
-                return self.layout.cameras(path, file_name, name)
+                return self.layout.cameras(file, place)
             except EPISODE_DAMAGE as error:
-                damage = damage or f"{name}: {error}"
+                damage = damage or f"{place.name}: {error}"
         raise SourceError(f"not one of its episodes can be read; {damage}")

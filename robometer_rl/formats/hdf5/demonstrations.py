@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -67,6 +66,7 @@ __all__ = [
     "Images",
     "Instruction",
     "camera_frames",
+    "demonstration_in",
     "environment_name",
     "find_files",
     "for_policies",
@@ -75,7 +75,6 @@ __all__ = [
     "instruction_from_name",
     "instruction_of",
     "is_libero",
-    "open_demonstration",
     "read_demonstrations",
     "stated_instruction",
     "stated_quality",
@@ -334,7 +333,7 @@ def _read_file(
             members = _members(file)
 
             def read_one(name: str, shown: Shown) -> Trajectory:
-                return read(_demonstration_in(file, path, file_name, name, members), shown)
+                return read(demonstration_in(file, path, file_name, name, members), shown)
 
             names = DEMONSTRATIONS.names(file)
             return [
@@ -346,21 +345,14 @@ def _read_file(
         return [Unreadable(str(path), str(error))]
 
 
-@contextmanager
-def open_demonstration(path: Path, file_name: str, name: str) -> Iterator[Demonstration]:
-    """One demonstration, and its file while it is being read; errors are those of `DAMAGE`."""
-    with open_hdf5(path) as file:
-        yield _demonstration_in(file, path, file_name, name, {})
-
-
 def _members(file: h5py.File) -> dict[str, set[str]]:
     """Names of the demonstrations in each of the file's ``mask`` lists."""
     masks: Any = file.get("mask", {})
     return {mask: {_text(name) for name in read_values(masks[mask])} for mask in masks}
 
 
-def _demonstration_in(
-    file: h5py.File, path: Path, file_name: str, name: str, members: Mapping[str, set[str]]
+def demonstration_in(
+    file: h5py.File, path: Path, file_name: str, name: str, members: Mapping[str, set[str]] | None = None
 ) -> Demonstration:
     """A demonstration of an open file.
 
@@ -369,7 +361,7 @@ def _demonstration_in(
         path: Where it is.
         file_name: See `Demonstration.file_name`.
         name: Name of the demonstration.
-        members: Names of the demonstrations in each of the file's ``mask`` lists.
+        members: Names of the demonstrations in each of the file's ``mask`` lists, if the splits are asked for.
 
     Raises:
         SourceError: It is something else than a group of arrays.
@@ -379,7 +371,7 @@ def _demonstration_in(
     data: Any = file["data"]
     if data.get(name, getclass=True) is not h5py.Group:
         raise SourceError(f"data/{name} is no group of arrays")
-    splits = frozenset(mask for mask, listed in members.items() if name in listed)
+    splits = frozenset(mask for mask, listed in (members or {}).items() if name in listed)
     return Demonstration(path, file_name, name, dict(data.attrs), data[name], splits)
 
 
@@ -486,7 +478,7 @@ def _has_success(path: Path, modified: int, size: int) -> bool:
     with open_hdf5(path) as file:
         for name in DEMONSTRATIONS.names(file):
             try:
-                rewards = original_rewards(_demonstration_in(file, path, path.name, name, {}).group)
+                rewards = original_rewards(demonstration_in(file, path, path.name, name).group)
                 if rewards is not None and (rewards > 0).any():
                     return True
             except EPISODE_DAMAGE:

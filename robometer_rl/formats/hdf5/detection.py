@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel
@@ -13,7 +12,7 @@ from robometer_rl.formats.conventions import Assumptions, one_or_several
 from robometer_rl.formats.dataset import DatasetOptions
 from robometer_rl.formats.hdf5.aloha import AlohaConfig, AlohaLayout, read_aloha
 from robometer_rl.formats.hdf5.dataset import HDF5Dataset
-from robometer_rl.formats.hdf5.demonstrations import DEMONSTRATIONS, find_files, is_libero, open_demonstration
+from robometer_rl.formats.hdf5.demonstrations import DEMONSTRATIONS, demonstration_in, find_files, is_libero
 from robometer_rl.formats.hdf5.files import DAMAGE, describe, layout_of, open_hdf5
 from robometer_rl.formats.hdf5.maniskill import ManiSkillConfig, ManiSkillLayout, read_maniskill
 from robometer_rl.formats.hdf5.reader import (
@@ -24,6 +23,9 @@ from robometer_rl.formats.hdf5.reader import (
     read_robomimic_hdf5,
 )
 from robometer_rl.video.lazy import Orientation
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["HDF5Config", "HDF5Dataset", "is_format", "open_dataset", "read_hdf5"]
 
@@ -103,19 +105,18 @@ def _format_of(path: Path) -> str:
                 if found is None:
                     problem = problem or f"{name}: {describe(file)}"
                     continue
-                names = DEMONSTRATIONS.names(file) if found == "robomimic_hdf5" else []
-            return "libero_hdf5" if _are_of_libero(file_path, name, names) else found
+                is_of_libero = found == "robomimic_hdf5" and _are_of_libero(file, file_path, name)
+                return "libero_hdf5" if is_of_libero else found
         except (SourceError, *DAMAGE) as error:
             problem = problem or str(error)
     raise SourceError(f"{path} holds no file of a known format, which are {', '.join(_READERS)}; {problem}")
 
 
-def _are_of_libero(path: Path, file_name: str, names: Sequence[str]) -> bool:
-    """Whether the first of some demonstrations says so that can be read."""
-    for name in names:
+def _are_of_libero(file: h5py.File, path: Path, file_name: str) -> bool:
+    """Whether the first demonstration of a file says so that can be read."""
+    for name in DEMONSTRATIONS.names(file):
         try:
-            with open_demonstration(path, file_name, name) as demonstration:
-                return is_libero(demonstration)
+            return is_libero(demonstration_in(file, path, file_name, name))
         except (SourceError, *DAMAGE):
             continue
     return False

@@ -44,7 +44,7 @@ from robometer_rl.formats.conventions import (
     views_of,
 )
 from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RecordedFacts
-from robometer_rl.formats.hdf5.dataset import Layout
+from robometer_rl.formats.hdf5.dataset import EpisodePlace, Layout
 from robometer_rl.formats.hdf5.demonstrations import UNKNOWN_OUTCOME, find_files, frames_of
 from robometer_rl.formats.hdf5.files import DAMAGE, Places, open_hdf5, original_rewards, read_array, read_values
 from robometer_rl.formats.trajectories import Stated, trajectory_of
@@ -170,17 +170,16 @@ class ManiSkillLayout(Layout):
         self._orientation: Orientation = _orientation(options.path, options.orientation)
         self._notes: dict[Path, dict[str, Any]] = {}
 
-    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
+    def cameras(self, file: h5py.File, place: EpisodePlace) -> Cameras:
         """See `Layout.cameras`."""
-        with open_hdf5(path) as file:
-            return _cameras(file, [name])
+        return _cameras(file, [place.name])
 
-    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
+    def episode(self, file: h5py.File, place: EpisodePlace, cameras: tuple[str, ...]) -> RecordedEpisode:
         """See `Layout.episode`."""
+        path, file_name, name = place
         if path not in self._notes:
             self._notes[path] = _read_notes(path.with_suffix(_PLACES.beside))
-        with open_hdf5(path) as file:
-            return _Reader(self._tasks, self._orientation, path, file_name, file, self._notes[path]).read(name, cameras)
+        return _Reader(self._tasks, self._orientation, path, file_name, file, self._notes[path]).read(name, cameras)
 
 
 def _stated(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:

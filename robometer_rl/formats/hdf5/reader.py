@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -35,17 +35,17 @@ from robometer_rl.data.reading import Reading, SourceError
 from robometer_rl.data.trajectory import QualityLabel, Trajectory
 from robometer_rl.formats.conventions import Assumptions, Cameras, Shown, one_or_several, views_of
 from robometer_rl.formats.dataset import DatasetOptions, RecordedEpisode, RecordedFacts
-from robometer_rl.formats.hdf5.dataset import Layout
+from robometer_rl.formats.hdf5.dataset import EpisodePlace, Layout
 from robometer_rl.formats.hdf5.demonstrations import (
     DEMONSTRATIONS,
     Demonstration,
     HDF5Frames,
     camera_frames,
+    demonstration_in,
     environment_name,
     for_policies,
     hanging_of,
     instruction_of,
-    open_demonstration,
     read_demonstrations,
     stated_quality,
     success_in_frames,
@@ -54,6 +54,9 @@ from robometer_rl.formats.hdf5.demonstrations import (
 from robometer_rl.formats.hdf5.files import original_rewards
 from robometer_rl.formats.trajectories import Stated, trajectory_of
 from robometer_rl.video.lazy import Orientation
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = [
     "DemonstrationLayout",
@@ -201,16 +204,15 @@ class DemonstrationLayout(Layout):
     def __init__(self, options: DatasetOptions) -> None:
         self._reader = _Reader(options)
 
-    def cameras(self, path: Path, file_name: str, name: str) -> Cameras:
+    def cameras(self, file: h5py.File, place: EpisodePlace) -> Cameras:
         """See `Layout.cameras`."""
-        with open_demonstration(path, file_name, name) as demonstration:
-            self._reader.orientation(demonstration)
-            return demonstration.cameras
+        demonstration = demonstration_in(file, *place)
+        self._reader.orientation(demonstration)
+        return demonstration.cameras
 
-    def episode(self, path: Path, file_name: str, name: str, cameras: tuple[str, ...]) -> RecordedEpisode:
+    def episode(self, file: h5py.File, place: EpisodePlace, cameras: tuple[str, ...]) -> RecordedEpisode:
         """See `Layout.episode`."""
-        with open_demonstration(path, file_name, name) as demonstration:
-            return self._reader.read(demonstration, cameras)
+        return self._reader.read(demonstration_in(file, *place), cameras)
 
 
 class _Reader:
