@@ -119,7 +119,7 @@ class HubStore(TrajectoryStore):
 
     def frames_of(self, row: Row) -> StoredFrames:
         """See `TrajectoryStore.frames_of`."""
-        row.frames.source(self.path)  # no name leads elsewhere
+        super().frames_of(row)  # refuses names that lead elsewhere
         place = row.frames.place
         if place is None:
             part = HubPart(self.repo, self.revision, f"{self._folder}{row.frames.file}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from robometer_rl.data import streaming
 from robometer_rl.data.pack import PackConfig, pack
-from robometer_rl.data.store import StoreError, TrajectoryStore
+from robometer_rl.data.store import ChecksumError, StoreError, TrajectoryStore
 from robometer_rl.data.streaming import HubPart, HubStore, open_store
 from robometer_rl.formats.opening import open_episodes
 from robometer_rl.models.locations import HubError
@@ -106,6 +107,14 @@ def test_a_shard_that_is_not_whole_on_the_hub_is_named(hub: FakeHub) -> None:
     part = HubPart("someone/packed", "0123456789abcdef", "shards/000001.tar", 512, 4000)
     with pytest.raises(HubError, match="ends before byte 4512"):
         part.open()
+
+
+def test_a_row_that_leads_out_of_its_dataset_is_damaged(hub: FakeHub) -> None:
+    store = open_store(PACKED)
+    row = store.row("run.0")
+    assert row.frames.place is not None
+    with pytest.raises(ChecksumError, match=r"'run\.0'.*not the one that was written"):
+        store.frames_of(row.placed(replace(row.frames.place, shard="../rows.arrow")))
 
 
 def test_what_is_no_store_and_no_address_is_said(hub: FakeHub, source: TrajectoryStore) -> None:
