@@ -20,7 +20,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any
 
 import tyro
 from rich.progress import Progress
@@ -41,8 +41,6 @@ __all__ = ["PackConfig", "pack"]
 
 logger = logging.getLogger(__name__)
 
-_BLOCK: Final = tarfile.BLOCKSIZE
-
 
 @dataclass(frozen=True)
 class PackConfig:
@@ -60,6 +58,11 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         require_numbers(self, "(0, inf)", "shard_mb")
+
+    @property
+    def shard_bytes(self) -> int:
+        """The same in bytes."""
+        return round(self.shard_mb * 1e6)
 
 
 def pack(config: PackConfig) -> TrajectoryStore:
@@ -104,7 +107,7 @@ def _begin(config: PackConfig, store: TrajectoryStore) -> None:
     note, output = config.output / PACKING, config.output
     plan = {
         "trajectories": hashlib.sha256("\n".join(store.ids()).encode()).hexdigest(),
-        "shard_bytes": round(config.shard_mb * 1e6),
+        "shard_bytes": config.shard_bytes,
     }
     if note.exists():
         if parse_json(read_text(note)) != plan:
@@ -141,7 +144,7 @@ def _write_shards(store: TrajectoryStore, config: PackConfig) -> list[Unreadable
         sound = (each for each in _sound(store, ids, skipped) if each[0].id > reached)
         shard, number = next(sound, None), len(done)
         while shard is not None:
-            shard = _write_shard(config.output / SHARDS, number, shard, sound, round(config.shard_mb * 1e6))
+            shard = _write_shard(config.output / SHARDS, number, shard, sound, config.shard_bytes)
             number += 1
     if not number:
         reason = f"the first: {skipped[0].reason}" if skipped else "it is empty"
