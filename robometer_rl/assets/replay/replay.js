@@ -168,8 +168,8 @@
       this.dots = draw("g", {});
       this.svg.append(this.cursor, this.dots);
       for (const swatch of this.legend.querySelectorAll(".replay-swatch")) {
-        const dashes = swatch.dataset.kind === "success" && this.data.series.length > 1;
         const kind = swatch.dataset.kind, muted = kind === "true", bars = ["reward", "original", "band"].includes(kind);
+        const dashes = kind === "success" && this.data.series.length > 1;
         swatch.style.borderTopStyle = dashes || muted ? "dashed" : "solid";
         swatch.style.borderTopColor = muted ? "var(--r-muted)"
           : this.color(+swatch.dataset.series, bars && kind !== "original" ? "progress" : kind);
@@ -357,8 +357,9 @@
 
     // New numbers of a recording that goes on: who looks at its end stays there, who looks elsewhere stays too.
     update(data) {
-      const follows = this.frame >= this.data.frames - 1 || data.pictures[0] !== this.data.pictures[0];
-      if (data.pictures[0] !== this.data.pictures[0]) this.thumbs.clear();
+      const isAnother = data.pictures[0] !== this.data.pictures[0];
+      const follows = isAnother || this.frame >= this.data.frames - 1;
+      if (isAnother) this.thumbs.clear();
       this.data = data;
       this.svg.setAttribute("aria-valuemax", String(data.frames - 1));
       const details = this.table();
