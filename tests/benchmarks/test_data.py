@@ -10,7 +10,7 @@ def test_it_measures_what_it_says(tmp_path):
     sizes = {"rows": (50,), "episodes": 5, "clips": 4, "height": 64, "width": 80}
     numbers = measure(DataConfig(**sizes, folder=tmp_path, name=""))
     places = [(each["place"], each["rows"]) for each in numbers["opening"]]
-    assert places == [("rbm, first time", 50), ("rbm", 50), ("packed", 50)]
+    assert places == [("packed", 50), ("rbm, first time", 50), ("rbm", 50)]
     assert all(each[f"{lap}_s"] > 0 for each in numbers["opening"] for lap in ("open", "plan", "batch"))
     assert 0 < numbers["import"]["added_fraction"] < 1
     kinds = {"npz", "png", "video"}
