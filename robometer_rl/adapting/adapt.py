@@ -122,10 +122,9 @@ def _begin(config: AdaptConfig) -> CompactCheckpoint | None:
     return None
 
 
-def _earlier(begun: CompactCheckpoint | None) -> tuple[list[str], list[str]]:
+def _earlier(begun: CompactCheckpoint | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids of the episodes that a model was trained on, and of those that it was judged by."""
-    episodes = {} if begun is None else begun.config.trained.get("episodes", {})
-    return episodes.get("training", []), episodes.get("held_out", [])
+    return ((), ()) if begun is None else (begun.config.trained_on, begun.config.judged_by)
 
 
 def _select(config: AdaptConfig) -> OpenedEpisodes:

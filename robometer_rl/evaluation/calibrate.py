@@ -46,7 +46,7 @@ class CalibrateConfig:
     Attributes:
         model: What `load_reward_model` takes.
         data: Store of trajectories.
-        split: The splits of it to calibrate on; if none is given, those that the model was not trained on by its
+        split: The splits of it to calibrate on; if none is given, the episodes that the model was not trained on by its
             record. Keep the episodes that you evaluate on out of them.
         patience: Candidates for the number of consecutive scored frames.
         max_false_alarms: Part of the episodes in which the rule may fire before the task is done.
@@ -179,26 +179,57 @@ def _episodes(config: CalibrateConfig) -> list[Trajectory]:
             f"{config.data} has no episodes{where} whose success was recorded; it has {len(found)} others{where}"
         )
     trained = _trained_on(config.model)
-    unseen = [episode for episode in judged if (episode.split, episode.data_source) not in trained]
+    unseen = [episode for episode in judged if not trained.holds(episode)]
     if unseen and not config.split:
+        if len(unseen) < len(judged):
+            logger.info("%d of %d episodes are left out: %s", len(judged) - len(unseen), len(judged), trained.reason)
         return unseen
     if len(unseen) < len(judged):
         logger.warning(
-            "%s was trained on %d of these %d episodes or on others of their split and source: the rule will look "
-            "better than it is. Record others, in a split of their own, and name it by --split",
+            "%s was trained on %d of these %d episodes%s: the rule will look better than it is. Record others, in a "
+            "split of their own, and name it by --split",
             config.model,
             len(judged) - len(unseen),
             len(judged),
+            "" if trained.ids else " or on others of their split and source",
         )
     return judged
 
 
-def _trained_on(model: str) -> set[tuple[str, str]]:
-    """Splits and data sources that a checkpoint's record says it was trained on; none where there is no record."""
-    record = read_record(Path(model))
+@dataclass(frozen=True)
+class _Trained:
+    """What a model was trained on, as far as its checkpoint says.
+
+    Attributes:
+        ids: Of single episodes, which `robometer-rl adapt` notes.
+        sources: Splits and data sources, which a record of `robometer-rl train` names.
+    """
+
+    ids: frozenset[str] = frozenset()
+    sources: frozenset[tuple[str, str]] = frozenset()
+
+    def holds(self, episode: Trajectory) -> bool:
+        """Whether the model may have been trained on this episode."""
+        return episode.id in self.ids or (episode.split, episode.data_source) in self.sources
+
+    @property
+    def reason(self) -> str:
+        """Why episodes that it holds are none to calibrate on."""
+        return "the model was trained on them" if self.ids else "the model was trained on their split and source"
+
+
+def _trained_on(model: str) -> _Trained:
+    """What a checkpoint in a folder was trained on; nothing where it does not say."""
+    directory = Path(model)
+    if is_compact(directory):
+        from robometer_rl.models.compact.checkpoint import read_compact_config
+
+        return _Trained(ids=frozenset(read_compact_config(directory).trained_on))
+    record = read_record(directory)
     if record is None or "split" not in record["options"]:
-        return set()
-    return {(str(record["options"]["split"]), str(source)) for source in record["data"]}
+        return _Trained()
+    split = str(record["options"]["split"])
+    return _Trained(sources=frozenset((split, str(source)) for source in record["data"]))
 
 
 def _write_checkpoint(config: CalibrateConfig, rules: list[SuccessCalibration]) -> None:

@@ -211,7 +211,7 @@ def test_an_interruption_ends_with_a_verdict_on_the_best_so_far(
     load_reward_model(tmp_path / "run" / "checkpoint")
 
 
-def test_a_threshold_can_be_calibrated_afterwards(tmp_path: Path) -> None:
+def test_a_threshold_can_be_calibrated_afterwards(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store_of(tmp_path / "store", recordings())
     adapt(config(tmp_path, steps=60), tower())
     name = str(tmp_path / "run" / "checkpoint")
@@ -220,6 +220,12 @@ def test_a_threshold_can_be_calibrated_afterwards(tmp_path: Path) -> None:
     )
     rule = run_calibrate(calibration)
     assert load_reward_model(name).success_threshold == pytest.approx(rule.threshold, abs=1e-4)
+    episodes = json.loads((tmp_path / "run" / "verdict.json").read_text())["episodes"]
+    written = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert written["episodes"] == len(episodes["held_out"]), "what it was trained on is left out"
+    assert "will look better than it is" not in caplog.text
+    run_calibrate(replace(calibration, split=("train",)))
+    assert f"was trained on {len(episodes['training'])} of these 36 episodes: the rule will look better" in caplog.text
 
 
 @pytest.mark.parametrize(

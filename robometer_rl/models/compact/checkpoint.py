@@ -27,6 +27,7 @@ __all__ = [
     "CompactCheckpointError",
     "CompactConfig",
     "load_compact",
+    "read_compact_config",
     "save_compact",
     "write_compact_threshold",
 ]
@@ -68,6 +69,20 @@ class CompactConfig:
         if self.success_threshold is not None and not 0.0 <= self.success_threshold <= 1.0:
             raise ValueError(f"success_threshold is a probability, got {self.success_threshold!r}")
         parse_protocol(self.protocol)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Ids of the episodes that it was trained on; empty if that was not noted."""
+        return self._episodes("training")
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Ids of the episodes that its best weights, threshold and verdict were found by."""
+        return self._episodes("held_out")
+
+    def _episodes(self, part: str) -> tuple[str, ...]:
+        episodes = self.trained.get("episodes")
+        return tuple(map(str, episodes.get(part, ()))) if isinstance(episodes, Mapping) else ()
 
     def to_json(self) -> str:
         """The content of `CONFIG_FILE`."""
@@ -148,7 +163,7 @@ def load_compact(directory: Path) -> CompactCheckpoint:
     Raises:
         CompactCheckpointError: A file is missing, damaged, or of another kind.
     """
-    config = _read_config(directory)
+    config = read_compact_config(directory)
     checkpoint = CompactCheckpoint.build(config)
     file = directory / WEIGHTS_FILE
     try:
@@ -167,11 +182,16 @@ def write_compact_threshold(directory: Path, threshold: float) -> None:
     Raises:
         CompactCheckpointError: There is no such checkpoint.
     """
-    config = replace(_read_config(directory), success_threshold=threshold)
+    config = replace(read_compact_config(directory), success_threshold=threshold)
     write_text(directory / CONFIG_FILE, config.to_json())
 
 
-def _read_config(directory: Path) -> CompactConfig:
+def read_compact_config(directory: Path) -> CompactConfig:
+    """What a checkpoint is, without its weights.
+
+    Raises:
+        CompactCheckpointError: There is no such checkpoint.
+    """
     file = directory / CONFIG_FILE
     try:
         return CompactConfig.from_json(read_text(file))
