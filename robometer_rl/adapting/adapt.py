@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT: Final = "checkpoint"
 _HELD_OUT: Final = 0.2  # of the episodes
-_VIEWS: Final = 4  # of an episode: as it is, and in other lights and from other places
+_VIEWS: Final = 4  # of an episode: as it is, and in other lights, from other places, and with more things in it
 _VIEW_TIME: Final = 0.25  # part of the time for making views
 _COMPARED: Final = 16  # episodes in which features on disk are held against those of a question
 _JUDGING_TIME: Final = 0.1  # part of the time that is left for the verdict
@@ -247,7 +247,7 @@ def _conclude(
         "best_step": learned.best_step,
         "seconds": round(time.monotonic() - start),
         "interrupted": learned.interrupted,
-        "views": "light, colour and small shifts of the camera",
+        "views": "light, colour, small shifts of the camera, and things that lie about",
     }
     threshold = None if verdict.threshold is None else round(verdict.threshold, 4)
     save_compact(folder, checkpoint.configured(success_threshold=threshold, trained=_without_nan(trained)))

@@ -1,8 +1,8 @@
 """What the frozen image network makes of every frame, kept on disk: each frame of a store is looked at once.
 
 Beside the frames as they are, each episode has views in another light and from a camera that hangs a little
-differently. One file per episode and view, named by a checksum of the frames, the network and the view, so that a store
-that has grown costs what is new, and nothing stale is ever read.
+differently, about half of them with a few things more in them. One file per episode and view, named by a checksum of
+the frames, the network and the view, so that a store that has grown costs what is new, and nothing stale is ever read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from robometer_rl.adapting.arithmetic import fast_arithmetic
-from robometer_rl.data.augment import augment_frames
+from robometer_rl.data.augment import add_distractors, augment_frames
 from robometer_rl.files import new_file
 from robometer_rl.frames import as_frames
 from robometer_rl.models.compact.tower import COARSE, FINE, Features, Tower
@@ -28,6 +28,7 @@ __all__ = ["FOLDER", "FeatureFiles", "from_rows", "to_rows"]
 FOLDER: Final = "features"
 """Where features lie within a store."""
 
+_VIEWS: Final = "light and things"  # how they are made
 _BATCH: Final = 64  # pictures that are looked at together
 _BATCH_OF_PROCESSOR: Final = 4  # the same where the cache of a processor has to hold them
 
@@ -98,14 +99,21 @@ class FeatureFiles:
 
     def _key(self, images: NDArray[np.uint8], view: int) -> str:
         digest = hashlib.sha256(self._network)
-        digest.update(f"{images.shape} {view} {self.seed if view else 0}".encode())
+        made = f"{self.seed} {_VIEWS}" if view else "0"
+        digest.update(f"{images.shape} {view} {made}".encode())
         digest.update(np.ascontiguousarray(images).tobytes())
         return digest.hexdigest()[:32]
 
     @torch.inference_mode()
     def _compute(self, images: NDArray[np.uint8], view: int) -> NDArray[np.float16]:
-        seen = augment_frames(images, (self.seed, view, int(images.sum() % (1 << 31)))) if view else images
+        seen = self._view(images, view) if view else images
         size = _BATCH_OF_PROCESSOR if self.device.type == "cpu" else _BATCH
         chunks = (seen[start : start + size] for start in range(0, len(seen), size))
         with fast_arithmetic(self.device):
             return np.concatenate([to_rows(self.tower(torch.from_numpy(chunk).to(self.device))) for chunk in chunks])
+
+    def _view(self, images: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
+        seed = (self.seed, view, int(images.sum() % (1 << 31)))
+        # By chance and not by number: where there is time for one view only, half of the episodes have things in it.
+        with_things = np.random.default_rng((*seed, 1)).random() < 0.5
+        return augment_frames(add_distractors(images, seed) if with_things else images, seed)

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from robometer_rl.adapting import features
 from robometer_rl.adapting.features import FeatureFiles, from_rows, to_rows
+from robometer_rl.data.augment import add_distractors
 from robometer_rl.data.store import TrajectoryStore
 from tests.adapting.recordings import SIZE, recording, store_of, tower
 
@@ -59,6 +62,21 @@ def test_a_view_shows_the_same_in_another_light(tmp_path: Path) -> None:
     plain, view = files(tmp_path).get(frames, 0), files(tmp_path).get(frames, 1)
     assert plain.shape == view.shape
     assert float(np.abs(plain.astype(np.float32) - view).mean()) > 1e-3
+
+
+def test_about_half_of_the_views_have_more_things_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    def noted(frames: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+        seeds.append(seed)
+        return add_distractors(frames, seed)
+
+    monkeypatch.setattr(features, "add_distractors", noted)
+    for number in range(10):
+        for view in range(3):
+            files(tmp_path).get(recording("expert", number).frames, view)
+    assert 5 < len(seeds) < 15
+    assert {view for _, view, _ in seeds} == {1, 2}
 
 
 def test_they_lie_in_the_store_unless_it_is_read_only(tmp_path: Path, monkeypatch) -> None:

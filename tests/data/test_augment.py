@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robometer_rl.data.augment import augment_frames
+from robometer_rl.data.augment import add_distractors, augment_frames
 
 
 @pytest.fixture
@@ -33,3 +33,31 @@ def test_the_camera_moves_by_a_twenty_fourth_at_most():
         row, column, _ = np.unravel_index(augment_frames(frames, seed)[0].argmax(), (48, 48, 3))
         assert abs(row - 24) <= 2
         assert abs(column - 24) <= 2
+
+
+def test_things_lie_at_one_place_in_all_frames_and_the_seed_says_which(frames):
+    before = frames.copy()
+    first = add_distractors(frames, (7, 1))
+    np.testing.assert_array_equal(frames, before)
+    assert (first.dtype, first.shape) == (np.uint8, frames.shape)
+    np.testing.assert_array_equal(first, add_distractors(frames, (7, 1)))
+    assert (first != add_distractors(frames, (7, 2))).any()
+    same = add_distractors(np.repeat(frames[:1], 3, axis=0), 7)
+    np.testing.assert_array_equal(same[0], same[2])
+    assert (same[0] != frames[0]).any()
+
+
+def test_things_are_few_and_small(frames):
+    parts = [(add_distractors(frames, seed) != frames).any(-1).any(0).mean() for seed in range(200)]
+    assert 0.001 < np.mean(parts) < 0.03
+    assert max(parts) < 0.06
+
+
+def test_things_do_not_lie_on_what_moves():
+    clip = np.full((8, 64, 64, 3), 90, np.uint8)
+    for step, frame in enumerate(clip):
+        frame[20:28, 6 * step : 6 * step + 8] = 255
+    track = np.zeros((64, 64), bool)
+    track[20:28, :50] = True
+    hidden = [((add_distractors(clip, seed) != clip).any(-1).any(0) & track).sum() / track.sum() for seed in range(60)]
+    assert np.mean(hidden) < 0.005
