@@ -46,6 +46,7 @@ from robometer_rl.models.compact.checkpoint import (
     load_compact,
     save_compact,
 )
+from robometer_rl.models.compact.dinov2 import Dinov2Tower, load_dinov2
 from robometer_rl.models.compact.familiarity import pooled
 from robometer_rl.models.compact.inference import CompactModel
 from robometer_rl.models.compact.tower import Tower, pretrained_tower
@@ -69,7 +70,7 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
 
     Args:
         config: What to do.
-        tower: The frozen image network of a new model; `pretrained_tower` if None.
+        tower: The frozen image network of a new model; that which ``config`` names if None.
 
     Returns:
         The verdict; the model is in ``checkpoint`` within the output.
@@ -89,7 +90,7 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
     split = split_examples(examples, _HELD_OUT, config.seed, *_earlier(begun))
     survey = look_at(examples, split, None if config.exclude is None else opened.excluded)
     _show_survey(config, survey)
-    checkpoint = _checkpoint(begun, examples, tower)
+    checkpoint = _checkpoint(config, begun, examples, tower)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     for part in (checkpoint.tower, checkpoint.network, checkpoint.familiarity):
         part.to(device)
@@ -99,7 +100,7 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
         checkpoint.network,
         lessons.training,
         lessons.held_out,
-        resolution=checkpoint.config.resolution,
+        maps=checkpoint.tower.maps,
         steps=config.planned_steps(len(split.training)),
         deadline=deadline,
         device=device,
@@ -154,7 +155,9 @@ def _show_survey(config: AdaptConfig, survey: Survey) -> None:
         logger.warning("missing: %s", sentence)
 
 
-def _checkpoint(begun: CompactCheckpoint | None, examples: Sequence[Example], tower: Tower | None) -> CompactCheckpoint:
+def _checkpoint(
+    config: AdaptConfig, begun: CompactCheckpoint | None, examples: Sequence[Example], tower: Tower | None
+) -> CompactCheckpoint:
     tasks = {text: None for example in examples for text in example.texts}
     tiled = are_tiled(example.episode for example in examples)
     if begun is not None:
@@ -162,8 +165,11 @@ def _checkpoint(begun: CompactCheckpoint | None, examples: Sequence[Example], to
         known = dict.fromkeys((*begun.config.tasks, *tasks))
         begun.network.requires_grad_(True)
         return begun.configured(tasks=tuple(known), success_threshold=None, tiled=tiled)
-    tower = pretrained_tower() if tower is None else tower
-    return CompactCheckpoint.build(CompactConfig(tuple(tasks), resolution=tower.resolution, tiled=tiled), tower)
+    if tower is None:
+        tower = pretrained_tower() if config.tower is None else load_dinov2(config.tower)
+    dinov2 = tower.shape if isinstance(tower, Dinov2Tower) else None
+    about = CompactConfig(tuple(tasks), resolution=tower.resolution, dinov2=dinov2, tiled=tiled)
+    return CompactCheckpoint.build(about, tower)
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ def _fit_familiarity(checkpoint: CompactCheckpoint, lessons: _Lessons, device: t
     """
 
     def means(rows: Sequence[NDArray[np.float16]]) -> torch.Tensor:
-        parts = [pooled(from_rows(np.asarray(each), checkpoint.config.resolution, device)).cpu() for each in rows]
+        parts = [pooled(from_rows(np.asarray(each), checkpoint.tower.maps, device)).cpu() for each in rows]
         return torch.cat(parts) if parts else torch.zeros(0, len(checkpoint.familiarity.mean))
 
     stored, asked = [], []

@@ -29,6 +29,8 @@ class AdaptConfig:
         continued: A run to go on from, with what the store has gained since.
         steps: Steps of training, if the time is enough for them; by default 8 per episode, 400 at least and 2000 at
             most, and with ``--continue`` a third of that.
+        tower: Another frozen image network than EfficientNet-Lite0 for a new model: a DINOv2, as a folder in
+            transformers' format or on the Hub, as in ``facebook/dinov2-small``. It is 30 times larger, and wants a GPU.
         device: Where to run; a GPU if there is one.
         seed: Of everything drawn.
     """
@@ -39,6 +41,7 @@ class AdaptConfig:
     minutes: float | None = None
     continued: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
     steps: int | None = None
+    tower: str | None = None
     device: str | None = None
     seed: int = 0
 
@@ -47,6 +50,8 @@ class AdaptConfig:
             raise ValueError(f"minutes is a positive number, got {self.minutes}")
         if (self.steps is not None and self.steps < 1) or self.seed < 0:
             raise ValueError(f"steps is at least 1 and seed at least 0, got {self.steps} and {self.seed}")
+        if self.tower is not None and self.continued is not None:
+            raise ValueError(f"a run that is gone on from has its image network; leave out --tower {self.tower}")
 
     @property
     def time_limit(self) -> float:

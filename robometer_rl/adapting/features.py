@@ -21,7 +21,7 @@ from robometer_rl.adapting.arithmetic import fast_arithmetic
 from robometer_rl.data.augment import add_distractors, augment_frames
 from robometer_rl.files import new_file
 from robometer_rl.frames import as_frames
-from robometer_rl.models.compact.tower import COARSE, FINE, Features, Tower
+from robometer_rl.models.compact.tower import Features, Maps, Tower
 
 __all__ = ["FOLDER", "FeatureFiles", "from_rows", "to_rows"]
 
@@ -39,14 +39,11 @@ def to_rows(features: Features) -> NDArray[np.float16]:
     return torch.cat(parts, 1).cpu().to(torch.float16).numpy()
 
 
-def from_rows(rows: NDArray[np.float16], resolution: int, device: torch.device) -> Features:
-    """The inverse of `to_rows`, for pictures of this resolution."""
-    side = resolution // 8
-    fine, coarse = np.split(rows, [FINE * side * side], axis=1)
-    return Features(
-        _maps(fine, FINE, side, device),
-        _maps(coarse, COARSE, side // 2, device),
-    )
+def from_rows(rows: NDArray[np.float16], maps: Maps, device: torch.device) -> Features:
+    """The inverse of `to_rows`, for an image network whose features have these sizes."""
+    fine_side = 2 * maps.side
+    fine, coarse = np.split(rows, [maps.fine * fine_side * fine_side], axis=1)
+    return Features(_maps(fine, maps.fine, fine_side, device), _maps(coarse, maps.coarse, maps.side, device))
 
 
 def _maps(rows: NDArray[np.float16], channels: int, side: int, device: torch.device) -> torch.Tensor:
@@ -71,7 +68,7 @@ class FeatureFiles:
     seed: int
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256(str(self.tower.resolution).encode())
+        digest = hashlib.sha256(self.tower.identity.encode())
         for tensor in self.tower.state_dict().values():
             digest.update(tensor.cpu().numpy().tobytes())
         self._network = digest.digest()

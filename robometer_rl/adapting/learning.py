@@ -26,7 +26,7 @@ from robometer_rl.adapting.arithmetic import fast_arithmetic
 from robometer_rl.adapting.examples import Example
 from robometer_rl.adapting.features import from_rows
 from robometer_rl.models.compact.network import KeypointNetwork
-from robometer_rl.models.compact.tower import Features
+from robometer_rl.models.compact.tower import Features, Maps
 from robometer_rl.report.terminal import open_console
 
 __all__ = ["Learned", "Lesson", "learn"]
@@ -83,7 +83,7 @@ def learn(
     training: Sequence[Lesson],
     held_out: Sequence[Lesson],
     *,
-    resolution: int,
+    maps: Maps,
     steps: int,
     deadline: float,
     device: torch.device,
@@ -95,15 +95,15 @@ def learn(
         network: What is trained, on ``device``.
         training: Episodes to train on.
         held_out: Episodes by whose loss the best weights are chosen.
-        resolution: Of the pictures that features were made of.
+        maps: Sizes of the features.
         steps: The most to take.
         deadline: `time.monotonic` at which it ends whatever has been done.
         device: Where it runs.
         seed: Of everything drawn.
     """
     torch.manual_seed(seed)
-    batches = _Batches(training, resolution, device, seed)
-    judge = _Judge(held_out or training, resolution, device)
+    batches = _Batches(training, maps, device, seed)
+    judge = _Judge(held_out or training, maps, device)
     optimizer = torch.optim.AdamW(network.parameters(), _PEAK_RATE, weight_decay=_DECAY)
     average = deepcopy(network).requires_grad_(False)
     start, step, interrupted = time.monotonic(), 0, False
@@ -189,8 +189,8 @@ def _loss(progress: torch.Tensor, success: torch.Tensor, labels: torch.Tensor) -
 class _Batches:
     """Draws batches and says how wrong a network is about them."""
 
-    def __init__(self, lessons: Sequence[Lesson], resolution: int, device: torch.device, seed: int) -> None:
-        self._lessons, self._resolution, self._device = lessons, resolution, device
+    def __init__(self, lessons: Sequence[Lesson], maps: Maps, device: torch.device, seed: int) -> None:
+        self._lessons, self._maps, self._device = lessons, maps, device
         self._rng = np.random.default_rng(seed)
         self._pools = [
             pool
@@ -214,7 +214,7 @@ class _Batches:
             texts.append(text)
             if wrong:
                 labels[:, number] = np.array([0.0, 1.0, 0.0, 1.0])[:, None]
-        features = self._altered(from_rows(rows, self._resolution, self._device))
+        features = self._altered(from_rows(rows, self._maps, self._device))
         with fast_arithmetic(self._device):
             vectors = network.encode(features).float().unflatten(0, (len(drawn), _FRAMES))
         answers = network(vectors, network.tasks(texts))
@@ -258,8 +258,8 @@ class _Batches:
 class _Judge:
     """How wrong a network is about episodes as they are, all frames of each."""
 
-    def __init__(self, lessons: Sequence[Lesson], resolution: int, device: torch.device) -> None:
-        self._lessons, self._resolution, self._device = lessons, resolution, device
+    def __init__(self, lessons: Sequence[Lesson], maps: Maps, device: torch.device) -> None:
+        self._lessons, self._maps, self._device = lessons, maps, device
 
     @torch.inference_mode()
     def loss(self, network: KeypointNetwork) -> float:
@@ -267,7 +267,7 @@ class _Judge:
         network.eval()
         losses = []
         for lesson in self._lessons:
-            features = from_rows(np.asarray(lesson.views[0]), self._resolution, self._device)
+            features = from_rows(np.asarray(lesson.views[0]), self._maps, self._device)
             with fast_arithmetic(self._device):
                 vectors = network.encode(features).float()
             answers = network(vectors[None], network.tasks([lesson.example.episode.task]))

@@ -68,13 +68,15 @@ def model_card(
 
 def compact_card(name: str, license: str, model: CompactModel, evaluation: Mapping[str, Any] | None) -> str:
     """The same for a compact model (`robometer_rl.models.compact`), with the verdict that its training ended with."""
+    frozen = "EfficientNet-Lite0 with weights from ImageNet"
+    if model.checkpoint.config.dinov2 is not None:
+        frozen = "a DINOv2"
     return _card(
         name,
         license,
         _metadata(license, None),
         "A compact reward model of one environment: it looks at the frames of an episode and an instruction, and says "
-        "how far the task has come and whether it is done. Its frozen image network is EfficientNet-Lite0 with weights "
-        "from ImageNet.",
+        f"how far the task has come and whether it is done. Its frozen image network is {frozen}.",
         f"compact:{name}",
         _compact_facts(model),
         *_compact_training(model.checkpoint.config.trained),

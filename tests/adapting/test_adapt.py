@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
 
 from robometer_rl import Clip, load_reward_model
 from robometer_rl.adapting import learning
@@ -108,6 +109,21 @@ def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
     assert set(first["training"]).isdisjoint(second["held_out"])
     assert set(first["held_out"]) < set(second["held_out"])
     adapt(config(tmp_path, continued=tmp_path / "run"))  # in place
+
+
+def test_another_image_network_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "patch_size": 56, "image_size": 224}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
+    store_of(tmp_path / "store", recordings(4))
+    adapt(config(tmp_path, steps=2, tower=str(tmp_path / "dino")))
+    adapt(config(tmp_path, steps=2, continued=tmp_path / "run"))
+    model = load_reward_model(tmp_path / "run" / "checkpoint")
+    assert isinstance(model, CompactModel)
+    assert model.checkpoint.tower.maps == (8, 8, 2)
+    assert np.isfinite(model.predict([Clip(recording("half", 5).frames, TASK)])[0].progress).all()
+    with pytest.raises(ValueError, match="has its image network; leave out --tower dino"):
+        config(tmp_path, tower="dino", continued=tmp_path / "run")
 
 
 def test_a_model_of_tiled_pictures_says_so_and_goes_on_with_such(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from robometer_rl.adapting import features
 from robometer_rl.adapting.features import FeatureFiles, from_rows, to_rows
 from robometer_rl.data.augment import add_distractors
 from robometer_rl.data.store import TrajectoryStore
-from tests.adapting.recordings import SIZE, recording, store_of, tower
+from tests.adapting.recordings import recording, store_of, tower
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def files(folder: Path, seed: int = 0) -> FeatureFiles:
 
 def test_rows_hold_maps_as_they_are() -> None:
     features = tower()(torch.from_numpy(recording("expert", 1).frames[:]))
-    found = from_rows(to_rows(features), SIZE, CPU)
+    found = from_rows(to_rows(features), tower().maps, CPU)
     for one, other in zip(found, features, strict=True):
         torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-2)
 

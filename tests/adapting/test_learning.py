@@ -12,7 +12,7 @@ from robometer_rl.adapting.examples import make_examples
 from robometer_rl.adapting.features import FeatureFiles
 from robometer_rl.adapting.learning import Learned, Lesson, learn
 from robometer_rl.models.compact.network import KeypointNetwork
-from tests.adapting.recordings import SIZE, recordings, tower
+from tests.adapting.recordings import recordings, tower
 from tests.models.compact.tiny import SHAPE
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def taught(lessons: list[Lesson], made: KeypointNetwork, steps: int, seconds: fl
         made,
         lessons[::2],
         lessons[1::2],
-        resolution=SIZE,
+        maps=tower().maps,
         steps=steps,
         deadline=time.monotonic() + seconds,
         device=CPU,
@@ -98,7 +98,7 @@ def test_an_interruption_keeps_the_best_so_far(lessons: list[Lesson], monkeypatc
 
 
 def test_other_tasks_are_shown_with_wrong_instructions(lessons: list[Lesson]) -> None:
-    batches = learning._Batches(lessons, SIZE, CPU, 0)
+    batches = learning._Batches(lessons, tower().maps, CPU, 0)
     batches._by_task["another"] = ["fry an egg"]
     drawn = [batches._instruction(lessons[0].example) for _ in range(400)]
     wrong = [text for text, is_wrong in drawn if is_wrong]

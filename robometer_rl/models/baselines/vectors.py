@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertModel, Dinov2Model, PreTrainedTokenizerBase
 
-from robometer_rl.models.compact.tower import COARSE, Tower, pretrained_tower
+from robometer_rl.models.compact.tower import COARSE, EfficientNetTower, pretrained_tower
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.patches import resize_frame
 
@@ -129,9 +129,9 @@ class FrameVectors:
         size: Of a vector.
     """
 
-    def __init__(self, encoder: Dinov2Model | Tower, name: str, cache: VectorCache) -> None:
+    def __init__(self, encoder: Dinov2Model | EfficientNetTower, name: str, cache: VectorCache) -> None:
         self.encoder: nn.Module = encoder.eval().requires_grad_(False)
-        self.size = COARSE * _PARTS**2 if isinstance(encoder, Tower) else encoder.config.hidden_size
+        self.size = COARSE * _PARTS**2 if isinstance(encoder, EfficientNetTower) else encoder.config.hidden_size
         self.name = name
         self.cache = cache
 
@@ -166,7 +166,7 @@ class FrameVectors:
 
     def _encoded(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         device = next(self.encoder.parameters()).device
-        if isinstance(self.encoder, Tower):
+        if isinstance(self.encoder, EfficientNetTower):
             coarse = self.encoder(torch.from_numpy(frames).to(device)).coarse
             return F.layer_norm(F.adaptive_avg_pool2d(coarse, _PARTS).flatten(1), [self.size])
         return self.encoder(pixel_values=encoder_pixels(frames).to(device)).pooler_output

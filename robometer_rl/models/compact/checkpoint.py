@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from robometer_rl.documents import brief, parse_json, read_text
 from robometer_rl.files import new_files, write_text
 from robometer_rl.frames import parse_protocol
+from robometer_rl.models.compact.dinov2 import Dinov2Shape, Dinov2Tower
 from robometer_rl.models.compact.familiarity import Familiarity
 from robometer_rl.models.compact.network import KeypointNetwork, NetworkShape
-from robometer_rl.models.compact.tower import Tower
+from robometer_rl.models.compact.tower import EfficientNetTower, Tower
 from robometer_rl.models.locations import COMPACT_MODEL_TYPE
 
 __all__ = [
@@ -51,6 +52,7 @@ class CompactConfig:
         resolution: Side of the pictures that the image network sees.
         protocol: Which frames of a history it is shown by default.
         success_threshold: Calibrated on episodes that it was not trained on; None if it never was.
+        dinov2: The image network, if it is a DINOv2; None is EfficientNet-Lite0.
         tiled: Whether it was trained on tiled pictures of several cameras, see `robometer_rl.tiles`.
         trained: What it was trained on and how good it was found to be, as plain values.
     """
@@ -60,6 +62,7 @@ class CompactConfig:
     resolution: int = 192
     protocol: str = "nested(8)"
     success_threshold: float | None = None
+    dinov2: Dinov2Shape | None = None
     tiled: bool = False
     trained: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,12 +104,13 @@ class CompactConfig:
         if (version := values.pop("version", None)) != _VERSION:
             raise ValueError(f"it has version {brief(version)}; this release reads {_VERSION}")
         known = {each.name for each in fields(cls)}
-        values.setdefault("tiled", False)  # not in checkpoints that are older than it
+        values = {"tiled": False, "dinov2": None, **values}  # not in checkpoints that are older than these
         if set(values) != known:
             raise ValueError(f"its entries are {sorted(values)}; expected {sorted(known)}")
         try:
             shape = NetworkShape(**values.pop("shape"))
-            return cls(**{**values, "tasks": tuple(values["tasks"])}, shape=shape)
+            dinov2 = None if values["dinov2"] is None else Dinov2Shape(**values["dinov2"])
+            return cls(**{**values, "tasks": tuple(values["tasks"]), "dinov2": dinov2}, shape=shape)
         except TypeError as error:
             raise ValueError(str(error)) from error
 
@@ -130,8 +134,9 @@ class CompactCheckpoint:
     @classmethod
     def build(cls, config: CompactConfig, tower: Tower | None = None) -> CompactCheckpoint:
         """A model with random weights, except for those of a tower that is given."""
-        made = Tower(config.resolution) if tower is None else tower
-        return cls(config, made, KeypointNetwork(config.shape), Familiarity())
+        made = _tower(config) if tower is None else tower
+        fine, coarse, _ = made.maps
+        return cls(config, made, KeypointNetwork(config.shape, channels=(fine, coarse)), Familiarity(fine + coarse))
 
     def configured(self, **changes: Any) -> CompactCheckpoint:
         """The same weights with another configuration."""
@@ -139,6 +144,13 @@ class CompactCheckpoint:
 
     def _parts(self) -> torch.nn.ModuleDict:
         return torch.nn.ModuleDict({"tower": self.tower, "network": self.network, "familiarity": self.familiarity})
+
+
+def _tower(config: CompactConfig) -> Tower:
+    """The image network that a configuration names, with random weights."""
+    if config.dinov2 is None:
+        return EfficientNetTower(config.resolution)
+    return Dinov2Tower(config.dinov2, config.resolution)
 
 
 def save_compact(directory: Path, checkpoint: CompactCheckpoint) -> None:
@@ -164,7 +176,10 @@ def load_compact(directory: Path) -> CompactCheckpoint:
         CompactCheckpointError: A file is missing, damaged, or of another kind.
     """
     config = read_compact_config(directory)
-    checkpoint = CompactCheckpoint.build(config)
+    try:
+        checkpoint = CompactCheckpoint.build(config)
+    except ValueError as error:
+        raise CompactCheckpointError(f"{directory / CONFIG_FILE} names no image network: {error}") from error
     file = directory / WEIGHTS_FILE
     try:
         checkpoint._parts().load_state_dict(load_file(file))

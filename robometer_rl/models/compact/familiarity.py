@@ -9,12 +9,12 @@ from robometer_rl.models.compact.tower import COARSE, FINE, Features
 
 __all__ = ["Familiarity", "pooled"]
 
-_SHRINKAGE = 0.05  # of the covariance towards equal variances: a few episodes do not fill 152 dimensions
+_SHRINKAGE = 0.05  # of the covariance towards equal variances: a few episodes do not fill so many dimensions
 _MARGIN = 1.5  # by which a picture may be farther away than any that was known
 
 
 def pooled(features: Features) -> torch.Tensor:
-    """(N, FINE + COARSE) means of features over space."""
+    """(N, channels) means of features over space."""
     return torch.cat([features.fine.mean((2, 3)), features.coarse.mean((2, 3))], 1).float()
 
 
@@ -25,9 +25,9 @@ class Familiarity(nn.Module):
     precision: torch.Tensor
     limit: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = FINE + COARSE) -> None:
+        """Nothing is known, of so many channels of fine and coarse features."""
         super().__init__()
-        size = FINE + COARSE
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("precision", torch.eye(size))
         self.register_buffer("limit", torch.tensor(float("inf")))
@@ -36,8 +36,8 @@ class Familiarity(nn.Module):
         """Learns what is familiar.
 
         Args:
-            training: (N, FINE + COARSE) mean features of the pictures of training.
-            known: (M, FINE + COARSE) those of others that are of the same kind; the farthest of all sets the limit.
+            training: (N, channels) mean features of the pictures of training.
+            known: (M, channels) those of others that are of the same kind; the farthest of all sets the limit.
         """
         values = training.double()
         mean = values.mean(0)
@@ -50,7 +50,7 @@ class Familiarity(nn.Module):
         self.limit.fill_(_MARGIN * float(self._distance(torch.cat([training, known])).max().clamp_min(1e-6)))
 
     def forward(self, means: torch.Tensor) -> torch.Tensor:
-        """(N,) distances of (N, FINE + COARSE) mean features, in units of the limit: above 1 is another kind."""
+        """(N,) distances of (N, channels) mean features, in units of the limit: above 1 is another kind."""
         return self._distance(means) / self.limit
 
     def _distance(self, means: torch.Tensor) -> torch.Tensor:

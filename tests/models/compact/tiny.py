@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from robometer_rl.models.compact.checkpoint import CompactCheckpoint, CompactConfig
 from robometer_rl.models.compact.inference import CompactModel
 from robometer_rl.models.compact.network import NetworkShape
-from robometer_rl.models.compact.tower import Tower
+from robometer_rl.models.compact.tower import EfficientNetTower
 
 TASK = "open the drawer"
 SHAPE = NetworkShape(channels=8, keypoints=4, history=4, words=4, hidden=8, heads=2)
@@ -18,7 +18,7 @@ SHAPE = NetworkShape(channels=8, keypoints=4, history=4, words=4, hidden=8, head
 def tiny_checkpoint(resolution: int = 32) -> CompactCheckpoint:
     torch.manual_seed(0)
     checkpoint = CompactCheckpoint.build(
-        CompactConfig((TASK, "close the drawer"), shape=SHAPE, resolution=resolution), Tower(resolution)
+        CompactConfig((TASK, "close the drawer"), shape=SHAPE, resolution=resolution), EfficientNetTower(resolution)
     )
     # Answers that depend on what is seen: with usual random weights, signals fade from layer to layer.
     for layer in checkpoint.tower.modules():
