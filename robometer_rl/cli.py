@@ -52,6 +52,11 @@ class Adapt:
 
 
 @dataclass(frozen=True)
+class Harden:
+    """Train agents on a model and the model on what it paid them for nothing, in turns."""
+
+
+@dataclass(frozen=True)
 class Train:
     """Train a model on recorded episodes, or go on with an interrupted training."""
 
@@ -106,6 +111,7 @@ Command = (
     | Score
     | Collect
     | Adapt
+    | Harden
     | Train
     | Evaluate
     | Benchmark
@@ -149,6 +155,11 @@ _HOMES: Final[dict[type[Command], _Home]] = {
         "robometer_rl.adapting.config:AdaptConfig",
         "robometer_rl.adapting.adapt:adapt",
         "features of frames that were looked at are kept beside the store; give the same command again",
+    ),
+    Harden: _Home(
+        "robometer_rl.hardening.config:HardenConfig",
+        "robometer_rl.hardening.harden:harden",
+        "finished models and agents are kept in the output; the same command goes on from there",
     ),
     Train: _Home(
         "robometer_rl.training.recipes:Training",
@@ -264,7 +275,7 @@ def _run(first: list[str], rest: list[str], name: str, received: Sequence[signal
     debug = program.debug or os.environ.get("ROBOMETER_DEBUG", "0") not in ("", "0")
     _configure_logging(debug)
     home = _HOMES[type(program.command)]
-    if not isinstance(program.command, (Adapt, Train)):
+    if not isinstance(program.command, (Adapt, Harden, Train)):
         # Read when torch is imported. Where other processes want the cores, too, threads that wait by spinning keep
         # those that they wait for from running; training mostly has its machine to itself, and many short waits.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -95,7 +95,7 @@ def test_threads_that_wait_sleep(
     assert os.environ.get("OMP_WAIT_POLICY") == used
 
 
-@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "evaluate", "benchmark", "publish"])
+@pytest.mark.parametrize("command", ["demo", "score", "collect", "train", "harden", "evaluate", "benchmark", "publish"])
 def test_every_command_exists_and_describes_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

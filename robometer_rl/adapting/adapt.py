@@ -50,6 +50,7 @@ from robometer_rl.models.compact.dinov2 import Dinov2Tower, load_dinov2
 from robometer_rl.models.compact.familiarity import pooled
 from robometer_rl.models.compact.inference import CompactModel
 from robometer_rl.models.compact.tower import Tower, pretrained_tower
+from robometer_rl.models.locations import is_compact
 from robometer_rl.provenance import provenance
 from robometer_rl.report.terminal import open_console
 
@@ -114,7 +115,8 @@ def adapt(config: AdaptConfig, tower: Tower | None = None) -> Verdict:
 def _begin(config: AdaptConfig) -> CompactCheckpoint | None:
     """The model to go on from, if there is one to go on from, and an output that nothing is lost in."""
     if config.continued is not None:
-        return load_compact(config.continued / CHECKPOINT)
+        inside = config.continued / CHECKPOINT
+        return load_compact(config.continued if is_compact(config.continued) else inside)
     if (config.output / CHECKPOINT / CONFIG_FILE).exists():
         raise ValueError(
             f"{config.output} holds a model already; choose another output, or go on from it with "
@@ -129,10 +131,11 @@ def _earlier(begun: CompactCheckpoint | None) -> tuple[tuple[str, ...], tuple[st
 
 
 def _select(config: AdaptConfig) -> OpenedEpisodes:
-    opened = open_episodes((config.store,), lambda each: each.split == "train", exclude=config.exclude)
+    places = (config.store, *config.also)
+    opened = open_episodes(places, lambda each: each.split == "train", exclude=config.exclude)
     if not opened.trajectories:
         raise ValueError(
-            f"{config.store} holds no episodes of the split 'train' to learn from"
+            f"{', '.join(map(str, places))} holds no episodes of the split 'train' to learn from"
             + (f" that are not among the {opened.excluded} flagged ones" if opened.excluded else "")
             + f"; its splits are {sorted({split for split, _ in opened.held})}"
         )
@@ -279,6 +282,8 @@ def _commands(config: AdaptConfig, split: Split, survey: Survey, verdict: Verdic
     task = split.training[0].episode.task
     checkpoint = config.output / CHECKPOINT
     again = f"robometer-rl adapt {config.store} --output {config.output}-2"
+    if config.also:
+        again += f" --also {' '.join(map(str, config.also))}"
     if config.exclude is not None:
         again += f" --exclude {config.exclude}"
     if not survey.hopeless:  # nothing was learned that would be worth going on from

@@ -22,11 +22,12 @@ class AdaptConfig:
 
     Attributes:
         store: Store of trajectories: successes, and failures of every kind that an agent will try.
+        also: Further stores to learn from, such as one that agents were recorded into.
         exclude: Flags that were set in the studio, as in ``outputs/studio/flags.jsonl``: flagged episodes are left out.
         output: Folder of the run: ``checkpoint``, ``verdict.json`` and a page.
         minutes: How long it may take, everything included; a slow machine takes fewer steps. 10 if not given, and 3
             where it goes on.
-        continued: A run to go on from, with what the store has gained since.
+        continued: A run to go on from, or its checkpoint, with what the stores have gained since.
         steps: Steps of training, if the time is enough for them; by default 8 per episode, 400 at least and 2000 at
             most, and with ``--continue`` a third of that.
         tower: Another frozen image network than EfficientNet-Lite0 for a new model: a DINOv2, as a folder in
@@ -37,6 +38,7 @@ class AdaptConfig:
 
     store: tyro.conf.Positional[Path]
     output: Path
+    also: tuple[Path, ...] = ()
     exclude: Path | None = None
     minutes: float | None = None
     continued: Annotated[Path | None, tyro.conf.arg(name="continue")] = None

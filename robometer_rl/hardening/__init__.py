@@ -1,0 +1,1 @@
+"""Agents are set on a reward model, and it is taught what they were paid for without having done it."""
