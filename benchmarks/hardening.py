@@ -27,7 +27,7 @@ from benchmarks.foreign.recording import record, relabelled
 from benchmarks.recording import RESULTS, write_result
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
-from robometer_rl.collecting.collect import CollectConfig, EpisodeCounts, collect
+from robometer_rl.collecting.collect import CollectConfig, collect
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.envs.metaworld import TASKS, make_env, state_of
 from robometer_rl.files import new_directory
@@ -104,9 +104,10 @@ def harden_reacher(args: Args) -> dict[str, Any]:
                 store.append(relabelled(each, "distance"))
     if not (folder / "adapted" / "verdict.json").exists():
         adapt(AdaptConfig(folder / "recordings", folder / "adapted", minutes=30.0, seed=args.seed))
+    model = str(folder / "adapted" / CHECKPOINT)
     config = HardenConfig(
-        str(folder / "adapted" / CHECKPOINT), "benchmarks.hardening:reacher", folder / "recordings", folder / "hardened",
-        world.task, rounds=args.rounds, decisions=args.decisions, action_repeat=world.every, distance="info/distance",
+        model, "benchmarks.hardening:reacher", folder / "recordings", folder / "hardened", world.task,
+        rounds=args.rounds, decisions=args.decisions, action_repeat=world.every, distance="info/distance",
         seed=args.seed,
     )  # fmt: skip
     return _result(config)
@@ -116,11 +117,11 @@ def harden_metaworld(args: Args) -> dict[str, Any]:
     """The embedded model, on the task whose agents it pays most for nothing."""
     folder = args.output / f"metaworld-{args.seed}"
     recordings = folder / "recordings"
-    counts = EpisodeCounts(expert=12, noisy=4, stop_halfway=6, wrong_place=6, random=4)
-    collect(CollectConfig(recordings, (METAWORLD_TASK,), counts, frame_interval=10, seed=args.seed, workers=1))
+    collect(CollectConfig(recordings, (METAWORLD_TASK,), frame_interval=10, seed=args.seed, workers=1))
     config = HardenConfig(
         "mini", "benchmarks.hardening:metaworld", recordings, folder / "hardened", TASKS[METAWORLD_TASK].task,
-        rounds=args.rounds, decisions=args.decisions, action_repeat=10, mode="level", state="info/state", seed=args.seed,
+        rounds=args.rounds, decisions=args.decisions, action_repeat=10, mode="level", state="info/state",
+        seed=args.seed,
     )  # fmt: skip
     return _result(config)
 
@@ -130,7 +131,8 @@ WORLDS: dict[str, Callable[[Args], dict[str, Any]]] = {"reacher": harden_reacher
 
 def _result(config: HardenConfig) -> dict[str, Any]:
     found = harden(config)
-    rounds = [{**each.as_dict(), "model": Path(each.model).name if each.number == 0 else ""} for each in found.rounds]
+    names = {each.number: f"round-{each.number}" if each.number else "as given" for each in found.rounds}
+    rounds = [{**each.as_dict(), "model": names[each.number]} for each in found.rounds]
     return {
         "env": config.env, "task": config.task, "mode": config.mode, "decisions": config.decisions, "keep": config.keep,
         "pays": config.pays, "seed": config.seed, "holds": found.holds, "best": found.best.number, "rounds": rounds,
