@@ -22,7 +22,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -320,8 +320,18 @@ def _commands(config: HardenConfig, found: Hardened) -> list[str]:
         f"env = RobometerReward(env, {found.best.model!r}, task={config.task!r})",
     ]
     if not found.holds:
-        commands.append(f"the same command with --rounds {config.rounds + 2}")
+        commands.append(_command(replace(config, rounds=config.rounds + 2)))
     return commands
+
+
+def _command(config: HardenConfig) -> str:
+    """What is typed for it; what has its default is left out."""
+    words = ["robometer-rl", "harden", config.model]
+    for each in fields(config)[1:]:
+        value = getattr(config, each.name)
+        if value != each.default or each.name == "rounds":
+            words += [f"--{each.name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _without_nan(value: Any) -> Any:
