@@ -35,7 +35,7 @@ def make_environment(name: str, options: dict[str, Any]) -> gym.Env[Any, Any]:
             raise
         raise ValueError(f"env {name!r}: there is no module {module!r} here; expected MODULE:ID or an id") from error
     try:
-        if callable(maker):
+        if maker is not None:
             return maker(**options)
         return gym.make(inner, **{"render_mode": "rgb_array", **options})
     except NameNotFound as error:

@@ -44,12 +44,20 @@ def as_in_store(trajectory: Trajectory, known: Sequence[Trajectory]) -> Trajecto
 
 
 def add_lessons(store: Path, episodes: Iterable[Trajectory]) -> None:
-    """Adds episodes to those that are learned from, unless they are among them."""
+    """Adds episodes to those that are learned from, unless they are among them.
+
+    The end of a failure of which nothing but its outcome is known counts as worth nothing, or there would be nothing to
+    learn of its progress.
+    """
     recordings = TrajectoryStore(store)
     recordings.remove_left_over()
     for episode in episodes:
-        if episode.id not in recordings:
-            recordings.append(episode)
+        if episode.id in recordings:
+            continue
+        is_measured = any(each is not None for each in (episode.progress, episode.distance, episode.state))
+        if episode.quality_label != "successful" and not is_measured:
+            episode = replace(episode, partial_success=0.0)
+        recordings.append(episode)
 
 
 def teach(config: HardenConfig, model: str, recordings: Path, output: Path) -> Path:

@@ -126,6 +126,23 @@ def test_another_image_network_takes_the_place_of_the_usual_one(tmp_path: Path) 
         config(tmp_path, tower="dino", continued=tmp_path / "run")
 
 
+def test_further_stores_are_learned_from_and_a_checkpoint_is_gone_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, more = store_of(tmp_path / "store", recordings(6)), tmp_path / "more"
+    adapt(config(tmp_path, steps=2), tower())
+    store_of(more, [recording("half", 900 + n) for n in range(3)])
+    capsys.readouterr()
+    adapt(
+        config(tmp_path, output=tmp_path / "second", continued=tmp_path / "run" / "checkpoint", also=(more,), steps=2)
+    )
+    assert f"--also {more}" in capsys.readouterr().out.replace("\n", ""), "the next command learns from it again"
+    episodes = json.loads((tmp_path / "second" / "verdict.json").read_text())["episodes"]
+    assert {f"half-{900 + n}" for n in range(3)} < {*episodes["training"], *episodes["held_out"]}
+    assert (store / "features").is_dir()
+    assert not (more / "features").exists()
+
+
 def test_a_model_of_tiled_pictures_says_so_and_goes_on_with_such(tmp_path: Path) -> None:
     store_of(tmp_path / "store", [replace(each, metadata={"tiled": True}) for each in recordings(6)])
     adapt(config(tmp_path, steps=2), tower())

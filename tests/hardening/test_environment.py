@@ -17,7 +17,7 @@ def test_a_function_of_a_module_makes_it() -> None:
 
 
 def test_an_id_is_gymnasiums_and_renders_arrays() -> None:
-    gym.register("Blocks-v0", BlockWorld, max_episode_steps=5)
+    gym.register("Blocks-v0", "tests.hardening.world:BlockWorld", max_episode_steps=5)
     try:
         with pytest.raises(ValueError, match=r"'Blocks-v0' cannot be made with the options \{'size': 3\}"):
             make_environment("Blocks-v0", {"size": 3})

@@ -71,7 +71,7 @@ def test_agents_and_the_model_take_turns(
     trained = json.loads((tmp_path / "hard" / "round-1" / "model" / "verdict.json").read_text())
     assert trained["steps"] == 4
     assert {*trained["episodes"]["training"], *trained["episodes"]["held_out"]} > set(first.lessons)
-    assert "round-1" in (tmp_path / "hard" / "page" / "index.html").read_text()
+    assert "agent_level_1" in (tmp_path / "hard" / "page" / "index.html").read_text()
     # The same again does nothing again, and more rounds go on.
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "hard").glob("round-*/round.json")}
     with caplog.at_level(logging.INFO):
