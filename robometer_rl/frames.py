@@ -12,28 +12,35 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.documents import brief
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "MAX_FRAMES",
     "MAX_TASK_LENGTH",
     "Clip",
+    "Frame",
     "FrameError",
     "FrameProtocol",
     "FrameSequence",
     "NestedFrames",
     "TaskError",
     "UniformFrames",
+    "are_tensors_of_one_kind",
     "as_array",
     "as_frame",
     "as_frames",
+    "as_tensor_frames",
     "check_task",
-    "is_grey_stack",
+    "grey_stacks",
+    "is_tensor",
     "parse_protocol",
     "rgb_shape",
     "scored_steps",
@@ -45,6 +52,10 @@ MAX_FRAMES: Final = 1024
 
 MAX_TASK_LENGTH: Final = 2000
 """The most characters of an instruction: a page, where instructions are a sentence."""
+
+
+Frame: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
+"""One image, uint8 RGB (H, W, 3): an array, or a tensor that stays on its device."""
 
 
 class FrameError(ValueError):
@@ -84,19 +95,32 @@ def as_array(value: Any) -> NDArray[Any]:
         ValueError: A tensor without values (on the device ``meta``) or without a place for each of them (sparse,
             quantised), or lists that are no rectangle.
     """
-    # Whoever has a tensor has imported torch; whoever has none need not.
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor):
+    if not is_tensor(value):
         return np.asarray(value)
-    if value.is_meta or value.is_quantized or value.layout != torch.strided:
-        raise ValueError(
-            f"got a tensor of shape {tuple(value.shape)} and dtype {value.dtype} on the device {value.device}, laid "
-            f"out as {value.layout}, whose values cannot be read; expected a dense tensor with values"
-        )
-    tensor = value.detach().cpu()
+    import torch
+
+    tensor = _readable(value).cpu()
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
         tensor = tensor.float()
     return tensor.numpy()
+
+
+def is_tensor(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether ``value`` is a torch tensor; without importing torch, which whoever has one has done."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _readable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without its gradient; raises `ValueError` if it has no values that could be read."""
+    import torch
+
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        raise ValueError(
+            f"got a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype} on the device {tensor.device}, laid "
+            f"out as {tensor.layout}, whose values cannot be read; expected a dense tensor with values"
+        )
+    return tensor.detach()
 
 
 def _as_pixels(value: Any) -> NDArray[Any]:
@@ -185,10 +209,13 @@ def as_frames(frames: Any) -> NDArray[np.uint8]:
 
 
 def _integer_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 255:
-        raise FrameError(f"got {array.dtype} pixels from {low} to {high} (depth is no colour); {_EXPECTED}")
+    _require_bytes(array.dtype, int(array.min()), int(array.max()))
     return array.astype(np.uint8)
+
+
+def _require_bytes(dtype: Any, low: int, high: int) -> None:
+    if low < 0 or high > 255:
+        raise FrameError(f"got {dtype} pixels from {low} to {high} (depth is no colour); {_EXPECTED}")
 
 
 def _float_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -196,12 +223,51 @@ def _float_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise FrameError(f"got dtype {array.dtype}; {_EXPECTED}")
     if not np.isfinite(array).all():
         raise FrameError(f"got NaN or infinite pixels; {_EXPECTED}")
-    low, high = float(array.min()), float(array.max())
+    _require_fractions(float(array.min()), float(array.max()))
+    # In float32 at least: half precision cannot hold all of 0..255 times what it lacks.
+    return np.rint(array.astype(np.promote_types(array.dtype, np.float32)) * 255.0).astype(np.uint8)
+
+
+def _require_fractions(low: float, high: float) -> None:
     if low < 0.0 or high > 1.0:
         advice = " (convert with frame.astype(np.uint8), or divide by 255)" if low >= 0.0 and high <= 255.0 else ""
         raise FrameError(f"got floating point pixels from {low:g} to {high:g}{advice}; {_EXPECTED}")
-    # In float32 at least: half precision cannot hold all of 0..255 times what it lacks.
-    return np.rint(array.astype(np.promote_types(array.dtype, np.float32)) * 255.0).astype(np.uint8)
+
+
+def are_tensors_of_one_kind(images: Iterable[Any]) -> TypeGuard[list[torch.Tensor]]:
+    """Whether images are tensors, at least one, that have one shape, dtype and device."""
+    kinds = {(image.shape, image.dtype, image.device) if is_tensor(image) else None for image in images}
+    return len(kinds) == 1 and None not in kinds
+
+
+def as_tensor_frames(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns images as uint8 RGB of shape (n, H, W, 3) on the device they are on, all at once; always a copy.
+
+    Args:
+        images: Of one kind, see `are_tensors_of_one_kind`; the rules of `as_frames`, and its numbers.
+
+    Raises:
+        FrameError: As `as_frames`.
+    """
+    import torch
+
+    try:
+        batch = torch.stack([_readable(image) for image in images])
+    except ValueError as error:
+        raise FrameError(f"{error}; {_EXPECTED}") from error
+    channels_first = _layout(tuple(batch.shape))
+    if batch.is_floating_point():
+        low, high = (float(bound) for bound in batch.aminmax())
+        if not np.isfinite([low, high]).all():
+            raise FrameError(f"got NaN or infinite pixels; {_EXPECTED}")
+        _require_fractions(low, high)
+        batch = (batch.to(torch.promote_types(batch.dtype, torch.float32)) * 255.0).round_().to(torch.uint8)
+    elif batch.dtype is torch.bool or batch.is_complex():
+        raise FrameError(f"got dtype {batch.dtype}; {_EXPECTED}")
+    elif batch.dtype is not torch.uint8:
+        _require_bytes(batch.dtype, int(batch.min()), int(batch.max()))
+        batch = batch.to(torch.uint8)
+    return (batch.permute(0, 2, 3, 1) if channels_first else batch).contiguous()
 
 
 def as_frame(frame: Any) -> NDArray[np.uint8]:
@@ -214,19 +280,32 @@ def as_frame(frame: Any) -> NDArray[np.uint8]:
     return as_frames(array[None])[0]
 
 
-def is_grey_stack(frame: NDArray[np.uint8], before: NDArray[np.uint8]) -> bool:
-    """Whether ``frame`` is not in colour but three grey frames on top of each other, the newest one last.
+def grey_stacks(frames: Sequence[Frame], before: Sequence[Frame]) -> list[bool]:
+    """Which frames are not in colour but three grey frames on top of each other, the newest one last.
 
-    Then two of its channels are those of the image ``before`` it, moved up by one: no camera does that.
+    Then two of the channels are those of the image ``before``, moved up by one: no camera does that.
 
     Args:
-        frame: (H, W, 3) uint8.
-        before: The image that came before it; of another size, it says nothing.
+        frames: (H, W, 3) uint8 each.
+        before: The image that came before each of them; of another size, it says nothing.
     """
+    pairs = list(zip(frames, before, strict=True))
+    both = [*frames, *before]
+    if are_tensors_of_one_kind(both):
+        import torch
+
+        # At once, since every look at a result waits for the accelerator.
+        now, then = torch.stack(both).chunk(2)
+        moved = (now[..., :2] == then[..., 1:]).flatten(1).all(1)
+        return (moved & ~(now[..., :2] == now[..., 1:]).flatten(1).all(1)).tolist()
+    return [_is_grey_stack(as_array(frame), as_array(image)) for frame, image in pairs]
+
+
+def _is_grey_stack(frame: NDArray[np.uint8], before: NDArray[np.uint8]) -> bool:
     if frame.shape != before.shape or not np.array_equal(frame[..., :2], before[..., 1:]):
         return False
     # Grey pictures in three channels look so too, as long as nothing moves.
-    return not (np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2]))
+    return not np.array_equal(frame[..., :2], frame[..., 1:])
 
 
 def check_task(task: Any) -> str:

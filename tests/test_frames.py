@@ -23,7 +23,7 @@ from robometer_rl.frames import (
     as_frame,
     as_frames,
     check_task,
-    is_grey_stack,
+    grey_stacks,
     parse_protocol,
     scored_steps,
 )
@@ -297,16 +297,16 @@ class TestGreyStacks:
     def stack(self, t: int) -> np.ndarray:
         return self.SHOWN[t : t + 3].transpose(1, 2, 0)
 
-    def test_the_newest_frame_moves_the_others_up(self) -> None:
-        assert is_grey_stack(self.stack(1), self.stack(0))
-        assert not is_grey_stack(self.stack(2), self.stack(0))
-        assert not is_grey_stack(self.stack(0), self.stack(1))
-
-    def test_colours_that_stand_still_and_grey_pictures_are_none(self) -> None:
-        assert not is_grey_stack(RGB[0], RGB[0])
+    @pytest.mark.parametrize("kind", [np.array, torch.tensor])
+    def test_the_newest_frame_moves_the_others_up(self, kind: Any) -> None:
         grey = np.repeat(self.SHOWN[0][..., None], 3, -1)
-        assert not is_grey_stack(grey, grey)
-        assert not is_grey_stack(RGB[0], RGB[0, :3])
+        now = [self.stack(1), self.stack(2), self.stack(0), grey]
+        before = [self.stack(0), self.stack(0), self.stack(1), grey]
+        assert grey_stacks([kind(each) for each in now], [kind(each) for each in before]) == [True, False, False, False]
+
+    def test_other_sizes_say_nothing(self) -> None:
+        assert grey_stacks([RGB[0], torch.tensor(RGB[0])], [RGB[0, :3], torch.tensor(RGB[0])]) == [False, False]
+        assert grey_stacks([], []) == []
 
 
 UNREADABLE = {

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robometer_rl.frames import Frame, as_array
 from robometer_rl.live import Begun, Ended, Failure, LiveEpisode, Point, Run, RunFolder, key_of
 from robometer_rl.ranges import require_counts
 from robometer_rl.wrappers.observation_reader import Moment
@@ -136,7 +137,7 @@ class EpisodeRecorder:
             return []
         return [failure for failure in self._folder.read().failures if failure.ended.steps <= self.steps]
 
-    def _add(self, index: int, frames: Sequence[NDArray[np.uint8]], moment: Moment, said: Said) -> None:
+    def _add(self, index: int, frames: Sequence[Frame], moment: Moment, said: Said) -> None:
         episode = self._episodes[index]
         if episode is None:  # it begins, or began before anybody looked
             key = key_of(self.steps, index)
@@ -156,7 +157,7 @@ class EpisodeRecorder:
                 return
         episode.points.append(self._point(index, frames, moment, said))
 
-    def _point(self, index: int, frames: Sequence[NDArray[np.uint8]], moment: Moment, said: Said) -> Point:
+    def _point(self, index: int, frames: Sequence[Frame], moment: Moment, said: Said) -> Point:
         return Point(
             step=int(moment.steps[index]),
             steps=self.steps,
@@ -216,9 +217,9 @@ class EpisodeRecorder:
         self._in_file = (newest, newest.interval, len(newest.points))
 
 
-def _jpeg(frames: Sequence[NDArray[np.uint8]]) -> bytes:
+def _jpeg(frames: Sequence[Frame]) -> bytes:
     """A small picture of what the cameras (H, W, 3) show, side by side."""
-    images = [Image.fromarray(frame) for frame in frames]
+    images = [Image.fromarray(as_array(frame)) for frame in frames]
     images = [image.reduce(math.ceil(max(image.size) / _SIDE)) for image in images]
     joined = images[0]
     if len(images) > 1:

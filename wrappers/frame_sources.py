@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, as_frame
+from robometer_rl.frames import Frame, FrameError, are_tensors_of_one_kind, as_frame, as_tensor_frames
 from robometer_rl.tiles import TileLayout, tile
 from robometer_rl.wrappers.rendering import (
     FRAME_KEY,
@@ -34,6 +36,8 @@ __all__ = [
     "scalar_render_camera",
     "scalar_stacks",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, init=False)
@@ -112,8 +116,24 @@ class Camera:
         Raises:
             FrameError: There is no frame, or it is not an RGB image.
         """
+        return self._blamed(view, lambda: np.array(as_frame(self.read(view))))
+
+    def frames(self, views: Sequence[View]) -> list[Frame]:
+        """The frames of several environments, copies; tensors stay on their device and are converted all at once.
+
+        Raises:
+            FrameError: As `frame`.
+        """
+        images = [self._blamed(view, partial(self.read, view)) for view in views]
+        if are_tensors_of_one_kind(images):
+            with suppress(FrameError):  # which is raised below, with the environment
+                return list(as_tensor_frames(images))
+        converted = [partial(as_frame, image) for image in images]
+        return [np.array(self._blamed(view, convert)) for view, convert in zip(views, converted, strict=True)]
+
+    def _blamed(self, view: View, make: Callable[[], T]) -> T:
         try:
-            return np.array(as_frame(self.read(view)))
+            return make()
         except FrameError as error:
             raise FrameError(f"environment {view.index}, frames={self.name!r}: {error}") from error
 

@@ -2,7 +2,7 @@
 
 Gymnasium's convention is ``reset(options={"reset_mask": mask})``. Vector environments that do not know it restart all
 of their environments instead, and wrappers in between may drop the options: episodes would then be continued in
-histories that they do not belong to.
+histories that they do not belong to. ManiSkill's environments are told ``env_idx``, the numbers of those to be reset.
 """
 
 from __future__ import annotations
@@ -18,15 +18,57 @@ from numpy.typing import NDArray
 
 from robometer_rl.frames import as_array
 from robometer_rl.wrappers.recorders import VectorRecorders, vector_layers
+from robometer_rl.wrappers.tensors import device_of
 
-__all__ = ["MaskedResets", "ResetMaskError"]
+__all__ = ["MaskedResets", "ResetMaskError", "parse_reset_options"]
 
 T = TypeVar("T")
+Bools = NDArray[np.bool_]
 _MASK = "reset_mask"
+_NUMBERS = "env_idx"
 
 
 class ResetMaskError(ValueError):
     """A vector environment does not reset those environments alone that it should."""
+
+
+def parse_reset_options(
+    options: Mapping[str, Any] | None, env: VectorEnv[Any, Any, Any]
+) -> tuple[Bools | None, dict[str, Any] | None]:
+    """Which environments a reset is for, and its other options.
+
+    Args:
+        options: Of the reset.
+        env: The vector environment; ``env_idx`` is looked for in options of other makers' environments only.
+
+    Returns:
+        (n,) those, None if it is for all; and the options without that.
+
+    Raises:
+        ValueError: The mask is not one truth value per environment, the numbers are none of environments, or nothing
+            is left to be reset.
+    """
+    count = env.num_envs
+    numbered = options is not None and _NUMBERS in options and not _is_gymnasium(env.unwrapped)
+    if options is None or not (_MASK in options or numbered):
+        return None, None if options is None else dict(options)
+    others = {key: value for key, value in options.items() if key != _MASK and not (numbered and key == _NUMBERS)}
+    if _MASK in options:
+        mask = np.array(as_array(options[_MASK]), np.bool_)
+        expected = f"{count} truth values, at least one of them True"
+    else:
+        numbers = as_array(options[_NUMBERS]).reshape(-1)
+        expected = f"numbers of environments from 0 to {count - 1}"
+        is_valid = numbers.dtype.kind in "iu" and bool(((numbers >= 0) & (numbers < count)).all())
+        mask = np.isin(np.arange(count), numbers) & is_valid
+    if mask.shape != (count,) or not mask.any():
+        key = _MASK if _MASK in options else _NUMBERS
+        raise ValueError(f"options[{key!r}] is {options[key]!r}; expected {expected}")
+    return mask, others
+
+
+def _is_gymnasium(base: Any) -> bool:
+    return isinstance(base, (SyncVectorEnv, AsyncVectorEnv))
 
 
 class MaskedResets:
@@ -48,7 +90,7 @@ class MaskedResets:
         self._env = env
         self._recorders = recorders
         *inside, base = vector_layers(env)
-        self._is_known = isinstance(base, (SyncVectorEnv, AsyncVectorEnv))
+        self._is_known = _is_gymnasium(base)
         # Wrappers in between may show other observations after every call, for instance with new statistics.
         is_shown = all(isinstance(layer, RecordEpisodeStatistics) for layer in inside)
         self._compares = is_shown and not self._is_known
@@ -62,7 +104,8 @@ class MaskedResets:
         Args:
             mask: (n,) those.
             seed: As for ``reset`` of a vector environment.
-            options: Other options, or None. They are copied: environments take the mask out of them.
+            options: Other options, or None. They are copied: environments take the mask out of them. To environments
+                that show tensors the mask is one, and ``env_idx`` goes with it.
 
         Raises:
             ResetMaskError: The environment refuses the mask, or restarts others, too. All environments must then be
@@ -70,7 +113,7 @@ class MaskedResets:
         """
         # Copied before, since an environment may give out its own buffer.
         before = self._rows(self.shown) if self._compares else None
-        asked = _AskedOptions({**(options or {}), _MASK: mask.copy()})
+        asked = _AskedOptions({**(options or {}), **self._told(mask)})
         with self._recorders.resetting(mask):
             try:
                 observations, infos = self._env.reset(seed=seed, options=asked)
@@ -84,6 +127,15 @@ class MaskedResets:
             self._compare(before, self._rows(observations), mask)
         return observations, infos
 
+    def _told(self, mask: Bools) -> dict[str, Any]:
+        device = device_of(self.shown)
+        if device is None:
+            return {_MASK: mask.copy()}
+        import torch
+
+        numbers = torch.as_tensor(np.flatnonzero(mask), device=device)
+        return {_MASK: torch.as_tensor(mask, device=device), _NUMBERS: numbers}
+
     def _compare(self, before: list[Any], after: list[Any], mask: NDArray[np.bool_]) -> None:
         others = np.flatnonzero(~mask).tolist()
         changed = [index for index in others if not _same(before[index], after[index])]
@@ -94,7 +146,7 @@ class MaskedResets:
         self._compares = all(_same(before[index], first) for index in others)
 
     def _rows(self, observations: Any) -> list[Any]:
-        return [_copy(row) for row in iterate(self._env.observation_space, observations)]
+        return list(iterate(self._env.observation_space, _copy(observations)))
 
     def _error(self, what: str, mask: NDArray[np.bool_]) -> ResetMaskError:
         return ResetMaskError(
@@ -110,7 +162,7 @@ class _AskedOptions(dict[str, Any]):
     mask_was_read = False
 
     def _note(self, key: Any) -> None:
-        self.mask_was_read |= key == _MASK
+        self.mask_was_read |= key in (_MASK, _NUMBERS)
 
     def __getitem__(self, key: str) -> Any:
         self._note(key)

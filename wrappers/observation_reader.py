@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, is_grey_stack
+from robometer_rl.frames import Frame, FrameError, as_array, grey_stacks
 from robometer_rl.rewards import is_scored
 from robometer_rl.true_success import SuccessLatch, TrueSuccessError, find_success
 from robometer_rl.wrappers.frame_sources import Camera, View
@@ -37,13 +37,14 @@ class Moment:
     Attributes:
         instructions: By the environments that begin an episode in this moment: what is to be done in it, one
             instruction per stage.
-        frames: By the environments whose frame is scored: one (H, W, 3) uint8 frame per camera.
+        frames: By the environments whose frame is scored: one (H, W, 3) uint8 frame per camera. Tensors where the
+            environments show tensors.
         steps: (n,) steps since each environment's reset.
         achieved: (n,) whether the task was done after any of them; None as long as the environment has not said.
     """
 
     instructions: Mapping[int, tuple[str, ...]]
-    frames: Mapping[int, Sequence[NDArray[np.uint8]]]
+    frames: Mapping[int, Sequence[Frame]]
     steps: NDArray[np.int64]
     achieved: Sequence[bool | None]
 
@@ -92,8 +93,8 @@ class MomentReader:
         self._success_key = success_key
         self._success = [SuccessLatch(success_key) for _ in range(num_envs)]
         self._steps = np.zeros(num_envs, np.int64)
-        self._newest: dict[int, Sequence[NDArray[np.uint8]]] = {}
-        self._last: dict[int, Sequence[NDArray[np.uint8]]] = {}
+        self._newest: dict[int, Sequence[Frame]] = {}
+        self._last: dict[int, Sequence[Frame]] = {}
         # `RenderToInfo` has copied its frames before the reset.
         in_doubt = [camera for camera in cameras if not _is_copied(camera)]
         self._may_share_buffer = resets_inside and bool(in_doubt)
@@ -153,7 +154,9 @@ class MomentReader:
         for index in begun.tolist():
             self._success[index].begin()
             self._newest.pop(index, None)
-        frames = {index: [camera.frame(view(index)) for camera in self._cameras] for index in scored.tolist()}
+        views = [view(index) for index in scored.tolist()]
+        shown = zip(*(camera.frames(views) for camera in self._cameras), strict=True)
+        frames = dict(zip(scored.tolist(), shown, strict=True))
         self._require_colour(frames)
         return Moment(
             instructions=dict(zip(begun.tolist(), instructions, strict=True)),
@@ -162,16 +165,18 @@ class MomentReader:
             achieved=[latch.achieved for latch in self._success],
         )
 
-    def _require_colour(self, frames: Mapping[int, Sequence[NDArray[np.uint8]]]) -> None:
+    def _require_colour(self, frames: Mapping[int, Sequence[Frame]]) -> None:
         """Refuses grey frames that are stacked to what has the shape of a colour image."""
-        for index, images in frames.items():
-            for camera, image, before in zip(self._cameras, images, self._newest.get(index, images), strict=True):
-                if is_grey_stack(image, before):
-                    raise FrameError(
-                        f"environment {index}, frames={camera.name!r}: the channels are three grey frames one after "
-                        "the other, not colours: put the stacking of frames outside the reward wrapper, and give "
-                        "colour frames"
-                    )
+        known = [index for index in frames if index in self._newest]
+        for number, camera in enumerate(self._cameras):
+            now = [frames[index][number] for index in known]
+            stacked = grey_stacks(now, [self._newest[index][number] for index in known])
+            if any(stacked):
+                raise FrameError(
+                    f"environment {known[stacked.index(True)]}, frames={camera.name!r}: the channels are three grey "
+                    "frames one after the other, not colours: put the stacking of frames outside the reward wrapper, "
+                    "and give colour frames"
+                )
         self._newest.update(frames)
 
     def _compare_with_the_end(self, begun: Moment) -> None:
@@ -182,7 +187,7 @@ class MomentReader:
             # Whatever comes out, one look is enough: who shares a buffer does so every time.
             self._may_share_buffer = False
             for camera, first, last in zip(self._cameras, begun.frames[index], self._last[index], strict=True):
-                if not _is_copied(camera) and np.array_equal(first, last):
+                if not _is_copied(camera) and np.array_equal(as_array(first), as_array(last)):
                     warnings.warn(
                         f"frames={camera.name!r}: the last frame of an episode of environment {index} equals the "
                         "first frame of the next. If the environment draws into one buffer, then the reset inside the "

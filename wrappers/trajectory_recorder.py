@@ -223,7 +223,7 @@ class TrajectoryRecorder:
         moment = self._reader.reset(indices, view)
         for index, seed in zip(indices.tolist(), seeds, strict=True):
             self._begin(index, moment.instructions[index], seed)
-            self._keep(index, moment.frames[index][0], 0, view)
+            self._keep(index, as_array(moment.frames[index][0]), 0, view)
 
     def step(
         self,
@@ -250,7 +250,7 @@ class TrajectoryRecorder:
         for index, instructions in moment.instructions.items():
             self._begin(index, instructions, None)
         for index, frames in moment.frames.items():
-            self._keep(index, frames[0], int(moment.steps[index]), view)
+            self._keep(index, as_array(frames[0]), int(moment.steps[index]), view)
             episode = self._episodes[index]
             if self._action_space is not None and index not in moment.instructions and episode is not None:
                 episode.actions.append(np.array(as_array(actions[index]), np.float64).ravel())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from gymnasium.core import ActType, ObsType
@@ -15,25 +14,31 @@ from robometer_rl.frames import FrameProtocol, as_array
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.rewards import DEFAULT_REWARD, RewardSpec
 from robometer_rl.wrappers.frame_sources import FrameSources
-from robometer_rl.wrappers.masked_reset import MaskedResets
+from robometer_rl.wrappers.masked_reset import MaskedResets, parse_reset_options
 from robometer_rl.wrappers.recorders import VectorRecorders, add_batched
 from robometer_rl.wrappers.rendering import without_frames
 from robometer_rl.wrappers.scoring import EpisodeScorer, ScoringWrapper
 from robometer_rl.wrappers.tasks import TaskSource
+from robometer_rl.wrappers.tensors import copied, device_of, infos_on, like
 from robometer_rl.wrappers.vector_infos import (
     add_info,
     as_infos,
     env_info,
+    final_key,
     forget_info,
     keep_types,
 )
-from robometer_rl.wrappers.vector_reader import VectorReader, parse_reset_mask
+from robometer_rl.wrappers.vector_reader import VectorReader
 from robometer_rl.wrappers.vector_record_trajectories import RecordTrajectories
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["RecordTrajectories", "RobometerReward", "env_info", "forget_info"]
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
+T = TypeVar("T", np.bool_, np.float64)
 
 
 class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, ActType, Array]):
@@ -131,13 +136,13 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
                 episode whole.
             ResetMaskError: Only some are to be reset, and the environment resets others, too.
         """
-        others = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
-        mask = parse_reset_mask(options, self.num_envs)
+        chosen, others = parse_reset_options(options, self.env)
+        mask = np.ones(self.num_envs, np.bool_) if chosen is None else chosen
         with self._scorer.guard.resetting(everything=bool(mask.all())):
-            if options is not None and "reset_mask" in options:
-                observations, infos = self._resets.reset(mask, seed, others)
+            if chosen is None:
+                observations, infos = self.env.reset(seed=seed, options=others)
             else:
-                observations, infos = self.env.reset(seed=seed, options=None if options is None else others)
+                observations, infos = self._resets.reset(chosen, seed, others)
             infos = as_infos(infos, self.num_envs)
             self._resets.shown = observations
             self._reader.forget_pictures()
@@ -145,7 +150,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             restarted = np.flatnonzero(mask)
             entries = self._scorer.start(restarted, self._reader.views(observations, infos))
             infos |= self._batched(dict(zip(restarted.tolist(), entries, strict=True)))
-        return observations, _without_frames(infos)
+        return observations, _returned(infos, device_of(observations))
 
     def step(self, actions: ActType) -> tuple[ObsType, Array, Array, Array, dict[str, Any]]:
         """Steps the environments and pays.
@@ -169,7 +174,7 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
 
     def _step(self, actions: ActType) -> tuple[ObsType, Array, Array, Array, dict[str, Any]]:
         starting = self._scorer.over
-        observations, rewards, terminations, truncations, infos = self._receive(actions)
+        observations, rewards, terminations, truncations, infos, given = self._receive(actions)
         view = self._reader.views(observations, infos, terminations | truncations)
         step = self._scorer.step(view, rewards, terminations, truncations, starting)
         self._running_on = step.terminated & ~(terminations | truncations)
@@ -184,23 +189,39 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
         add_batched(infos, batched, shortened, self.num_envs)
         infos |= self._batched(dict(enumerate(step.entries)))
         self._resets.shown = observations
-        return observations, step.rewards, step.terminated, truncations, _without_frames(infos)
+        paid, terminated, truncated = (like(each, given) for each in (step.rewards, step.terminated, truncations))
+        return observations, paid, terminated, truncated, _returned(infos, device_of(given))
 
-    def _receive(self, actions: ActType) -> tuple[ObsType, Array, Bools, Bools, dict[str, Any]]:
-        """Steps the environments; those that predicted success has ended are reset instead (NEXT_STEP)."""
+    def _receive(self, actions: ActType) -> tuple[ObsType, Array, Bools, Bools, dict[str, Any], Any]:
+        """Steps the environments; those that predicted success has ended are reset instead (NEXT_STEP).
+
+        What comes last are the rewards as they were given.
+        """
         running_on, ended = self._running_on.copy(), np.zeros(self.num_envs, np.bool_)
         with self._recorders.ignoring_a_step(running_on, lambda: ended):
-            observations, rewards, terminations, truncations, infos = self.env.step(actions)
-            terminations = np.array(as_array(terminations), np.bool_)
-            truncations = np.array(as_array(truncations), np.bool_)
+            observations, given, terminated, truncated, infos = self.env.step(actions)
+            terminations = self._per_env("terminations", terminated, np.bool_)
+            truncations = self._per_env("truncations", truncated, np.bool_)
             ended = terminations | truncations
-        rewards, infos = np.array(as_array(rewards), np.float64), as_infos(infos, self.num_envs)
+        rewards, infos = self._per_env("rewards", given, np.float64), as_infos(infos, self.num_envs)
         if running_on.any():
             for values in (rewards, terminations, truncations):
                 values[running_on] = 0
             observations, infos = self._reset_running_on(observations, infos)
         self._reader.forget_pictures()
-        return observations, rewards, terminations, truncations, infos
+        return observations, rewards, terminations, truncations, infos, given
+
+    def _per_env(self, name: str, values: Any, dtype: type[T]) -> NDArray[T]:
+        """(n,) a copy of what was given, on the host."""
+        try:
+            array = np.array(as_array(values), dtype)
+        except ValueError as error:
+            raise ValueError(f"the {name} of {self.env} cannot be read: {error}") from error
+        if array.shape != (self.num_envs,):
+            raise ValueError(
+                f"{self.env} gave {name} of shape {array.shape}; expected ({self.num_envs},), one for each environment"
+            )
+        return array
 
     def _restart_in_same_step(
         self,
@@ -222,11 +243,12 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
             return observations, infos
         view = self._reader.views(observations, infos)
         # Copies, since the reset below overwrites both in their batches.
-        last = {index: deepcopy(view(index)) for index in recorded}
+        last = {index: (copied(view(index).observation), copied(view(index).info)) for index in recorded}
         if last:
             observations, infos = self._reset_running_on(observations, infos)
-        for index, moment in last.items():
-            final = {"final_obs": moment.observation, "final_info": {**moment.info, **recorded[index]}}
+        key = final_key(infos)
+        for index, (observation, info) in last.items():
+            final = {key: observation, "final_info": {**info, **recorded[index]}}
             add_info(infos, final, index, self.num_envs)
         for index in ended.tolist():
             add_info(infos, {"final_info": entries[index]}, index, self.num_envs)
@@ -265,6 +287,12 @@ class RobometerReward(ScoringWrapper, VectorWrapper[ObsType, ActType, ObsType, A
                 "terminate_on_success needs AsyncVectorEnv(shared_memory=True) under NEXT_STEP: without it a worker "
                 "that was reset with reset_mask after a done resets once more on the next step (Gymnasium 1.4)"
             )
+
+
+def _returned(infos: dict[str, Any], device: torch.device | None) -> dict[str, Any]:
+    """What the caller gets: infos without the frames of `RenderToInfo`, tensors where the environment has tensors."""
+    infos = _without_frames(infos)
+    return infos if device is None else infos_on(infos, device)
 
 
 def _without_frames(infos: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,20 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from robometer_rl.frames import as_array
+from robometer_rl.frames import as_array, is_tensor
+from robometer_rl.wrappers.tensors import device_of
 
-__all__ = ["add_info", "as_infos", "batch_row", "env_info", "final_info", "forget_info", "keep_types", "on_host"]
+__all__ = [
+    "add_info",
+    "as_infos",
+    "batch_row",
+    "env_info",
+    "final_info",
+    "final_key",
+    "forget_info",
+    "keep_types",
+    "on_host",
+]
 
 Infos = dict[str, Any]
 
@@ -78,6 +89,14 @@ def final_info(infos: Mapping[str, Any], index: int, num_envs: int) -> Infos:
     return env_info(infos.get("final_info") or {}, index, num_envs)
 
 
+def final_key(infos: Mapping[str, Any]) -> str:
+    """Under which key an environment gives the last observations of episodes that the same step has ended.
+
+    Gymnasium says ``final_obs``; ManiSkill, as Gymnasium did before 1.0, ``final_observation``.
+    """
+    return "final_observation" if "final_observation" in infos else "final_obs"
+
+
 def on_host(infos: Mapping[str, Any]) -> Infos:
     """Infos whose small tensors are NumPy arrays: one copy from an accelerator instead of one per environment."""
     found: Infos = {}
@@ -86,7 +105,8 @@ def on_host(infos: Mapping[str, Any]) -> Infos:
         if isinstance(value, Mapping):
             found[key] = on_host(value)
         else:
-            found[key] = as_array(value) if shape is not None and len(shape) <= 1 else value
+            is_small = shape is not None and (len(shape) <= 1 or shape[1:] == (1,))
+            found[key] = as_array(value) if is_small else value
     return found
 
 
@@ -104,6 +124,9 @@ def forget_info(infos: Infos, index: int) -> None:
         if isinstance(value, Mapping):
             value = dict(value)
             forget_info(value, index)
+        elif is_tensor(value):
+            value = value.clone()
+            value[index] = 0
         else:
             value = np.array(as_array(value))
             value[index] = None if value.dtype == object else 0
@@ -130,9 +153,10 @@ def add_info(infos: Infos, info: Mapping[str, Any], index: int, num_envs: int, o
         if f"_{key}" in infos:
             mask = np.array(as_array(infos[f"_{key}"]))
         mask[index] = True
-        if key == "final_obs" and is_new:
+        is_final = key in ("final_obs", "final_observation") and device_of(value) is None
+        if is_final and is_new:
             infos[key] = _written(np.full(num_envs, None, object), index, value, owned=True)
-        elif isinstance(value, Mapping) and (is_new or isinstance(infos[key], Mapping)) and key != "final_obs":
+        elif isinstance(value, Mapping) and (is_new or isinstance(infos[key], Mapping)) and not is_final:
             infos[key] = {} if is_new else dict(infos[key])
             add_info(infos[key], value, index, num_envs, owned)
         else:
@@ -181,8 +205,10 @@ def _is_batch(value: Any, num_envs: int) -> bool:
     return shape is not None and shape[:1] == (num_envs,)
 
 
-def _empty_batch(value: Any, num_envs: int) -> NDArray[Any]:
-    """An array for values like this one, as Gymnasium makes it."""
+def _empty_batch(value: Any, num_envs: int) -> Any:
+    """An array for values like this one, as Gymnasium makes it; a tensor for tensors."""
+    if is_tensor(value):
+        return value.new_zeros((num_envs, *value.shape))
     if isinstance(value, (bool, int, float)):
         return np.zeros(num_envs, type(value))
     if isinstance(value, (np.ndarray, np.generic)):
@@ -192,6 +218,10 @@ def _empty_batch(value: Any, num_envs: int) -> NDArray[Any]:
 
 def _written(batch: Any, index: int, value: Any, owned: bool) -> Any:
     """The batch, or a copy of it, with another value for one environment."""
+    if is_tensor(batch) and is_tensor(value) and (value.dtype, value.shape) == (batch.dtype, batch.shape[1:]):
+        batch = batch if owned else batch.clone()
+        batch[index] = value
+        return batch
     array = as_array(batch)
     item = None if array.dtype == object or isinstance(value, (str, Mapping, list, tuple)) else as_array(value)
     if item is not None and {array.dtype.kind, item.dtype.kind} <= set("biuf") and item.shape == array.shape[1:]:

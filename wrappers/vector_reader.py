@@ -13,15 +13,15 @@ from gymnasium.vector.utils import iterate
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, as_array
+from robometer_rl.frames import FrameError
 from robometer_rl.wrappers.frame_sources import Camera, View, info_camera, scalar_stacks
 from robometer_rl.wrappers.observation_reader import Views
 from robometer_rl.wrappers.recorders import vector_layers
 from robometer_rl.wrappers.rendering import FRAME_KEY, INTERVAL_ATTRIBUTE, renders_to_info, require_rgb_array
 from robometer_rl.wrappers.tasks import TaskFromAttribute, TaskSource
-from robometer_rl.wrappers.vector_infos import batch_row, env_info, final_info, on_host
+from robometer_rl.wrappers.vector_infos import batch_row, env_info, final_info, final_key, on_host
 
-__all__ = ["VectorReader", "parse_reset_mask"]
+__all__ = ["VectorReader"]
 
 Bools = NDArray[np.bool_]
 
@@ -164,28 +164,12 @@ def _stacked_spaces(env: VectorEnv[Any, Any, Any]) -> list[spaces.Space[Any]]:
     return []
 
 
-def parse_reset_mask(options: Mapping[str, Any] | None, num_envs: int) -> Bools:
-    """(n,) which environments a reset with these options is for.
-
-    Raises:
-        ValueError: The mask is not one truth value per environment, or leaves all of them out.
-    """
-    if options is None or "reset_mask" not in options:
-        return np.ones(num_envs, np.bool_)
-    mask = np.array(as_array(options["reset_mask"]), np.bool_)
-    if mask.shape != (num_envs,) or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] is {options['reset_mask']!r}; expected {num_envs} truth values, at least one of "
-            "them True"
-        )
-    return mask
-
-
 def _final_observation(infos: Mapping[str, Any], index: int) -> Any:
-    if "final_obs" not in infos:
+    key = final_key(infos)
+    if key not in infos:
         raise FrameError(
-            f"environment {index} has ended an episode, and the infos have no 'final_obs' with its last observation; "
-            f"they have {sorted(infos)}. Under autoreset mode SAME_STEP the observations are those of the next "
-            "episode: use NEXT_STEP or DISABLED, or write the last observations into infos['final_obs']"
+            f"environment {index} has ended an episode, and the infos have no 'final_obs' with its last observation, "
+            f"nor 'final_observation'; they have {sorted(infos)}. Under autoreset mode SAME_STEP the observations are "
+            "those of the next episode: use NEXT_STEP or DISABLED, or write the last ones into infos['final_obs']"
         )
-    return batch_row(infos["final_obs"], index)
+    return batch_row(infos[key], index)

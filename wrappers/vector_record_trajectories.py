@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.frames import as_array
-from robometer_rl.wrappers.masked_reset import MaskedResets
+from robometer_rl.wrappers.masked_reset import MaskedResets, parse_reset_options
 from robometer_rl.wrappers.recorders import VectorRecorders
 from robometer_rl.wrappers.tasks import TaskSource, parse_task
 from robometer_rl.wrappers.trajectory_recorder import RecordingWrapper, RecordOptions, TrajectoryRecorder
 from robometer_rl.wrappers.vector_infos import as_infos, keep_types
-from robometer_rl.wrappers.vector_reader import VectorReader, parse_reset_mask
+from robometer_rl.wrappers.vector_reader import VectorReader
 
 __all__ = ["RecordTrajectories"]
 
@@ -86,13 +86,13 @@ class RecordTrajectories(RecordingWrapper, VectorWrapper[ObsType, ActType, ObsTy
                 episode whole.
             ResetMaskError: Only some are to be reset, and the environment resets others, too.
         """
-        mask = parse_reset_mask(options, self.num_envs)
+        chosen, others = parse_reset_options(options, self.env)
+        mask = np.ones(self.num_envs, np.bool_) if chosen is None else chosen
         with self._recorder.guard.resetting(everything=bool(mask.all())):
-            if options is not None and "reset_mask" in options:
-                others = {key: value for key, value in options.items() if key != "reset_mask"}
-                observations, infos = self._resets.reset(mask, seed, others)
+            if chosen is None:
+                observations, infos = self.env.reset(seed=seed, options=others)
             else:
-                observations, infos = self.env.reset(seed=seed, options=options)
+                observations, infos = self._resets.reset(chosen, seed, others)
             self._resets.shown = observations
             self._reader.forget_pictures()
             restarted, seeds = np.flatnonzero(mask), _seeds(seed, self.num_envs)

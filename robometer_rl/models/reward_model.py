@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robometer_rl.documents import brief
-from robometer_rl.frames import Clip, FrameError, FrameProtocol, as_frame, check_task, same_length, scored_steps
+from robometer_rl.frames import (
+    Clip,
+    FrameError,
+    FrameProtocol,
+    are_tensors_of_one_kind,
+    as_frame,
+    as_tensor_frames,
+    check_task,
+    same_length,
+    scored_steps,
+)
 from robometer_rl.models.doubts import Doubts
 from robometer_rl.prediction import Prediction, StepPrediction
 from robometer_rl.rewards import RewardSpec
@@ -146,7 +156,7 @@ class RewardStream(ABC):
             raise IndexError(f"got histories {rows}; expected numbers from 0 to {len(self) - 1}")
         return rows
 
-    def _restored(self, index: int, length: int, frames: Mapping[int, Any]) -> dict[int, NDArray[np.uint8]]:
+    def _restored(self, index: int, length: int, frames: Mapping[int, Any]) -> dict[int, Any]:
         """The frames of `restore`, if they are those that it takes."""
         self._chosen([index])
         wanted = self.protocol.retained(length - 1).tolist() if length > 0 else []
@@ -160,9 +170,13 @@ class RewardStream(ABC):
             raise FrameError(f"history {index} is restored from frames of different sizes")
         return dict(zip(wanted, images, strict=True))
 
-    def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
+    def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[Any]:
+        """Copies of one frame for each chosen history, uint8 RGB (H, W, 3): arrays, unless a stream takes tensors."""
         same_length("frames", len(frames), len(chosen))
         # Copies: an environment may draw every frame into the same buffer.
+        if are_tensors_of_one_kind(frames):
+            # One by one again, or a frame that is kept would keep its whole batch.
+            return [np.array(frame) for frame in as_tensor_frames(frames).cpu().numpy()]
         return [np.array(as_frame(frame)) for frame in frames]
 
     def _change_tasks(self, chosen: Sequence[int], tasks: Sequence[str] | None) -> None:

@@ -27,7 +27,7 @@ MODEL = BrightnessModel()
 def step(env: RobometerReward) -> tuple[list[float], list[bool], dict[str, Any]]:
     """Rewards, terminations and infos of one step."""
     _, rewards, terminated, _, infos = env.step(np.zeros(env.num_envs, np.int64))
-    return rewards.round(6).tolist(), terminated.tolist(), infos
+    return np.asarray(rewards, np.float64).round(6).tolist(), terminated.tolist(), infos
 
 
 class Tensors(FlatWorld):
@@ -56,7 +56,7 @@ class Tensors(FlatWorld):
             final, final_infos = observations, infos
             observations, infos = self.reset()
             infos |= {"final_obs": final, "final_info": final_infos}
-        return observations, torch.ones(2, dtype=torch.bfloat16), done, torch.zeros(2, dtype=torch.bool), infos
+        return observations, torch.ones(2), done, torch.zeros(2, dtype=torch.bool), infos
 
 
 @pytest.mark.parametrize("mode", MODES)

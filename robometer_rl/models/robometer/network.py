@@ -108,7 +108,10 @@ class RobometerNetwork(nn.Module):
         """
         encoded: dict[int, torch.Tensor] = {}
         for grid, runs in group_by_grid(frames).items():
-            pixels = torch.cat([run.pixels for run in runs])
+            devices = {run.pixels.device for run in runs}
+            # Of histories that began on the host and go on elsewhere.
+            parts = [run.pixels if len(devices) == 1 else run.pixels.to(self.device) for run in runs]
+            pixels = torch.cat(parts)
             features = self.backbone.encode(self.model, PatchedFrames(pixels, grid))
             for run, part in zip(runs, features.split([len(run) for run in runs]), strict=True):
                 encoded[id(run)] = part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robometer_rl.documents import DocumentError, brief, parse_json
-from robometer_rl.frames import FrameError
+from robometer_rl.frames import FrameError, as_array
 from robometer_rl.models.robometer.config import CheckpointError
 
 __all__ = ["FramePatcher", "Grid", "PatchedFrames", "SquarePatcher", "resize_frame"]
+
+Frames = NDArray[Any] | torch.Tensor
+FramesT = TypeVar("FramesT", bound=Frames)
 
 Grid = tuple[int, int]
 """Rows and columns of patches in a frame, before merging."""
@@ -107,8 +110,8 @@ class FramePatcher:
         """Tokens that a frame of ``grid`` patches becomes."""
         return grid[0] * grid[1] // self.merge_size**2
 
-    def __call__(self, frames: NDArray[np.uint8]) -> PatchedFrames:
-        """Cuts uint8 RGB frames (F, H, W, 3) of one size into patches."""
+    def __call__(self, frames: Frames) -> PatchedFrames:
+        """Cuts uint8 RGB frames (F, H, W, 3) of one size into patches, on their device if they are a tensor."""
         grid = self.grid(*frames.shape[1:3])
         normalised = self._normalise(self.resize(frames))
         return PatchedFrames(self._cut(normalised, grid), grid)
@@ -122,10 +125,16 @@ class FramePatcher:
         halves = single.unflatten(2, (3, 1, self.patch_size**2)).unflatten(0, (-1, 2))
         return PatchedFrames(torch.cat([halves[:, 0], halves[:, 1]], dim=3).flatten(2), grid)
 
-    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bicubic resize with Pillow, which the published checkpoints saw; nothing if the size fits already."""
+    def resize(self, frames: FramesT) -> FramesT:
+        """Bicubic resize with Pillow, which the published checkpoints saw; nothing if the size fits already.
+
+        Pillow works on the host: a tensor whose size does not fit goes there and back.
+        """
         size = self.resized(*frames.shape[1:3])
-        return frames if frames.shape[1:3] == size else np.stack([resize_frame(frame, *size) for frame in frames])
+        if frames.shape[1:3] == size:
+            return frames
+        resized = np.stack([resize_frame(frame, *size) for frame in as_array(frames)])
+        return torch.from_numpy(resized).to(frames.device) if isinstance(frames, torch.Tensor) else resized  # pyright: ignore[reportReturnType]
 
     def resize_video(self, frames: NDArray[np.uint8], rounded: bool = True) -> NDArray[Any]:
         """Bicubic resize with torch, whose rounding differs from Pillow's: the reference resizes videos so.
@@ -136,7 +145,7 @@ class FramePatcher:
         """
         return _resized_by_torch(frames, self.resized(*frames.shape[1:3]), rounded)
 
-    def _normalise(self, frames: NDArray[Any]) -> torch.Tensor:
+    def _normalise(self, frames: Frames) -> torch.Tensor:
         return _normalised(frames, self.mean, self.std)
 
     def _cut(self, frames: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -181,8 +190,8 @@ class SquarePatcher:
         """Tokens that a frame of ``grid`` patches becomes."""
         return grid[0] * grid[1] // self.merge_size**2
 
-    def __call__(self, frames: NDArray[np.uint8]) -> PatchedFrames:
-        """Resizes and normalises uint8 RGB frames (F, H, W, 3) of one size."""
+    def __call__(self, frames: Frames) -> PatchedFrames:
+        """Resizes and normalises uint8 RGB frames (F, H, W, 3) of one size, on their device if they are a tensor."""
         height, width = frames.shape[1:3]
         # As transformers counts: rounded down, and then up to an even number.
         shorter = int(self.side / (max(height, width) / min(height, width)))
@@ -193,22 +202,29 @@ class SquarePatcher:
         return PatchedFrames(pixels, self.grid(height, width))
 
 
-def _normalised(
-    frames: NDArray[Any], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> torch.Tensor:
-    scale = torch.tensor([1.0 / (255.0 * each) for each in std])
-    shift = torch.tensor([middle / each for middle, each in zip(mean, std, strict=True)])
-    return torch.from_numpy(frames.astype(np.float32)).mul_(scale).sub_(shift)
+def _normalised(frames: Frames, mean: tuple[float, float, float], std: tuple[float, float, float]) -> torch.Tensor:
+    pixels = _as_float32(frames)
+    scale = torch.tensor([1.0 / (255.0 * each) for each in std], device=pixels.device)
+    shift = torch.tensor([middle / each for middle, each in zip(mean, std, strict=True)], device=pixels.device)
+    return pixels.mul_(scale).sub_(shift)
 
 
-def _resized_by_torch(frames: NDArray[np.uint8], size: tuple[int, int], rounded: bool = True) -> NDArray[Any]:
+def _as_float32(frames: Frames) -> torch.Tensor:
+    """A copy."""
+    if isinstance(frames, torch.Tensor):
+        return frames.to(torch.float32, copy=True)
+    return torch.from_numpy(frames.astype(np.float32))
+
+
+def _resized_by_torch(frames: FramesT, size: tuple[int, int], rounded: bool = True) -> FramesT:
     if frames.shape[1:3] == size:
         return frames
-    channels_first = torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2)
+    channels_first = _as_float32(frames).permute(0, 3, 1, 2)
     resized = F.interpolate(channels_first, size=size, mode="bicubic", antialias=True)
     if rounded:
         resized = resized.clamp_(0, 255).round_().to(torch.uint8)
-    return resized.permute(0, 2, 3, 1).contiguous().numpy()
+    resized = resized.permute(0, 2, 3, 1).contiguous()
+    return resized if isinstance(frames, torch.Tensor) else resized.numpy()  # pyright: ignore[reportReturnType]
 
 
 def resize_frame(frame: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:

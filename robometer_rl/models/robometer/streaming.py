@@ -31,12 +31,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robometer_rl.frames import FrameError, FrameProtocol
+from robometer_rl.frames import Frame, FrameError, FrameProtocol, are_tensors_of_one_kind, as_tensor_frames
 from robometer_rl.models.reward_model import RewardStream
 from robometer_rl.models.robometer.decoder import KeyValues, Prefix, require_masks
 from robometer_rl.models.robometer.feature_cache import FeatureStore
 from robometer_rl.models.robometer.kv_cache import Row, extend
 from robometer_rl.models.robometer.network import RobometerNetwork
+from robometer_rl.models.robometer.patches import PatchedFrames
 from robometer_rl.models.robometer.processing import RobometerProcessor
 from robometer_rl.models.robometer.readout import frame_values
 from robometer_rl.models.robometer.tokens import FrameBlocks
@@ -130,7 +131,7 @@ class _History:
     layout: FrameBlocks | None = None
     length: int = 0
     kept: list[int] = field(default_factory=list)
-    frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    frames: dict[int, Frame] = field(default_factory=dict)
 
 
 @dataclass
@@ -265,6 +266,21 @@ class RobometerStream(RewardStream):
         per_token = 2 * len(decoder.layers) * decoder.config.num_key_value_heads * decoder.layers[0].self_attn.head_dim
         return layout.ends[-1] * per_token * self._network.dtype.itemsize
 
+    def _frames_for(self, frames: Sequence[Any] | NDArray[Any], chosen: Sequence[int]) -> list[Frame]:
+        """Tensors stay tensors, on their device."""
+        if are_tensors_of_one_kind(frames) and len(frames) == len(chosen):
+            # One by one again, or a frame that is kept would keep its whole batch.
+            return [frame.clone() for frame in as_tensor_frames(frames)]
+        return super()._frames_for(frames, chosen)
+
+    def _patch(self, images: Sequence[Frame]) -> list[PatchedFrames]:
+        """Patches of each image; of tensors on one device all at once."""
+        patcher = self._processor.patcher
+        if not are_tensors_of_one_kind(images):
+            return [patcher(image[None]) for image in images]
+        together = patcher(torch.stack(images))
+        return [PatchedFrames(pixels, together.grid) for pixels in together.pixels.split(1)]
+
     def _check_task(self, task: str) -> str:
         return self._processor.check_task(task)
 
@@ -273,23 +289,23 @@ class RobometerStream(RewardStream):
         bins = self._network.config.progress_bins if self._network.config.discrete else 0
         return StepPrediction(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, bins), np.float32))
 
-    def _tokens(self, images: Sequence[NDArray[np.uint8]]) -> int:
+    def _tokens(self, images: Sequence[Frame]) -> int:
         patcher = self._processor.patcher
         return sum(patcher.tokens(patcher.grid(*image.shape[:2])) for image in images)
 
-    def _layout(self, row: int, image: NDArray[np.uint8]) -> FrameBlocks:
+    def _layout(self, row: int, image: Frame) -> FrameBlocks:
         """Where frames like this one stand in the prompt of a history."""
         grid = self._processor.patcher.grid(image.shape[0], image.shape[1])
         layout = self._processor.frame_blocks(self.tasks[row], grid, self.protocol.max_frames)
         self._network.require_room(layout)
         return layout
 
-    def _require_size(self, row: int, image: NDArray[np.uint8]) -> None:
+    def _require_size(self, row: int, image: Frame) -> None:
         size, given = self._histories[row].size, image.shape[:2]
         if size is not None and size != given:
             raise FrameError(f"history {row} got a frame of {given} pixels after frames of {size}")
 
-    def _open(self, row: int, image: NDArray[np.uint8]) -> None:
+    def _open(self, row: int, image: Frame) -> None:
         """Begins a step: the image is the history's newest frame."""
         history = self._histories[row]
         self._require_size(row, image)
@@ -355,10 +371,10 @@ class RobometerStream(RewardStream):
         return torch.stack([read[-1] for read in reads])
 
     def _answer_candidates(
-        self, rows: list[int], images: list[NDArray[np.uint8]], questions: Mapping[int, _Question]
+        self, rows: list[int], images: Sequence[Frame], questions: Mapping[int, _Question]
     ) -> torch.Tensor:
         """(rows, hidden): what the heads read at each candidate, behind the cached frames of its history."""
-        encoded = self._network.encode([self._processor.patcher(image[None]) for image in images])
+        encoded = self._network.encode(self._patch(images))
         asked = []
         for row, image, features in zip(rows, images, encoded, strict=True):
             # The first frame of a history may have any size.
@@ -387,7 +403,7 @@ class RobometerStream(RewardStream):
         )
         found = {key: self._features.get(key) for key in wanted}
         missing = [key for key, feature in found.items() if feature is None]
-        patched = [self._processor.patcher(self._histories[row].frames[frame][None]) for row, frame in missing]
+        patched = self._patch([self._histories[row].frames[frame] for row, frame in missing])
         encoded = dict(zip(missing, self._network.encode(patched), strict=True))
         return {key: encoded[key] if feature is None else feature for key, feature in found.items()}
 
