@@ -25,7 +25,7 @@ from robometer_rl.wrappers.guard import EpisodeGuard
 from robometer_rl.wrappers.observation_reader import Indices, Moment, MomentReader, Views
 from robometer_rl.wrappers.tasks import TaskSource, TaskStages, parse_task
 
-__all__ = ["EpisodeScorer", "ScoredStep", "ScoringWrapper", "as_reward_spec"]
+__all__ = ["EpisodeScorer", "ScoredStep", "ScoringWrapper", "as_model", "as_reward_spec"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class EpisodeScorer:
         self.guard = EpisodeGuard()
         self.recorder: EpisodeRecorder | None = None
         # Last, because loading a model takes long and everything above may be refused.
-        self.model = _as_model(model)
+        self.model = as_model(model)
         self.model.require_for(self.spec, live=True)
         self.model.require_views(f"frames={frames!r}", tiled=all(camera.tiled for camera in cameras))
         if isinstance(task, TaskStages):
@@ -134,6 +134,11 @@ class EpisodeScorer:
     def over(self) -> NDArray[np.bool_]:
         """(n,) whether the episode of an environment has ended, or none has begun; a copy."""
         return self._over.copy()
+
+    @property
+    def progress(self) -> NDArray[np.float64]:
+        """(n,) predicted progress of the newest scored frame of each environment; a copy."""
+        return self._progress.mean(axis=1)
 
     def require_running(self) -> None:
         """Raises `gymnasium.error.ResetNeeded` where a step would continue an episode that is over."""
@@ -429,7 +434,7 @@ class ScoringWrapper:
         self.model.__reduce__()
 
 
-def _as_model(model: RewardModel | str) -> RewardModel:
+def as_model(model: RewardModel | str) -> RewardModel:
     """Returns the model, loading it if its ``source`` is given."""
     if isinstance(model, str):
         # Imported here because loading needs torch, which an environment that is given a live model may not.
