@@ -2,6 +2,8 @@
 
     python -m benchmarks.own_environment
     python -m benchmarks.own_environment --worlds pusht reacher --labels progress --seeds 0
+    python -m benchmarks.own_environment --episodes 15 30 60 120 240 --name own_environment_curve
+    python -m benchmarks.own_environment --report     # only writes the tables of docs/results.md from what there is
     python -m benchmarks.own_environment --smoke      # minutes: the smallest sizes
 
 Needs the extras ``foreign``, ``robosuite`` and ``adapt``. Goes on where it was stopped: a cell that its file of results
@@ -38,7 +40,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, play, record, relabelled
+from benchmarks.foreign.tables import tables
 from benchmarks.foreign.worlds import ALTERED, KINDS, World
+from benchmarks.recording import write_tables
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
@@ -74,10 +78,11 @@ class Args:
         wrapped: Episodes of experts, and of random motion, that are paid in the running environment.
         output: Where recordings and models go.
         name: Of the file with the results.
+        report: Only write the tables of what there is.
         smoke: Run at the smallest sizes, to see that it works.
     """
 
-    worlds: tuple[str, ...] = tuple(WORLDS)
+    worlds: tuple[str, ...] = ("fetch", "lift", "pusht", "reacher")
     labels: tuple[str, ...] = ("distance", "state", "success")
     episodes: tuple[int, ...] = (60,)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -89,6 +94,7 @@ class Args:
     wrapped: int = 6
     output: Path = Path("outputs/own_environment")
     name: str = "own_environment"
+    report: bool = False
     smoke: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +116,9 @@ def main(args: Args) -> dict[str, Any]:
     if args.smoke:
         return main(smallest(args))
     results = _found(args)
+    if args.report:
+        write_tables("results.md", args.name, tables(results))
+        return {"results": results}
     for seed in args.seeds:
         for labels in args.labels:
             for name in args.worlds:

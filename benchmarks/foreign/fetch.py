@@ -11,9 +11,11 @@ import numpy as np
 from benchmarks.foreign.worlds import TURNED, Floats, Script, World, alter_model, staged_progress
 from robometer_rl.extras import require
 
-__all__ = ["Fetch"]
+__all__ = ["CAMERA", "Fetch"]
 
-_CAMERA = {"distance": 1.0, "azimuth": 132, "elevation": -25, "lookat": np.array([1.3, 0.75, 0.5])}
+CAMERA = {"distance": 1.0, "azimuth": 132, "elevation": -25, "lookat": np.array([1.3, 0.75, 0.5])}
+"""Where it is looked at from."""
+
 _OPEN, _SHUT = 1.0, -1.0
 _ABOVE = 0.06  # metres over the block where the hand turns down
 _GAIN = 6.0  # of the position, per metre
@@ -80,7 +82,7 @@ class Fetch(World):
         """The environment, looked at from the side."""
         gym.register_envs(require("gymnasium_robotics", "foreign"))
         return gym.make(
-            "FetchPickAndPlace-v4", render_mode="rgb_array", width=size, height=size, default_camera_config=_CAMERA
+            "FetchPickAndPlace-v4", render_mode="rgb_array", width=size, height=size, default_camera_config=CAMERA
         )
 
     def alter(self, env: gym.Env[Any, Any], what: str) -> gym.Env[Any, Any]:
@@ -88,8 +90,8 @@ class Fetch(World):
         inner: Any = env.unwrapped
         alter_model(inner.model, what)
         if what == "camera":
-            moved = {"azimuth": _CAMERA["azimuth"] + TURNED, "lookat": _CAMERA["lookat"] + [0.0, 0.03, 0.0]}
-            inner.mujoco_renderer.default_cam_config = _CAMERA | moved
+            moved = {"azimuth": CAMERA["azimuth"] + TURNED, "lookat": CAMERA["lookat"] + [0.0, 0.03, 0.0]}
+            inner.mujoco_renderer.default_cam_config = CAMERA | moved
         return env
 
     def script(self, kind: str, rng: np.random.Generator) -> Script:

