@@ -1,4 +1,8 @@
-"""Many runs of the examples: each a command that anyone can repeat, resumed where it was interrupted."""
+"""Many runs of the examples: each a command that anyone can repeat, resumed where it was interrupted.
+
+`outputs/` is not committed, results are. A benchmark that writes the entries of `kept` into its result, and plans with
+`recalled`, goes on in a fresh clone: a run that the result has, made with the same command, is not made again.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,19 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["ROOT", "Run", "RunsFailedError", "run_all"]
+from benchmarks.recording import RESULTS
+from robometer_rl.provenance import provenance
+
+__all__ = ["ROOT", "Run", "RunsFailedError", "kept", "recalled", "run_all"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,11 +40,13 @@ class Run:
         name: For people.
         command: What follows the interpreter, run from the repository's root.
         result: JSON file that the command writes; a run is finished when it says so (``"finished": true``).
+        known: What a committed result says of it, where the file is not there.
     """
 
     name: str
     command: tuple[str, ...]
     result: Path
+    known: Mapping[str, Any] | None = None
 
     @property
     def shown(self) -> str:
@@ -47,7 +56,9 @@ class Run:
     def read(self) -> dict[str, Any] | None:
         """The result as far as it is known; None if there is none."""
         path = ROOT / self.result
-        return json.loads(path.read_text()) if path.exists() else None
+        if path.exists():
+            return json.loads(path.read_text())
+        return None if self.known is None else dict(self.known)
 
     @property
     def finished(self) -> bool:
@@ -68,10 +79,31 @@ class Run:
             return subprocess.run(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT).returncode
 
 
-def run_all(runs: Sequence[Run], workers: int) -> None:
+def recalled(runs: Sequence[Run], name: str) -> list[Run]:
+    """The runs, each with what ``results/<name>.json`` says of its command, if it does."""
+    path = RESULTS / f"{name}.json"
+    entries = json.loads(path.read_text())["runs"] if path.exists() else []
+    known = {entry["command"]: entry for entry in entries}
+    return [replace(run, known=known.get(run.shown)) for run in runs]
+
+
+def kept(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What a result keeps of the finished runs: name, command, numbers, and where they come from."""
+    entries = []
+    for run in runs:
+        numbers = run.read() or {}
+        if run.known is not None:
+            entries.append(dict(run.known))
+        elif numbers.get("finished"):
+            del numbers["arguments"]  # the command says them
+            entries.append({"name": run.name, "command": run.shown, **numbers, "origin": provenance()})
+    return entries
+
+
+def run_all(runs: Sequence[Run], workers: int, after: Callable[[], object] = lambda: None) -> None:
     """Executes what is not finished, some at the same time.
 
-    A run that fails does not stop the others.
+    A run that fails does not stop the others. ``after`` is called whenever one has ended.
 
     Raises:
         RunsFailedError: Some failed, or ended without a finished result.
@@ -83,6 +115,7 @@ def run_all(runs: Sequence[Run], workers: int) -> None:
         futures = {pool.submit(run.execute): run for run in waiting}
         for future in as_completed(futures):
             future.result()
+            after()
             progress.advance(bar)
     failed = [run for run in waiting if not run.finished]
     if failed:

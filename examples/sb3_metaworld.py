@@ -25,7 +25,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -38,6 +38,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from steady_sac import Steadiness, agent_class, expected_value, make_agent
 
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.envs.metaworld import TASKS, make_env
@@ -63,6 +64,7 @@ class Args:
         scale: Weight of the learned reward.
         success_bonus: Paid on the decision on which the model first believes in success.
         confidence: Pay only progress that the model is that sure of, see ``RewardSpec``.
+        clip: What a decision is paid for what the model sees is at most this, up or down.
         decisions: Decisions to learn from, over all environments.
         envs: Environments that run side by side, scored in one batch.
         action_repeat: Simulator steps per decision.
@@ -72,6 +74,7 @@ class Args:
         learning_rate: Of all networks.
         entropy: Weight of the policy's entropy at the beginning, above 0; it adapts. Far above what a decision pays, it
             keeps the agent from heading for anything.
+        steady: What may keep the agent from unlearning.
         evaluate_every: Decisions between evaluations.
         evaluation_episodes: Episodes of an evaluation, and of the last one.
         seed: Seed.
@@ -82,10 +85,11 @@ class Args:
     task: str = "drawer-close"
     arm: Arm = "robometer"
     model: str = "mini"
-    mode: Literal["level", "delta", "success"] = "level"
+    mode: Literal["level", "delta", "potential", "success"] = "level"
     scale: float = 1.0
     success_bonus: float = 0.0
     confidence: float | None = None
+    clip: float | None = None
     decisions: int = 8_000
     envs: int = 4
     action_repeat: int = 10
@@ -94,6 +98,7 @@ class Args:
     updates: float = 2.0
     learning_rate: float = 1e-3
     entropy: float = 0.1
+    steady: Steadiness = field(default_factory=Steadiness)
     evaluate_every: int = 1_000
     evaluation_episodes: tuple[int, int] = (20, 50)
     seed: int = 0
@@ -118,6 +123,7 @@ class Args:
             mode=self.mode,
             scale=self.scale,
             task_weight=weight,
+            gamma=self.gamma,
             success_bonus=self.success_bonus,
             confidence=self.confidence,
         )
@@ -179,6 +185,24 @@ class Stopwatch(VecEnvWrapper):
         return result
 
 
+class Clipped(VecEnvWrapper):
+    """Limits what is paid beside the task's own reward, up and down."""
+
+    def __init__(self, venv: VecEnv, limit: float) -> None:
+        super().__init__(venv)
+        self._limit = limit
+
+    def reset(self) -> VecEnvObs:
+        """See `VecEnv`."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        task = np.array([info["robometer/task_reward"] for info in infos], np.float32)
+        return observations, task + np.clip(rewards - task, -self._limit, self._limit), dones, infos
+
+
 def make_training_envs(args: Args) -> VecEnv:
     """The environments to learn in, paying the arm's reward, with clocks inside and outside of it."""
     venv = DummyVecEnv([lambda: make_task(args, frames=args.watched)] * args.envs)
@@ -187,6 +211,8 @@ def make_training_envs(args: Args) -> VecEnv:
     if args.watched:
         model = load_reward_model(args.model)
         venv = Stopwatch(VecRobometerReward(venv, model, TASKS[args.task].task, args.reward))
+        if args.clip is not None:
+            venv = Clipped(venv, args.clip)
     return venv
 
 
@@ -198,33 +224,56 @@ def scoring_seconds(venv: VecEnv) -> float:
 
 @dataclass
 class Progress:
-    """What is known of a run so far; its JSON is the run's result."""
+    """What is known of a run so far; its JSON is the run's result.
+
+    Of every evaluation: ``success`` and ``success_at_end`` of the policy without noise and ``noisy_success`` of the one
+    that explores; ``value``, what the critics promise at the first decision, and ``worth``, what the task then pays,
+    discounted and as if the last decision went on for ever; ``entropy_weight`` at that time.
+    """
 
     arguments: dict[str, Any]
     decisions: list[int] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
     success_at_end: list[float] = field(default_factory=list)
+    noisy_success: list[float] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    worth: list[float] = field(default_factory=list)
+    entropy_weight: list[float] = field(default_factory=list)
     seconds: float = 0.0
     scoring_seconds: float = 0.0
     finished: bool = False
 
 
-def evaluate(agent: SAC, args: Args, episodes: int) -> tuple[float, float]:
-    """Part of unseen episodes in which the task is done at some time, and in which it is done at the end."""
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over unseen episodes; see `Progress`."""
+
+    success: float
+    success_at_end: float
+    value: float
+    worth: float
+
+
+def evaluate(agent: SAC, args: Args, episodes: int, noise: bool = False) -> Evaluation:
+    """Plays unseen episodes, with the policy's noise or without."""
     env = make_task(replace(args, arm="sparse"), frames=False)
-    ever, at_end = [], []
+    ever, at_end, values, worths = [], [], [], []
     for episode in range(episodes):
         observation, info = env.reset(seed=EVALUATION_SEED + episode)
-        done, over = False, False
+        values.append(expected_value(agent, observation))
+        paid: list[float] = []
+        over = False
         while not over:
-            action, _ = agent.predict(observation, deterministic=True)
-            observation, _, terminated, truncated, info = env.step(action)
-            done |= info["is_success"]
+            action, _ = agent.predict(observation, deterministic=not noise)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            paid.append(float(reward))
             over = terminated or truncated
-        ever.append(done)
-        at_end.append(info["is_success"])
+        ever.append(max(paid) > 0)
+        at_end.append(paid[-1] > 0)
+        for_ever = args.gamma ** len(paid) * paid[-1] / (1 - args.gamma) if args.gamma < 1 else 0.0
+        worths.append(float(np.dot(args.gamma ** np.arange(len(paid)), paid)) + for_ever)
     env.close()
-    return float(np.mean(ever)), float(np.mean(at_end))
+    return Evaluation(*(float(np.mean(each)) for each in (ever, at_end, values, worths)))
 
 
 class EvaluateAndSave(BaseCallback):
@@ -246,20 +295,25 @@ class EvaluateAndSave(BaseCallback):
 
     def evaluate(self) -> None:
         """One evaluation and save."""
-        assert isinstance(self.model, SAC)
+        agent = cast(SAC, self.model)
         last = self.num_timesteps >= self.args.decisions
-        success, at_end = evaluate(self.model, self.args, self.args.evaluation_episodes[int(last)])
+        episodes = self.args.evaluation_episodes[int(last)]
+        quiet = evaluate(agent, self.args, episodes)
+        noisy = evaluate(agent, self.args, episodes, noise=True)
         progress = self.progress
         progress.decisions.append(self.num_timesteps)
-        progress.success.append(success)
-        progress.success_at_end.append(at_end)
+        for name, value in asdict(quiet).items():
+            getattr(progress, name).append(value)
+        progress.noisy_success.append(noisy.success)
+        assert agent.log_ent_coef is not None
+        progress.entropy_weight.append(float(agent.log_ent_coef.detach().exp()))
         scored = scoring_seconds(self.training_env)
         progress.seconds += time.perf_counter() - self.started
         progress.scoring_seconds += scored - self.scored
         progress.finished = last
         self.started, self.scored = time.perf_counter(), scored
-        self.logger.record("evaluation/success", success)
-        self.logger.record("evaluation/success_at_end", at_end)
+        for name, value in {**asdict(quiet), "noisy_success": noisy.success}.items():
+            self.logger.record(f"evaluation/{name}", value)
         with new_file(self.directory / "agent.zip") as path:
             self.model.save(path)
         with new_file(self.directory / "replay.pkl") as path:
@@ -283,14 +337,13 @@ def run(args: Args, callbacks: tuple[BaseCallback, ...] = (), progress_bar: bool
     set_random_seed(args.seed)
     venv = make_training_envs(args)
     if progress.decisions:
-        agent = SAC.load(directory / "agent", env=venv)
+        agent = agent_class(args.steady).load(directory / "agent", env=venv)
         agent.load_replay_buffer(directory / "replay")
     else:
-        agent = SAC(
-            "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, learning_starts=500, batch_size=256,
-            train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
-            policy_kwargs={"features_extractor_class": Magnified}, buffer_size=args.decisions + args.envs,
-            ent_coef=f"auto_{args.entropy}", seed=args.seed, device="cpu",
+        agent = make_agent(
+            venv, args.steady, args.learning_rate, {"features_extractor_class": Magnified}, gamma=args.gamma,
+            learning_starts=500, batch_size=256, train_freq=1, gradient_steps=max(1, round(args.updates * args.envs)),
+            buffer_size=args.decisions + args.envs, ent_coef=f"auto_{args.entropy}", seed=args.seed,
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.

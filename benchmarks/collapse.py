@@ -1,0 +1,166 @@
+"""Why agents unlearn what they could do: one change at a time, on the cheapest task on which they do.
+
+    python -m benchmarks.collapse             # changes x seeds; goes on where it was stopped
+    python -m benchmarks.collapse --report    # only collects what there is so far
+
+plate-slide of Meta-World, 4,000 decisions, `robometer-mini` beside the sparse reward. Seeds are outermost, so that an
+unfinished study has all changes, and none of them is used elsewhere. Two changes are no remedies: `dense` is paid the
+simulator's own reward, which makes no mistakes, and `sparse` nothing else; what falls there is not the model's fault.
+Writes results/collapse.json and a picture; a run that the result has is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, Final
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.curves import Series, draw_learning_curves
+from benchmarks.recording import RESULTS, write_result
+from benchmarks.runs import Run, kept, recalled, run_all
+from robometer_rl.report.figures import save_picture
+
+PLAIN: Final[Mapping[str, str]] = {
+    "arm": "robometer_sparse", "model": "mini", "mode": "delta", "scale": "2.0", "envs": "4", "max-decisions": "30",
+    "gamma": "0.95", "updates": "2.0", "learning-rate": "0.001", "entropy": "0.1", "steady.schedule": "constant",
+    "steady.critics": "plain",
+}  # fmt: skip
+"""Everything that decides how an agent learns is said, so that a command means the same after defaults have changed."""
+
+CHANGES: Final[Mapping[str, Mapping[str, str]]] = {
+    "as before": {},
+    "falling rate": {"steady.schedule": "linear"},
+    "layer norm": {"steady.critics": "layer_norm"},
+    "dense": {"arm": "dense"},
+    "lower rate": {"learning-rate": "0.0003"},
+    "more entropy": {"steady.target-entropy": "-2.0"},
+    "clipped reward": {"clip": "0.1"},
+    "CrossQ": {"steady.critics": "crossq"},
+    "dropout": {"steady.critics": "dropout"},
+    "falling rate, layer norm": {"steady.schedule": "linear", "steady.critics": "layer_norm"},
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options.
+
+    Attributes:
+        changes: Some of `CHANGES`.
+        seeds: One run each.
+        task: Meta-World task.
+        model: Reward model.
+        decisions: Decisions to learn from.
+        evaluate_every: Decisions between evaluations.
+        evaluation_episodes: Episodes of an evaluation, and of the last one.
+        workers: Runs at the same time.
+        runs: Where runs are kept until they are finished.
+        report: Collect what there is without running anything.
+        name: Of the result.
+    """
+
+    changes: tuple[str, ...] = tuple(CHANGES)
+    seeds: tuple[int, ...] = (7, 8, 9)
+    task: str = "plate-slide"
+    model: str = "mini"
+    decisions: int = 4_000
+    evaluate_every: int = 500
+    evaluation_episodes: tuple[int, int] = (20, 50)
+    workers: int = 1
+    runs: Path = Path("outputs/collapse")
+    report: bool = False
+    name: str = "collapse"
+
+
+def plan(args: Args) -> dict[tuple[str, int], Run]:
+    """The runs by change and seed."""
+    planned = {}
+    for seed in args.seeds:
+        for change in args.changes:
+            folder = args.runs / change.replace(", ", "-").replace(" ", "-")
+            sizes = {
+                "decisions": args.decisions, "evaluate-every": args.evaluate_every, "task": args.task, "seed": seed,
+            }  # fmt: skip
+            options = {**PLAIN, "model": args.model, **sizes, **CHANGES[change], "output": folder}
+            words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+            words += ["--evaluation-episodes", *map(str, args.evaluation_episodes)]
+            name = f"{args.task}-{options['arm']}-{seed}"
+            run = Run(name, ("examples/sb3_metaworld.py", *words), folder / name / "result.json")
+            planned[change, seed] = run
+    return dict(zip(planned, recalled(list(planned.values()), args.name), strict=True))
+
+
+def table(planned: Mapping[tuple[str, int], Run]) -> Table:
+    """What became of the agents under each change."""
+    shown = Table(
+        "change", "seeds", "final", "final / best", "final with noise", "largest fall", "promised less worth",
+        title="true success; means of the finished runs (final of each)", title_justify="left",
+    )  # fmt: skip
+    for change in dict.fromkeys(change for change, _ in planned):
+        runs = finished(planned, change)
+        if runs:
+            shown.add_row(change, str(len(runs)), *_cells(runs))
+    return shown
+
+
+def _cells(runs: list[dict[str, Any]]) -> list[str]:
+    finals = [run["success"][-1] for run in runs]
+    best = [max(run["success"]) for run in runs]
+    ratios = [final / top for final, top in zip(finals, best, strict=True) if top]
+    promised = [value - worth for run in runs for value, worth in zip(run["value"], run["worth"], strict=True)]
+    return [
+        f"{mean(finals):.0%} ({', '.join(f'{final:.0%}' for final in finals)})",
+        f"{mean(ratios):.2f}" if ratios else "",
+        f"{mean(run['noisy_success'][-1] for run in runs):.0%}",
+        f"{mean(largest_fall(run['success']) for run in runs):.0%}",
+        f"{mean(promised):+.1f}",
+    ]
+
+
+def largest_fall(curve: list[float]) -> float:
+    """By how much success falls below what it was before, at most."""
+    return max(max(curve[: place + 1]) - value for place, value in enumerate(curve))
+
+
+def finished(planned: Mapping[tuple[str, int], Run], change: str) -> list[dict[str, Any]]:
+    """The results under a change."""
+    found = [run.read() for (each, _), run in planned.items() if each == change]
+    return [result for result in found if result is not None and result["finished"]]
+
+
+def main(args: Args) -> dict[tuple[str, int], Run]:
+    """Runs what is missing and reports."""
+    planned = plan(args)
+    runs = list(planned.values())
+
+    def write() -> None:
+        write_result(args.name, {"task": args.task, "runs": kept(runs)})
+
+    if not args.report:
+        run_all(runs, args.workers, after=write)
+    write()
+    Console().print(table(planned))
+    panels = {}
+    for change in args.changes:
+        results = finished(planned, change)
+        if results:
+            panels[change] = [
+                Series("without noise", [(result["decisions"], result["success"]) for result in results]),
+                Series("exploring", [(result["decisions"], result["noisy_success"]) for result in results]),
+            ]
+    if not panels:
+        raise SystemExit(f"no finished runs in {args.runs}, and none in results/{args.name}.json")
+    subtitle = f"{args.task}, SAC, {args.model} and sparse reward · thin: seeds · thick: their mean"
+    picture = draw_learning_curves("True success under one change at a time", subtitle, panels, "decisions")
+    save_picture(picture, RESULTS / f"{args.name}.png")
+    return planned
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
