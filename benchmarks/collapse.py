@@ -23,24 +23,17 @@ from rich.table import Table
 
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import RESULTS, write_result
-from benchmarks.runs import Run, kept, recalled, run_all
+from benchmarks.runs import METAWORLD, Run, kept, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
-PLAIN: Final[Mapping[str, str]] = {
-    "arm": "robometer_sparse", "model": "mini", "mode": "delta", "scale": "2.0", "envs": "4", "max-decisions": "30",
-    "gamma": "0.95", "updates": "2.0", "learning-rate": "0.001", "entropy": "0.1", "steady.schedule": "constant",
-    "steady.critics": "plain",
-}  # fmt: skip
-"""Everything that decides how an agent learns is said, so that a command means the same after defaults have changed."""
-
-CHANGES: Final[Mapping[str, Mapping[str, str]]] = {
+CHANGES: Final[Mapping[str, Mapping[str, object]]] = {
     "as before": {},
     "falling rate": {"steady.schedule": "linear"},
     "layer norm": {"steady.critics": "layer_norm"},
     "dense": {"arm": "dense"},
-    "lower rate": {"learning-rate": "0.0003"},
-    "more entropy": {"steady.target-entropy": "-2.0"},
-    "clipped reward": {"clip": "0.1"},
+    "lower rate": {"learning-rate": 0.0003},
+    "more entropy": {"steady.target-entropy": -2.0},
+    "clipped reward": {"clip": 0.1},
     "CrossQ": {"steady.critics": "crossq"},
     "dropout": {"steady.critics": "dropout"},
     "falling rate, layer norm": {"steady.schedule": "linear", "steady.critics": "layer_norm"},
@@ -84,14 +77,13 @@ def plan(args: Args) -> dict[tuple[str, int], Run]:
     for seed in args.seeds:
         for change in args.changes:
             folder = args.runs / change.replace(", ", "-").replace(" ", "-")
-            sizes = {
-                "decisions": args.decisions, "evaluate-every": args.evaluate_every, "task": args.task, "seed": seed,
+            options = {
+                **METAWORLD, "model": args.model, "decisions": args.decisions, "evaluate-every": args.evaluate_every,
+                "task": args.task, "seed": seed, **CHANGES[change], "output": folder,
+                "evaluation-episodes": args.evaluation_episodes,
             }  # fmt: skip
-            options = {**PLAIN, "model": args.model, **sizes, **CHANGES[change], "output": folder}
-            words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-            words += ["--evaluation-episodes", *map(str, args.evaluation_episodes)]
             name = f"{args.task}-{options['arm']}-{seed}"
-            run = Run(name, ("examples/sb3_metaworld.py", *words), folder / name / "result.json")
+            run = Run(name, words("sb3_metaworld", options), folder / name / "result.json")
             planned[change, seed] = run
     return dict(zip(planned, recalled(list(planned.values()), args.name), strict=True))
 

@@ -25,11 +25,13 @@ class Series:
         label: In the legend.
         curves: One per seed: (experience, success in [0, 1]).
         rings: Whether its points are marked, as measurements of somebody else or of different things.
+        band: Lower and upper ends of an interval around the only curve, one per point.
     """
 
     label: str
     curves: Sequence[tuple[Sequence[float], Sequence[float]]]
     rings: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 def draw_learning_curves(
@@ -70,6 +72,8 @@ def _draw_panel(axes: Axes, panel: Sequence[Series], colors: Mapping[str, str]) 
         if not curves:
             continue
         color, place = colors[series.label], dodge(axes, number, len(panel))
+        if series.band is not None:
+            axes.fill_between(curves[0][0], *series.band, color=color, alpha=0.18, linewidth=0, zorder=0)
         for x, y in curves if len(curves) > 1 else []:
             axes.plot(x, y, color=color, linewidth=points(0.8), alpha=0.55, transform=place, clip_on=False)
         common = min((x for x, _ in curves), key=len)

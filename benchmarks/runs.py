@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,9 +23,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.recording import RESULTS
 from robometer_rl.provenance import provenance
 
-__all__ = ["ROOT", "Run", "RunsFailedError", "kept", "recalled", "run_all"]
+__all__ = ["METAWORLD", "ROOT", "Run", "RunsFailedError", "kept", "recalled", "run_all", "words"]
 
 ROOT = Path(__file__).parents[1]
+
+METAWORLD: Final[Mapping[str, object]] = {
+    "arm": "robometer_sparse", "model": "mini", "mode": "delta", "scale": 2.0, "envs": 4, "max-decisions": 30,
+    "gamma": 0.95, "updates": 2.0, "learning-rate": 0.001, "entropy": 0.1, "steady.schedule": "constant",
+    "steady.critics": "plain",
+}  # fmt: skip
+"""How agents learn Meta-World where a benchmark says nothing else. Everything that decides it is said, so that a
+command means the same after the defaults of examples/sb3_metaworld.py have changed."""
+
+
+def words(example: str, options: Mapping[str, object]) -> tuple[str, ...]:
+    """The command of an example with options by their names."""
+    said: list[str] = [f"examples/{example}.py"]
+    for name, value in options.items():
+        said += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return tuple(said)
 
 
 class RunsFailedError(RuntimeError):

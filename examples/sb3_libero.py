@@ -28,7 +28,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -39,6 +39,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from steady_sac import Steadiness, agent_class, make_agent
 
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.files import new_file, write_text
@@ -71,6 +72,7 @@ class Args:
         learning_rate: Of all networks.
         entropy: Weight of the policy's entropy at the beginning, above 0; it adapts. Far above what a decision pays, it
             keeps the agent from heading for anything.
+        steady: What may keep the agent from unlearning.
         evaluate_every: Simulator steps between evaluations.
         evaluation_episodes: Episodes of an evaluation, and of the last one.
         seed: Seed.
@@ -93,6 +95,7 @@ class Args:
     updates: float = 2.0
     learning_rate: float = 1e-3
     entropy: float = 0.1
+    steady: Steadiness = field(default_factory=Steadiness)
     evaluate_every: int = 10_000
     evaluation_episodes: tuple[int, int] = (10, 50)
     seed: int = 0
@@ -176,12 +179,13 @@ class Progress:
     arguments: dict[str, Any]
     steps: list[int] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
+    noisy_success: list[float] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
 
 
-def evaluate(agent: SAC, args: Args, env: gym.Env[Any, Any], episodes: int) -> float:
-    """Part of the episodes from unseen initial states that end in success."""
+def evaluate(agent: SAC, args: Args, env: gym.Env[Any, Any], episodes: int, noise: bool = False) -> float:
+    """Part of the episodes from unseen initial states that end in success, with the policy's noise or without."""
     held_out = range(TRAINING_STATES, env.get_wrapper_attr("num_init_states"))
     solved = 0
     for episode in range(episodes):
@@ -191,7 +195,7 @@ def evaluate(agent: SAC, args: Args, env: gym.Env[Any, Any], episodes: int) -> f
         jitter = episode // len(held_out)  # random decisions before the agent takes over
         over = False
         while not over:
-            action = agent.predict(observation, deterministic=True)[0]
+            action = agent.predict(observation, deterministic=not noise)[0]
             if jitter:
                 action, jitter = rng.uniform(-1, 1, action.shape).astype(np.float32), jitter - 1
             observation, _, terminated, truncated, info = env.step(action)
@@ -221,19 +225,23 @@ class EvaluateAndSave(BaseCallback):
 
     def evaluate(self, steps: int, last: bool) -> None:
         """One evaluation and save."""
-        assert isinstance(self.model, SAC)
-        success = evaluate(self.model, self.args, self.env, self.args.evaluation_episodes[int(last)])
+        agent = cast(SAC, self.model)
+        episodes = self.args.evaluation_episodes[int(last)]
+        success = evaluate(agent, self.args, self.env, episodes)
+        noisy_success = evaluate(agent, self.args, self.env, self.args.evaluation_episodes[0], noise=True)
         progress = self.progress
         progress.steps.append(steps)
         progress.success.append(success)
+        progress.noisy_success.append(noisy_success)
         progress.seconds += time.perf_counter() - self.started
         progress.finished = last
         self.started = time.perf_counter()
         self.logger.record("evaluation/success", success)
+        self.logger.record("evaluation/noisy_success", noisy_success)
         with new_file(self.directory / "agent.zip") as path:
-            self.model.save(path)
+            agent.save(path)
         with new_file(self.directory / "replay.pkl") as path:
-            self.model.save_replay_buffer(path)
+            agent.save_replay_buffer(path)
         write_text(self.directory / "result.json", json.dumps(asdict(progress), indent=1, default=str) + "\n")
 
     def _on_training_end(self) -> None:
@@ -256,14 +264,14 @@ def run(args: Args) -> Progress:
     set_random_seed(args.seed)
     venv = make_training_envs(args)
     if progress.steps:
-        agent = SAC.load(directory / "agent", env=venv)
+        agent = agent_class(args.steady).load(directory / "agent", env=venv)
         agent.load_replay_buffer(directory / "replay")
     else:
-        agent = SAC(
-            "MlpPolicy", venv, gamma=args.gamma, learning_rate=args.learning_rate, buffer_size=args.decisions,
-            batch_size=256, learning_starts=min(500, args.decisions // 4), train_freq=1,
+        agent = make_agent(
+            venv, args.steady, args.learning_rate, {}, gamma=args.gamma, buffer_size=args.decisions, batch_size=256,
+            learning_starts=min(500, args.decisions // 4), train_freq=1,
             gradient_steps=max(1, round(args.updates * args.envs)), ent_coef=f"auto_{args.entropy}", seed=args.seed,
-            device="cpu", tensorboard_log=str(args.output / "tensorboard"),
+            tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
     honesty = [RewardHonestyCallback(window=20, record=directory / "honesty.jsonl")] if args.watched else []

@@ -12,6 +12,7 @@ The policy sees the simulator's state; the reward model sees rendered frames and
     robometer_sparse    the same plus 1 per decision in which the task is done
     sparse              1 per decision in which the task is done
     dense               the simulator's own shaped reward, which knows everything: what the algorithm can do at best
+    clock               the sparse reward, and as much as a rise of progress from 0 to 1 for the time that goes by
 
 A decision holds for ``action_repeat`` steps of the simulator (8 decisions a second), and the model is asked once per
 decision. Few long decisions are what lets an agent stumble over handles and buttons, and every one costs a picture.
@@ -47,7 +48,7 @@ from robometer_rl.wrappers import RenderToInfo, VecRobometerReward
 from robometer_rl.wrappers.sb3 import layers
 from robometer_rl.wrappers.sb3.callback import RewardHonestyCallback
 
-Arm = Literal["robometer", "robometer_sparse", "sparse", "dense"]
+Arm = Literal["robometer", "robometer_sparse", "sparse", "dense", "clock"]
 
 EVALUATION_SEED = 1_000_000  # training seeds stay far below
 
@@ -61,7 +62,7 @@ class Args:
         arm: Which reward.
         model: Reward model of the robometer arms, as for ``load_reward_model``.
         mode: How its predictions become a reward.
-        scale: Weight of the learned reward.
+        scale: Weight of the learned reward, and of the clock's.
         success_bonus: Paid on the decision on which the model first believes in success.
         confidence: Pay only progress that the model is that sure of, see ``RewardSpec``.
         clip: What a decision is paid for what the model sees is at most this, up or down.
@@ -132,10 +133,11 @@ class Args:
 class Decisions(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Holds an action for several steps; pays 1 where the task is done afterwards, or the mean dense reward over 10."""
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], repeat: int, dense: bool) -> None:
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], args: Args) -> None:
         super().__init__(env)
-        self._repeat = repeat
-        self._dense = dense
+        self._repeat = args.action_repeat
+        self._dense = args.arm == "dense"
+        self._always = args.scale / args.max_decisions if args.arm == "clock" else 0.0
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision."""
@@ -146,7 +148,7 @@ class Decisions(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             if len(rewards) == self._repeat or terminated or truncated:
                 break
         paid = float(np.mean(rewards)) / 10.0 if self._dense else float(info["is_success"])
-        return observation, paid, terminated, truncated, info
+        return observation, paid + self._always, terminated, truncated, info
 
 
 def make_task(args: Args, frames: bool) -> gym.Env[np.ndarray, np.ndarray]:
@@ -156,7 +158,7 @@ def make_task(args: Args, frames: bool) -> gym.Env[np.ndarray, np.ndarray]:
         max_episode_steps=args.max_decisions * args.action_repeat,
         render_mode="rgb_array" if frames else None,
     )
-    env = Monitor(Decisions(env, args.action_repeat, dense=args.arm == "dense"), info_keywords=("is_success",))
+    env = Monitor(Decisions(env, args), info_keywords=("is_success",))
     return RenderToInfo(env) if frames else env
 
 
@@ -259,7 +261,7 @@ def evaluate(agent: SAC, args: Args, episodes: int, noise: bool = False) -> Eval
     env = make_task(replace(args, arm="sparse"), frames=False)
     ever, at_end, values, worths = [], [], [], []
     for episode in range(episodes):
-        observation, info = env.reset(seed=EVALUATION_SEED + episode)
+        observation, _ = env.reset(seed=EVALUATION_SEED + episode)
         values.append(expected_value(agent, observation))
         paid: list[float] = []
         over = False
@@ -315,9 +317,9 @@ class EvaluateAndSave(BaseCallback):
         for name, value in {**asdict(quiet), "noisy_success": noisy.success}.items():
             self.logger.record(f"evaluation/{name}", value)
         with new_file(self.directory / "agent.zip") as path:
-            self.model.save(path)
+            agent.save(path)
         with new_file(self.directory / "replay.pkl") as path:
-            self.model.save_replay_buffer(path)
+            agent.save_replay_buffer(path)
         write_text(self.directory / "result.json", json.dumps(asdict(progress), indent=1, default=str) + "\n")
 
 

@@ -76,6 +76,46 @@ def test_metaworld_runs_every_arm_once(clone: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_protocol_runs_all_arms_and_goes_on_in_a_fresh_clone(clone: Path) -> None:
+    words = ["--tasks", "drawer-close", "--seeds", "0", "--more-seeds", "1", "--libero", "--model", str(CHECKPOINT)]
+    words += ["--decisions", "40", "--episodes", "1", "2", "--workers", "1", "--name", "evidence_smoke"]
+    shown = run(clone, "evidence", *words)
+    assert "All 7 runs of the protocol are finished." in shown
+    found = result(clone, "evidence_smoke")
+    assert (found["planned"], found["finished"]) == (7, 7)
+    by_arm = {entry["arm"]: entry for entry in found["runs"]}
+    assert len(by_arm) == 7
+    assert all(entry["decisions"] == [12, 20, 32, 40] for entry in by_arm.values())
+    assert all(len(entry[name]) == 4 for entry in by_arm.values() for name in ("noisy_success", "value", "worth"))
+    assert Image.open(clone / "benchmarks" / "results" / "evidence_smoke.png").width > 400
+    shutil.rmtree(clone / "outputs")
+    assert run(clone, "evidence", *words) == shown
+    assert not (clone / "outputs").exists()
+    assert result(clone, "evidence_smoke")["runs"] == found["runs"]
+
+
+@pytest.mark.slow
+def test_changes_are_tried_one_at_a_time(clone: Path) -> None:
+    pytest.importorskip("sb3_contrib")
+    words = ["--changes", "layer norm", "dropout", "CrossQ", "falling rate", "clipped reward", "--seeds", "0"]
+    words += [
+        "--task",
+        "drawer-close",
+        "--decisions",
+        "40",
+        "--evaluate-every",
+        "20",
+        "--evaluation-episodes",
+        "1",
+        "2",
+    ]
+    shown = run(clone, "collapse", *words, "--model", str(CHECKPOINT))
+    assert "layer norm" in shown
+    assert len(result(clone, "collapse")["runs"]) == 5
+    assert Image.open(clone / "benchmarks" / "results" / "collapse.png").width > 400
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_are_kept(clone: Path) -> None:
     words = ["--tasks", "drawer-close", "no-such-task", "--policies", "2", "--episodes", "1", "--size", "64"]
     words += ["--model", str(CHECKPOINT), "--workers", "1"]
