@@ -11,6 +11,7 @@ Writes results/collapse.json and a picture; a run that the result has is not mad
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ CHANGES: Final[Mapping[str, Mapping[str, object]]] = {
     "dropout": {"steady.critics": "dropout"},
     "CrossQ": {"steady.critics": "crossq"},
 }
+
+_LEARNED: Final = 0.4
+_FALLEN: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,33 @@ def largest_fall(curve: list[float]) -> float:
     return max(max(curve[: place + 1]) - value for place, value in enumerate(curve))
 
 
+def earlier() -> Table:
+    """How often agents of the committed results of benchmarks/metaworld_rl fell, by what they were paid.
+
+    Counted are evaluations after the first with 40 %, and those of them that lie more than 20 points below the best before.
+    """
+    counts: dict[str, list[int]] = {}
+    for path in sorted(RESULTS.glob("metaworld_rl*.json")):
+        result = json.loads(path.read_text())
+        mode, scale = (result["settings"][name] for name in ("mode", "scale"))
+        for by_arm in result["tasks"].values():
+            for arm, by_seed in by_arm.items():
+                paid = f"{arm}, {mode} x {scale:g}" if arm.startswith("robometer") else arm
+                for run in by_seed.values():
+                    curve = run["success"]
+                    after = [place for place in range(1, len(curve)) if max(curve[:place]) >= _LEARNED]
+                    fallen = [place for place in after if max(curve[:place]) - curve[place] > _FALLEN]
+                    row = counts.setdefault(paid, [0, 0, 0])
+                    counts[paid] = [row[0] + bool(after), row[1] + len(after), row[2] + len(fallen)]
+    shown = Table(
+        "paid", "agents", "evaluations", "fallen", title="earlier agents, after they could do it", title_justify="left"
+    )
+    for paid, row in sorted(counts.items()):
+        if row[0]:
+            shown.add_row(paid, *map(str, row))
+    return shown
+
+
 def finished(planned: Mapping[tuple[str, int], Run], change: str) -> list[dict[str, Any]]:
     """The results under a change."""
     found = [run.read() for (each, _), run in planned.items() if each == change]
@@ -132,6 +163,7 @@ def main(args: Args) -> dict[tuple[str, int], Run]:
     """Runs what is missing and reports."""
     planned = plan(args)
     runs = list(planned.values())
+    Console().print(earlier())
 
     def write() -> None:
         write_result(args.name, {"task": args.task, "runs": kept(runs)})
