@@ -129,7 +129,7 @@ def largest_fall(curve: list[float]) -> float:
 def earlier() -> Table:
     """How often agents of the committed results of benchmarks/metaworld_rl fell, by what they were paid.
 
-    Counted are evaluations after the first with 40 %, and those of them that lie more than 20 points below the best before.
+    Counted are evaluations after the first with 40 %, and those of them more than 20 points below the best before.
     """
     counts: dict[str, list[int]] = {}
     for path in sorted(RESULTS.glob("metaworld_rl*.json")):

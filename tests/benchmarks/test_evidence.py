@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import collapse
 from benchmarks import runs as runs_module
 from benchmarks.collapse import CHANGES, largest_fall
 from benchmarks.evidence import ARMS, MARKS, MORE_ARMS, PAGE, TASKS, Args, measured, plan, with_tables
@@ -123,3 +124,15 @@ def test_a_fall_is_measured_from_the_best_before() -> None:
 def test_changes_are_single_ones() -> None:
     assert CHANGES["as before"] == {}
     assert all(len(changed) == name.count(",") + 1 for name, changed in CHANGES.items() if changed)
+
+
+def test_earlier_agents_are_counted_after_they_have_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {"push": {"robometer_sparse": {"1": result(0.2, 0.5, 0.4, 0.1)}, "sparse": {"1": result(0.0, 0.0, 0.3)}}}
+    (tmp_path / "metaworld_rl.json").write_text(
+        json.dumps({"settings": {"mode": "delta", "scale": 2.0}, "tasks": tasks})
+    )
+    monkeypatch.setattr(collapse, "RESULTS", tmp_path)
+    columns = {str(column.header): list(column.cells) for column in collapse.earlier().columns}
+    assert columns == {
+        "paid": ["robometer_sparse, delta x 2"], "agents": ["1"], "evaluations": ["2"], "fallen": ["1"],
+    }  # fmt: skip
