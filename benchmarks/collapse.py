@@ -19,11 +19,11 @@ from statistics import mean
 from typing import Any, Final
 
 import tyro
+from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.curves import Series, draw_learning_curves
-from benchmarks.recording import RESULTS, write_result
+from benchmarks.recording import RESULTS, markdown_table, write_result, write_tables
 from benchmarks.runs import METAWORLD, Run, kept, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
@@ -94,30 +94,27 @@ def plan(args: Args) -> dict[tuple[str, int], Run]:
     return dict(zip(planned, recalled(list(planned.values()), args.name), strict=True))
 
 
-def table(planned: Mapping[tuple[str, int], Run]) -> Table:
-    """What became of the agents under each change."""
-    shown = Table(
-        "change", "seeds", "final", "final / best", "final with noise", "largest fall", "promised less worth",
-        title="true success; means of the finished runs (final of each)", title_justify="left",
+def table(planned: Mapping[tuple[str, int], Run]) -> str:
+    """What became of the agents under each change, as Markdown; means of the finished runs."""
+    head = (
+        "Change", "Final success (each seed)", "Final / best", "Final with noise", "Largest fall",
+        "Critics promise", "Worth",
     )  # fmt: skip
-    for change in dict.fromkeys(change for change, _ in planned):
-        runs = finished(planned, change)
-        if runs:
-            shown.add_row(change, str(len(runs)), *_cells(runs))
-    return shown
+    by_change = {change: finished(planned, change) for change in dict.fromkeys(change for change, _ in planned)}
+    return markdown_table(head, [(change, *_cells(runs)) for change, runs in by_change.items() if runs])
 
 
 def _cells(runs: list[dict[str, Any]]) -> list[str]:
     finals = [run["success"][-1] for run in runs]
     best = [max(run["success"]) for run in runs]
     ratios = [final / top for final, top in zip(finals, best, strict=True) if top]
-    promised = [value - worth for run in runs for value, worth in zip(run["value"], run["worth"], strict=True)]
     return [
         f"{mean(finals):.0%} ({', '.join(f'{final:.0%}' for final in finals)})",
         f"{mean(ratios):.2f}" if ratios else "",
         f"{mean(run['noisy_success'][-1] for run in runs):.0%}",
         f"{mean(largest_fall(run['success']) for run in runs):.0%}",
-        f"{mean(promised):+.1f}",
+        f"{mean(run['value'][-1] for run in runs):.1f}",
+        f"{mean(run['worth'][-1] for run in runs):.1f}",
     ]
 
 
@@ -126,8 +123,8 @@ def largest_fall(curve: list[float]) -> float:
     return max(max(curve[: place + 1]) - value for place, value in enumerate(curve))
 
 
-def earlier() -> Table:
-    """How often agents of the committed results of benchmarks/metaworld_rl fell, by what they were paid.
+def earlier() -> str:
+    """How often agents of the committed results of benchmarks/metaworld_rl fell, by what they were paid, as Markdown.
 
     Counted are evaluations after the first with 40 %, and those of them more than 20 points below the best before.
     """
@@ -144,13 +141,8 @@ def earlier() -> Table:
                     fallen = [place for place in after if max(curve[:place]) - curve[place] > _FALLEN]
                     row = counts.setdefault(paid, [0, 0, 0])
                     counts[paid] = [row[0] + bool(after), row[1] + len(after), row[2] + len(fallen)]
-    shown = Table(
-        "paid", "agents", "evaluations", "fallen", title="earlier agents, after they could do it", title_justify="left"
-    )
-    for paid, row in sorted(counts.items()):
-        if row[0]:
-            shown.add_row(paid, *map(str, row))
-    return shown
+    rows = [(paid, *map(str, row)) for paid, row in sorted(counts.items()) if row[0]]
+    return markdown_table(("Paid", "Agents", "Evaluations", "Fallen"), rows)
 
 
 def finished(planned: Mapping[tuple[str, int], Run], change: str) -> list[dict[str, Any]]:
@@ -159,33 +151,38 @@ def finished(planned: Mapping[tuple[str, int], Run], change: str) -> list[dict[s
     return [result for result in found if result is not None and result["finished"]]
 
 
-def main(args: Args) -> dict[tuple[str, int], Run]:
+def picture(planned: Mapping[tuple[str, int], Run], args: Args) -> Image.Image:
+    """Success of every agent, a panel per change."""
+    panels = {}
+    for change in args.changes:
+        results = finished(planned, change)
+        if results:
+            panels[change] = [
+                Series(name, [(result["decisions"], result[key]) for result in results])
+                for name, key in (("without noise", "success"), ("exploring", "noisy_success"))
+            ]
+    subtitle = f"{args.task}, SAC, {args.model} and sparse reward · thin: seeds · thick: their mean"
+    return draw_learning_curves("True success under one change at a time", subtitle, panels, "decisions")
+
+
+def main(args: Args) -> None:
     """Runs what is missing and reports."""
     planned = plan(args)
     runs = list(planned.values())
-    Console().print(earlier())
 
     def write() -> None:
         write_result(args.name, {"task": args.task, "runs": kept(runs)})
 
     if not args.report:
         run_all(runs, args.workers, after=write)
-    write()
-    Console().print(table(planned))
-    panels = {}
-    for change in args.changes:
-        results = finished(planned, change)
-        if results:
-            panels[change] = [
-                Series("without noise", [(result["decisions"], result["success"]) for result in results]),
-                Series("exploring", [(result["decisions"], result["noisy_success"]) for result in results]),
-            ]
-    if not panels:
+    if not any(run.finished for run in runs):
         raise SystemExit(f"no finished runs in {args.runs}, and none in results/{args.name}.json")
-    subtitle = f"{args.task}, SAC, {args.model} and sparse reward · thin: seeds · thick: their mean"
-    picture = draw_learning_curves("True success under one change at a time", subtitle, panels, "decisions")
-    save_picture(picture, RESULTS / f"{args.name}.png")
-    return planned
+    write()
+    text = f"{table(planned)}\n{earlier()}"
+    Console(width=160).print(text, markup=False)
+    save_picture(picture(planned, args), RESULTS / f"{args.name}.png")
+    if args.name == Args.name:
+        write_tables("reward_design.md", args.name, text)
 
 
 if __name__ == "__main__":

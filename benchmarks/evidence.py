@@ -23,9 +23,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks.evidence_report import Measured, picture, tables
-from benchmarks.recording import RESULTS, write_result
-from benchmarks.runs import METAWORLD, ROOT, Run, kept, recalled, run_all, words
-from robometer_rl.files import write_text
+from benchmarks.recording import RESULTS, write_result, write_tables
+from benchmarks.runs import METAWORLD, Run, kept, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
 TASKS: Final = ("button-press-topdown-wall", "door-lock", "faucet-open", "peg-unplug-side", "plate-slide-side", "sweep")
@@ -51,9 +50,6 @@ LIBERO: Final[Mapping[str, object]] = {
     "gamma": 0.95, "updates": 2.0, "learning-rate": 0.001, "entropy": 0.1,
 }  # fmt: skip
 STEADY: Final[Mapping[str, object]] = {"steady.schedule": "linear", "steady.critics": "plain"}
-
-MARKS: Final = ("<!-- evidence: written by python -m benchmarks.evidence --report -->\n", "<!-- /evidence -->\n")
-PAGE: Final = ROOT / "docs" / "results.md"
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def main(args: Args) -> list[Measured]:
     Console(width=160).print(text, markup=False)
     save_picture(picture(found, args.model), RESULTS / f"{args.name}.png")
     if args.name == Args.name:
-        write_text(PAGE, with_tables(PAGE.read_text(), text))
+        write_tables("results.md", args.name, text)
     return found
 
 
@@ -175,12 +171,6 @@ def _record(planned: Mapping[Cell, Run], runs: list[Run]) -> dict[str, Any]:
     arms = {run.shown: cell for cell, run in planned.items()}
     entries = [{**entry, **vars(arms[entry["command"]])} for entry in kept(runs)]
     return {"planned": len(runs), "finished": len(entries), "runs": entries}
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with the text between its marks."""
-    head, rest = page.split(MARKS[0])
-    return f"{head}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
 
 
 if __name__ == "__main__":

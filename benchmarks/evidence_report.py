@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.stats import trim_mean
 
 from benchmarks.curves import Series, draw_learning_curves
+from benchmarks.recording import markdown_table
 from robometer_rl.evaluation.metrics import Estimate
 
 __all__ = ["Measured", "difference", "interquartile_mean", "picture", "tables"]
@@ -119,10 +120,8 @@ def _pairs(found: Sequence[Measured], simulator: str) -> str:
     """The two arms in each task, and over all of those in which both have runs of the same seeds."""
     if not _tasks(found, simulator):
         return ""
-    lines = [
-        "| Task | mini + sparse | sparse | difference (95 %) | final / best: mini + sparse | sparse |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ("Task", *PAIR, "difference (95 %)", "final / best: mini + sparse", "sparse")
+    lines = []
     both: tuple[list[list[float]], list[list[float]]] = ([], [])
     for task in _tasks(found, simulator):
         arms = [_of(found, simulator, task, arm) for arm in PAIR]
@@ -135,16 +134,13 @@ def _pairs(found: Sequence[Measured], simulator: str) -> str:
             shown = _signed(difference(scores[0], scores[1]))
             both[0].append(scores[0])
             both[1].append(scores[1])
-        lines.append(
-            f"| {task} | {_finals(arms[0])} | {_finals(arms[1])} | {shown} | {_kept(arms[0])} | {_kept(arms[1])} |"
-        )
+        lines.append((task, *map(_finals, arms), shown, *map(_kept, arms)))
     if both[0]:
         means = [interquartile_mean(scores) for scores in both]
         count = sum(map(len, both[0]))
-        pairs = f"**IQM, {count} runs of each**"
         ends = [_kept([run for run in found if run.simulator == simulator and run.arm == arm]) for arm in PAIR]
-        lines.append(f"| {pairs} | **{_percent(means[0])}** | **{_percent(means[1])}** | | {ends[0]} | {ends[1]} |")
-    return "\n".join(lines) + "\n"
+        lines.append((f"**IQM, {count} runs of each**", *(f"**{_percent(each)}**" for each in means), "", *ends))
+    return markdown_table(head, lines)
 
 
 def _others(found: Sequence[Measured]) -> str:
@@ -153,15 +149,12 @@ def _others(found: Sequence[Measured]) -> str:
     tasks = [task for task in _tasks(found, "metaworld") if any(_of(found, "metaworld", task, arm) for arm in arms[2:])]
     if not tasks:
         return ""
-    lines = [f"| Paid | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
-    lines += [
-        f"| {arm} | {' | '.join(_finals(_of(found, 'metaworld', task, arm)) for task in tasks)} |" for arm in arms
-    ]
-    return "\n".join(lines) + "\n"
+    cells = [[_finals(_of(found, "metaworld", task, arm)) for task in tasks] for arm in arms]
+    return markdown_table(("Paid", *tasks), [(arm, *row) for arm, row in zip(arms, cells, strict=True)])
 
 
 def _costs(found: Sequence[Measured]) -> str:
-    lines = ["| | Minutes of a run | Share of scoring |", "|---|---|---|"]
+    lines = []
     for simulator, name in (("metaworld", "Meta-World"), ("libero", "LIBERO")):
         for arm in dict.fromkeys(run.arm for run in found if run.simulator == simulator):
             results = [run.result for run in found if (run.simulator, run.arm) == (simulator, arm)]
@@ -170,8 +163,8 @@ def _costs(found: Sequence[Measured]) -> str:
                 result["scoring_seconds"] / result["seconds"] for result in results if "scoring_seconds" in result
             ]
             share = f"{mean(scoring):.0%}" if scoring and any(scoring) else ""
-            lines.append(f"| {name}, {arm} | {minutes:.0f} | {share} |")
-    return "\n".join(lines) + "\n"
+            lines.append((f"{name}, {arm}", f"{minutes:.0f}", share))
+    return markdown_table(("", "Minutes of a run", "Share of scoring"), lines)
 
 
 def _finals(runs: Sequence[Measured]) -> str:

@@ -14,9 +14,9 @@ from PIL import Image
 from benchmarks import collapse
 from benchmarks import runs as runs_module
 from benchmarks.collapse import CHANGES, largest_fall
-from benchmarks.evidence import ARMS, MARKS, MORE_ARMS, PAGE, TASKS, Args, measured, plan, with_tables
+from benchmarks.evidence import ARMS, MORE_ARMS, TASKS, Args, measured, plan
 from benchmarks.evidence_report import Measured, difference, interquartile_mean, picture, tables
-from benchmarks.recording import RESULTS
+from benchmarks.recording import DOCS, RESULTS, with_tables
 from benchmarks.runs import ROOT, Run, kept, recalled, run_all
 
 CARD = ROOT / "robometer_rl" / "assets" / "robometer-mini" / "README.md"
@@ -81,16 +81,30 @@ def test_tables_compare_the_same_seeds_and_name_what_is_missing() -> None:
     assert picture(found, "mini").width > 400
 
 
-def test_the_page_has_the_tables_of_the_committed_result() -> None:
-    page = PAGE.read_text()
+def test_the_pages_have_the_tables_of_the_committed_results() -> None:
     planned = plan(Args())
     found = measured({cell: run for cell, run in planned.items() if run.known is not None})
-    if not found:
-        pytest.skip("no run of the protocol is committed yet")
-    text = tables(found, [(cell.simulator, cell.task, cell.arm, cell.seed) for cell in planned])
-    assert with_tables(page, text) == page, "run python -m benchmarks.evidence --report"
-    assert page.count(MARKS[0]) == 1
-    assert Image.open(RESULTS / "evidence.png").width > 400
+    if found:
+        text = tables(found, [(cell.simulator, cell.task, cell.arm, cell.seed) for cell in planned])
+        page = (DOCS / "results.md").read_text()
+        assert with_tables(page, "evidence", text) == page, "run python -m benchmarks.evidence --report"
+        assert Image.open(RESULTS / "evidence.png").width > 400
+    study = {key: run for key, run in collapse.plan(collapse.Args()).items() if run.known is not None}
+    if study:
+        page = (DOCS / "reward_design.md").read_text()
+        text = f"{collapse.table(study)}\n{collapse.earlier()}"
+        assert with_tables(page, "collapse", text) == page, "run python -m benchmarks.collapse --report"
+        assert Image.open(RESULTS / "collapse.png").width > 400
+
+
+def test_a_page_without_a_place_for_tables_is_refused() -> None:
+    page = "a\n<!-- evidence: written by python -m benchmarks.evidence --report -->\nold\n<!-- /evidence -->\nb\n"
+    filled = with_tables(page, "evidence", "new\n")
+    assert filled == page.replace("old\n", "\nnew\n\n")
+    assert with_tables(filled, "evidence", "new\n") == filled
+    for broken in ("a\n", page + page, page.replace("<!-- /evidence -->\n", "")):
+        with pytest.raises(ValueError, match="once each"):
+            with_tables(broken, "evidence", "new\n")
 
 
 def test_a_finished_run_of_the_committed_result_is_not_made_again(
@@ -132,7 +146,4 @@ def test_earlier_agents_are_counted_after_they_have_learned(tmp_path: Path, monk
         json.dumps({"settings": {"mode": "delta", "scale": 2.0}, "tasks": tasks})
     )
     monkeypatch.setattr(collapse, "RESULTS", tmp_path)
-    columns = {str(column.header): list(column.cells) for column in collapse.earlier().columns}
-    assert columns == {
-        "paid": ["robometer_sparse, delta x 2"], "agents": ["1"], "evaluations": ["2"], "fallen": ["1"],
-    }  # fmt: skip
+    assert collapse.earlier().splitlines()[2:] == ["| robometer_sparse, delta x 2 | 1 | 2 | 1 |"]

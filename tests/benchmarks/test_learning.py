@@ -109,10 +109,10 @@ def test_changes_are_tried_one_at_a_time(clone: Path) -> None:
         "1",
         "2",
     ]
-    shown = run(clone, "collapse", *words, "--model", str(CHECKPOINT))
-    assert "layer norm" in shown
-    assert len(result(clone, "collapse")["runs"]) == 5
-    assert Image.open(clone / "benchmarks" / "results" / "collapse.png").width > 400
+    shown = run(clone, "collapse", *words, "--model", str(CHECKPOINT), "--name", "collapse_smoke")
+    assert "| layer norm |" in shown
+    assert len(result(clone, "collapse_smoke")["runs"]) == 5
+    assert Image.open(clone / "benchmarks" / "results" / "collapse_smoke.png").width > 400
 
 
 @pytest.mark.slow
