@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import RESULTS, markdown_table, write_result, write_tables
-from benchmarks.runs import METAWORLD, Run, kept, recalled, run_all, words
+from benchmarks.runs import METAWORLD, ROOT, Run, kept, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
 CHANGES: Final[Mapping[str, Mapping[str, object]]] = {
@@ -98,7 +98,7 @@ def table(planned: Mapping[tuple[str, int], Run]) -> str:
     """What became of the agents under each change, as Markdown; means of the finished runs."""
     head = (
         "Change", "Final success (each seed)", "Final / best", "Final with noise", "Largest fall",
-        "Critics promise", "Worth",
+        "Critics promise", "Worth", "Paid by the model: successes", "Failures",
     )  # fmt: skip
     by_change = {change: finished(planned, change) for change in dict.fromkeys(change for change, _ in planned)}
     return markdown_table(head, [(change, *_cells(runs)) for change, runs in by_change.items() if runs])
@@ -115,7 +115,24 @@ def _cells(runs: list[dict[str, Any]]) -> list[str]:
         f"{mean(largest_fall(run['success']) for run in runs):.0%}",
         f"{mean(run['value'][-1] for run in runs):.1f}",
         f"{mean(run['worth'][-1] for run in runs):.1f}",
+        *(_paid(runs, name) for name in ("paid_successes", "paid_failures")),
     ]
+
+
+def _paid(runs: list[dict[str, Any]], name: str) -> str:
+    known = [run[name] for run in runs if run.get(name) is not None]
+    return f"{mean(known):.2f}" if known else ""
+
+
+def paid(run: Run) -> dict[str, float | None]:
+    """What the model itself paid for an episode while the agent learned, in the mean of successes and of failures."""
+    episodes = ROOT / run.result.parent / "honesty.jsonl"
+    outcomes = [json.loads(line) for line in episodes.read_text().splitlines()] if episodes.exists() else []
+    means = {}
+    for name, success in (("paid_successes", True), ("paid_failures", False)):
+        parts = [each["learned_return"] - each["true_return"] for each in outcomes if each["true_success"] is success]
+        means[name] = mean(parts) if parts else None
+    return means
 
 
 def largest_fall(curve: list[float]) -> float:
@@ -146,9 +163,8 @@ def earlier() -> str:
 
 
 def finished(planned: Mapping[tuple[str, int], Run], change: str) -> list[dict[str, Any]]:
-    """The results under a change."""
-    found = [run.read() for (each, _), run in planned.items() if each == change]
-    return [result for result in found if result is not None and result["finished"]]
+    """What is kept of the finished runs under a change."""
+    return kept([run for (each, _), run in planned.items() if each == change], paid)
 
 
 def picture(planned: Mapping[tuple[str, int], Run], args: Args) -> Image.Image:
@@ -171,7 +187,7 @@ def main(args: Args) -> None:
     runs = list(planned.values())
 
     def write() -> None:
-        write_result(args.name, {"task": args.task, "runs": kept(runs)})
+        write_result(args.name, {"task": args.task, "runs": kept(runs, paid)})
 
     if not args.report:
         run_all(runs, args.workers, after=write)

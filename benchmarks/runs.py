@@ -103,8 +103,8 @@ def recalled(runs: Sequence[Run], name: str) -> list[Run]:
     return [replace(run, known=known.get(run.shown)) for run in runs]
 
 
-def kept(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """What a result keeps of the finished runs: name, command, numbers, and where they come from."""
+def kept(runs: Sequence[Run], more: Callable[[Run], Mapping[str, Any]] = lambda run: {}) -> list[dict[str, Any]]:
+    """What a result keeps of the finished runs: name, command, numbers, ``more`` of them, and where they come from."""
     entries = []
     for run in runs:
         numbers = run.read() or {}
@@ -112,7 +112,8 @@ def kept(runs: Sequence[Run]) -> list[dict[str, Any]]:
             entries.append(dict(run.known))
         elif numbers.get("finished"):
             del numbers["arguments"]  # the command says them
-            entries.append({"name": run.name, "command": run.shown, **numbers, "origin": provenance()})
+            origin = {"origin": provenance()}
+            entries.append({"name": run.name, "command": run.shown, **numbers, **more(run), **origin})
     return entries
 
 

@@ -90,8 +90,8 @@ def make_agent(
 
 def expected_value(agent: SAC, observation: Any) -> float:
     """What the critics promise for the policy's action without noise: the discounted sum of what will be paid."""
+    agent.policy.set_training_mode(False)  # or CrossQ would take one observation for a batch to normalise by
     with torch.no_grad():
         seen = agent.policy.obs_to_tensor(observation)[0]
         action = agent.actor(seen, deterministic=True)
-        agent.critic.set_training_mode(False)
         return float(torch.cat(agent.critic(seen, action), dim=1).min())

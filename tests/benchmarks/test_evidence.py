@@ -75,7 +75,7 @@ def test_tables_compare_the_same_seeds_and_name_what_is_missing() -> None:
     assert "3 of the protocol's 8 runs" in text
     assert "- Meta-World, sparse: reach 1, push 2, reach 2" in text
     assert "| push | 80% (100%, 60%) | 20% (20%) | +80 (+80 to +80) | 0.80 | 1.00 |" in text
-    assert "| **IQM, 1 runs of each** | **100% (100% to 100%)** | **20% (20% to 20%)** | | 0.80 | 1.00 |" in text
+    assert "| **IQM, 1 runs of each** | **100% (100% to 100%)** | **20% (20% to 20%)** |  | 0.80 | 1.00 |" in text
     assert "| Meta-World, mini + sparse | 4 | 10% |" in text
     assert "LIBERO" not in text
     assert picture(found, "mini").width > 400
@@ -147,3 +147,16 @@ def test_earlier_agents_are_counted_after_they_have_learned(tmp_path: Path, monk
     )
     monkeypatch.setattr(collapse, "RESULTS", tmp_path)
     assert collapse.earlier().splitlines()[2:] == ["| robometer_sparse, delta x 2 | 1 | 2 | 1 |"]
+
+
+def test_what_the_model_paid_is_what_was_paid_beside_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collapse, "ROOT", tmp_path)
+    outcomes = [(5.5, 5.0, True), (6.1, 6.0, True), (-0.2, 0.0, False)]
+    lines = [
+        json.dumps({"learned_return": learned, "true_return": true, "true_success": success})
+        for learned, true, success in outcomes
+    ]
+    (tmp_path / "honesty.jsonl").write_text("\n".join(lines))
+    found = collapse.paid(Run("a", (), Path("result.json")))
+    assert found == pytest.approx({"paid_successes": 0.3, "paid_failures": -0.2})
+    assert collapse.paid(Run("a", (), Path("elsewhere/result.json"))) == {"paid_successes": None, "paid_failures": None}

@@ -47,9 +47,29 @@ def test_sb3_metaworld_keeps_what_it_was_paid_beside_what_it_achieved(tmp_path: 
     assert len(episodes) == 20
     assert {episode["length"] for episode in episodes} == {10}
     before = (folder / "result.json").read_text()
-    assert json.loads(before)["finished"]
+    found = json.loads(before)
+    assert found["finished"]
+    assert {len(found[name]) for name in ("success", "noisy_success", "value", "worth", "entropy_weight")} == {2}
     assert shown.endswith(run("sb3_metaworld", tmp_path, *words))
     assert (folder / "result.json").read_text() == before, "a finished run is not repeated"
+
+
+@pytest.mark.usefixtures("simulator")
+def test_sb3_metaworld_pays_for_time_and_limits_what_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import sb3_metaworld
+
+    clock = sb3_metaworld.make_task(sb3_metaworld.Args(arm="clock", scale=2.0, max_decisions=5), frames=False)
+    clock.reset(seed=0)
+    paid = [float(clock.step(clock.action_space.sample())[1]) for _ in range(5)]
+    assert paid == pytest.approx([0.4] * 5)
+    clock.close()
+    args = sb3_metaworld.Args(arm="robometer_sparse", model=str(CHECKPOINT), mode="delta", scale=1e6, envs=1, clip=0.25)
+    venv = sb3_metaworld.make_training_envs(args)
+    venv.reset()
+    _, rewards, _, _ = venv.step(np.zeros((1, 4), np.float32))
+    assert abs(rewards[0]) == 0.25
+    venv.close()
 
 
 @pytest.mark.usefixtures("simulator")
