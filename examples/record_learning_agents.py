@@ -18,10 +18,14 @@ import sb3_metaworld
 import tyro
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from steady_sac import Steadiness
 
 from robometer_rl.collecting.metaworld_skills import Plan, record_policy
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.envs.metaworld import make_env
+
+LEARNER = sb3_metaworld.Args(mode="level", scale=1.0, steady=Steadiness(schedule="constant"))
+"""How the agents learned that are in the training data of robometer-mini; a bad policy is as welcome as a good one."""
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Args:
     episodes: int = 4
     frame_interval: int = 5
     split: str = "train"
-    learner: sb3_metaworld.Args = field(default_factory=sb3_metaworld.Args)
+    learner: sb3_metaworld.Args = field(default_factory=lambda: LEARNER)
 
 
 class AgentPolicy:

@@ -1,15 +1,15 @@
 """Learn a Meta-World task with Soft Actor-Critic from what a reward model sees, and compare that with other rewards.
 
     pip install -c constraints.txt -e ".[metaworld,examples]"
-    python examples/sb3_metaworld.py --task drawer-close --arm robometer
+    python examples/sb3_metaworld.py --task drawer-close
     python examples/sb3_metaworld.py --task drawer-close --arm sparse
     tensorboard --logdir outputs/sb3_metaworld
     robometer-rl ui --live outputs/sb3_metaworld
 
 The policy sees the simulator's state; the reward model sees rendered frames and the instruction. Arms:
 
+    robometer_sparse    what the model sees, and 1 per decision in which the task is done
     robometer           what the model sees, and nothing else
-    robometer_sparse    the same plus 1 per decision in which the task is done
     sparse              1 per decision in which the task is done
     dense               the simulator's own shaped reward, which knows everything: what the algorithm can do at best
     clock               the sparse reward, and as much as a rise of progress from 0 to 1 for the time that goes by
@@ -84,10 +84,10 @@ class Args:
     """
 
     task: str = "drawer-close"
-    arm: Arm = "robometer"
+    arm: Arm = "robometer_sparse"
     model: str = "mini"
-    mode: Literal["level", "delta", "potential", "success"] = "level"
-    scale: float = 1.0
+    mode: Literal["level", "delta", "potential", "success"] = "delta"
+    scale: float = 2.0
     success_bonus: float = 0.0
     confidence: float | None = None
     clip: float | None = None

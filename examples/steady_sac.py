@@ -32,7 +32,7 @@ class Steadiness:
         target_entropy: In nats; None is one less than 0 for each number of an action.
     """
 
-    schedule: Schedule = "constant"
+    schedule: Schedule = "linear"
     critics: Critics = "plain"
     target_entropy: float | None = None
 
