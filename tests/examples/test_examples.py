@@ -73,6 +73,28 @@ def test_sb3_metaworld_pays_for_time_and_limits_what_it_pays(tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("simulator")
+def test_ppo_vector_learns_from_what_a_model_pays(tmp_path: Path) -> None:
+    shown = run("ppo_vector", tmp_path, "--model", str(CHECKPOINT))
+    assert "40 decisions" in shown
+    assert "of 2 unseen episodes" in shown
+    folder = tmp_path / "smoke" / "drawer-close-robometer-0"
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["decisions"], len(result["paid"])) == ([20, 40], 2)
+    assert (folder / "agent.pt").is_file()
+    assert (folder / "live").is_dir()
+
+
+def test_ppo_vector_learns_in_any_environment_and_says_what_it_needs(tmp_path: Path) -> None:
+    pytest.importorskip("gym_pusht")
+    words = ["--env", "gym_pusht/PushT-v0", "--imports", "gym_pusht"]  # with mini, which shrinks its large pictures
+    shown = run("ppo_vector", tmp_path, *words, "--task", "push the T onto the target")
+    assert "done in 0% before and 0% after training" in shown
+    assert "nan" not in (tmp_path / "smoke" / "gym_pusht-PushT-v0-robometer-0" / "result.json").read_text().lower()
+    with pytest.raises(AssertionError, match="needs an instruction"):
+        run("ppo_vector", tmp_path, *words)
+
+
+@pytest.mark.usefixtures("simulator")
 @pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sb3_remote_is_paid_by_other_processes(tmp_path: Path, servers: int) -> None:
     shown = run("sb3_remote", tmp_path, "--model", str(CHECKPOINT), "--servers", str(servers))
