@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from tensordict import TensorDictBase
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import Transform
+from torchrl.envs import EnvBase, Transform
 
 from robometer_rl.frames import FrameProtocol, as_array
 from robometer_rl.models.reward_model import RewardModel
@@ -103,8 +103,8 @@ class RobometerReward(Transform):
 
     def transform_observation_spec(self, observation_spec: Any) -> Any:
         """With what the model says."""
-        own = self.parent.full_reward_spec["reward"]
-        batch, device = self.parent.batch_size, observation_spec.device
+        own = self._inside.full_reward_spec["reward"]
+        batch, device = self._inside.batch_size, observation_spec.device
         said = {
             "progress": Bounded(0.0, 1.0, shape=own.shape, dtype=torch.float32, device=device),
             "success_detected": Unbounded(shape=own.shape, dtype=torch.bool, device=device),
@@ -113,6 +113,14 @@ class RobometerReward(Transform):
         observation_spec[_SAID] = Composite(said, shape=batch, device=device)
         return observation_spec
 
+    @property
+    def _inside(self) -> EnvBase:
+        """The environment inside."""
+        inside = self.parent
+        if inside is None:
+            raise RuntimeError("this transform belongs to no environment: TransformedEnv(env, RobometerReward(...))")
+        return inside
+
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         count = max(1, tensordict_reset.batch_size.numel())
         asked = None if tensordict is None else tensordict.get("_reset", None)
@@ -120,7 +128,7 @@ class RobometerReward(Transform):
         scorer = self._scorer = self._scorer or self._made(count)
         with scorer.guard.resetting(everything=bool(mask.all())):
             scorer.start(np.flatnonzero(mask), self._views(tensordict_reset, count))
-        own = self.parent.base_env.full_reward_spec["reward"].zero()
+        own = self._inside.full_reward_spec["reward"].zero()
         return self._said(tensordict_reset, np.zeros(count, np.bool_), own)
 
     def _reset_on_native_autoreset(
