@@ -17,6 +17,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, apply_rotary_pos_emb
 
+from robometer_rl.models.robometer.written_out import can_write_out, decoder_layer, signed
+
 __all__ = ["KeyValues", "Prefix", "UnsupportedAttentionError", "decode", "decode_chosen", "require_masks"]
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -199,8 +201,12 @@ def _through(
     checkpointing = decoder.gradient_checkpointing and decoder.training
     if checkpointing and recorder is not None and (recorder.prefix is not None or recorder.keep):
         raise ValueError("a decoder in training with gradient checkpointing has neither prefixes nor a cache")
+    written_out = can_write_out(decoder, hidden.device)
+    turning = rotation[0][:, :, None], signed(rotation[1])[:, :, None]
     for depth, layer in enumerate(layers):
-        if checkpointing:
+        if written_out:
+            hidden = decoder_layer(layer, hidden, turning, mask, recorder)
+        elif checkpointing:
             # Without the recorder, which the second forward of a checkpointed layer would write to again.
             hidden = checkpoint(layer, hidden, position_embeddings=rotation, attention_mask=mask, use_reentrant=False)
         else:

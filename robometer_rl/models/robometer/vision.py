@@ -20,6 +20,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 
 from robometer_rl.models.robometer.patches import Grid, PatchedFrames
+from robometer_rl.models.robometer.written_out import can_write_out, signed, tower_block
 
 __all__ = ["embed_patches", "encode_frames", "rotary_frequencies"]
 
@@ -70,8 +71,12 @@ def _encode(tower: Qwen3VLVisionModel, pixels: torch.Tensor, positions: tuple[to
     hidden = embed_patches(tower, pixels) + learned
     deepstack = []
     taps = list(tower.deepstack_visual_indexes)
+    written_out = can_write_out(tower, hidden.device)
+    turning = tuple(part[:, None, None].to(hidden.dtype) for part in (rotation[0], signed(rotation[1])))
     for depth, block in enumerate(tower.blocks):
-        if tower.gradient_checkpointing and tower.training:
+        if written_out:
+            hidden = tower_block(block, hidden, turning)
+        elif tower.gradient_checkpointing and tower.training:
             hidden = checkpoint(_block, block, hidden, rotation, use_reentrant=False)
         else:
             hidden = _block(block, hidden, rotation)
