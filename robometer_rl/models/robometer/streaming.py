@@ -274,11 +274,14 @@ class RobometerStream(RewardStream):
         return super()._frames_for(frames, chosen)
 
     def _patch(self, images: Sequence[Frame]) -> list[PatchedFrames]:
-        """Patches of each image; of tensors on one device all at once."""
+        """Patches of each image; of tensors on one device, or arrays of one size, all at once."""
         patcher = self._processor.patcher
-        if not are_tensors_of_one_kind(images):
+        if are_tensors_of_one_kind(images):
+            together = patcher(torch.stack(images))
+        elif len({image.shape for image in images}) == 1 and not any(isinstance(i, torch.Tensor) for i in images):
+            together = patcher(np.stack(images))
+        else:
             return [patcher(image[None]) for image in images]
-        together = patcher(torch.stack(images))
         return [PatchedFrames(pixels, together.grid) for pixels in together.pixels.split(1)]
 
     def _check_task(self, task: str) -> str:
