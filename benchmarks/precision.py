@@ -1,14 +1,21 @@
-"""What lower precision costs: memory of the weights, and how far progress and success move from float32.
+"""What lower precision costs and saves: memory of the weights, time, and how far values move from float32.
 
     python benchmarks/precision.py                       # writes results/precision.json
-    python benchmarks/precision.py --models mini
+    python benchmarks/precision.py --models mini         # the results of other models are kept
 
-``int8`` needs torchao (extra ``int8``). Values are dense scores of one episode under nested frames.
+``int8`` needs torchao (extra ``int8``). Values are dense scores of one episode under nested frames. Of robometer-mini
+the newest frames of 1 and 16 environments are timed, one `stream.append` on one thread, in float32 and in bfloat16, with
+transformers' layers and with those written out in `robometer_rl.models.robometer.written_out`. The four take turns at
+each frame, and what is counted is the time of the processor, so that other programs on the machine matter less.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +23,13 @@ import numpy as np
 import torch
 import tyro
 from inference import FIXTURE, SIDES, TASK, WIDE, ModelName, episode
-from recording import write_result
+from recording import RESULTS, write_result
 from rich.console import Console
 from rich.table import Table
 
 from robometer_rl import Clip, NestedFrames, load_reward_model
 from robometer_rl.models.locations import locate
+from robometer_rl.models.robometer import decoder, vision, written_out
 from robometer_rl.models.robometer.checkpoint import save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.quantization import WeightFormat
@@ -42,10 +50,14 @@ class Args:
     Attributes:
         models: ``wide`` is a random model of 8 layers and width 512; ``fixture`` a random one of 3 layers and width 64.
         steps: Length of the episode.
+        environments: Sizes of the streams that are timed.
+        appends: Frames that each of them is given.
     """
 
     models: tuple[ModelName, ...] = ("wide", "mini", "fixture")
     steps: int = 60
+    environments: tuple[int, ...] = (1, 16)
+    appends: int = 100
 
 
 def directory_of(name: ModelName, temporary: Path) -> Path:
@@ -86,13 +98,60 @@ def measure(directory: Path, clip: Clip) -> dict[str, dict[str, float]]:
     return results
 
 
+@contextmanager
+def layers(written: bool) -> Iterator[None]:
+    """Uses transformers' own layers within the block, or those that are written out."""
+    for module in (decoder, vision):
+        module.can_write_out = written_out.can_write_out if written else lambda *_: False
+    try:
+        yield
+    finally:
+        for module in (decoder, vision):
+            module.can_write_out = written_out.can_write_out
+
+
+def time_appends(directory: Path, environments: int, args: Args) -> dict[str, dict[str, float]]:
+    """Milliseconds of the processor per append, and how many times as fast as transformers' layers in float32."""
+    frames = episode(SIDES["mini"], args.appends)
+    streams, spent = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        model = load_reward_model(directory, dtype=dtype)
+        assert isinstance(model, Robometer)
+        model.threads = 1
+        for written in (False, True):
+            way = f"{dtype}, {'written out' if written else 'transformers'}"
+            streams[way] = written, model.stream([TASK] * environments, NestedFrames(8))
+            spent[way] = []
+    for frame in frames:
+        for way, (written, stream) in streams.items():
+            with layers(written):
+                started = time.thread_time()
+                stream.append([frame] * environments)
+                spent[way].append((time.thread_time() - started) * 1e3)
+    first = np.array(spent["float32, transformers"])
+    return {
+        way: {
+            "p10_ms": float(np.percentile(times, 10)),
+            "p50_ms": float(np.median(times)),
+            "times_as_fast": float(np.median(first / np.array(times))),
+        }
+        for way, times in spent.items()
+    }
+
+
 def main(args: Args) -> None:
     """Measures, prints and records."""
-    results = {}
+    path = RESULTS / "precision.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    timed = kept.get("appends", {})
+    results = {name: kept[name] for name in SIDES if name in kept}
     for name in args.models:
         with tempfile.TemporaryDirectory() as temporary:
             clip = Clip(episode(SIDES[name], args.steps), TASK)
-            results[name] = measure(directory_of(name, Path(temporary)), clip)
+            directory = directory_of(name, Path(temporary))
+            results[name] = measure(directory, clip)
+            if name == "mini":
+                timed = {str(count): time_appends(directory, count, args) for count in args.environments}
     table = Table("model", "precision", "MB", "progress max", "mean", "success max", "mean")
     for name, formats in results.items():
         for precision, numbers in formats.items():
@@ -101,7 +160,12 @@ def main(args: Args) -> None:
             )
     console = Console()
     console.print(table)
-    console.print(f"wrote {write_result('precision', results)}")
+    table = Table("environments", "one append", "ms, p10", "p50", "x as fast")
+    for count, ways in timed.items():
+        for way, numbers in ways.items():
+            table.add_row(count, way, *(f"{value:.2f}" for value in numbers.values()))
+    console.print(table)
+    console.print(f"wrote {write_result('precision', {**results, 'appends': timed})}")
 
 
 if __name__ == "__main__":

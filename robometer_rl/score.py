@@ -61,7 +61,7 @@ class ScoreConfig:
     """Thin a video or GIF to this many frames per second before anything else; all frames if not given."""
     device: str = "cpu"
     """Where the model runs, such as 'cuda'."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """Precision of the model; as stored in the checkpoint if not given."""
     tile: tuple[Path, ...] = ()
     """Recordings of other cameras, shown below VIDEO in one picture, for models that were trained on such."""

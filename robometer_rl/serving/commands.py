@@ -55,7 +55,7 @@ class ServeConfig:
     """Port to listen at; 0 for a free one, which is printed."""
     device: str = "cpu"
     """Where the model runs, such as 'cuda'."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """Precision of the model; as stored in the checkpoint if not given."""
     token_file: Path | None = None
     """File with the tokens that clients may show, one a line; the environment variable ROBOMETER_RL_TOKEN if not

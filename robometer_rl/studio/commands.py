@@ -68,7 +68,7 @@ class UiConfig(StudioOptions):
     """Listen where others reach it, too: there is no password, and whoever comes sees the data and asks the models."""
     device: str = "cpu"
     """Where models of this process run, such as 'cuda'."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """Their precision; as stored in the checkpoint if not given."""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 import robometer_rl
 from robometer_rl.frames import UniformFrames
+from robometer_rl.models import devices
 from robometer_rl.models.loading import UnknownModelError, files_of, load_reward_model
 from robometer_rl.models.locations import locate
 from robometer_rl.models.robometer.config import CheckpointError
@@ -75,6 +76,14 @@ def test_a_directory_of_something_else_is_refused() -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="'half'; expected one of"):
         load_reward_model(CHECKPOINT, dtype="half")
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_the_precision_is_chosen_by_the_processor_if_asked(
+    has_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "multiplies_in_bfloat16", lambda: has_instructions)
+    assert load_reward_model(CHECKPOINT, dtype="auto").dtype == ("bfloat16" if has_instructions else "float32")
 
 
 def test_the_embedded_model_is_in_the_package() -> None:

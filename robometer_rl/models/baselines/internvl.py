@@ -99,7 +99,8 @@ class LocalInternVL:
             CheckpointError: The checkpoint is incomplete, of another kind, or not converted.
             UnknownModelError: The name means nothing here.
         """
-        target, kind = usable_device(device), precision(dtype)
+        target = usable_device(device)
+        kind = precision(dtype, target)
         found = locate(where, FILES)
         directory = found.directory
         with blamed_on(directory):

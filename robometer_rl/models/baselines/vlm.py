@@ -212,7 +212,8 @@ class LocalVLM:
                 f"got the endpoint {str(where)!r}; this model needs the weights here: give a checkpoint directory, or "
                 "a Hub id"
             )
-        target, kind = usable_device(device), precision(dtype)
+        target = usable_device(device)
+        kind = precision(dtype, target)
         found = locate(where, FILES)
         directory = found.directory
         with blamed_on(directory):

@@ -54,7 +54,8 @@ def load(
     """
     target = usable_device(device)
     found = locate(where)
-    checkpoint = load_checkpoint(found.directory, target, precision(dtype), attn_implementation, weights, base_model)
+    kind = precision(dtype, target)
+    checkpoint = load_checkpoint(found.directory, target, kind, attn_implementation, weights, base_model)
     return Robometer(checkpoint, source=where, model_id=found.model_id, revision=found.revision)
 
 

@@ -18,6 +18,8 @@ from torch import nn
 from transformers.activations import GELUTanh
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
 
+from robometer_rl.models.devices import multiplies_in_bfloat16
+
 __all__ = ["KeyValueCache", "Rotation", "can_write_out", "decoder_layer", "signed", "tower_block"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -130,5 +132,5 @@ def _fuses(weight: torch.Tensor) -> bool:
     if type(weight) not in (torch.Tensor, nn.Parameter) or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return multiplies_in_bfloat16()
     return weight.dtype == torch.float32
