@@ -4,7 +4,7 @@
     python benchmarks/precision.py --models mini         # the results of other models are kept
 
 ``int8`` needs torchao (extra ``int8``). Values are dense scores of one episode under nested frames. Of robometer-mini
-the newest frames of 1 and 16 environments are timed, one `stream.append` on one thread, in float32 and in bfloat16, with
+the newest frames of 1 and 16 environments are timed, one `stream.append` on one thread, in float32 and bfloat16, with
 transformers' layers and with those written out in `robometer_rl.models.robometer.written_out`. The four take turns at
 each frame, and what is counted is the time of the processor, so that other programs on the machine matter less.
 """
