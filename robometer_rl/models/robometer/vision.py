@@ -72,7 +72,7 @@ def _encode(tower: Qwen3VLVisionModel, pixels: torch.Tensor, positions: tuple[to
     deepstack = []
     taps = list(tower.deepstack_visual_indexes)
     written_out = can_write_out(tower, hidden.device)
-    turning = tuple(part[:, None, None].to(hidden.dtype) for part in (rotation[0], signed(rotation[1])))
+    turning = rotation[0][:, None, None], signed(rotation[1])[:, None, None]
     for depth, block in enumerate(tower.blocks):
         if written_out:
             hidden = tower_block(block, hidden, turning)

@@ -109,13 +109,14 @@ def _normed(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
     """What a norm by the root of the mean square makes of (..., n), that mean in float32."""
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
     scale = length.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
-    return (hidden * scale.to(hidden.dtype)).mul_(norm.weight)
+    return (hidden * scale).to(hidden.dtype).mul_(norm.weight)
 
 
 def _turned(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Heads (..., n) turned by the angles of their positions."""
+    """Heads (..., n) turned by the angles of their positions, in the precision of these."""
     cosines, sines = rotation
-    return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, -1), sines)
+    other = heads.roll(heads.shape[-1] // 2, -1)
+    return torch.addcmul(heads * cosines, other.to(sines.dtype), sines).to(heads.dtype)
 
 
 def _mlp(mlp: Any, hidden: torch.Tensor) -> torch.Tensor:
