@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from rich.table import Table
 
 from robometer_rl import Clip, NestedFrames, load_reward_model
 from robometer_rl.models.locations import locate
-from robometer_rl.models.robometer import decoder, vision, written_out
+from robometer_rl.models.robometer import decoder, vision
 from robometer_rl.models.robometer.checkpoint import save_checkpoint
 from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.quantization import WeightFormat
@@ -98,16 +98,14 @@ def measure(directory: Path, clip: Clip) -> dict[str, dict[str, float]]:
     return results
 
 
-@contextmanager
-def layers(written: bool) -> Iterator[None]:
+def layers(written: bool) -> AbstractContextManager[object]:
     """Uses transformers' own layers within the block, or those that are written out."""
+    if written:
+        return nullcontext()
+    own = ExitStack()
     for module in (decoder, vision):
-        module.can_write_out = written_out.can_write_out if written else lambda *_: False
-    try:
-        yield
-    finally:
-        for module in (decoder, vision):
-            module.can_write_out = written_out.can_write_out
+        own.enter_context(patch.object(module, "can_write_out", lambda *_: False))
+    return own
 
 
 def time_appends(directory: Path, environments: int, args: Args) -> dict[str, dict[str, float]]:
