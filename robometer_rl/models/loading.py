@@ -70,9 +70,8 @@ def load_reward_model(
             server (docs/serving.md), ``"http://HOST:8000"``, stands for the model that it serves.
         device: Where to run, such as ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; as stored in the checkpoint if None. ``"auto"`` is
-            bfloat16 on a processor that has instructions for it (AVX-512-BF16, AMX), and else as stored.
-        attn_implementation: ``"sdpa"`` or ``"eager"`` can do everything; others that transformers knows can `predict`
-            and `compare`.
+            bfloat16 on a processor with instructions for it (AVX-512-BF16, AMX), else as stored.
+        attn_implementation: ``"sdpa"`` or ``"eager"`` can do everything; others `predict` and `compare`.
         weights: ``"int8"`` keeps the backbone's matrices in 8 bits, a quarter of float32 (extra ``int8``); None keeps
             them in ``dtype``.
         base_model: Where the base of a checkpoint is that does not hold everything itself, instead of where the
