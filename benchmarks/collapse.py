@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import RESULTS, markdown_table, write_result, write_tables
-from benchmarks.runs import METAWORLD, ROOT, Run, kept, recalled, run_all, words
+from benchmarks.runs import METAWORLD, ROOT, Run, kept, merged, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
 CHANGES: Final[Mapping[str, Mapping[str, object]]] = {
@@ -187,7 +187,7 @@ def main(args: Args) -> None:
     runs = list(planned.values())
 
     def write() -> None:
-        write_result(args.name, {"task": args.task, "runs": kept(runs, paid)})
+        write_result(args.name, {"task": args.task, "runs": merged(kept(runs, paid), args.name)})
 
     if not args.report:
         run_all(runs, args.workers, after=write)

@@ -17,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import tyro
 from rich.console import Console
 
 from benchmarks.evidence_report import Measured, picture, tables
 from benchmarks.recording import RESULTS, write_result, write_tables
-from benchmarks.runs import METAWORLD, Run, kept, recalled, run_all, words
+from benchmarks.runs import METAWORLD, Run, kept, merged, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
 TASKS: Final = ("button-press-topdown-wall", "door-lock", "faucet-open", "peg-unplug-side", "plate-slide-side", "sweep")
@@ -151,7 +151,9 @@ def main(args: Args) -> list[Measured]:
     runs = list(planned.values())
 
     def write() -> None:
-        write_result(args.name, _record(planned, runs))
+        cells = {run.shown: cell for cell, run in planned.items()}
+        entries = [{**entry, **vars(cells[entry["command"]])} for entry in kept(runs)]
+        write_result(args.name, {"runs": merged(entries, args.name)})
 
     if not args.report:
         run_all(runs, args.workers, after=write)
@@ -165,12 +167,6 @@ def main(args: Args) -> list[Measured]:
     if args.name == Args.name:
         write_tables("results.md", args.name, text)
     return found
-
-
-def _record(planned: Mapping[Cell, Run], runs: list[Run]) -> dict[str, Any]:
-    arms = {run.shown: cell for cell, run in planned.items()}
-    entries = [{**entry, **vars(arms[entry["command"]])} for entry in kept(runs)]
-    return {"planned": len(runs), "finished": len(entries), "runs": entries}
 
 
 if __name__ == "__main__":

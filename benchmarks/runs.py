@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.recording import RESULTS
 from robometer_rl.provenance import provenance
 
-__all__ = ["METAWORLD", "ROOT", "Run", "RunsFailedError", "kept", "recalled", "run_all", "words"]
+__all__ = ["METAWORLD", "ROOT", "Run", "RunsFailedError", "kept", "merged", "recalled", "run_all", "words"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,10 +97,19 @@ class Run:
 
 def recalled(runs: Sequence[Run], name: str) -> list[Run]:
     """The runs, each with what ``results/<name>.json`` says of its command, if it does."""
-    path = RESULTS / f"{name}.json"
-    entries = json.loads(path.read_text())["runs"] if path.exists() else []
-    known = {entry["command"]: entry for entry in entries}
+    known = {entry["command"]: entry for entry in _entries(name)}
     return [replace(run, known=known.get(run.shown)) for run in runs]
+
+
+def merged(entries: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The entries, and those of ``results/<name>.json`` with other commands: a part of a benchmark drops nothing."""
+    commands = {entry["command"] for entry in entries}
+    return [*entries, *(entry for entry in _entries(name) if entry["command"] not in commands)]
+
+
+def _entries(name: str) -> list[dict[str, Any]]:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
 def kept(runs: Sequence[Run], more: Callable[[Run], Mapping[str, Any]] = lambda run: {}) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from benchmarks.collapse import CHANGES, largest_fall
 from benchmarks.evidence import ARMS, MORE_ARMS, TASKS, Args, measured, plan
 from benchmarks.evidence_report import Measured, difference, interquartile_mean, picture, tables
 from benchmarks.recording import DOCS, RESULTS, with_tables
-from benchmarks.runs import ROOT, Run, kept, recalled, run_all
+from benchmarks.runs import ROOT, Run, kept, merged, recalled, run_all
 
 CARD = ROOT / "robometer_rl" / "assets" / "robometer-mini" / "README.md"
 
@@ -128,6 +128,8 @@ def test_a_finished_run_of_the_committed_result_is_not_made_again(
     run_all([again], workers=1)
     assert not (tmp_path / "a.json").exists()
     assert kept([again, other]) == entries
+    assert merged([{"command": "b"}], "some") == [{"command": "b"}, *entries]
+    assert merged(entries, "some") == entries
 
 
 def test_a_fall_is_measured_from_the_best_before() -> None:

@@ -82,9 +82,8 @@ def test_the_protocol_runs_all_arms_and_goes_on_in_a_fresh_clone(clone: Path) ->
     shown = run(clone, "evidence", *words)
     assert "All 7 runs of the protocol are finished." in shown
     found = result(clone, "evidence_smoke")
-    assert (found["planned"], found["finished"]) == (7, 7)
     by_arm = {entry["arm"]: entry for entry in found["runs"]}
-    assert len(by_arm) == 7
+    assert len(found["runs"]) == len(by_arm) == 7
     assert all(entry["decisions"] == [4, 8, 12, 16] for entry in by_arm.values())
     assert all(len(entry[name]) == 4 for entry in by_arm.values() for name in ("noisy_success", "value", "worth"))
     assert Image.open(clone / "benchmarks" / "results" / "evidence_smoke.png").width > 400
