@@ -22,7 +22,7 @@ from typing import Final
 import tyro
 from rich.console import Console
 
-from benchmarks.evidence_report import Measured, picture, tables
+from benchmarks.evidence_report import Measured, arms_picture, picture, tables
 from benchmarks.recording import RESULTS, write_result, write_tables
 from benchmarks.runs import METAWORLD, Run, kept, merged, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
@@ -164,6 +164,9 @@ def main(args: Args) -> list[Measured]:
     text = tables(found, [(cell.simulator, cell.task, cell.arm, cell.seed) for cell in planned])
     Console(width=160).print(text, markup=False)
     save_picture(picture(found, args.model), RESULTS / f"{args.name}.png")
+    others = arms_picture(found, args.model)
+    if others is not None:
+        save_picture(others, RESULTS / f"{args.name}_arms.png")
     if args.name == Args.name:
         write_tables("results.md", args.name, text)
     return found

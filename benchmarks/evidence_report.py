@@ -21,7 +21,7 @@ from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.recording import markdown_table
 from robometer_rl.evaluation.metrics import Estimate
 
-__all__ = ["Measured", "difference", "interquartile_mean", "picture", "tables"]
+__all__ = ["Measured", "arms_picture", "difference", "interquartile_mean", "picture", "tables"]
 
 PAIR = ("mini + sparse", "sparse")
 _RESAMPLES = 10_000
@@ -94,7 +94,18 @@ def tables(found: Sequence[Measured], planned: Sequence[tuple[str, str, str, int
         found: The finished runs.
         planned: Simulator, task, arm and seed of all runs of the protocol.
     """
-    parts = [_state(found, planned), _pairs(found, "metaworld"), _others(found), _pairs(found, "libero"), _costs(found)]
+    others = _others(found)
+    pictures = "![Curves of the two arms, with intervals](../benchmarks/results/evidence.png)\n"
+    if others:
+        pictures += "![Curves of the other arms](../benchmarks/results/evidence_arms.png)\n"
+    parts = [
+        _state(found, planned),
+        _pairs(found, "metaworld"),
+        others,
+        _pairs(found, "libero"),
+        _costs(found),
+        pictures,
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -188,18 +199,35 @@ def _signed(estimate: Estimate) -> str:
 
 
 def picture(found: Sequence[Measured], model: str) -> Image.Image:
-    """Success during learning, a panel per task and one for all of Meta-World; bands are 95 % intervals over seeds."""
+    """Success of the two arms during learning, a panel per task and one for all of Meta-World."""
     panels: dict[str, list[Series]] = {}
     tasks = _tasks(found, "metaworld")
     if len(tasks) > 1:
         panels["Meta-World, interquartile mean"] = [_band(found, "metaworld", tasks, arm) for arm in PAIR]
     for simulator in ("metaworld", "libero"):
         for task in _tasks(found, simulator):
-            arms = dict.fromkeys((*PAIR, *(run.arm for run in found if run.task == task)))
-            panels[task] = [_band(found, simulator, [task], arm) for arm in arms]
+            panels[task] = [_band(found, simulator, [task], arm) for arm in PAIR]
     panels = {name: [series for series in panel if series.curves] for name, panel in panels.items()}
     subtitle = f"SAC on states, {model} · lines: means · bands: 95 % bootstrap intervals over seeds"
     return draw_learning_curves("True success on unseen seeds", subtitle, panels, "decisions; in LIBERO, steps")
+
+
+def arms_picture(found: Sequence[Measured], model: str) -> Image.Image | None:
+    """Success under all rewards but the sparse one, in the tasks that have them; None if none has."""
+    arms = list(dict.fromkeys(run.arm for run in found if run.simulator == "metaworld" and run.arm != PAIR[1]))
+    tasks = [task for task in _tasks(found, "metaworld") if any(_of(found, "metaworld", task, arm) for arm in arms[1:])]
+    if not tasks:
+        return None
+    panels = {
+        task: [
+            Series(arm, [(run.result["decisions"], run.result["success"]) for run in runs])
+            for arm in arms
+            if (runs := _of(found, "metaworld", task, arm))
+        ]
+        for task in tasks
+    }
+    subtitle = f"SAC on states, {model} · thin: seeds · thick: their mean"
+    return draw_learning_curves("True success by what is paid", subtitle, panels, "decisions")
 
 
 def _band(found: Sequence[Measured], simulator: str, tasks: Sequence[str], arm: str) -> Series:

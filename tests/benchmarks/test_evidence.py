@@ -15,7 +15,7 @@ from benchmarks import collapse
 from benchmarks import runs as runs_module
 from benchmarks.collapse import CHANGES, largest_fall
 from benchmarks.evidence import ARMS, MORE_ARMS, TASKS, Args, measured, plan
-from benchmarks.evidence_report import Measured, difference, interquartile_mean, picture, tables
+from benchmarks.evidence_report import Measured, arms_picture, difference, interquartile_mean, picture, tables
 from benchmarks.recording import DOCS, RESULTS, with_tables
 from benchmarks.runs import ROOT, Run, kept, merged, recalled, run_all
 
@@ -79,6 +79,10 @@ def test_tables_compare_the_same_seeds_and_name_what_is_missing() -> None:
     assert "| Meta-World, mini + sparse | 4 | 10% |" in text
     assert "LIBERO" not in text
     assert picture(found, "mini").width > 400
+    assert arms_picture(found, "mini") is None
+    drawn = arms_picture([*found, Measured("metaworld", "push", "dense", 1, result(0.2, 0.9))], "mini")
+    assert drawn is not None
+    assert drawn.width > 400
 
 
 def test_the_pages_have_the_tables_of_the_committed_results() -> None:

@@ -86,7 +86,8 @@ def test_the_protocol_runs_all_arms_and_goes_on_in_a_fresh_clone(clone: Path) ->
     assert len(found["runs"]) == len(by_arm) == 7
     assert all(entry["decisions"] == [4, 8, 12, 16] for entry in by_arm.values())
     assert all(len(entry[name]) == 4 for entry in by_arm.values() for name in ("noisy_success", "value", "worth"))
-    assert Image.open(clone / "benchmarks" / "results" / "evidence_smoke.png").width > 400
+    for name in ("evidence_smoke", "evidence_smoke_arms"):
+        assert Image.open(clone / "benchmarks" / "results" / f"{name}.png").width > 400
     shutil.rmtree(clone / "outputs")
     assert run(clone, "evidence", *words) == shown
     assert not (clone / "outputs").exists()
