@@ -15,7 +15,7 @@ _STEPS_PER_EPISODE, _LEAST_STEPS, _MOST_STEPS = 8, 400, 2000
 
 @dataclass(frozen=True)
 class AdaptConfig:
-    """Makes a reward model of your own recordings: a compact model over a frozen image network, in minutes.
+    """Makes a reward model of your own recordings, in minutes: a compact one, or with ``--base`` a LoRA of a Robometer.
 
     It looks at the recordings, says what is missing in them, trains, and ends with a verdict on episodes that it was
     not trained on. Ctrl-C during training keeps the best model so far.
@@ -29,7 +29,9 @@ class AdaptConfig:
             where it goes on.
         continued: A run to go on from, or its checkpoint, with what the stores have gained since.
         steps: Steps of training, if the time is enough for them; by default 8 per episode, 400 at least and 2000 at
-            most, and with ``--continue`` a third of that.
+            most, of a LoRA as many as its recipe has, and with ``--continue`` a third of that.
+        base: A Robometer to train a LoRA of, in the place of a compact model: ``robometer/Robometer-4B``, another on
+            the Hub, a folder, or ``mini``. All but the last want a GPU.
         tower: Another frozen image network than EfficientNet-Lite0 for a new model: a DINOv2, as a folder in
             transformers' format or on the Hub, as in ``facebook/dinov2-small``. It is 30 times larger, and wants a GPU.
         device: Where to run; a GPU if there is one.
@@ -43,6 +45,7 @@ class AdaptConfig:
     minutes: float | None = None
     continued: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
     steps: int | None = None
+    base: str | None = None
     tower: str | None = None
     device: str | None = None
     seed: int = 0
@@ -54,6 +57,10 @@ class AdaptConfig:
             raise ValueError(f"steps is at least 1 and seed at least 0, got {self.steps} and {self.seed}")
         if self.tower is not None and self.continued is not None:
             raise ValueError(f"a run that is gone on from has its image network; leave out --tower {self.tower}")
+        if self.base is not None and self.continued is not None:
+            raise ValueError(f"a run that is gone on from has its Robometer, if any; leave out --base {self.base}")
+        if self.base is not None and self.tower is not None:
+            raise ValueError(f"a Robometer has an image network of its own; leave out --base {self.base} or --tower")
 
     @property
     def time_limit(self) -> float:

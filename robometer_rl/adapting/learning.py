@@ -25,11 +25,12 @@ from torch.nn import functional as F
 from robometer_rl.adapting.arithmetic import fast_arithmetic
 from robometer_rl.adapting.examples import Example
 from robometer_rl.adapting.features import from_rows
+from robometer_rl.adapting.learner import Learned
 from robometer_rl.models.compact.network import KeypointNetwork
 from robometer_rl.models.compact.tower import Features, Maps
 from robometer_rl.report.terminal import open_console
 
-__all__ = ["Learned", "Lesson", "learn"]
+__all__ = ["Lesson", "learn", "progress_bar", "rate_at"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +58,6 @@ class Lesson:
 
     example: Example
     views: list[NDArray[np.float16]]
-
-
-@dataclass(frozen=True)
-class Learned:
-    """How training went.
-
-    Attributes:
-        steps: Taken.
-        best_step: After which the weights that were kept were found.
-        loss: Of these on held-out episodes; of training episodes if none are held out.
-        seconds: That it took.
-        interrupted: Whether Ctrl-C has ended it.
-    """
-
-    steps: int
-    best_step: int
-    loss: float
-    seconds: float
-    interrupted: bool
 
 
 def learn(
@@ -109,13 +91,13 @@ def learn(
     start, step, interrupted = time.monotonic(), 0, False
     best = (math.inf, 0, deepcopy(network.state_dict()))
     try:
-        with _progress_bar(steps) as advance:
+        with progress_bar(steps) as advance:
             while step < steps and (step == 0 or time.monotonic() < deadline):
                 spent = (time.monotonic() - start) / max(deadline - start, 1e-3)
                 part = max(step / steps, spent)  # it ends with the steps or with the time
                 advance(step, part)
                 for group in optimizer.param_groups:
-                    group["lr"] = _PEAK_RATE * _rate(part)
+                    group["lr"] = _PEAK_RATE * rate_at(part)
                 network.train()
                 loss = batches.loss(network)
                 optimizer.zero_grad()
@@ -142,7 +124,7 @@ def _better(
     return (loss, step, deepcopy(network.state_dict())) if loss < best[0] else best
 
 
-def _rate(part: float) -> float:
+def rate_at(part: float) -> float:
     """Learning rate as part of its peak, after this part of training: linear up, then along a cosine down."""
     if part < _WARMUP:
         return 0.04 + 0.96 * part / _WARMUP
@@ -161,7 +143,7 @@ def _follow(average: nn.Module, network: nn.Module, step: int) -> None:
 
 
 @contextmanager
-def _progress_bar(steps: int) -> Iterator[Callable[[int, float], None]]:
+def progress_bar(steps: int) -> Iterator[Callable[[int, float], None]]:
     """A bar with the time that is left, on standard error; gives what is told steps and the part that is done."""
     columns = (TextColumn("training, {task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=open_console(stderr=True), transient=True) as progress:

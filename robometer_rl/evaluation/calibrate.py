@@ -226,6 +226,8 @@ def _trained_on(model: str) -> _Trained:
 
         return _Trained(ids=frozenset(read_compact_config(directory).trained_on))
     record = read_record(directory)
+    if record is not None and isinstance(noted := record.get("episodes"), dict):  # by `robometer-rl adapt`
+        return _Trained(ids=frozenset(map(str, noted.get("training", ()))))
     if record is None or "split" not in record["options"]:
         return _Trained()
     split = str(record["options"]["split"])

@@ -82,6 +82,7 @@ def make_episodes(
     trajectories: Sequence[Trajectory],
     targets: TargetConfig | None = None,
     source_of: Mapping[str, int] | None = None,
+    labels: Sequence[FrameLabels] | None = None,
 ) -> list[Episode]:
     """Labels trajectories and keeps what the sampler needs.
 
@@ -89,13 +90,15 @@ def make_episodes(
         trajectories: In the order in which the sampler is to number them.
         targets: Which rule their targets follow; what was recorded if None.
         source_of: `Episode.source` by id; one source without it.
+        labels: Ground truth of each trajectory, where it is known already; what was recorded says it if None.
 
     Raises:
         CutoffError: The table of success cutoffs cannot be read.
     """
     config = targets or TargetConfig()
     many = Trajectories.of(trajectories)
-    truth = _Truth(many, label_trajectories(many, config=config), config, config.table())
+    known = label_trajectories(many, config=config) if labels is None else labels
+    truth = _Truth(many, known, config, config.table())
     tasks: dict[str, str] = {}  # many episodes share one text, which is kept once
     spoken: dict[tuple[str, ...], tuple[str, ...]] = {}
     episodes: list[Episode] = []

@@ -63,11 +63,13 @@ if TYPE_CHECKING:
 __all__ = [
     "TrainConfig",
     "calibrate",
+    "configure_checkpoint",
     "is_main_process",
     "main_process_first",
     "make_sampler",
     "select_trajectories",
     "split_episodes",
+    "start_checkpoint",
     "train",
     "wait_for_everyone",
 ]
@@ -95,10 +97,10 @@ def train(config: TrainConfig) -> Path:
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     sampler, people = make_sampler(config, opened, kept)
     data = _Data(kept, sampler, _validation(config, held_out), run.report["processes"])
-    checkpoint = _start(config, kept)
+    checkpoint = start_checkpoint(config, kept)
     tiled = are_tiled(opened.trajectories.facts())
     Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
-    _configure(checkpoint, tiled=tiled)
+    configure_checkpoint(checkpoint, tiled=tiled)
     if config.pretraining.steps:
         checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, data, saves))
     if config.frozen.steps:
@@ -238,12 +240,12 @@ def calibrate(checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> Suc
     if not choice.usable:
         logger.warning("success cannot be told apart on held-out episodes (%s): no threshold is set", choice)
         return choice
-    _configure(checkpoint, success_threshold=round(choice.threshold, 4))
+    configure_checkpoint(checkpoint, success_threshold=round(choice.threshold, 4))
     logger.info("success threshold %.3f: %s", choice.threshold, choice)
     return choice
 
 
-def _configure(checkpoint: Checkpoint, **changes: Any) -> None:
+def configure_checkpoint(checkpoint: Checkpoint, **changes: Any) -> None:
     """Changes settings of a checkpoint in memory."""
     settings = checkpoint.config.updated(**changes)
     checkpoint.processor.config = settings
@@ -401,7 +403,13 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     return lines
 
 
-def _start(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
+def start_checkpoint(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
+    """What training begins with: the start that is named, with a new LoRA if there is to be one, or a new network.
+
+    Raises:
+        UnknownModelError: There is no such checkpoint to start from.
+        ValueError: It cannot be trained, or not with this LoRA.
+    """
     if config.start is not None:
         checkpoint = load_checkpoint(_start_directory(config, config.start))
         require_trainable(checkpoint.network)

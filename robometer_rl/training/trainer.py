@@ -41,7 +41,7 @@ from robometer_rl.training.sharding import (
     optimizer_state,
 )
 from robometer_rl.training.trainable import choose_trainable, training_precision
-from robometer_rl.training.validation import Validation
+from robometer_rl.training.validation import Judge
 
 __all__ = [
     "DamagedSaveError",
@@ -269,7 +269,7 @@ class RobometerTrainer(SavingTrainer):
         objective: Objective,
         checkpoint: Checkpoint,
         vision_learning_rate: float | None,
-        validation: Validation | None = None,
+        validation: Judge | None = None,
         **kwargs: Any,
     ) -> None:
         # The Trainer wants a data set where it is to evaluate; what is measured is the validation's business.
@@ -422,7 +422,8 @@ def run_stage(
     stage: StageConfig,
     weights: LossWeights,
     arguments: TrainingArguments,
-    validation: Validation | None = None,
+    validation: Judge | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Trains ``checkpoint`` in place; goes on from the last save in the arguments' output directory, if there is one.
 
@@ -434,6 +435,7 @@ def run_stage(
         arguments: See `training_arguments`. They say how the processes divide the batch of a step, which is the stage's
             unless the stage began with another number of processes.
         validation: What to measure during training.
+        callbacks: What else the Trainer is to tell about its steps.
     """
     network, stored = checkpoint.network, checkpoint.network.dtype
     choose_trainable(network, stage.vision_learning_rate is not None, data.sampler.config.pair_fraction > 0)
@@ -447,6 +449,7 @@ def run_stage(
             args=arguments,
             train_dataset=data.samples(stage, samples_of(arguments), arguments.seed),
             data_collator=data.collator,
+            callbacks=list(callbacks),
         )
         if trainer.is_fsdp_enabled and adapter_of(network) is not None:
             raise ValueError("a LoRA is small enough to be trained without FSDP; use a configuration for DDP")

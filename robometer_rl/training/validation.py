@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from robometer_rl.models.robometer.inference import Robometer
 from robometer_rl.models.robometer.weights import State
 from robometer_rl.training.config import Selection
 
-__all__ = ["METRICS", "BestCheckpoints", "Validation", "choose_episodes"]
+__all__ = ["METRICS", "BestCheckpoints", "Judge", "Keeper", "Validation", "choose_episodes"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,38 @@ METRICS: Final = (
     "preference_accuracy_both",
 )
 """Those of `robometer_rl.evaluation.measures.measure` that a model can be chosen by: higher is better."""
+
+
+class Keeper(Protocol):
+    """Who keeps the best of what is trained, see `BestCheckpoints`."""
+
+    def offer(
+        self,
+        name: str,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: Checkpoint,
+        gathered: State | None = None,
+    ) -> object:
+        """Keeps a checkpoint if it is good enough."""
+        ...
+
+
+class Judge(Protocol):
+    """What measures a network that is being trained, see `Validation`."""
+
+    @property
+    def best(self) -> Keeper:
+        """Who keeps the best."""
+        ...
+
+    def check(self, checkpoint: Checkpoint) -> dict[str, float]:
+        """Measures before training."""
+        ...
+
+    def measure(self, checkpoint: Checkpoint) -> dict[str, float]:
+        """Metrics by name; puts the network in evaluation mode."""
+        ...
 
 
 class Validation:

@@ -14,7 +14,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from robometer_rl import Clip, load_reward_model
 from robometer_rl.adapting import learning
-from robometer_rl.adapting.adapt import _fit_familiarity, _Lessons, adapt
+from robometer_rl.adapting.adapt import adapt
+from robometer_rl.adapting.compact import _fit_familiarity, _Lessons
 from robometer_rl.adapting.config import AdaptConfig
 from robometer_rl.adapting.examples import make_examples
 from robometer_rl.adapting.features import to_rows

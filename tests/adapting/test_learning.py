@@ -10,7 +10,8 @@ import torch
 from robometer_rl.adapting import learning
 from robometer_rl.adapting.examples import make_examples
 from robometer_rl.adapting.features import FeatureFiles
-from robometer_rl.adapting.learning import Learned, Lesson, learn
+from robometer_rl.adapting.learner import Learned
+from robometer_rl.adapting.learning import Lesson, learn
 from robometer_rl.models.compact.network import KeypointNetwork
 from tests.adapting.recordings import recordings, tower
 from tests.models.compact.tiny import SHAPE
@@ -108,6 +109,6 @@ def test_other_tasks_are_shown_with_wrong_instructions(lessons: list[Lesson]) ->
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [learning._rate(part) for part in (0.0, 0.05, 0.1, 0.5, 1.0, 2.0)]
+    rates = [learning.rate_at(part) for part in (0.0, 0.05, 0.1, 0.5, 1.0, 2.0)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
     assert rates[2] > rates[3] > rates[4] == rates[5] == pytest.approx(0.0)
