@@ -143,6 +143,8 @@ def main(args: Args) -> None:
     kept = json.loads(path.read_text()) if path.exists() else {}
     timed = kept.get("appends", {})
     results = {name: kept[name] for name in SIDES if name in kept}
+    # Where the numbers of models that are not measured now come from.
+    earlier = kept.get("earlier", kept.get("origin")) if set(results) - set(args.models) else None
     for name in args.models:
         with tempfile.TemporaryDirectory() as temporary:
             clip = Clip(episode(SIDES[name], args.steps), TASK)
@@ -163,7 +165,7 @@ def main(args: Args) -> None:
         for way, numbers in ways.items():
             table.add_row(count, way, *(f"{value:.2f}" for value in numbers.values()))
     console.print(table)
-    console.print(f"wrote {write_result('precision', {**results, 'appends': timed})}")
+    console.print(f"wrote {write_result('precision', {**results, 'appends': timed, 'earlier': earlier})}")
 
 
 if __name__ == "__main__":
