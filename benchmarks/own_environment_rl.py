@@ -8,7 +8,8 @@
 Needs the extras ``foreign``, ``adapt``, ``examples``. For each world a compact model is adapted to 60 recorded episodes
 with distances, as in benchmarks/own_environment.py, and never trained again. Then Soft Actor-Critic learns from states:
 
-* ``adapted_sparse``: what the model sees of rendered frames (``delta``), plus 1 per decision in which the task is done
+* ``adapted_sparse``: what the model sees of frames, plus 1 per decision in which the task is done; by ``level``,
+  as docs/reward_design.md says of episodes that have a fixed length and in which success can be held
 * ``sparse``: 1 per decision in which the task is done
 * ``dense``: minus the distance that the world measures: FetchReach's own dense reward; the suite's reacher has none
 
@@ -27,7 +28,7 @@ from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -69,6 +70,7 @@ class Args:
         decisions: Steps that an agent learns from, by world; the same for all its arms.
         evaluate_every: Steps between evaluations.
         evaluation_episodes: Of an evaluation, and of the last one.
+        mode: How progress is paid.
         scale: Weight of the learned reward.
         episodes: Recorded to adapt to.
         minutes: Of adapting.
@@ -86,7 +88,8 @@ class Args:
     decisions: tuple[tuple[str, int], ...] = (("reach", 2_000), ("reacher", 8_000))
     evaluate_every: int = 500
     evaluation_episodes: tuple[int, int] = (20, 50)
-    scale: float = 2.0
+    mode: Literal["level", "delta"] = "level"
+    scale: float = 1.0
     episodes: int = 60
     minutes: float = 10.0
     steps: int | None = None
@@ -137,7 +140,7 @@ def make_envs(args: Args, world: World, arm: str, model: str) -> VecEnv:
 
     venv: VecEnv = DummyVecEnv([make])
     if arm == "adapted_sparse":
-        reward = RewardSpec(mode="delta", scale=args.scale, task_weight=1.0, every=world.every)
+        reward = RewardSpec(mode=args.mode, scale=args.scale, task_weight=1.0, every=world.every)
         loaded = load_reward_model(model)
         venv = VecRobometerReward(venv, loaded, world.task, reward, success_key=world.success_key)
     return VecNormalize(venv, norm_reward=False)
@@ -238,9 +241,10 @@ def verdict_of(checkpoint: Path) -> str:
 def cells(args: Args) -> list[dict[str, Any]]:
     """All runs; seeds outermost, so that an unfinished benchmark has all worlds and arms."""
     budgets = dict(args.decisions)
+    paid = {"adapted_sparse": {"mode": args.mode, "scale": args.scale}}
     return [
         {"world": world, "arm": arm, "seed": seed, "decisions": budgets[world], "episodes": args.episodes,
-         "scale": args.scale if arm == "adapted_sparse" else None}
+         **paid.get(arm, {"mode": None, "scale": None})}
         for seed in args.seeds
         for world in args.worlds
         for arm in args.arms
@@ -264,29 +268,47 @@ def main(args: Args) -> dict[str, Any]:
     return {"runs": runs}
 
 
+def label(one: dict[str, Any]) -> str:
+    """What a run was paid."""
+    return one["arm"] if one["mode"] is None else f"adapted {one['mode']} x {one['scale']:g} + sparse"
+
+
+def by_world(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Runs by world and by what they were paid."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for each in runs:
+        found.setdefault(each["world"], {}).setdefault(label(each), []).append(each)
+    return found
+
+
 def show(runs: Sequence[dict[str, Any]]) -> None:
     """Final success by world and arm."""
     table = Table(title="true success at the end of unseen episodes: mean (each seed)", title_justify="left")
-    worlds = list(dict.fromkeys(each["world"] for each in runs))
-    for name in ("reward", *worlds):
+    for name in ("world", "reward", "success", "false successes in training", "minutes"):
         table.add_column(name)
-    for arm in ARMS:
-        finals = [[each["final"] for each in runs if (each["world"], each["arm"]) == (world, arm)] for world in worlds]
-        table.add_row(
-            arm, *(f"{mean(one):.0%} ({', '.join(f'{each:.0%}' for each in one)})" if one else "" for one in finals)
-        )
+    for world, arms in by_world(runs).items():
+        for name, group in arms.items():
+            finals = [each["final"] for each in group]
+            false = [each["honesty"]["false_positive_rate"] for each in group if "honesty" in each]
+            table.add_row(
+                world,
+                name,
+                f"{mean(finals):.0%} ({', '.join(f'{each:.0%}' for each in finals)})",
+                ", ".join("" if each is None else f"{each:.0%}" for each in false),
+                f"{mean(each['seconds'] for each in group) / 60:.0f}",
+            )
     Console().print(table)
 
 
 def picture(runs: Sequence[dict[str, Any]]) -> Any:
     """Curves of all runs."""
-    panels: dict[str, list[Series]] = {}
-    for world in dict.fromkeys(each["world"] for each in runs):
-        for arm in ARMS:
-            found = [each["curve"] for each in runs if (each["world"], each["arm"]) == (world, arm)]
-            if found:
-                curves = [([step for step, _ in curve], [value for _, value in curve]) for curve in found]
-                panels.setdefault(world, []).append(Series(arm, curves))
+    panels = {
+        world: [
+            Series(name, [([step for step, _ in each["curve"]], [part for _, part in each["curve"]]) for each in group])
+            for name, group in arms.items()
+        ]
+        for world, arms in by_world(runs).items()
+    }
     subtitle = "SAC on states, compact models of 60 recorded episodes · thin: seeds · thick: their mean"
     return draw_learning_curves("True success on unseen seeds", subtitle, panels, "decisions")
 
