@@ -136,7 +136,8 @@ def test_tensors_pay_what_arrays_pay(
         assert {each.device.type for each in (rewards, terminated, truncated)} == {device}
         assert rewards.dtype is torch.float64
         np.testing.assert_array_equal(rewards.cpu(), paid)
-        np.testing.assert_array_equal(torch.stack([terminated, truncated]).cpu(), flags)
+        for flag, expected in zip((terminated, truncated), flags, strict=True):
+            np.testing.assert_array_equal(torch.as_tensor(flag).cpu(), expected)
         np.testing.assert_array_equal(observations["image"].cpu(), seen["image"])
         same(infos, said, np.ones(3, bool))
         over = (flags[0] | flags[1]) & (mode is AutoresetMode.DISABLED)
@@ -193,6 +194,7 @@ def test_frames_reach_the_network_as_tensors(
         assert len(patched[0]) == 2, "frames of one kind are cut at once"
         np.testing.assert_allclose(said.progress, expected.progress, atol=1e-6)
         assert said.success is not None
+        assert expected.success is not None
         np.testing.assert_allclose(said.success, expected.success, atol=1e-6)
         np.testing.assert_allclose(
             tensors.peek(given, [0, 1]).progress, arrays.peek(given.cpu().numpy(), [0, 1]).progress, atol=1e-6
