@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -37,6 +38,7 @@ from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from steady_sac import Steadiness, agent_class, make_agent
@@ -44,6 +46,9 @@ from steady_sac import Steadiness, agent_class, make_agent
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.files import new_file, write_text
 from robometer_rl.wrappers import RenderToInfo, RewardHonestyCallback, TaskFromInfo, VecRobometerReward
+
+Change = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+"""Wraps the environment before decisions are made in it; pickled for worker processes."""
 
 Arm = Literal["robometer_sparse", "robometer", "sparse"]
 
@@ -126,6 +131,9 @@ class Args:
         )
 
 
+Options = TypeVar("Options", bound=Args)
+
+
 class Decisions(gym.Wrapper[Any, Any, Any, Any]):
     """Holds an action for several steps, and begins episodes in some of the initial states."""
 
@@ -150,7 +158,7 @@ class Decisions(gym.Wrapper[Any, Any, Any, Any]):
         return observation, float(info["is_success"]), terminated, truncated, info
 
 
-def make_task(args: Args, frames: bool, states: range = range(TRAINING_STATES)) -> gym.Env[Any, Any]:
+def make_task(args: Args, frames: bool, change: Change | None = None) -> gym.Env[Any, Any]:
     """One environment; with its frames in the info if a model is to see them."""
     env = gym.make(
         ENV_ID, suite=args.suite, task_id=args.task_id, width=args.size, height=args.size,
@@ -158,13 +166,14 @@ def make_task(args: Args, frames: bool, states: range = range(TRAINING_STATES)) 
     )  # fmt: skip
     # Places are in metres and differ by centimetres, too little to learn from fast.
     env = TransformObservation(env, lambda state: 5 * state, env.observation_space)
-    env = Monitor(Decisions(env, args.action_repeat, states), info_keywords=("is_success",))
+    env = env if change is None else change(env)
+    env = Monitor(Decisions(env, args.action_repeat, range(TRAINING_STATES)), info_keywords=("is_success",))
     return RenderToInfo(env) if frames else env
 
 
-def make_training_envs(args: Args) -> VecEnv:
+def make_training_envs(args: Args, change: Change | None = None) -> VecEnv:
     """The environments to learn in, paying the arm's reward."""
-    makers = [partial(make_task, args, args.watched)] * args.envs
+    makers = [partial(make_task, args, args.watched, change)] * args.envs
     venv = DummyVecEnv(makers) if args.envs == 1 else SubprocVecEnv(makers, start_method="spawn")
     venv.seed(args.seed * args.envs)
     if args.watched:
@@ -184,7 +193,7 @@ class Progress:
     finished: bool = False
 
 
-def evaluate(agent: SAC, args: Args, env: gym.Env[Any, Any], episodes: int, noise: bool = False) -> float:
+def evaluate(agent: PolicyPredictor, args: Args, env: gym.Env[Any, Any], episodes: int, noise: bool = False) -> float:
     """Part of the episodes from unseen initial states that end in success, with the policy's noise or without."""
     held_out = range(TRAINING_STATES, env.get_wrapper_attr("num_init_states"))
     solved = 0
@@ -207,12 +216,12 @@ def evaluate(agent: SAC, args: Args, env: gym.Env[Any, Any], episodes: int, nois
 class EvaluateAndSave(BaseCallback):
     """Evaluates at fixed numbers of steps and saves everything that the run needs to go on."""
 
-    def __init__(self, args: Args, progress: Progress, directory: Path) -> None:
+    def __init__(self, args: Args, progress: Progress, directory: Path, change: Change | None = None) -> None:
         super().__init__()
         self.args = args
         self.progress = progress
         self.directory = directory
-        self.env = make_task(args, frames=False)
+        self.env = make_task(args, frames=False, change=change)
         self.started = time.perf_counter()
 
     def _on_step(self) -> bool:
@@ -248,8 +257,14 @@ class EvaluateAndSave(BaseCallback):
         self.env.close()
 
 
-def run(args: Args) -> Progress:
-    """Trains one agent, or goes on with it; returns its curve."""
+def run(args: Args, change: Change | None = None, prepare: Callable[[SAC], None] | None = None) -> Progress:
+    """Trains one agent, or goes on with it; returns its curve.
+
+    Args:
+        args: Options.
+        change: Wraps each environment, see `Change`.
+        prepare: Is given the agent before it learns anything.
+    """
     directory = args.output / args.name
     directory.mkdir(parents=True, exist_ok=True)
     arguments = json.loads(json.dumps(asdict(args), default=str))
@@ -262,7 +277,7 @@ def run(args: Args) -> Progress:
         if progress.finished:
             return progress
     set_random_seed(args.seed)
-    venv = make_training_envs(args)
+    venv = make_training_envs(args, change)
     if progress.steps:
         agent = agent_class(args.steady).load(directory / "agent", env=venv)
         agent.load_replay_buffer(directory / "replay")
@@ -273,24 +288,31 @@ def run(args: Args) -> Progress:
             gradient_steps=max(1, round(args.updates * args.envs)), ent_coef=f"auto_{args.entropy}", seed=args.seed,
             tensorboard_log=str(args.output / "tensorboard"),
         )  # fmt: skip
+        if prepare is not None:
+            prepare(agent)
     # Warns when what is paid rises and true success does not; curves under "honesty" in TensorBoard.
     honesty = [RewardHonestyCallback(window=20, record=directory / "honesty.jsonl")] if args.watched else []
     agent.learn(
         args.decisions - agent.num_timesteps,
-        callback=[EvaluateAndSave(args, progress, directory), *honesty],
+        callback=[EvaluateAndSave(args, progress, directory, change), *honesty],
         tb_log_name=args.name, progress_bar=True, reset_num_timesteps=not progress.steps, log_interval=4,
     )  # fmt: skip
     venv.close()
     return progress
 
 
+def shortened(args: Options) -> Options:
+    """The same options for a minute's worth."""
+    return replace(
+        args, steps=80, evaluate_every=40, evaluation_episodes=(1, 2), max_steps=20, size=64,
+        output=args.output / "smoke",
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
     if arguments.smoke:
-        arguments = replace(
-            arguments, steps=80, evaluate_every=40, evaluation_episodes=(1, 2), max_steps=20, size=64,
-            output=arguments.output / "smoke",
-        )  # fmt: skip
+        arguments = shortened(arguments)
     curve = run(arguments)
     for steps, success in zip(curve.steps, curve.success, strict=True):
         print(f"{steps:8d} steps: {success:4.0%} of unseen episodes succeed")

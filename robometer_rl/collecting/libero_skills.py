@@ -35,7 +35,7 @@ from robometer_rl.collecting.rollouts import Moment, judge, paraphrases_heard, p
 from robometer_rl.data.trajectory import Trajectory
 from robometer_rl.envs.libero import LiberoEnv
 
-__all__ = ["SKILLS", "Skill", "record_episode", "skills_of"]
+__all__ = ["SKILLS", "Skill", "record_episode", "skills_of", "solution"]
 
 Skill = Literal["expert", "noisy", "stop_halfway", "wrong_place", "random", "hover", "drop", "wrong_object"]
 SKILLS: tuple[Skill, ...] = get_args(Skill)
@@ -72,7 +72,7 @@ class _Stage:
 
     def expert(self) -> Policy:
         """The expert from the beginning."""
-        return ScriptedPolicy(_solution(self.scene, self.pace))
+        return ScriptedPolicy(solution(self.scene, self.pace))
 
     def anchors(self) -> tuple[Vector, Vector]:
         """Where the goal's subject is and where it should be."""
@@ -94,7 +94,8 @@ class _Plan:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def _solution(scene: Scene, pace: float) -> Script:
+def solution(scene: Scene, pace: float) -> Script:
+    """The expert's motion: does what the task asks for, with a hand as fast as ``pace`` (up to 1)."""
     goal = scene.goal
     if goal.relation == "close":
         return push_drawer(scene, pace)
@@ -207,7 +208,7 @@ class _Run:
 def _rehearse(env: LiberoEnv, scene: Scene, init_state: int, pace: float) -> int:
     """The number of steps in which the expert succeeds, or after which it is given up."""
     env.reset(options={"init_state": init_state})
-    policy = ScriptedPolicy(_solution(scene, pace))
+    policy = ScriptedPolicy(solution(scene, pace))
     for step in range(1, _PATIENCE + 1):
         if env.step(policy.act())[4]["is_success"]:
             return step
