@@ -80,6 +80,9 @@ class Args(sb3_libero.Args):
 class Base(nn.Module):
     """The policy that is frozen: a small network that imitates."""
 
+    mean: torch.Tensor
+    spread: torch.Tensor
+
     def __init__(self, states: int, actions: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(states))
