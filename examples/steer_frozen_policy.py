@@ -247,7 +247,7 @@ def make_base(args: Args) -> tuple[Base, float]:
 def main(args: Args) -> sb3_libero.Progress:
     """Makes the frozen policy, steers it, and says how good both are."""
     base, alone = make_base(args)
-    print(f"the frozen policy, of {args.demonstrations} demonstrations, succeeds in {alone:4.0%} of unseen episodes")
+    print(f"the frozen policy, of {args.demonstrations} demonstration(s), succeeds in {alone:4.0%} of unseen episodes")
     curve = sb3_libero.run(args, change=partial(Steered, base=base, weight=args.weight), prepare=begin_small)
     for steps, success in zip(curve.steps, curve.success, strict=True):
         print(f"{steps:8d} steps: {success:4.0%} of unseen episodes succeed when it is steered")
@@ -258,6 +258,8 @@ def main(args: Args) -> sb3_libero.Progress:
 
 def next_step(args: Args, alone: float, steered: float) -> str:
     """What to do after a run."""
+    if alone == 1.0:
+        return "the frozen policy left nothing to learn: try fewer --demonstrations, or another --task-id"
     if steered <= alone:
         return "steering did not help: look at honesty.jsonl beside the agent, try a smaller --weight, or more --steps"
     other = "sparse" if args.watched else "robometer_sparse"

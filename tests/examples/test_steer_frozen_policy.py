@@ -103,6 +103,7 @@ def test_a_run_ends_with_what_to_do_next() -> None:
     assert "--arm sparse" in next_step(Args(), alone=0.4, steered=0.8)
     assert "--arm robometer_sparse" in next_step(Args(arm="sparse"), alone=0.4, steered=0.8)
     assert "did not help" in next_step(Args(), alone=0.4, steered=0.4)
+    assert "fewer --demonstrations" in next_step(Args(), alone=1.0, steered=1.0)
 
 
 def test_a_frozen_policy_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,17 +129,22 @@ def test_a_policy_is_made_frozen_and_steered_in_libero(tmp_path: Path) -> None:
     words = ["--smoke", "--output", str(tmp_path), "--arm", "robometer_sparse", "--model", str(checkpoint)]
     command = [sys.executable, str(ROOT / "examples" / "steer_frozen_policy.py"), *words]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
-    shown = [
-        subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    ]
-    assert shown[0] == shown[1], "a finished run is not repeated"
-    assert "the frozen policy, of 1 demonstrations, succeeds in" in shown[0]
-    assert shown[0].count("of unseen episodes succeed when it is steered") == 2
+
+    def said() -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown, kept = said(), tmp_path / "smoke" / "libero_90-28-robometer_sparse-0" / "result.json"
+    before = kept.read_text()
+    assert set(said().splitlines()) <= set(shown.splitlines())
+    assert kept.read_text() == before, "a finished run is not repeated"
+    assert "the frozen policy, of 1 demonstration(s), succeeds in" in shown
+    assert shown.count("of unseen episodes succeed when it is steered") == 2
     folder = tmp_path / "smoke" / "libero_90-28-frozen-0"
     with np.load(next((folder / "demonstrations").glob("*.npz"))) as recorded:
         assert recorded["success"]
         assert recorded["actions"].shape == (len(recorded["states"]), 7)
-    result = json.loads((tmp_path / "smoke" / "libero_90-28-robometer_sparse-0" / "result.json").read_text())
+    result = json.loads(before)
     assert result["finished"]
     assert len(result["success"]) == 2
