@@ -11,9 +11,10 @@ frozen policy is about to do, and adds to its actions:
 
     action = clip(frozen(state) + weight * learned(state, frozen(state)))
 
-The frozen policy acts at every step of the simulator; what is added is decided every ``action_repeat`` steps. After some
-random decisions, which fill the replay buffer, it is nearly nothing at first. Rewards, evaluation on unseen initial states and going on after an interruption are those of
-``sb3_libero.py``. To steer a policy of your own, give its actions in the place of `Base`.
+The frozen policy acts at every step of the simulator; what is added is decided every ``action_repeat`` steps. The first
+decisions are random, to fill the replay buffer; after them it is nearly nothing, and grows by learning. Rewards,
+evaluation on unseen initial states and resuming are those of ``sb3_libero.py``. To steer a policy of your own, give its
+actions in the place of `Base`.
 """
 
 from __future__ import annotations
