@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: read within limits, and wrong in one way; for YAML see `robometer_rl.yaml_documents`.
+"""JSON: what others wrote is read within limits, and wrong in one way; for YAML see `robometer_rl.yaml_documents`.
 
 A thousand brackets are deeper than a parser can follow. Checkpoints and recipes come from strangers, so every place
 that reads them reads them through these two modules. This one needs nothing but Python: whoever only asks a reward
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -27,6 +28,7 @@ __all__ = [
     "parse_options",
     "read_records",
     "read_text",
+    "without_nan",
 ]
 
 logger = logging.getLogger(__name__)
@@ -150,6 +152,15 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
                 except ValueError as error:  # of the encoding, too
                     raise DocumentError(f"{path}, line {number}: {error}") from error
     return found
+
+
+def without_nan(value: Any) -> Any:
+    """The same plain values for JSON, which has no NaN and no infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.progress import track
 
@@ -32,6 +31,7 @@ from robometer_rl.adapting.proposals import Proposal, propose
 from robometer_rl.adapting.success_rule import SuccessRule, choose_success_rule
 from robometer_rl.adapting.survey import Survey, look_at
 from robometer_rl.adapting.verdict import Seen, Verdict, ask, judge, success_evidence
+from robometer_rl.documents import without_nan
 from robometer_rl.extras import require
 from robometer_rl.files import write_text
 from robometer_rl.formats.opening import OpenedEpisodes, open_episodes
@@ -157,9 +157,9 @@ def _conclude(
         **learner.facts,
     }
     threshold = None if verdict.threshold is None else round(verdict.threshold, 4)
-    learner.save(config.output / CHECKPOINT, threshold, _without_nan(trained))
+    learner.save(config.output / CHECKPOINT, threshold, without_nan(trained))
     record = {**trained, "proposals": [vars(each) for each in proposals], "provenance": provenance()}
-    write_text(config.output / "verdict.json", json.dumps(_without_nan(record), indent=2) + "\n")
+    write_text(config.output / "verdict.json", json.dumps(without_nan(record), indent=2) + "\n")
     commands = _commands(config, learner, split, survey, verdict)
     page = write_page(config.output / "page", config.output.name, verdict, survey, seen, proposals, commands)
     _say(verdict, learned, survey, proposals, page, commands, config, time.monotonic() - start)
@@ -230,12 +230,3 @@ def _say(
     console.print("next:" if verdict.usable else "record what is missing, then:")
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: it becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
 import tyro
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from robometer_rl.data.labels import EXPERT, group_key
 from robometer_rl.data.targets import TargetConfig
 from robometer_rl.data.trajectories import Described
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.documents import without_nan
 from robometer_rl.evaluation.measures import measure
 from robometer_rl.evaluation.metrics import Estimate, plain_metrics
 from robometer_rl.evaluation.page import metric_rows, write_evaluation_page
@@ -346,7 +346,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""
         conditions = _plain(self.conditions)
-        return _without_nan(
+        return without_nan(
             {
                 "schema_version": SCHEMA_VERSION,
                 **self.facts,
@@ -382,12 +382,3 @@ def _table(title: str, measured: Measured) -> Table:
     for row in metric_rows(measured):
         table.add_row(*row)
     return table
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: it becomes null."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, float) and np.isnan(value):
-        return None
-    return value

@@ -32,7 +32,7 @@ from rich.table import Table
 from robometer_rl.data.labels import label_trajectories
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
-from robometer_rl.documents import DocumentError, parse_json, read_text
+from robometer_rl.documents import DocumentError, parse_json, read_text, without_nan
 from robometer_rl.extras import require
 from robometer_rl.files import write_text
 from robometer_rl.hardening.agent import make_recorded, train_agent
@@ -77,7 +77,7 @@ class Round:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no NaN."""
         farming = {way: each.as_dict() for way, each in self.farming.items()}
-        return _without_nan({**vars(self), "farming": farming})
+        return without_nan({**vars(self), "farming": farming})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Round:
@@ -332,12 +332,3 @@ def _command(config: HardenConfig) -> str:
         if value != each.default or each.name == "rounds":
             words += [f"--{each.name.replace('_', '-')}", str(value)]
     return shlex.join(words)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
