@@ -2,7 +2,7 @@
 
     python -m benchmarks.own_environment_rl
     python -m benchmarks.own_environment_rl --worlds reach --arms dense --seeds 0    # one run
-    python -m benchmarks.own_environment_rl --report                                 # the table from what there is
+    python -m benchmarks.own_environment_rl --report                                 # the table of docs/results.md
     python -m benchmarks.own_environment_rl --smoke                                  # minutes: the smallest sizes
 
 Needs the extras ``foreign``, ``adapt``, ``examples``. For each world a compact model is adapted to 60 recorded episodes
@@ -43,7 +43,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from benchmarks.curves import Series, draw_learning_curves
 from benchmarks.foreign.recording import TEST_SEEDS, WORLDS, record, relabelled
 from benchmarks.foreign.worlds import World
-from benchmarks.recording import RESULTS
+from benchmarks.recording import RESULTS, markdown_table, write_tables
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
@@ -77,7 +77,7 @@ class Args:
         steps: Of adapting; by default as many as ``robometer-rl adapt`` takes.
         size: Pixels of a frame.
         output: Where recordings and models go.
-        report: Only show what there is.
+        report: Only show what there is, and write it into the docs.
         name: Of the file with the results.
         smoke: Run at the smallest sizes, to see that it works.
     """
@@ -264,6 +264,8 @@ def main(args: Args) -> dict[str, Any]:
     if not runs:
         raise SystemExit(f"no runs in {path}; run without --report")
     show(runs)
+    if args.report:
+        write_tables("results.md", args.name, markdown_table(_HEAD, rows(runs)))
     save_picture(picture(runs), path.with_suffix(".png"))
     return {"runs": runs}
 
@@ -281,22 +283,44 @@ def by_world(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[dict[st
     return found
 
 
+_HEAD = (
+    "World", "Paid", "True success at the end of 50 unseen episodes (each seed)",
+    "Correlation of learned and true return", "Failures taken for successes", "Minutes",
+)  # fmt: skip
+
+
+def rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What the runs of a world and an arm came to; the last numbers but one are of the episodes of training."""
+
+    def of_training(group: Sequence[dict[str, Any]], name: str) -> str:
+        found = [each["honesty"][name] for each in group if "honesty" in each]
+        return ", ".join("" if each is None else f"{each:.2f}" for each in found)
+
+    return [
+        [
+            world,
+            name,
+            _success([each["final"] for each in group]),
+            of_training(group, "return_correlation"),
+            of_training(group, "false_positive_rate"),
+            f"{mean(each['seconds'] for each in group) / 60:.0f}",
+        ]
+        for world, arms in by_world(runs).items()
+        for name, group in arms.items()
+    ]
+
+
+def _success(finals: Sequence[float]) -> str:
+    return f"{mean(finals):.0%} ({', '.join(f'{each:.0%}' for each in finals)})"
+
+
 def show(runs: Sequence[dict[str, Any]]) -> None:
-    """Final success by world and arm."""
-    table = Table(title="true success at the end of unseen episodes: mean (each seed)", title_justify="left")
-    for name in ("world", "reward", "success", "false successes in training", "minutes"):
+    """The same on the console."""
+    table = Table()
+    for name in _HEAD:
         table.add_column(name)
-    for world, arms in by_world(runs).items():
-        for name, group in arms.items():
-            finals = [each["final"] for each in group]
-            false = [each["honesty"]["false_positive_rate"] for each in group if "honesty" in each]
-            table.add_row(
-                world,
-                name,
-                f"{mean(finals):.0%} ({', '.join(f'{each:.0%}' for each in finals)})",
-                ", ".join("" if each is None else f"{each:.0%}" for each in false),
-                f"{mean(each['seconds'] for each in group) / 60:.0f}",
-            )
+    for row in rows(runs):
+        table.add_row(*row)
     Console().print(table)
 
 
