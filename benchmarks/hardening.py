@@ -103,7 +103,7 @@ def harden_reacher(args: Args) -> dict[str, Any]:
             for each in every:
                 store.append(relabelled(each, "distance"))
     if not (folder / "adapted" / "verdict.json").exists():
-        adapt(AdaptConfig(folder / "recordings", folder / "adapted", minutes=30.0, seed=args.seed))
+        adapt(AdaptConfig(folder / "recordings", folder / "adapted", minutes=240.0, seed=args.seed))
     model = str(folder / "adapted" / CHECKPOINT)
     config = HardenConfig(
         model, "benchmarks.hardening:reacher", folder / "recordings", folder / "hardened", world.task,

@@ -114,8 +114,10 @@ def test_it_goes_on_with_what_the_store_has_gained(tmp_path: Path) -> None:
 
 def test_another_image_network_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "patch_size": 56, "image_size": 224}
-    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
+    shape = Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, patch_size=56, image_size=224
+    )  # fmt: skip
+    Dinov2Model(shape).save_pretrained(tmp_path / "dino")
     store_of(tmp_path / "store", recordings(4))
     adapt(config(tmp_path, steps=2, tower=str(tmp_path / "dino")))
     adapt(config(tmp_path, steps=2, continued=tmp_path / "run"))

@@ -42,7 +42,7 @@ def test_other_frames_networks_views_and_seeds_have_files_of_their_own(tmp_path:
     changed[-1, 0, 0] += 1
     other = files(tmp_path)
     with torch.no_grad():
-        other.tower.stem.weight += 0.1
+        next(other.tower.parameters()).add_(0.1)
     for made, shown, view in [
         (files(tmp_path), frames, 0),
         (files(tmp_path), changed, 0),
