@@ -49,7 +49,7 @@ class Toy(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 @pytest.mark.parametrize("name", sorted(set(WITH_EXAMPLES) - SKIPPED))
 def test_examples_say_what_happens(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for needs in ("metaworld", "stable_baselines3", "ray"):
+    for needs in ("metaworld", "stable_baselines3", "ray", "torchrl"):
         if needs in LIBRARY[name].read_text(encoding="utf-8"):
             pytest.importorskip(needs)
     module = importlib.import_module(name)

@@ -54,10 +54,10 @@ class RobometerReward(Transform):
         TypeError: A model, reward or protocol of another type.
 
     Examples:
-        With ``base``, an environment of TorchRL that shows ``"pixels"``:
-
         >>> from torchrl.envs import TransformedEnv
+        >>> from torchrl.envs.libs.gym import GymWrapper
         >>> from robometer_rl.wrappers.torchrl import RobometerReward
+        >>> base = GymWrapper(make_env(), from_pixels=True)
         >>> env = TransformedEnv(base, RobometerReward("mini", task="open the drawer"))
         >>> steps = env.rollout(2)
         >>> steps["next", "reward"].shape, steps["next", "robometer", "progress"].shape

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,16 +52,20 @@ class TokenCounts:
 
     def __init__(self, processor: RobometerProcessor, trajectories: Sequence[Trajectory]) -> None:
         patcher = processor.patcher
-        of_size = lru_cache(maxsize=None)(lambda size: patcher.tokens(patcher.grid(*size)))
-        facts = Trajectories.of(trajectories).facts()
-        self._per_frame = np.fromiter((of_size(each.size) for each in facts), np.int64, len(trajectories))
-        self._words = lru_cache(maxsize=None)(lambda task: len(processor.tokenizer.encode(task)))
+        sizes = [each.size for each in Trajectories.of(trajectories).facts()]
+        of_size = {size: patcher.tokens(patcher.grid(*size)) for size in set(sizes)}
+        self._per_frame = np.array([of_size[size] for size in sizes], np.int64)
+        self._encode = processor.tokenizer.encode
+        self._words: dict[str, int] = {}
 
     def __call__(self, sample: Sample) -> int:
         """Frames and instruction; what all prompts have in common is left out."""
         sides = (sample,) if isinstance(sample, ClipSample) else (sample.first, sample.second)
         frames = sum(len(side) * int(self._per_frame[side.episode]) for side in sides)
-        return frames + self._words(sides[0].task)
+        task = sides[0].task
+        if task not in self._words:  # no cache of functools: workers that are started anew are sent this object
+            self._words[task] = len(self._encode(task))
+        return frames + self._words[task]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 import json
 import math
+import multiprocessing
 import os
 import re
 from pathlib import Path
@@ -173,6 +174,16 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(sampler, trajec
         torch.testing.assert_close(fresh.network.state_dict()[key], tensor, atol=1e-6, rtol=1e-5, msg=key)
 
 
+@pytest.fixture(params=sorted({"fork", "spawn"} & {*multiprocessing.get_all_start_methods()}))
+def start_method(request):
+    """How processes start: anew where there is no fork, and wherever torchrl was imported."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("start_method")
 def test_workers_make_the_batches_of_a_process_without_them(sampler, trajectories, tmp_path):
     weights = []
     for workers in (0, 2):

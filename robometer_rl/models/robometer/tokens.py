@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,8 @@ from robometer_rl.models.robometer.patches import Grid
 from robometer_rl.models.robometer.prompts import EXTRA_TOKENS, PREF_TOKEN, PROG_TOKEN, SPLIT_TOKEN, Chat
 
 __all__ = ["FrameBlocks", "PromptTokens", "Segment", "SpecialIds", "TokenBatch", "join", "pad"]
+
+_KEPT = 512  # frames; grids and picture numbers are few
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,12 @@ class PromptTokens:
         self.reserved = frozenset(tokenizer.all_special_tokens) | frozenset(required)
         self.image_id = self._special[chat.image]
         self.pad_id = int(tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0)
-        # Per instance, so that the cache goes with the tokenizer. Grids and picture numbers are few.
-        self.frame = lru_cache(maxsize=512)(self._frame)
+        # A dictionary, and no cache of functools: data workers that are started anew are sent the tokenizer.
+        self._frames: dict[tuple[int | None, Grid], Segment] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed again in no time: of tensors, each is a file where processes send them."""
+        return {**vars(self), "_frames": {}}
 
     def special_ids(self, multi_image: bool) -> SpecialIds:
         """What the network looks for, with frames as images or in pairs as a video."""
@@ -194,10 +201,16 @@ class PromptTokens:
         parts = [self._ids(text), [self._special[PREF_TOKEN]] if preference else [], [self._special[self.chat.end]]]
         return _run([*parts[0], *parts[1], *parts[2], *self._ids("\n")])
 
-    def _frame(self, number: int | None, grid: Grid) -> Segment:
+    def frame(self, number: int | None, grid: Grid) -> Segment:
         """One frame; ``number`` is the picture's number, or None where the text before it has captioned it already."""
-        before = [] if number is None else self._ids(self.chat.caption(number))
-        return self._visual(before, self.image_id, grid, [PROG_TOKEN] if self._per_frame_token else [])
+        key = (number, grid)
+        if key not in self._frames:
+            if len(self._frames) == _KEPT:
+                self._frames.clear()
+            before = [] if number is None else self._ids(self.chat.caption(number))
+            after = [PROG_TOKEN] if self._per_frame_token else []
+            self._frames[key] = self._visual(before, self.image_id, grid, after)
+        return self._frames[key]
 
     def video_pair(self, text: str, grid: Grid) -> Segment:
         """One frame pair of a video, after the ``text`` that stands before it."""
