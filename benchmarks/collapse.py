@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.curves import Series, draw_learning_curves
-from benchmarks.recording import RESULTS, markdown_table, write_result, write_tables
+from benchmarks.recording import RESULTS, markdown_table, mean_of_each, write_result, write_tables
 from benchmarks.runs import METAWORLD, ROOT, Run, kept, merged, recalled, run_all, words
 from robometer_rl.report.figures import save_picture
 
@@ -109,7 +109,7 @@ def _cells(runs: list[dict[str, Any]]) -> list[str]:
     best = [max(run["success"]) for run in runs]
     ratios = [final / top for final, top in zip(finals, best, strict=True) if top]
     return [
-        f"{mean(finals):.0%} ({', '.join(f'{final:.0%}' for final in finals)})",
+        mean_of_each(finals),
         f"{mean(ratios):.2f}" if ratios else "",
         f"{mean(run['noisy_success'][-1] for run in runs):.0%}",
         f"{mean(largest_fall(run['success']) for run in runs):.0%}",

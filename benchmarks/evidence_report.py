@@ -18,8 +18,8 @@ from PIL import Image
 from scipy.stats import trim_mean
 
 from benchmarks.curves import Series, draw_learning_curves
-from benchmarks.recording import markdown_table
-from robometer_rl.evaluation.metrics import Estimate
+from benchmarks.recording import markdown_table, mean_of_each
+from robometer_rl.evaluation.metrics import Estimate, bootstrap
 
 __all__ = ["Measured", "arms_picture", "difference", "interquartile_mean", "picture", "tables"]
 
@@ -181,8 +181,7 @@ def _costs(found: Sequence[Measured]) -> str:
 def _finals(runs: Sequence[Measured]) -> str:
     if not runs:
         return ""
-    finals = [run.final for run in runs]
-    return f"{mean(finals):.0%} ({', '.join(f'{final:.0%}' for final in finals)})"
+    return mean_of_each([run.final for run in runs])
 
 
 def _kept(runs: Sequence[Measured]) -> str:
@@ -240,6 +239,6 @@ def _band(found: Sequence[Measured], simulator: str, tasks: Sequence[str], arm: 
     for place in range(len(places)):
         scores = [[run.result["success"][place] for run in runs] for runs in by_task]
         single = len(tasks) == 1
-        estimates.append(difference(scores[0], [0.0]) if single else interquartile_mean(scores))
+        estimates.append(bootstrap(scores[0]) if single else interquartile_mean(scores))
     low, high = [each.low for each in estimates], [each.high for each in estimates]
     return Series(arm, [(places, [each.value for each in estimates])], band=(low, high))

@@ -23,14 +23,12 @@ import gymnasium as gym
 import tyro
 
 from benchmarks.foreign.reacher import Reacher
-from benchmarks.foreign.recording import record, relabelled
+from benchmarks.foreign.recording import record, relabelled_store
 from benchmarks.recording import RESULTS, write_result
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
 from robometer_rl.collecting.collect import CollectConfig, collect
-from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.envs.metaworld import TASKS, make_env, state_of
-from robometer_rl.files import new_directory
 from robometer_rl.hardening.config import HardenConfig
 from robometer_rl.hardening.harden import harden
 
@@ -97,16 +95,12 @@ def harden_reacher(args: Args) -> dict[str, Any]:
     """A compact model of recordings that say success and distance."""
     folder, world = args.output / f"reacher-{args.seed}", Reacher()
     every = record(world, folder / "everything", train=args.episodes, test=36, seed=args.seed, size=SIZE)
-    if not (folder / "recordings").exists():
-        with new_directory(folder / "recordings") as partial:
-            store = TrajectoryStore(partial)
-            for each in every:
-                store.append(relabelled(each, "distance"))
+    recordings = relabelled_store(every, folder / "recordings", "distance")
     if not (folder / "adapted" / "verdict.json").exists():
-        adapt(AdaptConfig(folder / "recordings", folder / "adapted", minutes=240.0, seed=args.seed))
+        adapt(AdaptConfig(recordings, folder / "adapted", minutes=240.0, seed=args.seed))
     model = str(folder / "adapted" / CHECKPOINT)
     config = HardenConfig(
-        model, "benchmarks.hardening:reacher", folder / "recordings", folder / "hardened", world.task,
+        model, "benchmarks.hardening:reacher", recordings, folder / "hardened", world.task,
         rounds=args.rounds, decisions=args.decisions, action_repeat=world.every, distance="info/distance",
         seed=args.seed,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.curves import Series, draw_learning_curves
-from benchmarks.recording import RESULTS, write_result
+from benchmarks.recording import RESULTS, mean_of_each, write_result
 from benchmarks.runs import ROOT, Run, run_all
 from robometer_rl.report.figures import save_picture
 
@@ -154,7 +154,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
 def _successes(runs: list[dict[str, Any]]) -> str:
     finals = [run["success"][-1] for run in runs if run["success"]]
     marks = "" if all(run["finished"] for run in runs) else " (unfinished)"
-    return f"{mean(finals):.0%} ({', '.join(f'{final:.0%}' for final in finals)}){marks}" if finals else ""
+    return f"{mean_of_each(finals)}{marks}" if finals else ""
 
 
 def _costs(runs: list[dict[str, Any]]) -> str:

@@ -39,7 +39,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, play, record, relabelled
+from benchmarks.foreign.recording import LABELS, TEST_SEEDS, WORLDS, play, record, relabelled_store
 from benchmarks.foreign.tables import tables
 from benchmarks.foreign.worlds import ALTERED, KINDS, World
 from benchmarks.recording import write_tables
@@ -167,18 +167,16 @@ def _result(args: Args, cell: dict[str, Any]) -> dict[str, Any]:
 def _adapted(args: Args, store: TrajectoryStore, run: Path, cell: dict[str, Any]) -> dict[str, float]:
     """Makes the model; returns the seconds that it took, and those of all processors."""
     shutil.rmtree(run, ignore_errors=True)  # what an interrupted run has left
-    part = TrajectoryStore(run / "recordings")
     # Of the seeds in their order the first so many: experts and failures are as mixed in a small set as in a large one.
     chosen = sorted((each for each in store if each.split == "train"), key=lambda each: each.seed or 0)
-    for trajectory in chosen[: cell["episodes"]]:
-        part.append(relabelled(trajectory, cell["labels"]))
+    part = relabelled_store(chosen[: cell["episodes"]], run / "recordings", cell["labels"])
     # Labels change nothing in the pictures, which are looked at once for all of them.
     features = run.parent / FOLDER
     features.mkdir(exist_ok=True)
     known = len(list(features.iterdir()))
-    (part.path / FOLDER).symlink_to(features.resolve())
+    (part / FOLDER).symlink_to(features.resolve())
     began, used = time.monotonic(), time.process_time()
-    adapt(AdaptConfig(part.path, run / "model", minutes=args.minutes, steps=args.steps, seed=cell["seed"]))
+    adapt(AdaptConfig(part, run / "model", minutes=args.minutes, steps=args.steps, seed=cell["seed"]))
     return {
         "seconds": time.monotonic() - began,
         "processor_seconds": time.process_time() - used,

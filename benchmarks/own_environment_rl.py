@@ -25,7 +25,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isnan
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -41,13 +40,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from benchmarks.curves import Series, draw_learning_curves
-from benchmarks.foreign.recording import TEST_SEEDS, WORLDS, record, relabelled
+from benchmarks.foreign.recording import TEST_SEEDS, WORLDS, record, relabelled_store
 from benchmarks.foreign.worlds import World
-from benchmarks.recording import RESULTS, markdown_table, write_tables
+from benchmarks.recording import RESULTS, markdown_table, mean_of_each, write_tables
 from robometer_rl import RewardSpec, load_reward_model
 from robometer_rl.adapting.adapt import CHECKPOINT, adapt
 from robometer_rl.adapting.config import AdaptConfig
-from robometer_rl.data.store import TrajectoryStore
+from robometer_rl.documents import without_nan
 from robometer_rl.evaluation.reward_hacking import EpisodeOutcome, agreement
 from robometer_rl.files import write_text
 from robometer_rl.provenance import provenance
@@ -186,12 +185,9 @@ def adapted(args: Args, world: World) -> Path:
     checkpoint = folder / "model" / CHECKPOINT
     if not (folder / "model" / "verdict.json").exists():
         store = record(world, folder / "all", train=args.episodes, test=0, seed=0, size=args.size)
-        for left in ("recordings", "model"):  # of an interrupted run
-            shutil.rmtree(folder / left, ignore_errors=True)
-        part = TrajectoryStore(folder / "recordings")
-        for trajectory in store:
-            part.append(relabelled(trajectory, "distance"))
-        adapt(AdaptConfig(part.path, folder / "model", minutes=args.minutes, steps=args.steps))
+        part = relabelled_store(store, folder / "recordings", "distance")
+        shutil.rmtree(folder / "model", ignore_errors=True)  # of an interrupted run
+        adapt(AdaptConfig(part, folder / "model", minutes=args.minutes, steps=args.steps))
     return checkpoint
 
 
@@ -230,7 +226,7 @@ def honest(path: Path) -> dict[str, float | None]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     names = EpisodeOutcome.__dataclass_fields__
     outcomes = [EpisodeOutcome(**{name: line[name] for name in names}) for line in lines]
-    return {name: None if isnan(value) else value for name, value in agreement(outcomes).as_dict().items()}
+    return without_nan(agreement(outcomes).as_dict())
 
 
 def verdict_of(checkpoint: Path) -> str:
@@ -300,7 +296,7 @@ def rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
         [
             world,
             name,
-            _success([each["final"] for each in group]),
+            mean_of_each([each["final"] for each in group]),
             of_training(group, "return_correlation"),
             of_training(group, "false_positive_rate"),
             f"{mean(each['seconds'] for each in group) / 60:.0f}",
@@ -308,10 +304,6 @@ def rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
         for world, arms in by_world(runs).items()
         for name, group in arms.items()
     ]
-
-
-def _success(finals: Sequence[float]) -> str:
-    return f"{mean(finals):.0%} ({', '.join(f'{each:.0%}' for each in finals)})"
 
 
 def show(runs: Sequence[dict[str, Any]]) -> None:

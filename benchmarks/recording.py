@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from robometer_rl.files import write_text
 from robometer_rl.provenance import provenance
 
-__all__ = ["DOCS", "RESULTS", "markdown_table", "with_tables", "write_result", "write_tables"]
+__all__ = ["DOCS", "RESULTS", "markdown_table", "mean_of_each", "with_tables", "write_result", "write_tables"]
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,6 +29,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown, with a line break at its end."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean_of_each(parts: Sequence[float]) -> str:
+    """The mean of what several runs came to, and each, in percent."""
+    return f"{mean(parts):.0%} ({', '.join(f'{part:.0%}' for part in parts)})"
 
 
 def with_tables(page: str, name: str, text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from benchmarks.foreign.reacher import Reacher
 from benchmarks.foreign.worlds import KINDS, World
 from robometer_rl.data.store import TrajectoryStore
 from robometer_rl.data.trajectory import Trajectory
+from robometer_rl.files import new_directory
 from robometer_rl.wrappers import RecordTrajectories
 
-__all__ = ["LABELS", "TEST_SEEDS", "WORLDS", "episodes_of", "play", "record", "relabelled"]
+__all__ = ["LABELS", "TEST_SEEDS", "WORLDS", "episodes_of", "play", "record", "relabelled", "relabelled_store"]
 
 WORLDS = {world.name: world for world in (Fetch, Lift, PushT, Reach, Reacher)}
 
@@ -114,3 +115,13 @@ def relabelled(trajectory: Trajectory, labels: str) -> Trajectory:
     unknown = [name for name in LABELS if name not in (labels, "success")]
     metadata = {key: value for key, value in trajectory.metadata.items() if labels == "state" or key != "state_parts"}
     return replace(trajectory, metadata=metadata, **dict.fromkeys(unknown))
+
+
+def relabelled_store(trajectories: Iterable[Trajectory], folder: Path, labels: str) -> Path:
+    """The store of the episodes as `relabelled` has them, made whole or not at all; one that is there is left."""
+    if not folder.exists():
+        with new_directory(folder) as partial:
+            store = TrajectoryStore(partial)
+            for trajectory in trajectories:
+                store.append(relabelled(trajectory, labels))
+    return folder

@@ -30,7 +30,7 @@ from robometer_rl.models.compact.network import KeypointNetwork
 from robometer_rl.models.compact.tower import Features, Maps
 from robometer_rl.report.terminal import open_console
 
-__all__ = ["Lesson", "learn", "progress_bar", "rate_at"]
+__all__ = ["SUCCESS_WEIGHT", "Lesson", "learn", "progress_bar", "rate_at"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _FRAMES = 8  # of each of them, as many as a question shows
 _PEAK_RATE = 1e-3
 _WARMUP = 0.1  # part of the steps until the learning rate is at its peak
 _DECAY = 0.3  # of the weights
-_SUCCESS_WEIGHT = 0.5
+SUCCESS_WEIGHT = 0.5  # of the loss of success, beside that of progress
 _AVERAGE_OVER = 100  # steps, of the weights that are kept
 _JUDGED_EVERY = 100  # steps
 _WRONG_TASK = 0.15  # of the clips are shown with the instruction of another task, where there are several
@@ -165,7 +165,7 @@ def _loss(progress: torch.Tensor, success: torch.Tensor, labels: torch.Tensor) -
     for logits, target, known in ((progress, value, value_known), (success, done, done_known)):
         entropy = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
         parts.append((entropy * known).sum() / known.sum().clamp_min(1.0) / len(logits))
-    return parts[0] + _SUCCESS_WEIGHT * parts[1]
+    return parts[0] + SUCCESS_WEIGHT * parts[1]
 
 
 class _Batches:

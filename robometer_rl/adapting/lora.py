@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from robometer_rl.adapting.config import AdaptConfig
 from robometer_rl.adapting.examples import Example, Split
 from robometer_rl.adapting.learner import CHECKPOINT, JUDGING_TIME, Learned, begun_checkpoint, device_of
-from robometer_rl.adapting.learning import progress_bar, rate_at
+from robometer_rl.adapting.learning import SUCCESS_WEIGHT, progress_bar, rate_at
 from robometer_rl.data.trajectories import Trajectories, are_tiled
 from robometer_rl.frames import Clip
 from robometer_rl.models.locations import EMBEDDED, locate
@@ -360,7 +360,7 @@ class _HeldOut:
             said, labels = model.predict_steps([example.episode.clip()])[0], example.labels
             assert said.success is not None
             progress = _entropy(said.progress, labels.progress, labels.progress_known)
-            losses.append(progress + 0.5 * _entropy(said.success, labels.success, labels.success_known))
+            losses.append(progress + SUCCESS_WEIGHT * _entropy(said.success, labels.success, labels.success_known))
         return {"held_out_loss": float(np.mean(losses))}
 
 

@@ -61,13 +61,12 @@ class ActionRepeat(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """One decision."""
         paid = 0.0
-        for _ in range(self._repeat - 1):
+        for _ in range(self._repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
             paid += float(reward)
             if terminated or truncated:
-                return observation, paid, terminated, truncated, info
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, paid + float(reward), terminated, truncated, info
+                break
+        return observation, paid, terminated, truncated, info
 
 
 class SeededEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):

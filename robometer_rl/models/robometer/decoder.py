@@ -201,10 +201,11 @@ def _through(
     checkpointing = decoder.gradient_checkpointing and decoder.training
     if checkpointing and recorder is not None and (recorder.prefix is not None or recorder.keep):
         raise ValueError("a decoder in training with gradient checkpointing has neither prefixes nor a cache")
-    written_out = can_write_out(decoder, hidden.device)
-    turning = rotation[0][:, :, None], signed(rotation[1])[:, :, None]
+    turning = None
+    if can_write_out(decoder, hidden.device):
+        turning = rotation[0][:, :, None], signed(rotation[1])[:, :, None]
     for depth, layer in enumerate(layers):
-        if written_out:
+        if turning is not None:
             hidden = decoder_layer(layer, hidden, turning, mask, recorder)
         elif checkpointing:
             # Without the recorder, which the second forward of a checkpointed layer would write to again.

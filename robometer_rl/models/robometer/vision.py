@@ -71,10 +71,11 @@ def _encode(tower: Qwen3VLVisionModel, pixels: torch.Tensor, positions: tuple[to
     hidden = embed_patches(tower, pixels) + learned
     deepstack = []
     taps = list(tower.deepstack_visual_indexes)
-    written_out = can_write_out(tower, hidden.device)
-    turning = rotation[0][:, None, None], signed(rotation[1])[:, None, None]
+    turning = None
+    if can_write_out(tower, hidden.device):
+        turning = rotation[0][:, None, None], signed(rotation[1])[:, None, None]
     for depth, block in enumerate(tower.blocks):
-        if written_out:
+        if turning is not None:
             hidden = tower_block(block, hidden, turning)
         elif tower.gradient_checkpointing and tower.training:
             hidden = checkpoint(_block, block, hidden, rotation, use_reentrant=False)
