@@ -140,7 +140,7 @@ def _conclude(
     seen = [each for example in asked for each in ask(model, [example])]
     rule = _calibrated(seen)
     verdict = judge(seen, survey, rule)
-    spreads = [learner.uncertainty(each.example.episode.clip()) for each in seen]
+    spreads = [learner.uncertainty(each) for each in seen]
     seen = [replace(each, spread=spread) for each, spread in zip(seen, spreads, strict=True)]
     proposals = propose(seen, [float(spread[-1]) for spread in spreads], survey)
     trained = {

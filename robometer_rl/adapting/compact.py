@@ -18,8 +18,9 @@ from robometer_rl.adapting.examples import Example, Split
 from robometer_rl.adapting.features import FeatureFiles, from_rows
 from robometer_rl.adapting.learner import CHECKPOINT, JUDGING_TIME, Learned, begun_checkpoint, device_of
 from robometer_rl.adapting.learning import Lesson, learn
+from robometer_rl.adapting.verdict import Seen
 from robometer_rl.data.trajectories import are_tiled
-from robometer_rl.frames import Clip, as_frames
+from robometer_rl.frames import as_frames
 from robometer_rl.models.compact.checkpoint import CompactCheckpoint, CompactConfig, load_compact, save_compact
 from robometer_rl.models.compact.dinov2 import Dinov2Tower, load_dinov2
 from robometer_rl.models.compact.familiarity import pooled
@@ -52,6 +53,7 @@ class CompactLearner:
         begun = begun_checkpoint(config)
         self._begun = None if begun is None else load_compact(begun)
         self._made: CompactCheckpoint | None = None
+        self._model: CompactModel | None = None
         before = self._begun and self._begun.config
         self.trained_on: tuple[str, ...] = before.trained_on if before else ()
         self.judged_by: tuple[str, ...] = before.judged_by if before else ()
@@ -85,12 +87,14 @@ class CompactLearner:
 
     def model(self) -> CompactModel:
         """See `Learner.model`."""
-        folder = self._config.output / CHECKPOINT
-        return CompactModel(self._checkpointed(), str(folder), self._config.output.name, device=self._device)
+        if self._model is None:
+            folder = self._config.output / CHECKPOINT
+            self._model = CompactModel(self._checkpointed(), str(folder), self._config.output.name, device=self._device)
+        return self._model
 
-    def uncertainty(self, clip: Clip) -> NDArray[np.float32]:
+    def uncertainty(self, seen: Seen) -> NDArray[np.float32]:
         """See `Learner.uncertainty`: how far the heads are apart."""
-        return self.model().uncertainty(clip)
+        return self.model().uncertainty(seen.example.episode.clip())
 
     def save(self, directory: Path, threshold: float | None = None, trained: Mapping[str, Any] | None = None) -> None:
         """See `Learner.save`."""

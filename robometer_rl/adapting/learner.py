@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robometer_rl.adapting.config import AdaptConfig
 from robometer_rl.adapting.examples import Split
-from robometer_rl.frames import Clip
+from robometer_rl.adapting.verdict import Seen
 from robometer_rl.models.locations import is_compact
 from robometer_rl.models.reward_model import RewardModel
 from robometer_rl.models.robometer.checkpoint import SETTINGS_FILE
@@ -77,8 +77,8 @@ class Learner(Protocol):
         """The model, to be asked."""
         ...
 
-    def uncertainty(self, clip: Clip) -> NDArray[np.floating[Any]]:
-        """(T,) how unsure it is of the progress of each frame of an episode, in units of progress."""
+    def uncertainty(self, seen: Seen) -> NDArray[np.floating[Any]]:
+        """(T,) how unsure it is of the progress of each frame of an episode that it was asked about, in its units."""
         ...
 
     def save(self, directory: Path, threshold: float | None = None, trained: Mapping[str, Any] | None = None) -> None:

@@ -28,8 +28,8 @@ from robometer_rl.adapting.config import AdaptConfig
 from robometer_rl.adapting.examples import Example, Split
 from robometer_rl.adapting.learner import CHECKPOINT, JUDGING_TIME, Learned, begun_checkpoint, device_of
 from robometer_rl.adapting.learning import SUCCESS_WEIGHT, progress_bar, rate_at
+from robometer_rl.adapting.verdict import Seen
 from robometer_rl.data.trajectories import Trajectories, are_tiled
-from robometer_rl.frames import Clip
 from robometer_rl.models.locations import EMBEDDED, locate
 from robometer_rl.models.robometer.adapters import ADAPTER_CONFIG_FILE
 from robometer_rl.models.robometer.checkpoint import Checkpoint, save_checkpoint
@@ -110,10 +110,9 @@ class RobometerLearner:
         """See `Learner.model`."""
         return Robometer(self._learned(), str(self._config.output / CHECKPOINT), self._config.output.name)
 
-    def uncertainty(self, clip: Clip) -> NDArray[np.float32]:
+    def uncertainty(self, seen: Seen) -> NDArray[np.floating[Any]]:
         """See `Learner.uncertainty`: the standard deviation of what it holds possible; 0 of a head without bins."""
-        said = self.model().predict_steps([clip])[0]
-        return np.zeros_like(said.progress) if said.uncertainty is None else said.uncertainty
+        return np.zeros_like(seen.progress) if seen.spread is None else seen.spread
 
     def save(self, directory: Path, threshold: float | None = None, trained: Mapping[str, Any] | None = None) -> None:
         """See `Learner.save`; what it was trained on is in the record beside the weights."""
@@ -132,11 +131,8 @@ class RobometerLearner:
     def _learn(self, split: Split, began: float) -> Learned:
         options, start = self._options, time.monotonic()
         episodes = [each.episode for each in split.training]
-        checkpoint = start_checkpoint(options, episodes)
         tiled = are_tiled(each.episode for each in (*split.training, *split.held_out))
-        purpose = "training on these recordings"
-        Robometer(checkpoint, str(options.start), str(options.start)).require_views(purpose, tiled=tiled)
-        configure_checkpoint(checkpoint, tiled=tiled)
+        checkpoint = start_checkpoint(options, episodes, tiled=tiled)
         checkpoint.network.to(self._device)
         judging = split.held_out or split.training
         judge = _HeldOut(judging[:: -(-len(judging) // _MOST_HELD_OUT)])

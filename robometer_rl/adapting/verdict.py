@@ -44,7 +44,8 @@ class Seen:
         alone: (T,) progress of each frame when it is all that is shown.
         still: How much progress moves while the first frame is shown over and over.
         protocol: Which frames each value was said of, as in ``nested(8)``; ``given`` for the whole episode.
-        spread: (T,) how far the heads of the model are apart, see `CompactModel.uncertainty`; None if nobody asked.
+        spread: (T,) how far the heads of the model are apart, see `CompactModel.uncertainty`, or the standard
+            deviation of what it holds possible; None of a model that does not say with its answer, until it is asked.
     """
 
     example: Example
@@ -151,7 +152,11 @@ def ask(model: RewardModel, examples: Sequence[Example]) -> list[Seen]:
         still = model.predict_steps([Clip(np.repeat(frames[:1], _STILL, axis=0), clip.task)])[0].progress
         assert said.success is not None
         shown_alone = np.array([one.progress[0] for one in alone])
-        seen.append(Seen(example, said.progress, said.success, shown_alone, float(np.ptp(still)), said.protocol))
+        seen.append(
+            Seen(
+                example, said.progress, said.success, shown_alone, float(np.ptp(still)), said.protocol, said.uncertainty
+            )
+        )
     return seen
 
 

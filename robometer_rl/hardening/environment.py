@@ -61,12 +61,13 @@ class ActionRepeat(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """One decision."""
         paid = 0.0
-        for _ in range(self._repeat):
+        for _ in range(self._repeat - 1):
             observation, reward, terminated, truncated, info = self.env.step(action)
             paid += float(reward)
             if terminated or truncated:
-                break
-        return observation, paid, terminated, truncated, info
+                return observation, paid, terminated, truncated, info
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, paid + float(reward), terminated, truncated, info
 
 
 class SeededEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):

@@ -97,10 +97,7 @@ def train(config: TrainConfig) -> Path:
     logger.info("training on %d episodes, %d held out for calibration", len(kept), len(held_out))
     sampler, people = make_sampler(config, opened, kept)
     data = _Data(kept, sampler, _validation(config, held_out), run.report["processes"])
-    checkpoint = start_checkpoint(config, kept)
-    tiled = are_tiled(opened.trajectories.facts())
-    Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
-    configure_checkpoint(checkpoint, tiled=tiled)
+    checkpoint = start_checkpoint(config, kept, tiled=are_tiled(opened.trajectories.facts()))
     if config.pretraining.steps:
         checkpoint = run.stage("vision", checkpoint, lambda made, saves: _pretrain(config, made, data, saves))
     if config.frozen.steps:
@@ -403,13 +400,26 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     return lines
 
 
-def start_checkpoint(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
+def start_checkpoint(config: TrainConfig, trajectories: Sequence[Trajectory], *, tiled: bool) -> Checkpoint:
     """What training begins with: the start that is named, with a new LoRA if there is to be one, or a new network.
+
+    Args:
+        config: Names it.
+        trajectories: What a new network is to know the instructions of.
+        tiled: Whether all data shows tiled pictures.
 
     Raises:
         UnknownModelError: There is no such checkpoint to start from.
+        UnsupportedByModelError: It was trained on tiled pictures, and the data shows single views.
         ValueError: It cannot be trained, or not with this LoRA.
     """
+    checkpoint = _named_or_new(config, trajectories)
+    Robometer(checkpoint, str(config.start), str(config.start)).require_views("training on this data", tiled=tiled)
+    configure_checkpoint(checkpoint, tiled=tiled)
+    return checkpoint
+
+
+def _named_or_new(config: TrainConfig, trajectories: Sequence[Trajectory]) -> Checkpoint:
     if config.start is not None:
         checkpoint = load_checkpoint(_start_directory(config, config.start))
         require_trainable(checkpoint.network)
